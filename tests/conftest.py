@@ -1,0 +1,43 @@
+"""Fixtures for all tests."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import toy
+
+# Tests share the machine; set before any library reads them.
+for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+    os.environ.setdefault(variable, "2")
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    """A generator with a fixed seed."""
+    return np.random.default_rng(0)
+
+
+@pytest.fixture(scope="session")
+def toy_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of the toy bundle. Shared by all tests: copy it before changing it."""
+    return toy.write_bundle(tmp_path_factory.mktemp("toy") / "bundle").folder
+
+
+@pytest.fixture(scope="session")
+def fetched() -> Callable[[str], Path]:
+    """`fetched(name)` is the folder with the verified files of a third-party model, downloaded the first time."""
+    from fid.runtime import models
+
+    return lambda name: models.ensure(name, progress=False)
+
+
+@pytest.fixture
+def empty_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache folder of the test's own, and no offline folder."""
+    monkeypatch.setenv("FID_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("FID_MODELS", raising=False)
+    return tmp_path / "cache"
