@@ -8,7 +8,6 @@ import hashlib
 import os
 import shutil
 import sys
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -70,31 +69,33 @@ def locked(name: str) -> Iterator[None]:
 
 
 @contextmanager
-def new_folder(target: Path) -> Iterator[Path]:
-    """Yield an empty folder beside `target`; it becomes `target` in one rename when the block ends well, and vanishes
-    when the block raises. Hold a lock when `target` may exist already."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+def scratch_folder(path: Path) -> Iterator[Path]:
+    """Yield `path` as an empty folder that is gone afterwards. Hold a lock: what a killed process left is removed."""
+    shutil.rmtree(path, ignore_errors=True)
+    path.mkdir(parents=True)
     try:
-        inner = temporary / "new"
+        yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+@contextmanager
+def new_folder(target: Path) -> Iterator[Path]:
+    """Yield an empty folder; it becomes `target` in one rename when the block ends well, and vanishes when the block
+    raises. Hold a lock."""
+    with scratch_folder(target.parent / f".{target.name}") as scratch:
+        inner = scratch / "new"
         inner.mkdir()
         yield inner
         if target.exists():
-            os.rename(target, temporary / "old")
+            os.rename(target, scratch / "old")
         os.rename(inner, target)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 @contextmanager
 def new_file(target: Path) -> Iterator[Path]:
-    """Yield a path beside `target` to write to; the file becomes `target` in one rename when the block ends well."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{target.name}-", dir=target.parent)
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        yield temporary
-        os.replace(temporary, target)
-    finally:
-        temporary.unlink(missing_ok=True)
+    """Yield a path beside `target` to write to; the file becomes `target` in one rename when the block ends well.
+    Hold a lock."""
+    with scratch_folder(target.parent / f".{target.name}") as scratch:
+        yield scratch / target.name
+        os.replace(scratch / target.name, target)
