@@ -1,4 +1,4 @@
-"""The house rules that a machine can check: what the wheel holds, what imports what, what the repository must not hold."""
+"""The house rules that a machine can check: the wheel, the imports, and what the repository must not hold."""
 
 import ast
 import importlib.metadata

@@ -1,0 +1,173 @@
+"""The README keeps its promises: commands parse, Python names exist, links lead somewhere, figures are measured."""
+
+import ast
+import importlib
+import importlib.util
+import json
+import re
+import shlex
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import click
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text()
+SCRIPTS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
+# In front of a table: every number in the table's body comes from this record.
+RECORD_MARK = re.compile(r"<!-- figures: (benchmarks/results/[\w.-]+\.json) -->$")
+MEASURED = re.compile(r"\d\s?(?:ms|s|fps|dB)\b|cosine", flags=re.IGNORECASE)
+
+
+def blocks(*languages: str) -> list[str]:
+    """The contents of the README's fenced code blocks in one of `languages`."""
+    fenced = re.findall(r"^```(\w*)\n(.*?)^```$", README, flags=re.MULTILINE | re.DOTALL)
+    return [body for language, body in fenced if language in languages]
+
+
+def commands() -> Iterator[list[str]]:
+    """Each command of the shell blocks as its words; `a && b` gives two."""
+    for block in blocks("sh", "bash", "console"):
+        for line in block.replace("\\\n", " ").splitlines():
+            words: list[str] = []
+            for word in [*shlex.split(line, comments=True), "&&"]:
+                if word != "&&":
+                    words.append(word)
+                elif words:
+                    yield words
+                    words = []
+
+
+def load_script(path: Path) -> ModuleType:
+    """Import a script of benchmarks/ without running it."""
+    spec = importlib.util.spec_from_file_location(f"readme_{path.stem}", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def click_command(module: ModuleType) -> click.Command:
+    """The command of a module: its group if it has one, else its only command."""
+    found = [value for value in vars(module).values() if isinstance(value, click.Command)]
+    groups = [value for value in found if isinstance(value, click.Group)]
+    (command,) = groups or found
+    return command
+
+
+def parse(command: click.Command, words: list[str], parent: click.Context | None = None) -> None:
+    """Parse `words` as click would, down to the last subcommand, and call nothing."""
+    context = command.make_context(command.name, list(words), parent=parent)
+    if isinstance(command, click.Group):
+        _, subcommand, rest = command.resolve_command(context, [*context._protected_args, *context.args])
+        assert subcommand is not None
+        parse(subcommand, rest, context)
+
+
+def make_arguments_exist(words: list[str], folder: Path) -> None:
+    """An empty file or folder in `folder` for every word that reads like a path, so that existence checks pass."""
+    for word in words:
+        if word.startswith("-"):
+            continue
+        path = folder / word
+        if re.fullmatch(r"[\w/.-]+\.\w+", word):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch()
+        elif re.fullmatch(r"[\w/.-]+/?", word):
+            path.mkdir(parents=True, exist_ok=True)
+
+
+@pytest.mark.parametrize("words", list(commands()), ids=" ".join)
+def test_commands_parse(words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program, *arguments = words
+    if program in SCRIPTS:
+        command = click_command(importlib.import_module(SCRIPTS[program].split(":")[0]))
+    elif program in ("python", "python3") and arguments[0].endswith(".py"):
+        command = click_command(load_script(ROOT / arguments.pop(0)))
+    else:
+        assert program in {"pip", "pytest", "python3", "ruff", "git", "cd", "export", ".", ".ci/run"}, words
+        return
+    make_arguments_exist(arguments, tmp_path)
+    monkeypatch.chdir(tmp_path)
+    if {"--help", "--version"} & set(arguments):
+        with pytest.raises(click.exceptions.Exit) as stopped:
+            parse(command, arguments)
+        assert stopped.value.exit_code == 0
+    else:
+        parse(command, arguments)
+
+
+def test_the_first_screen_has_the_picture_and_the_two_commands() -> None:
+    first_screen = "\n".join(README.splitlines()[:25])
+    assert "docs/grid" in first_screen
+    assert "pip install . && fid-run demo" in first_screen
+    assert "pip install '.[dev]' && pytest" in first_screen
+
+
+def test_every_subcommand_of_fid_run_is_shown() -> None:
+    group = click_command(importlib.import_module("fid.runtime.cli"))
+    assert isinstance(group, click.Group)
+    shown = {words[1] for words in commands() if words[0] == "fid-run" and len(words) > 1}
+    visible = {name for name, command in group.commands.items() if not command.hidden}
+    assert visible <= shown
+
+
+def test_python_blocks_are_short_and_use_names_that_exist() -> None:
+    assert blocks("python")
+    for block in blocks("python"):
+        compile(block, "README.md", "exec")
+        assert len([line for line in block.splitlines() if line.strip()]) < 10
+        for node in ast.walk(ast.parse(block)):
+            if isinstance(node, ast.ImportFrom):
+                module = importlib.import_module(str(node.module))
+                assert all(hasattr(module, alias.name) for alias in node.names), ast.unparse(node)
+
+
+def test_linked_files_and_pictures_exist() -> None:
+    links = re.findall(r"\]\(([^)\s]+)\)", README) + re.findall(r"(?:src|href)=\"([^\"]+)\"", README)
+    local = {link.split("#")[0] for link in links if not re.match(r"https?:|#|mailto:", link)}
+    assert local
+    assert [link for link in sorted(local) if not (ROOT / link).exists()] == []
+
+
+def test_files_named_in_the_text_exist() -> None:
+    named = set(re.findall(r"`((?:runtime|trainer|export|benchmarks|docs|tests|LICENSES|\.ci)/[\w./-]*)`", README))
+    assert [name for name in sorted(named) if not (ROOT / name).exists()] == []
+
+
+def tables() -> Iterator[tuple[str | None, list[list[str]]]]:
+    """Each table as (the record it names or None, its body rows as cells)."""
+    for table in re.finditer(r"((?:^\|.*\n)+)", README, flags=re.MULTILINE):
+        mark = RECORD_MARK.search(README[: table.start()].rstrip())
+        rows = [[cell.strip() for cell in line.strip().strip("|").split("|")] for line in table[1].splitlines()]
+        yield (mark[1] if mark else None), rows[2:]
+
+
+def numbers_in(record: Any) -> Iterator[float]:
+    """All numbers of a JSON value."""
+    if isinstance(record, dict):
+        for value in record.values():
+            yield from numbers_in(value)
+    elif isinstance(record, list):
+        for value in record:
+            yield from numbers_in(value)
+    elif isinstance(record, int | float) and not isinstance(record, bool):
+        yield float(record)
+
+
+def test_figures_in_tables_come_from_the_committed_records() -> None:
+    for record, rows in tables():
+        cells = [cell for row in rows for cell in row[1:]]
+        if record is None:
+            assert not [cell for cell in cells if MEASURED.search(cell)], "a measured figure needs its record"
+            continue
+        known = list(numbers_in(json.loads((ROOT / record).read_text())))
+        for cell in cells:
+            for figure in re.findall(r"\d+(?:\.\d+)?", cell):
+                decimals = len(figure.partition(".")[2])
+                assert any(f"{value:.{decimals}f}" == figure for value in known), f"{figure} is not in {record}"
