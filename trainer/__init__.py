@@ -1,0 +1,1 @@
+"""The PyTorch trainer: networks, losses and the training loops. May import fid.runtime."""
