@@ -29,7 +29,7 @@ MACHINE_TRACES = re.compile(
 
 
 def sources(folder: str) -> list[Path]:
-    """The Python files of one of the three folders."""
+    """The Python files of a folder of the repository."""
     return sorted(path for path in (ROOT / folder).rglob("*.py") if "__pycache__" not in path.parts)
 
 
@@ -165,12 +165,14 @@ def test_no_runtime_module_imports_torch_anywhere() -> None:
                 assert "torch" not in imported_names([node]), f"{relative(path)}:{node.lineno}"
 
 
-def test_imports_inside_fid_are_relative() -> None:
-    for folder in FOLDERS:
+def test_imports_are_relative_inside_fid_and_by_full_name_outside() -> None:
+    """A bare `import runtime` from the repository's root would load a second copy of everything."""
+    for folder in (*FOLDERS, "tests", "benchmarks"):
+        names = {"fid", *FOLDERS} if folder in FOLDERS else set(FOLDERS)
         for path in sources(folder):
             for node in ast.walk(ast.parse(path.read_text())):
                 if isinstance(node, ast.Import | ast.ImportFrom):
-                    assert "fid" not in imported_names([node]), f"{relative(path)}:{node.lineno}"
+                    assert not imported_names([node]) & names, f"{relative(path)}:{node.lineno}"
 
 
 def test_the_layers_hold() -> None:
