@@ -141,7 +141,7 @@ def _decode_jpeg(data: np.ndarray) -> np.ndarray | None:
 
 def jpeg_pixels(data: np.ndarray) -> int:
     """Width times height from the frame header of a JPEG file [bytes] uint8; 0 when there is none."""
-    view, at = memoryview(data).cast("B"), 2
+    view, at = data.data, 2
     while at + 9 <= len(view) and view[at] == 0xFF:
         marker = view[at + 1]
         if marker == 0xFF:  # a fill byte
