@@ -9,6 +9,7 @@ environment by `pip install` of this checkout without extras (needs the package 
 """
 
 import json
+import shutil
 import statistics
 import subprocess
 import sys
@@ -63,7 +64,9 @@ def install_mb() -> dict[str, object]:
         python = Path(name) / "bin" / "python"
         (packages,) = Path(name).glob("lib/python*/site-packages")
         before = sizes_mb(packages)
-        subprocess.run([python, "-m", "pip", "install", "--quiet", ROOT], check=True, stdout=sys.stderr)
+        source = Path(name) / "source"  # a copy: the build neither finds nor leaves anything in the checkout
+        shutil.copytree(ROOT, source, ignore=shutil.ignore_patterns(".*", "build", "*.egg-info", "__pycache__", "runs"))
+        subprocess.run([python, "-m", "pip", "install", "--quiet", source], check=True, stdout=sys.stderr)
         after = sizes_mb(packages)
     added = {name: size - before.get(name, 0.0) for name, size in after.items()}
     largest = sorted(added.items(), key=lambda item: -item[1])[:8]
