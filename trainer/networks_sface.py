@@ -1,8 +1,8 @@
 """SFace, the frozen identity encoder E_id: a face crop -> a unit identity code of 128 numbers, differentiable.
 
-The weights are OpenCV Zoo's `face_recognition_sface_2021dec` in its block-quantised int8 form. They are dequantised once
-while reading, and every batch normalisation is folded into its convolution, so that the network is 27 x (convolution,
-PReLU) and one matrix product.
+The weights are OpenCV Zoo's `face_recognition_sface_2021dec` in its block-quantised int8 form. They are dequantised
+once while reading, and every batch normalisation is folded into its convolution, so that the network is 27 x
+(convolution, PReLU) and one matrix product.
 """
 
 from pathlib import Path
@@ -114,7 +114,7 @@ class SFace(nn.Module):
         """The constant matrices (rows [112, S], columns [S, 112]) that place an S x S crop on the ArcFace template."""
         key = (size, device)
         if key not in self._matrices:
-            # Pixel p of an S px crop is pixel (p + 0.5) * 256 / S - 0.5 of the 256 px crop that the placement is given for.
+            # Pixel p of an S px crop is pixel (p + 0.5) * 256 / S - 0.5 of the 256 px crop of the placement.
             ratio = CROP_SIZE / size
             columns, rows = (
                 resample_matrix(IDENTITY_SIZE, size, IDENTITY_SCALE * ratio, shift + IDENTITY_SCALE * (ratio - 1) / 2)

@@ -21,7 +21,7 @@ def sface(sface_file):
 def smooth_faces(count: int, size: int, seed: int = 0) -> torch.Tensor:
     """Smooth random pictures [count, 3, size, size] in [-1, 1]: low frequencies, as photographs have."""
     noise = torch.randn(count, 3, 8, 8, generator=torch.Generator().manual_seed(seed))
-    return torch.nn.functional.interpolate(noise, (size, size), mode="bicubic").clamp(-1, 1)
+    return torch.nn.functional.interpolate(noise, (size, size), mode="bicubic").tanh()
 
 
 def test_equals_the_published_file(sface, sface_file):
@@ -55,7 +55,7 @@ def test_gradient_is_the_finite_difference(sface):
         return (net.raw_code(x)[0] @ target).sum()
 
     (gradient,) = torch.autograd.grad(value(face), face)
-    step = 1e-4
+    step = 1e-6  # small against the kinks of PReLU
     with torch.no_grad():
         finite = (value(face + step * direction) - value(face - step * direction)) / (2 * step)
     assert (gradient * direction).sum().item() == pytest.approx(finite.item(), rel=1e-3)
