@@ -1,8 +1,8 @@
 """The generator G: MobileStyleGAN (Belousov 2021, arXiv 2104.04767) read from its OpenVINO IR.
 
 `Mapping` takes z [N, 512] to w [N, 512]. `Synthesis` takes w [N, 512], or W+ [N, n_styles, 512], to an image
-[N, 3, R, R], RGB, about [-1, 1]. At 1024 px it is the published network; at 256 px it stops after the 128 px block and
-ends in a to-image head of our own, trained by `fid-train distill`.
+[N, 3, R, R], RGB, about [-1, 1]. At 1024 px it is the published network; at 256 and 128 px it stops after the 128 or 64 px
+block and ends in a to-image head of our own, trained by `fid-train distill` (128 px serves training on small machines).
 
 Noise is a constant of the published file, so an image is a function of w alone. Demodulation is folded into the weights;
 only the modulation depends on w.
@@ -22,7 +22,7 @@ from ..runtime import models
 W_SIZE = 512
 CHANNELS = (512, 512, 512, 512, 256, 128, 64)  # of the blocks at 8, 16, ... 512 px
 STYLES_PER_BLOCK = 3  # up, conv1, conv2
-RESOLUTIONS = (256, 1024)
+RESOLUTIONS = (128, 256, 1024)
 
 
 def read_constants(xml_path: Path) -> dict[str, np.ndarray]:
@@ -70,6 +70,15 @@ class Mapping(nn.Module):
                 layer.weight.copy_(torch.from_numpy(weight.copy()))
                 layer.bias.copy_(torch.from_numpy(bias.copy()))
         return network.eval().requires_grad_(False)
+
+
+def haar(image: Tensor) -> Tensor:
+    """Haar wavelet transform [N, C, 2H, 2W] -> [N, 4C, H, W]; `inverse_haar` undoes it."""
+    n, c, h, w = image.shape
+    p = F.pixel_unshuffle(image, 2).reshape(n, c, 4, h // 2, w // 2)
+    a, b, d, e = p.unbind(2)  # top left, top right, bottom left, bottom right
+    details = torch.stack((a + b - d - e, a - b + d - e, a - b - d + e), dim=2).reshape(n, 3 * c, h // 2, w // 2)
+    return torch.cat((a + b + d + e, details), dim=1) * 0.5
 
 
 def inverse_haar(x: Tensor) -> Tensor:
@@ -143,14 +152,45 @@ class ToImage(nn.Module):
         self.weight = nn.Parameter(torch.zeros(12, c_in, 1, 1))
         self.bias = nn.Parameter(torch.zeros(1, 12, 1, 1))
 
+    def bands(self, x: Tensor, w: Tensor) -> Tensor:
+        """The 12 wavelet bands [N, 12, H, W]."""
+        return F.conv2d(x * self.modulation(w), self.weight) + self.bias
+
     def forward(self, x: Tensor, w: Tensor) -> Tensor:
-        return inverse_haar(F.conv2d(x * self.modulation(w), self.weight) + self.bias)
+        return inverse_haar(self.bands(x, w))
+
+
+class DistilledToImage(nn.Module):
+    """Our to-image head: what the dropped blocks did to colour and detail, in one narrow convolution.
+
+    bands = skip * (x . style) + modulated 1x1 (styled separable conv (x)) + colour . w, then the inverse wavelet transform.
+    The skip and the colour have a closed-form start (`trainer/distill.py`).
+    """
+
+    def __init__(self, c_in: int, resolution: int, width: int = 64) -> None:
+        super().__init__()
+        self.skip_modulation = Modulation(c_in)
+        self.skip = nn.Parameter(torch.zeros(12, c_in, 1, 1))
+        self.conv = StyledConv(c_in, width, resolution)
+        self.detail = ToImage(width)
+        self.colour = nn.Linear(W_SIZE, 12)
+        nn.init.zeros_(self.colour.weight)
+        nn.init.zeros_(self.colour.bias)
+        for modulation in (self.skip_modulation, self.conv.modulation, self.detail.modulation):
+            nn.init.constant_(modulation.bias, 1 / modulation.gain)
+        assert self.conv.depthwise is not None
+        nn.init.dirac_(self.conv.depthwise, groups=c_in)
+        nn.init.kaiming_normal_(self.conv.weight, a=0.2)
+
+    def forward(self, x: Tensor, w: Tensor) -> Tensor:
+        bands = F.conv2d(x * self.skip_modulation(w), self.skip) + self.colour(w)[:, :, None, None]
+        return inverse_haar(bands + self.detail.bands(self.conv(x, w), w))
 
 
 class Synthesis(nn.Module):
     """The synthesis network: w [N, 512] or W+ [N, n_styles, 512] -> image [N, 3, R, R], RGB, about [-1, 1].
 
-    Raises ValueError for a resolution other than 256 or 1024, and for a W+ with another number of styles.
+    Raises ValueError for a resolution other than 128, 256 or 1024, and for a W+ with another number of styles.
     """
 
     def __init__(self, resolution: int = 256) -> None:
@@ -158,7 +198,7 @@ class Synthesis(nn.Module):
         if resolution not in RESOLUTIONS:
             raise ValueError(f"resolution {resolution}: expected one of {RESOLUTIONS}")
         self.resolution = resolution
-        channels = CHANNELS if resolution == 1024 else CHANNELS[:5]
+        channels = CHANNELS[: int(math.log2(resolution)) - 3]
         self.n_styles = 2 + STYLES_PER_BLOCK * len(channels)
         self.constant = nn.Parameter(torch.zeros(1, 512, 4, 4))
         self.conv1 = StyledConv(512, 512, 4, separable=False)
@@ -166,7 +206,7 @@ class Synthesis(nn.Module):
         self.blocks = nn.ModuleList(
             Block(c_in, c_out, 8 << i) for i, (c_in, c_out) in enumerate(zip(widths, channels, strict=False))
         )
-        self.to_image = ToImage(channels[-1])
+        self.to_image = ToImage(channels[-1]) if resolution == 1024 else DistilledToImage(channels[-1], resolution // 2)
 
     def features(self, w: Tensor) -> tuple[Tensor, Tensor]:
         """The last block's activations [N, C, R/2, R/2] and the style [N, 512] of the to-image head."""
@@ -186,8 +226,8 @@ class Synthesis(nn.Module):
     def load(cls, resolution: int = 1024, folder: Path | None = None) -> "Synthesis":
         """Reads SynthesisNetwork.{xml,bin} from `folder` (default: the fetched generator). Frozen.
 
-        At 256 px everything up to the 128 px block is the published network and the to-image head is zero: it has to be
-        trained (`fid-train distill`) or loaded from a checkpoint.
+        Below 1024 px everything up to the last block is the published network and the to-image head is at its start: it
+        has to be trained (`fid-train distill`) or loaded from a checkpoint.
         """
         folder = folder or models.ensure("generator")
         constants = read_constants(folder / "SynthesisNetwork.xml")
@@ -225,7 +265,7 @@ def _copy(network: Synthesis, constants: dict[str, np.ndarray]) -> None:
         take_modulation(block.up, f"m.layers.{i}.up.modulation")
         take_conv(block.conv1, f"m.layers.{i}.conv1")
         take_conv(block.conv2, f"m.layers.{i}.conv2")
-    if network.resolution == 1024:
+    if isinstance(network.to_image, ToImage):
         take_modulation(network.to_image.modulation, "m.layers.6.to_img.conv.modulation")
         take(network.to_image.weight, constants["m.layers.6.to_img.conv.weight"])
         take(network.to_image.bias, constants["m.layers.6.to_img.bias"])

@@ -1,0 +1,251 @@
+"""Distils the 256 px (or 128 px) generator from the 1024 px one: `fid-train distill`.
+
+The target is the 1024 px image averaged over squares of pixels. The to-image head starts in closed form (least squares from
+the last activations and w to the target's wavelet bands) and is then trained with the whole network: L1 on the image and on
+its coarse copies (colour), and LPIPS.
+"""
+
+import copy
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from rich.console import Console
+from torch import Tensor, nn
+
+from ..runtime.errors import FidError
+from .checkpoint import latest, load_into, optimizer_tensors, read_record, read_weights, restore_optimizer, save, tensors_of
+from .loop import Budget, Progress
+from .networks_mobilestylegan import W_SIZE, DistilledToImage, Mapping, Synthesis, haar
+
+SHARD = 32  # images in one file of targets
+SAVE_EVERY_S = 240
+
+
+@dataclass(frozen=True)
+class DistillConfig:
+    """What `fid-train distill` does."""
+
+    resolution: int = 256
+    images: int = 1024  # training targets; 64 more are held out
+    held_out: int = 64
+    held_out_psi: float = 0.8
+    psi: tuple[float, float] = (0.5, 1.0)  # training targets are truncated by a factor drawn from this range
+    batch: int = 4
+    steps: int = 1000
+    head_steps: int = 100  # the first steps train the head alone
+    rate_head: float = 2e-3
+    rate_trunk: float = 2e-4
+    lpips: float = 0.1  # weight; 0 leaves it out
+    seed: int = 7
+
+
+def mean_w(mapping: Mapping, samples: int = 100_000, seed: int = 0) -> Tensor:
+    """The mean of W [512], the point that truncation pulls towards."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.stack([mapping(torch.randn(1000, W_SIZE, generator=generator)).mean(0) for _ in range(samples // 1000)]).mean(0)
+
+
+def write_targets(folder: Path, config: DistillConfig, log: Callable[[str], None] = print) -> None:
+    """Writes shards of w [32, 512] float32 and 256 px targets [32, 3, 256, 256] float16; skips those that are there."""
+    folder.mkdir(parents=True, exist_ok=True)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    mapping, teacher = Mapping.load(), Synthesis.load(1024).to(device)
+    centre = mean_w(mapping)
+    generator = torch.Generator().manual_seed(config.seed)
+    held_out_shards = -(-config.held_out // SHARD)
+    n_shards = held_out_shards + -(-config.images // SHARD)
+    start = time.monotonic()
+    for index in range(n_shards):
+        z = torch.randn(SHARD, W_SIZE, generator=generator)
+        low, high = config.psi
+        psi = low + (high - low) * torch.rand(SHARD, 1, generator=generator)
+        if index < held_out_shards:
+            psi = torch.full_like(psi, config.held_out_psi)
+        w = centre + psi * (mapping(z) - centre)
+        path = folder / f"shard_{index:04d}.npz"
+        if path.exists():
+            continue
+        with torch.no_grad():
+            images = torch.cat([F.avg_pool2d(teacher(v[None].to(device)), 4).half().cpu() for v in w])
+        partial = path.with_name(f".{path.name}")
+        with partial.open("wb") as file:
+            np.savez(file, w=w.numpy(), image=images.numpy())
+        partial.rename(path)
+        log(f"targets: shard {index + 1} of {n_shards}, {time.monotonic() - start:.0f} s")
+
+
+def read_targets(folder: Path, config: DistillConfig) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    """(w, image) of the training targets and of the held-out ones; images float16 at the configured resolution."""
+
+    def read(paths: list[Path]) -> tuple[Tensor, Tensor]:
+        shards = [np.load(path) for path in paths]
+        images = [torch.from_numpy(shard["image"]) for shard in shards]
+        if config.resolution != 256:
+            images = [F.avg_pool2d(i.float(), 256 // config.resolution).half() for i in images]
+        return torch.cat([torch.from_numpy(shard["w"]) for shard in shards]), torch.cat(images)
+
+    paths = sorted(folder.glob("shard_*.npz"))
+    held_out_shards = -(-config.held_out // SHARD)
+    return read(paths[held_out_shards:]), read(paths[:held_out_shards])
+
+
+@torch.no_grad()
+def closed_form_head(network: Synthesis, w: Tensor, images: Tensor, ridge: float = 1e-5) -> None:
+    """Ridge least squares from (activations, 1) to the target's 12 wavelet bands; fills the head's skip and the constant colour.
+
+    w is left to training: a few dozen images say nothing about its 512 directions.
+    """
+    head = network.to_image
+    assert isinstance(head, DistilledToImage)
+    channels = head.skip.shape[1]
+    size = channels + 1
+    gram, moment = torch.zeros(size, size, dtype=torch.float64), torch.zeros(size, 12, dtype=torch.float64)
+    for code, image in zip(w.split(4), images.split(4), strict=True):
+        x, style = network.features(code)
+        x = x * head.skip_modulation(style)
+        for features, bands in zip(x, haar(image.float()), strict=True):
+            rows = F.pad(features.reshape(channels, -1), (0, 0, 0, 1), value=1.0)
+            gram += (rows @ rows.T).double()
+            moment += (rows @ bands.reshape(12, -1).T).double()
+    scale = gram.diagonal().mean()
+    solution = torch.linalg.solve(gram + ridge * scale * torch.eye(size, dtype=torch.float64), moment).float()
+    head.skip.copy_(solution[:channels].T[:, :, None, None])
+    head.colour.bias.copy_(solution[-1])
+    nn.init.zeros_(head.detail.weight)
+    nn.init.zeros_(head.detail.bias)
+
+
+def psnr(image: Tensor, target: Tensor) -> Tensor:
+    """Peak signal-to-noise ratio per image [N], dB; both [N, 3, H, W] in [-1, 1] (peak 2), clipped to the range."""
+    error = (image.clamp(-1, 1) - target.clamp(-1, 1)).square().mean(dim=(1, 2, 3))
+    return 10 * torch.log10(4 / error.clamp_min(1e-12))
+
+
+@torch.no_grad()
+def measure(network: Synthesis, w: Tensor, images: Tensor) -> dict[str, float]:
+    """PSNR (dB) and colour drift (mean absolute difference of an image's mean colour, grey levels) on held-out targets."""
+    outputs = torch.cat([network(code).float() for code in w.split(4)])
+    target = images.float()
+    values = psnr(outputs, target)
+    drift = (outputs.clamp(-1, 1).mean((2, 3)) - target.clamp(-1, 1).mean((2, 3))).abs().mean() * 127.5
+    return {"psnr_mean": values.mean().item(), "psnr_min": values.min().item(), "colour_drift": drift.item()}
+
+
+def batches(n: int, batch: int, generator: torch.Generator) -> Iterator[Tensor]:
+    """Endless batches of indices, every image once per pass."""
+    while True:
+        yield from torch.randperm(n, generator=generator)[: n // batch * batch].split(batch)
+
+
+def image_loss(output: Tensor, target: Tensor, perceptual: nn.Module | None, weight: float) -> Tensor:
+    """L1 on the image and on its 4x and 16x coarser copies, and LPIPS."""
+    loss = (output - target).abs().mean()
+    for factor in (4, 16):
+        loss = loss + (F.avg_pool2d(output, factor) - F.avg_pool2d(target, factor)).abs().mean()
+    if perceptual is not None:
+        loss = loss + weight * perceptual(output, target).mean()
+    return loss
+
+
+def distill(
+    run: Path,
+    config: DistillConfig,
+    *,
+    targets: Path | None = None,
+    max_minutes: float | None = None,
+    resume: bool = False,
+    console: Console | None = None,
+) -> Path:
+    """Trains a generator into `run` and returns its last checkpoint folder.
+
+    Targets are made first (in `targets`, default `run/targets`) and kept. With `resume` it goes on from the newest checkpoint.
+    Raises FidError when the loss is not finite; the last good checkpoint stays.
+    """
+    console = console or Console()
+    budget = Budget(max_minutes)
+    targets = targets or run / "targets"
+    write_targets(targets, config, log=console.print)
+    (w, images), held_out = read_targets(targets, config)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    torch.manual_seed(config.seed)
+    network = Synthesis.load(config.resolution)
+    first = 0
+    record = {"kind": "distill", "configuration": asdict(config), "generator": "MobileStyleGAN FFHQ 1024"}
+    state: dict[str, Tensor] = {}
+    if resume and (found := latest(run)):
+        state = read_weights(found, "state.safetensors")
+        load_into(network, state, "synthesis")
+        first = int(read_record(found)["step"])
+    else:
+        closed_form_head(network, w[:64], images[:64])
+        console.print(f"closed-form head: {measure(network, *held_out)}")
+    average = copy.deepcopy(network)
+    if state:
+        load_into(average, state, "average")
+    network = network.to(device, memory_format=torch.channels_last).requires_grad_(True)  # type: ignore[call-overload]
+    average = average.to(device).requires_grad_(False)
+    head = list(network.to_image.parameters())
+    trunk = [p for name, p in network.named_parameters() if not name.startswith("to_image.")]
+    optimizer = torch.optim.Adam(
+        [{"params": head, "rate": config.rate_head}, {"params": trunk, "rate": config.rate_trunk}], betas=(0.9, 0.99)
+    )
+    if state:
+        restore_optimizer(optimizer, state, "optimizer")
+    perceptual = None
+    if config.lpips:
+        from .lpips import LPIPS
+
+        perceptual = LPIPS.load("alex").to(device)
+
+    def save_now(step: int, figures: dict[str, float]) -> Path:
+        weights = tensors_of("synthesis", average)
+        everything = {
+            **tensors_of("synthesis", network),
+            **tensors_of("average", average),
+            **optimizer_tensors("optimizer", optimizer),
+        }
+        return save(run, step, weights, everything, {**record, "figures": figures})
+
+    progress = Progress(console, config.steps, config.batch, first)
+    order = batches(len(w), config.batch, torch.Generator().manual_seed(config.seed))
+    step = first
+    for _ in range(first):
+        next(order)
+    saved = budget.seconds
+    with budget.catching_signals():
+        while step < config.steps and not budget.over:
+            index = next(order)
+            code, target = w[index].to(device), images[index].float().to(device)
+            for group in optimizer.param_groups:
+                warm = min(1.0, (step + 1) / 20)
+                group["lr"] = group["rate"] * warm * 0.5 * (1 + math.cos(math.pi * step / config.steps))
+            if step < config.head_steps:
+                with torch.no_grad():
+                    x, style = network.features(code)
+                output = network.to_image(x, style)
+            else:
+                output = network(code)
+            loss = image_loss(output, target, perceptual, config.lpips)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            if not torch.isfinite(loss):
+                raise FidError(f"the loss is not finite at step {step}; the last good checkpoint in {run} is untouched.")
+            optimizer.step()
+            step += 1
+            decay = min(0.99, step / (step + 20))
+            with torch.no_grad():
+                for mine, theirs in zip(average.parameters(), network.parameters(), strict=True):
+                    mine.lerp_(theirs, 1 - decay)
+            progress.show(step, {"loss": loss.item()})
+            if budget.seconds - saved > SAVE_EVERY_S:
+                saved = budget.seconds
+                save_now(step, {})
+    figures = measure(average, *(t.to(device) for t in held_out))
+    console.print(f"held out: {figures}")
+    return save_now(step, figures)
