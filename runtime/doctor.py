@@ -1,0 +1,318 @@
+"""What works on this machine: every engine is really tried, every model and the shipped bundle really hashed."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from . import models
+from .bundle import Bundle
+from .cache import cache_folder
+from .errors import FidError
+from .session import open_session, physical_cores, satisfies
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+DISTRIBUTION = "fid-face"
+
+GPU_BUILD = "pip uninstall onnxruntime && pip install 'onnxruntime-gpu[cuda,cudnn]'"
+RTX = "pip install tensorrt-rtx"
+
+PACKAGES = (
+    "numpy", "onnx", "onnxruntime", "onnxruntime-gpu", "opencv-python-headless", "opencv-python", "openvino",
+    "tensorrt", "tensorrt-rtx", "torch",
+)  # fmt: skip
+"""Packages whose versions explain most differences between two machines."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that was tried."""
+
+    name: str
+    state: str  # "works", "missing" (not installed, and nothing is wrong with that) or "broken"
+    detail: str  # one line: what runs, or what is wrong
+    fix: str = ""  # a command, "" where there is nothing to fix or no one command does it
+    needed: bool = False  # composing a picture needs it
+
+
+def examine() -> dict[str, Any]:
+    """Try everything and return the report, ready for `json.dump`. Downloads nothing; takes a few seconds.
+
+    `ok`: whether a picture can be composed. `engines`, `models`, `bundle`, `extras`: lists of `Check` as
+    dictionaries. `fixes`: the commands among them, each once, those of what is broken first. Besides: `fid` (its
+    version), `python`, `platform`, `cpu`, `gpu`, `packages`, `cache`.
+    """
+    gpu = _gpu()
+    parts = {
+        "engines": list(_engines(gpu is not None)),
+        "models": [_model(name) for name in models.catalogue()],
+        "bundle": [_bundle()],
+        "extras": list(_extras()),
+    }
+    checks = [check for part in parts.values() for check in part]
+    ordered = [c.fix for state in ("broken", "missing") for c in checks if c.state == state and c.fix]
+    return {
+        "ok": all(check.state == "works" for check in checks if check.needed),
+        "fid": _version(DISTRIBUTION) or "not installed",
+        "python": {"version": platform.python_version(), "executable": sys.executable},
+        "platform": platform.platform(),
+        "cpu": {"cores": physical_cores(), "machine": platform.machine()},
+        "gpu": gpu or "no NVIDIA GPU found",
+        "packages": {name: version for name in PACKAGES if (version := _version(name)) is not None},
+        "cache": _cache(),
+        **{name: [asdict(check) for check in part] for name, part in parts.items()},
+        "fixes": list(dict.fromkeys(ordered)),
+    }
+
+
+def render(report: dict[str, Any], console: Console | None = None) -> None:
+    """Print a report of `examine` as text; `console` is stdout when not given."""
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    console = console or Console()
+    python, cache = report["python"], report["cache"]
+    packages = ", ".join(f"{name} {version}" for name, version in report["packages"].items())
+    facts = Table.grid(padding=(0, 2))
+    for name, value in {
+        "fid": report["fid"],
+        "python": f"{python['version']} ({python['executable']})",
+        "platform": report["platform"],
+        "cpu": f"{report['cpu']['cores']} cores, {report['cpu']['machine']}",
+        "gpu": report["gpu"],
+        "packages": packages,
+        "cache": f"{cache['folder']} ({cache['used_mb']} MB used, {cache['free_mb']} MB free)",
+        **({"FID_MODELS": cache["offline_folder"]} if cache["offline_folder"] else {}),
+    }.items():
+        facts.add_row(name, escape(str(value)))
+    console.print(facts)
+    colours = {"works": "green", "missing": "yellow", "broken": "red"}
+    for part in ("engines", "models", "bundle", "extras"):
+        table = Table.grid(padding=(0, 2))
+        for check in report[part]:
+            state = f"[{colours[check['state']]}]{check['state']}[/]"
+            table.add_row(" ", escape(check["name"]), state, escape(check["detail"]))
+        console.print(f"\n[bold]{part}[/]")
+        console.print(table)
+    if report["fixes"]:
+        console.print("\n[bold]to get what is missing[/]")
+        for fix in report["fixes"]:
+            console.print(f"  {fix}", markup=False, highlight=False, soft_wrap=True)
+    verdict = "Pictures can be composed here." if report["ok"] else "Pictures cannot be composed here yet: see above."
+    console.print(f"\n{verdict}", highlight=False)
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _gpu() -> str | None:
+    """Name and driver of the NVIDIA GPUs, None without any."""
+    if shutil.which("nvidia-smi") is None:
+        return None
+    query = ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"]
+    try:
+        done = subprocess.run(query, capture_output=True, text=True, timeout=20)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return "; ".join(done.stdout.strip().splitlines()) or None if done.returncode == 0 else None
+
+
+def _cache() -> dict[str, Any]:
+    folder = cache_folder()
+    existing = next(parent for parent in (folder, *folder.parents) if parent.is_dir())
+    used = {}  # by inode: prepared graphs link to fetched files
+    for root, _, names in os.walk(folder):
+        for name in names:
+            found = os.lstat(os.path.join(root, name))
+            used[found.st_ino] = found.st_size
+    return {
+        "folder": str(folder),
+        "used_mb": round(sum(used.values()) / 1e6, 1),
+        "free_mb": round(shutil.disk_usage(existing).free / 1e6),
+        "offline_folder": os.environ.get("FID_MODELS"),
+    }
+
+
+def _model(name: str) -> Check:
+    found = models.verify(name)
+    state = {"present": "works", "missing": "missing", "damaged": "broken"}[found.state]
+    detail = f"{found.detail} For {models.model(name).used_for}."
+    return Check(name, state, detail, "" if state == "works" else f"fid-run models fetch {name}")
+
+
+def _bundle() -> Check:
+    try:
+        bundle = Bundle.load()
+    except FidError as error:
+        return Check(
+            "shipped bundle", "broken", str(error), f"pip install --force-reinstall {DISTRIBUTION}", needed=True
+        )
+    size = sum((bundle.folder / name).stat().st_size for name, _ in bundle.files())
+    detail = f"{bundle.name} {bundle.version}, {bundle.resolution} px, {size / 1e6:.1f} MB, SHA-256 as listed."
+    return Check("shipped bundle", "works", detail, needed=True)
+
+
+def _extras() -> Iterator[Check]:
+    """One check per extra of the installed distribution: are the packages of it here?"""
+    wanted: dict[str, list[str]] = {}
+    try:
+        requirements = metadata.requires(DISTRIBUTION) or []
+    except metadata.PackageNotFoundError:
+        requirements = []
+    for requirement in requirements:
+        extra = re.search(r"extra\s*==\s*['\"]([\w-]+)['\"]", requirement)
+        package = re.match(r"[\w.-]+", requirement)
+        if extra and package and package[0] != DISTRIBUTION:
+            wanted.setdefault(extra[1], []).append(package[0])
+    for extra, packages in wanted.items():
+        absent = [package for package in packages if _version(package) is None]
+        if absent:
+            fix = f"pip install '{DISTRIBUTION}[{extra}]'"
+            yield Check(extra, "missing", f"not installed: {', '.join(absent)}", fix)
+        else:
+            yield Check(extra, "works", f"installed: {', '.join(packages)}")
+
+
+def _trial_graph(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Write a small graph, y = relu(x @ weight); return an x float32 [1, 8] and the right y."""
+    from onnx import TensorProto, helper, numpy_helper
+
+    weight = np.linspace(-1, 1, 64, dtype=np.float32).reshape(8, 8)
+    graph = helper.make_graph(
+        [helper.make_node("MatMul", ["x", "weight"], ["sum"]), helper.make_node("Relu", ["sum"], ["y"])],
+        "trial",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 8])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 8])],
+        [numpy_helper.from_array(weight, "weight")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    path.write_bytes(model.SerializeToString())
+    x = np.arange(8, dtype=np.float32)[None] / 8
+    return x, np.maximum(x @ weight, 0)
+
+
+def _engines(gpu: bool) -> Iterator[Check]:
+    """One check per engine. What needs a GPU is suggested only where there is one."""
+    no_gpu = "" if gpu else "; needs an NVIDIA GPU"
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "trial.onnx"
+        x, y = _trial_graph(path)
+
+        def attempt(name: str, engine: str, want: str, install: str, needed: bool = False) -> Check:
+            try:
+                session = open_session(path, engine=engine)
+                found = session.run(x=x)["y"]
+            except FidError as error:
+                return Check(name, "broken", str(error), "", needed)
+            except Exception as error:  # whatever an engine throws is what the report is for
+                return Check(name, "broken", f"{type(error).__name__}: {error}".splitlines()[0], "", needed)
+            if not satisfies(session.provider, want):
+                return Check(name, "broken", session.fallback or f"runs on {session.provider}", install, needed)
+            if not np.allclose(found, y, atol=0.02):
+                return Check(name, "broken", f"{session.provider} computes a wrong result", "", needed)
+            return Check(name, "works", f"ran a trial graph on {session.provider}", "", needed)
+
+        yield attempt("onnxruntime", "onnxruntime", "onnxruntime-cpu", "", needed=True)
+        import onnxruntime
+
+        providers = onnxruntime.get_available_providers()  # what was compiled in; whether it works is tried
+        if "CUDAExecutionProvider" in providers:
+            yield attempt("onnxruntime CUDA", "cuda", "cuda", "")
+        else:
+            yield Check(
+                "onnxruntime CUDA", "missing", f"this build of onnxruntime is for the CPU{no_gpu}", GPU_BUILD * gpu
+            )
+        if "TensorrtExecutionProvider" in providers:
+            yield _tensorrt_provider(path, x, y)
+        else:
+            yield Check(
+                "onnxruntime TensorRT", "missing", f"this build of onnxruntime is for the CPU{no_gpu}", GPU_BUILD * gpu
+            )
+        if _version("openvino") is None:
+            yield Check("openvino", "missing", "not installed", f"pip install '{DISTRIBUTION}[openvino]'")
+        else:
+            yield attempt("openvino", "openvino", "openvino", "")
+            bf16 = attempt("openvino bf16", "openvino-bf16", "openvino-bf16", "")
+            slow_cpu = bf16.state == "broken" and "does not have it" in bf16.detail
+            yield Check(bf16.name, "missing", "this CPU has no bfloat16 arithmetic") if slow_cpu else bf16
+        yield _builder("tensorrt", path, f"not installed; not on PyPI alone, see NVIDIA's manual{no_gpu}", "")
+        yield _builder("tensorrt_rtx", path, f"not installed{no_gpu}", RTX * gpu)
+
+
+def _tensorrt_provider(path: Path, x: np.ndarray, y: np.ndarray) -> Check:
+    """ONNX Runtime's TensorRT provider, tried on its own."""
+    import onnxruntime
+
+    name = "onnxruntime TensorRT"
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    onnxruntime.set_default_logger_severity(4)
+    try:
+        session = onnxruntime.InferenceSession(str(path), options, providers=["TensorrtExecutionProvider"])
+        found = np.asarray(session.run(["y"], {"x": x})[0])
+    except Exception as error:  # the bindings raise a dozen unrelated types
+        return Check(name, "broken", f"{type(error).__name__}: {error}".splitlines()[0])
+    if session.get_providers()[0] != "TensorrtExecutionProvider":
+        return Check(name, "broken", "TensorRT's libraries or a GPU are missing; it fell back to the CPU.")
+    if not np.allclose(found, y, atol=0.02):
+        return Check(name, "broken", "computes a wrong result")
+    return Check(name, "works", "ran a trial graph")
+
+
+BUILD = """
+import importlib, json, sys
+trt = importlib.import_module(sys.argv[1])
+log = trt.Logger(trt.Logger.ERROR)
+builder = trt.Builder(log)
+typed = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
+network = builder.create_network(0 if typed is None else 1 << int(typed))
+parser = trt.OnnxParser(network, log)
+parsed = parser.parse_from_file(sys.argv[2])
+plan = builder.build_serialized_network(network, builder.create_builder_config()) if parsed else None
+engine = trt.Runtime(log).deserialize_cuda_engine(plan) if plan is not None else None
+print(json.dumps({"version": trt.__version__, "parsed": parsed, "built": plan is not None,
+                  "loaded": engine is not None}))
+"""
+
+
+def _builder(module: str, path: Path, missing: str, install: str) -> Check:
+    """Let TensorRT or TensorRT-RTX parse, build and load the trial graph, in a process of its own: it logs as it
+    likes, and a broken driver may take the process down."""
+    try:
+        call = [sys.executable, "-c", BUILD, module, str(path)]
+        done = subprocess.run(call, capture_output=True, text=True, timeout=120)
+    except subprocess.TimeoutExpired:
+        return Check(module, "broken", "did not build a trial graph within two minutes")
+    if f"No module named '{module}'" in done.stderr:
+        return Check(module, "missing", missing, install)
+    lines = [line for line in (*done.stdout.splitlines(), *done.stderr.splitlines()) if line.strip()]
+    record = next((line for line in lines if line.startswith('{"version"')), None)
+    said = next((line for line in reversed(lines) if line != record), f"exit code {done.returncode}")[:200]
+    if record is None:
+        return Check(module, "broken", said)
+    found = json.loads(record)
+    if not found["built"]:
+        return Check(module, "broken", f"{found['version']} cannot build the trial graph: {said}")
+    if not found["loaded"]:
+        return Check(module, "broken", f"{found['version']} builds engines and cannot load them here: {said}")
+    return Check(module, "works", f"{found['version']} built and loaded a trial engine")
