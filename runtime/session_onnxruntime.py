@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -54,15 +57,24 @@ def _open(path: Path | str, provider: str, threads: int) -> ort.InferenceSession
     options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
     options.log_severity_level = 4
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # idle sessions leave the cores alone
-    if provider != "CPUExecutionProvider" and hasattr(ort, "preload_dlls"):
-        ort.preload_dlls()
+    problem = _load_cuda() if provider == "CUDAExecutionProvider" else ""
     try:
         session = ort.InferenceSession(str(path), options, providers=[provider])
     except Exception as error:  # the bindings raise a dozen unrelated types
         raise FidError(f"ONNX Runtime cannot open {Path(path).name}: {_first_line(error)}.") from error
     if session.get_providers()[0] != provider:  # it falls back without an exception
-        raise FidError(f"ONNX Runtime did not start {provider.removesuffix('ExecutionProvider')}.")
+        reason = f": {problem}" if problem else "; is there an NVIDIA driver?"
+        raise FidError(f"ONNX Runtime did not start {provider.removesuffix('ExecutionProvider')}{reason}.")
     return session
+
+
+@cache
+def _load_cuda() -> str:
+    """Load the CUDA libraries of NVIDIA's wheels, once; "" or the first problem."""
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):  # it prints what it does not find
+        ort.preload_dlls()
+    return next((line.strip().rstrip(".") for line in printed.getvalue().splitlines() if "Failed" in line), "")
 
 
 def _first_line(error: Exception) -> str:
