@@ -1,0 +1,181 @@
+"""Composing: the identity is set once, then any number of photos give pose, expression and light."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+
+from .align import align
+from .bundle import Bundle
+from .crop import CROP_SIZE
+from .detect import Detector, choose_face
+from .errors import InputError
+from .identity import SUFFIX, Identity, average, encoder_name
+from .images import read_image
+from .provenance import MADE_BY_ALGORITHM, Note
+from .session import Session, open_session
+
+FULL_RESOLUTION = 1024  # px; the full generator, fetched when first asked for
+
+Photo = str | os.PathLike[str] | np.ndarray  # a file, or RGB uint8 [height, width, 3], 0..255
+
+
+class Composer:
+    """One bundle on one engine, with one identity at a time. For one thread; several threads take one each.
+
+        composer = Composer()
+        composer.set_identity("ann1.jpg", "ann2.jpg")
+        image = composer.compose("bob.jpg")  # RGB uint8 [256, 256, 3]
+
+    `timings` holds, for every stage (read, detect, align, identity, attributes, mapper, synthesis), the ms that it took
+    the last time. Sessions are opened, and models fetched, when they are first needed.
+    """
+
+    def __init__(
+        self,
+        bundle: Bundle | str | os.PathLike[str] | None = None,
+        *,
+        engine: str = "auto",
+        require: str | None = None,
+        threads: int | None = None,
+        resolution: int = 256,
+    ) -> None:
+        """`bundle`: one that is loaded, a folder, a .fid file, or None for the one that ships with fid.
+
+        `engine`, `require`, `threads`: see `session.open_session`. `resolution`: px, side of the composed picture; the
+        bundle's own (256), or 1024 for the full generator.
+        """
+        self.bundle = bundle if isinstance(bundle, Bundle) else Bundle.load(None if bundle is None else Path(bundle))
+        if resolution not in (self.bundle.resolution, FULL_RESOLUTION):
+            own = self.bundle.resolution
+            raise InputError(
+                f"There is no resolution {resolution}; this bundle composes at {own} or {FULL_RESOLUTION}."
+            )
+        self.resolution = resolution
+        self.identity: Identity | None = None
+        self.timings: dict[str, float] = {}
+        self._options = {"engine": engine, "require": require, "threads": threads}
+        self._sessions: dict[str, Session] = {}
+        self._detector: Detector | None = None
+
+    def set_identity(self, *photos: Photo | Identity) -> Identity:
+        """Whose face to compose, from now on: the average of all given photos, identity files and identities.
+
+        Returns the identity, which can be saved. Raises `InputError` for a photo without a usable face.
+        """
+        if not photos:
+            raise InputError("Give at least one photo of the person.")
+        self.identity = average([self.identify(photo) for photo in photos])
+        return self.identity
+
+    def compose(self, photo: Photo, face: int | None = None) -> np.ndarray:
+        """The person of `set_identity` with pose, expression and light of `photo`: RGB uint8 [R, R, 3].
+
+        `face`: which face of the photo, counted from 1 by size; None takes the largest.
+        """
+        if self.identity is None:
+            raise InputError(
+                "Call set_identity(photo) before compose(photo): it is not known yet whose face to compose."
+            )
+        attributes = self.attribute_code(self.crop(photo, face))
+        return self.image(self.w(self.identity, attributes))
+
+    def identify(self, photo: Photo | Identity, face: int | None = None) -> Identity:
+        """The identity of one photo, of an identity file (.npz), or the identity itself, checked against the bundle."""
+        if isinstance(photo, Identity):
+            identity = photo
+        elif isinstance(photo, (str, os.PathLike)) and Path(photo).suffix.lower() == SUFFIX:
+            identity = Identity.load(photo)
+        else:
+            return Identity(self.identity_code(self.crop(photo, face)), encoder_name(self.bundle))
+        sizes = (self.bundle.identity_size,), (self.bundle.w_size,)
+        offset_fits = identity.w_offset is None or identity.w_offset.shape == sizes[1]
+        if identity.encoder != encoder_name(self.bundle) or identity.code.shape != sizes[0] or not offset_fits:
+            raise InputError(
+                f"This identity was made by the identity encoder {identity.encoder}, and the bundle "
+                f"{self.bundle.name} uses {encoder_name(self.bundle)}; make it again from photos."
+            )
+        return identity
+
+    def crop(self, photo: Photo, face: int | None = None) -> np.ndarray:
+        """The aligned crop RGB uint8 [256, 256, 3] of a photo's largest face, or of face number `face`."""
+        image, name = self._open(photo)
+        with self._timed("detect"):
+            if self._detector is None:
+                self._detector = Detector()
+            chosen = choose_face(self._detector.faces(image), face, name)
+        with self._timed("align"):
+            refined = self._detector.refine(image, chosen)
+            return align(refined.points, CROP_SIZE).crop(image)
+
+    def identity_code(self, crop: np.ndarray) -> np.ndarray:
+        """E_id: aligned crop RGB uint8 [256, 256, 3] -> unit code float32 [identity_size]."""
+        with self._timed("identity"):
+            return self._session("identity").run(crop=crop[None])["identity"][0]
+
+    def attribute_code(self, crop: np.ndarray) -> np.ndarray:
+        """E_attr: aligned crop RGB uint8 [256, 256, 3] -> float32 [attributes_size]."""
+        with self._timed("attributes"):
+            return self._session("attributes").run(crop=crop[None])["attributes"][0]
+
+    def w(self, identity: Identity | np.ndarray, attributes: np.ndarray) -> np.ndarray:
+        """M: identity (or its code float32 [identity_size]) and attribute code -> w float32 [w_size]."""
+        code = identity.code if isinstance(identity, Identity) else identity
+        with self._timed("mapper"):
+            w = self._session("mapper").run(identity=code[None], attributes=attributes[None])["w"][0]
+        offset = identity.w_offset if isinstance(identity, Identity) else None
+        return w if offset is None else w + offset
+
+    def image(self, w: np.ndarray) -> np.ndarray:
+        """G: w float32 [w_size] -> RGB uint8 [R, R, 3]."""
+        with self._timed("synthesis"):
+            return self._session("synthesis").run(w=w[None])["image"][0]
+
+    @property
+    def provider(self) -> str:
+        """What the sessions opened so far really run on; the generator's is opened if there is none yet."""
+        sessions = list(self._sessions.values()) or [self._session("synthesis")]
+        return " + ".join(dict.fromkeys(session.provider for session in sessions))
+
+    @property
+    def fallbacks(self) -> list[str]:
+        """One sentence for each way in which the open sessions are not what was asked for."""
+        return list(dict.fromkeys(s.fallback for s in self._sessions.values() if s.fallback is not None))
+
+    def note(self, kind: str, source_type: str = MADE_BY_ALGORITHM) -> Note:
+        """The provenance note for a picture of this composer; `kind` as in `provenance.Note`."""
+        return Note(self.bundle.name, self.bundle.version, kind, source_type)
+
+    def _open(self, photo: Photo) -> tuple[np.ndarray, str]:
+        """The pixels, and what to call the photo in a message."""
+        if isinstance(photo, (str, os.PathLike)):
+            with self._timed("read"):
+                return read_image(photo), str(photo)
+        if not isinstance(photo, np.ndarray) or photo.dtype != np.uint8 or photo.ndim != 3 or photo.shape[2] != 3:
+            found = f"{photo.dtype} {list(photo.shape)}" if isinstance(photo, np.ndarray) else type(photo).__name__
+            raise InputError(f"A photo is a path or an RGB array uint8 [height, width, 3]; this is {found}.")
+        if photo.size == 0:
+            raise InputError("The photo is an array without pixels.")
+        return photo, "The photo"
+
+    def _session(self, graph: str) -> Session:
+        if graph not in self._sessions:
+            if graph == "synthesis" and self.resolution != self.bundle.resolution:
+                from .prepare import prepared  # here: 256 px needs nothing of it
+
+                path = prepared(f"synthesis-{self.resolution}")
+            else:
+                path = self.bundle.graph_path(graph)
+            self._sessions[graph] = open_session(path, **self._options)
+        return self._sessions[graph]
+
+    @contextmanager
+    def _timed(self, stage: str) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self.timings[stage] = 1e3 * (time.perf_counter() - start)
