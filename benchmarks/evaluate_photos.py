@@ -159,7 +159,9 @@ def main(
             "same_person_two_photos": summary(
                 np.array([a.code @ b.code for a, b in zip(tops, second_photos, strict=True)])
             ),
-            "output_to_identity_photo_by_person": dict(zip(on_top, own.mean(axis=0).round(4).tolist(), strict=True)),
+            "output_to_identity_photo_by_person": {
+                person: round(float(cosine), 4) for person, cosine in zip(on_top, own.mean(axis=0), strict=True)
+            },
         },
         "nearest_identity_is_the_right_one": round(float((to_identity.argmax(axis=2) == range(len(tops))).mean()), 4),
         "ms_per_face": {

@@ -28,11 +28,12 @@ from pathlib import Path
 import fid.runtime
 from fid.runtime import Composer
 imported = time.perf_counter()
-photos = sorted((Path(fid.runtime.__file__).parent / "faces").glob("*.[jpw]*"))
+faces = Path(fid.runtime.__file__).parent / "faces"
+identity, attributes = min(faces.glob("identity-*")), min(faces.glob("attributes-*"))
 composer = Composer()
 opened = time.perf_counter()
-composer.set_identity(photos[0])
-composer.compose(photos[1])
+composer.set_identity(identity)
+composer.compose(attributes)
 composed = time.perf_counter()
 print(json.dumps({
     "import_s": imported - begin, "open_s": opened - imported, "identity_and_compose_s": composed - opened,
