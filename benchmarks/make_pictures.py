@@ -17,6 +17,7 @@ from fid.runtime.table import compose_table
 from machine import ROOT
 
 FACES = ROOT / "runtime" / "faces"
+ROWS = ("aside", "laughing", "shade")  # the grid's attributes: with all of them it would fill more than a screen
 CELL = 176  # px, side of one face in the grid
 STEP = 128  # px, side of one face in the interpolations
 STEPS = 7
@@ -29,7 +30,7 @@ def shrunk(image: np.ndarray, side: int) -> np.ndarray:
 
 
 def grid(composer: Composer, identities: list[Path], attributes: list[Path]) -> np.ndarray:
-    """The labelled identity x attributes table of all shipped faces."""
+    """The labelled identity x attributes table."""
     tops, lefts = ([composer.crop(path) for path in paths] for paths in (identities, attributes))
     people = [composer.identify(path) for path in identities]
     codes = [composer.attribute_code(crop) for crop in lefts]
@@ -68,7 +69,7 @@ def main(bundle: Path | None, output: Path) -> None:
     attributes = [path for path in faces if path.stem.startswith("attributes-")]
     output.mkdir(exist_ok=True)
     pictures = {
-        "grid": grid(composer, identities, attributes),
+        "grid": grid(composer, identities, [FACES / f"attributes-{name}.jpg" for name in ROWS]),
         "compose": one(composer, identities[0], attributes[0]),
         "interpolate": two_ways(composer, identities, attributes),
     }
