@@ -63,6 +63,9 @@ class LPIPS(nn.Module):
     backbone: "alex" (fast; the usual choice for measuring) or "vgg" (smoother gradients, about ten times the work).
     """
 
+    shift: Tensor
+    scale: Tensor
+
     def __init__(self, backbone: Backbone = "alex") -> None:
         super().__init__()
         self.layout = _LAYOUT[backbone]
@@ -89,6 +92,8 @@ class LPIPS(nn.Module):
             with path.open("rb") as stream:
                 content = _ArraysOnly(stream).load()
             for i, convolution in enumerate(net.convolutions):
+                assert isinstance(convolution, nn.Conv2d)
+                assert convolution.bias is not None
                 layer = content[root][f"Conv_{i}"]
                 convolution.weight.copy_(_tensor(layer["kernel"]).permute(3, 2, 0, 1))  # from [height, width, in, out]
                 convolution.bias.copy_(_tensor(layer["bias"]))
@@ -115,10 +120,11 @@ class LPIPS(nn.Module):
 
     def distance(self, features: list[Tensor], target: list[Tensor]) -> Tensor:
         """Distances [N] of two lists from `features`; saves work where one picture is compared often."""
-        return sum(
+        parts = [
             torch.einsum("nchw,c->n", (a - b).square(), head) / (a.shape[2] * a.shape[3])
             for a, b, head in zip(features, target, self.heads, strict=True)
-        )
+        ]
+        return torch.stack(parts).sum(0)
 
 
 def _unit(x: Tensor) -> Tensor:

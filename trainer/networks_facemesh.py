@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..runtime import models
 from ..runtime.crop import CROP_SIZE, resample_matrix
 from ..runtime.errors import FidError
 
@@ -105,12 +106,11 @@ class FaceMesh(nn.Module):
         Raises FidError when the file does not hold this network.
         """
         if path is None:
-            from ..runtime.models import ensure
-
-            path = ensure("facemesh") / FACEMESH_FILE
+            path = models.ensure("facemesh") / FACEMESH_FILE
         net = cls()
         layers: dict[str, nn.Module] = {"conv2d_1": net.stem, "p_re_lu_1": net.stem_activation}
         for i, block in enumerate([*net.blocks, net.neck_block], start=1):
+            assert isinstance(block, _Block)
             last = i > len(net.blocks)  # the neck stands before the last block and takes one number
             layers[f"depthwise_conv2d_{i}"] = block.depthwise
             layers[f"conv2d_{i + 1 + last}"] = block.pointwise
@@ -171,8 +171,8 @@ def _tflite_constants(content: bytes) -> dict[str, np.ndarray]:
 
     if content[4:8] != b"TFL3":
         raise ValueError("it is not a tflite file")
-    model = tflite.Model.GetRootAsModel(content, 0)
-    graph: Any = model.Subgraphs(0)
+    model: Any = tflite.Model.GetRootAsModel(content, 0)
+    graph = model.Subgraphs(0)
     constants = {}
     for i in range(graph.OperatorsLength()):
         operator = graph.Operators(i)

@@ -12,11 +12,13 @@ import numpy as np
 import onnx
 import torch
 import torch.nn.functional as F
-from onnx import numpy_helper
+from google.protobuf.message import DecodeError
 from torch import Tensor, nn
 
+from ..runtime import models
 from ..runtime.crop import CROP_SIZE, IDENTITY_SCALE, IDENTITY_SHIFT, IDENTITY_SIZE, resample_matrix
 from ..runtime.errors import FidError
+from ..runtime.prepare import dequantised
 
 SFACE_FILE = "face_recognition_sface_2021dec_int8bq.onnx"
 CODE_SIZE = 128
@@ -47,7 +49,9 @@ class SFace(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        convolutions, activations, channels = [], [], 3
+        convolutions: list[nn.Conv2d] = []
+        activations: list[nn.PReLU] = []
+        channels = 3
         for block in _blocks():
             kernel = 3 if block.depthwise or block.name == "conv_1" else 1
             groups = channels if block.depthwise else 1
@@ -59,7 +63,6 @@ class SFace(nn.Module):
         self.code = nn.Linear(channels * 7 * 7, CODE_SIZE)
         self._matrices: dict[tuple[int, torch.device], tuple[Tensor, Tensor]] = {}
         self.eval().requires_grad_(False)
-        self.to(memory_format=torch.channels_last)
 
     @classmethod
     def load(cls, path: Path | None = None) -> "SFace":
@@ -69,26 +72,11 @@ class SFace(nn.Module):
         Raises FidError when the file does not hold this network.
         """
         if path is None:
-            from ..runtime.models import ensure
-
-            path = ensure("sface") / SFACE_FILE
-        weights = dequantised_initializers(onnx.load(str(path)))
+            path = models.ensure("sface") / SFACE_FILE
         net = cls()
         try:
-            for block, convolution, activation in zip(_blocks(), net.convolutions, net.activations, strict=True):
-                weight = weights[f"{block.name}_conv2d_weight"].reshape(tuple(convolution.weight.shape))
-                scale, shift = _batchnorm(weights, f"{block.name}_batchnorm", epsilon=1e-3)
-                convolution.weight.copy_(torch.from_numpy(weight * scale[:, None, None, None]))
-                convolution.bias.copy_(torch.from_numpy(shift))
-                activation.weight.copy_(torch.from_numpy(weights[f"{block.name}_relu_gamma"].reshape(-1)))
-            # The fully connected layer has a batch normalisation in front (per channel, 49 pixels each) and one behind.
-            weight, bias = weights["pre_fc1_weight"], weights["pre_fc1_bias"]
-            scale_in, shift_in = (np.repeat(v, 49) for v in _batchnorm(weights, "bn1", epsilon=2e-5))
-            scale_out, shift_out = _batchnorm(weights, "fc1", epsilon=2e-5)
-            bias = (bias + weight @ shift_in) * scale_out + shift_out
-            net.code.weight.copy_(torch.from_numpy(weight * scale_in * scale_out[:, None]))
-            net.code.bias.copy_(torch.from_numpy(bias))
-        except (KeyError, ValueError) as error:
+            net._fill(dequantised(onnx.load(path)))
+        except (KeyError, ValueError, RuntimeError, DecodeError) as error:
             raise FidError(f"{path} does not hold the SFace network ({error}); fetch it again.") from error
         return net
 
@@ -110,6 +98,23 @@ class SFace(nn.Module):
             x = activation(convolution(x))
         return self.code(x.flatten(1))
 
+    def _fill(self, weights: dict[str, np.ndarray]) -> None:
+        """Copy the file's constants, with every batch normalisation folded into its convolution."""
+        for block, convolution, activation in zip(_blocks(), self.convolutions, self.activations, strict=True):
+            assert isinstance(convolution, nn.Conv2d)
+            assert isinstance(activation, nn.PReLU)
+            scale, shift = _batchnorm(weights, f"{block.name}_batchnorm", epsilon=1e-3)
+            weight = weights[f"{block.name}_conv2d_weight_reshaped"] * scale[:, None, None, None]
+            _set(convolution.weight, weight)
+            _set(convolution.bias, shift)
+            _set(activation.weight, weights[f"{block.name}_relu_gamma"].reshape(-1))
+        # The fully connected layer has a batch normalisation in front (per channel, 49 pixels each) and one behind.
+        weight, bias = weights["pre_fc1_weight_dequantized"], weights["pre_fc1_bias_dequantized"]
+        scale_in, shift_in = (np.repeat(v, 49) for v in _batchnorm(weights, "bn1", epsilon=2e-5))
+        scale_out, shift_out = _batchnorm(weights, "fc1", epsilon=2e-5)
+        _set(self.code.weight, weight * scale_in * scale_out[:, None])
+        _set(self.code.bias, (bias + weight @ shift_in) * scale_out + shift_out)
+
     def _resampling(self, size: int, device: torch.device) -> tuple[Tensor, Tensor]:
         """The constant matrices (rows [112, S], columns [S, 112]) that place an S x S crop on the ArcFace template."""
         key = (size, device)
@@ -124,24 +129,17 @@ class SFace(nn.Module):
         return self._matrices[key]
 
 
-def dequantised_initializers(model: onnx.ModelProto) -> dict[str, np.ndarray]:
-    """All constants of an ONNX graph by name, float64; block-quantised ones (`NAME_quantized`) are given as `NAME`."""
-    raw = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
-    plain = {name: array.astype(np.float64) for name, array in raw.items() if array.dtype == np.float32}
-    for node in model.graph.node:
-        if node.op_type != "DequantizeLinear":
-            continue
-        attributes = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
-        axis, block = attributes["axis"], attributes["block_size"]
-        quantised, scales, zeros = (raw[name] for name in node.input)
-        length = quantised.shape[axis]
-        scales, zeros = (np.take(np.repeat(a, block, axis), range(length), axis) for a in (scales, zeros))
-        plain[node.output[0].removesuffix("_dequantized")] = (quantised.astype(np.float64) - zeros) * scales
-    return plain
+def _set(parameter: Tensor | None, value: np.ndarray) -> None:
+    """Copy an array into a parameter of exactly its shape."""
+    if parameter is None or parameter.shape != value.shape:
+        raise ValueError(f"a constant has the shape {value.shape}")
+    parameter.copy_(torch.from_numpy(value))
 
 
 def _batchnorm(weights: dict[str, np.ndarray], name: str, epsilon: float) -> tuple[np.ndarray, np.ndarray]:
     """A batch normalisation in evaluation as (scale, shift): y = x * scale + shift."""
-    gamma, beta, mean, var = (weights[f"{name}_{part}"] for part in ("gamma", "beta", "moving_mean", "moving_var"))
+    gamma, beta, mean, var = (
+        weights[f"{name}_{part}"].astype(np.float64) for part in ("gamma", "beta", "moving_mean", "moving_var")
+    )
     scale = gamma / np.sqrt(var + epsilon)
     return scale, beta - mean * scale

@@ -5,7 +5,8 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from fid.trainer.networks_sface import SFACE_FILE, SFace, dequantised_initializers
+from fid.runtime.errors import FidError
+from fid.trainer.networks_sface import SFACE_FILE, SFace
 
 
 @pytest.fixture(scope="module")
@@ -79,16 +80,9 @@ def test_gradient_reaches_the_crop_under_bf16_autocast(sface):
     assert crop.grad.abs().max() > 0
 
 
-def test_dequantising_undoes_the_blocks():
-    weight = np.arange(12, dtype=np.int8).reshape(2, 6)
-    tensors = {
-        "w_quantized": weight,
-        "w_scales": np.array([[0.5, 2], [1, 4]], np.float32),
-        "w_zero_point": np.array([[0, 1], [2, 3]], np.int8),
-    }
-    node = onnx.helper.make_node("DequantizeLinear", list(tensors), ["w_dequantized"], axis=1, block_size=3)
-    graph = onnx.helper.make_graph(
-        [node], "g", [], [], [onnx.numpy_helper.from_array(array, name) for name, array in tensors.items()]
-    )
-    expected = [[0, 0.5, 1, 4, 6, 8], [4, 5, 6, 24, 28, 32]]
-    assert dequantised_initializers(onnx.helper.make_model(graph))["w"].tolist() == expected
+def test_another_file_is_refused(tmp_path):
+    path = tmp_path / SFACE_FILE
+    for content in (b"<html>not a model</html>", onnx.ModelProto(ir_version=10).SerializeToString()):
+        path.write_bytes(content)
+        with pytest.raises(FidError, match="does not hold the SFace network"):
+            SFace.load(path)
