@@ -1,8 +1,9 @@
 """Distils the 256 px (or 128 px) generator from the 1024 px one: `fid-train distill`.
 
 The target is the 1024 px image averaged over squares of pixels. The to-image head starts in closed form (least squares from
-the last activations and w to the target's wavelet bands) and is then trained with the whole network: L1 on the image and on
-its coarse copies (colour), and LPIPS.
+the last activations to the target's wavelet bands) and is then trained together with the last block: L1 on the image and on its
+coarse copies (colour), and LPIPS. All blocks before stay as published, so their activations are computed once, and training
+sees windows of them: a quarter of an image each, of four times as many people.
 """
 
 import copy
@@ -21,10 +22,12 @@ from torch import Tensor, nn
 from ..runtime.errors import FidError
 from .checkpoint import latest, load_into, optimizer_tensors, read_record, read_weights, restore_optimizer, save, tensors_of
 from .loop import Budget, Progress
+from .lpips import LPIPS
 from .networks_mobilestylegan import W_SIZE, DistilledToImage, Mapping, Synthesis, haar
 
 SHARD = 32  # images in one file of targets
 SAVE_EVERY_S = 240
+INSIDE = (..., slice(8, -8), slice(8, -8))  # of a window: three 3x3 convolutions at half resolution reach 6 px
 
 
 @dataclass(frozen=True)
@@ -36,12 +39,11 @@ class DistillConfig:
     held_out: int = 64
     held_out_psi: float = 0.8
     psi: tuple[float, float] = (0.5, 1.0)  # training targets are truncated by a factor drawn from this range
-    batch: int = 4
-    steps: int = 1000
-    head_steps: int = 100  # the first steps train the head alone
-    rate_head: float = 2e-3
-    rate_trunk: float = 2e-4
-    lpips: float = 0.1  # weight; 0 leaves it out
+    batch: int = 16  # windows
+    steps: int = 2000
+    rate_head: float = 1e-3
+    rate_block: float = 3e-4
+    lpips: float = 0.05  # weight; 0 leaves it out
     seed: int = 7
 
 
@@ -107,8 +109,7 @@ def closed_form_head(network: Synthesis, w: Tensor, images: Tensor, ridge: float
     size = channels + 1
     gram, moment = torch.zeros(size, size, dtype=torch.float64), torch.zeros(size, 12, dtype=torch.float64)
     for code, image in zip(w.split(4), images.split(4), strict=True):
-        x, style = network.features(code)
-        x = x * head.skip_modulation(style)
+        x = network.last_block(network.trunk(code), code) * head.skip_modulation(code)
         for features, bands in zip(x, haar(image.float()), strict=True):
             rows = F.pad(features.reshape(channels, -1), (0, 0, 0, 1), value=1.0)
             gram += (rows @ rows.T).double()
@@ -144,13 +145,28 @@ def batches(n: int, batch: int, generator: torch.Generator) -> Iterator[Tensor]:
 
 
 def image_loss(output: Tensor, target: Tensor, perceptual: nn.Module | None, weight: float) -> Tensor:
-    """L1 on the image and on its 4x and 16x coarser copies, and LPIPS."""
+    """L1 on the image and on its 4x and 14x coarser copies, and LPIPS."""
     loss = (output - target).abs().mean()
-    for factor in (4, 16):
-        loss = loss + (F.avg_pool2d(output, factor) - F.avg_pool2d(target, factor)).abs().mean()
+    for factor in (4, 14):
+        loss = loss + 0.5 * (F.avg_pool2d(output, factor) - F.avg_pool2d(target, factor)).abs().mean()
     if perceptual is not None:
         loss = loss + weight * perceptual(output, target).mean()
     return loss
+
+
+def window(maps: Tensor, corner: list[int], scale: int) -> Tensor:
+    """Half of the side of maps [N, C, S, S] from the corner (top, left), given in pixels of maps `scale` times smaller."""
+    top, left = (scale * c for c in corner)
+    half = maps.shape[-1] // 2
+    return maps[..., top : top + half, left : left + half]
+
+
+def window_image(network: Synthesis, x: Tensor, w: Tensor, corner: list[int]) -> Tensor:
+    """The image [N, 3, R/2, R/2] of a window [N, C, R/8, R/8] of the trunk's activations; its rim lacks its neighbours."""
+    origin = (2 * corner[0], 2 * corner[1])
+    head = network.to_image
+    assert isinstance(head, DistilledToImage)
+    return head(network.last_block(x.contiguous(memory_format=torch.channels_last), w, origin), w, origin)
 
 
 def distill(
@@ -188,19 +204,16 @@ def distill(
     average = copy.deepcopy(network)
     if state:
         load_into(average, state, "average")
-    network = network.to(device, memory_format=torch.channels_last).requires_grad_(True)  # type: ignore[call-overload]
-    average = average.to(device).requires_grad_(False)
-    head = list(network.to_image.parameters())
-    trunk = [p for name, p in network.named_parameters() if not name.startswith("to_image.")]
+    network.to(device, memory_format=torch.channels_last).requires_grad_(False)  # type: ignore[call-overload]
+    average.to(device).requires_grad_(False)
+    head, block = (list(part.requires_grad_(True).parameters()) for part in (network.to_image, network.blocks[-1]))
     optimizer = torch.optim.Adam(
-        [{"params": head, "rate": config.rate_head}, {"params": trunk, "rate": config.rate_trunk}], betas=(0.9, 0.99)
+        [{"params": head, "rate": config.rate_head}, {"params": block, "rate": config.rate_block}], betas=(0.9, 0.99)
     )
     if state:
         restore_optimizer(optimizer, state, "optimizer")
     perceptual = None
     if config.lpips:
-        from .lpips import LPIPS
-
         perceptual = LPIPS.load("alex").to(device)
 
     def save_now(step: int, figures: dict[str, float]) -> Path:
@@ -214,6 +227,9 @@ def distill(
 
     progress = Progress(console, config.steps, config.batch, first)
     order = batches(len(w), config.batch, torch.Generator().manual_seed(config.seed))
+    with torch.no_grad():
+        trunk = torch.cat([network.trunk(code.to(device)).half() for code in w.split(8)])
+    console.print(f"trunk activations of {len(w)} images: {trunk.nbytes / 2**30:.1f} GiB")
     step = first
     for _ in range(first):
         next(order)
@@ -221,24 +237,21 @@ def distill(
     with budget.catching_signals():
         while step < config.steps and not budget.over:
             index = next(order)
-            code, target = w[index].to(device), images[index].float().to(device)
             for group in optimizer.param_groups:
                 warm = min(1.0, (step + 1) / 20)
-                group["lr"] = group["rate"] * warm * 0.5 * (1 + math.cos(math.pi * step / config.steps))
-            if step < config.head_steps:
-                with torch.no_grad():
-                    x, style = network.features(code)
-                output = network.to_image(x, style)
-            else:
-                output = network(code)
-            loss = image_loss(output, target, perceptual, config.lpips)
+                group["lr"] = group["rate"] * warm * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * step / config.steps)))
+            corners = torch.randint(trunk.shape[-1] // 2 + 1, (2,), generator=torch.Generator().manual_seed(step)).tolist()
+            code = w[index].to(device)
+            output = window_image(network, window(trunk[index], corners, 1).float(), code, corners)
+            target = window(images[index].to(device), corners, 4).float()
+            loss = image_loss(output[INSIDE], target[INSIDE], perceptual, config.lpips)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             if not torch.isfinite(loss):
                 raise FidError(f"the loss is not finite at step {step}; the last good checkpoint in {run} is untouched.")
             optimizer.step()
             step += 1
-            decay = min(0.99, step / (step + 20))
+            decay = min(0.995, step / (step + 20))
             with torch.no_grad():
                 for mine, theirs in zip(average.parameters(), network.parameters(), strict=True):
                     mine.lerp_(theirs, 1 - decay)

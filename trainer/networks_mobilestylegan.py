@@ -119,14 +119,19 @@ class StyledConv(nn.Module):
         self.noise = nn.Parameter(torch.zeros(1, 1, resolution, resolution))
         self.bias = nn.Parameter(torch.zeros(1, c_out, 1, 1))
 
-    def forward(self, x: Tensor, w: Tensor) -> Tensor:
+    def forward(self, x: Tensor, w: Tensor, origin: tuple[int, int] = (0, 0)) -> Tensor:
+        """x [N, C, H, W]; a window of the whole map has its top left corner at `origin`."""
+        noise = self.noise
+        if noise.shape[-2:] != x.shape[-2:]:
+            top, left = origin
+            noise = noise[..., top : top + x.shape[-2], left : left + x.shape[-1]]
         x = x * self.modulation(w)
         if self.depthwise is not None:
             x = F.conv2d(x, self.depthwise, padding=1, groups=x.shape[1])
             x = F.conv2d(x, self.weight)
         else:
             x = F.conv2d(x, self.weight, padding=1)
-        return F.leaky_relu(x + self.noise + self.bias, 0.2)
+        return F.leaky_relu(x + noise + self.bias, 0.2)
 
 
 class Block(nn.Module):
@@ -138,9 +143,9 @@ class Block(nn.Module):
         self.conv1 = StyledConv(c_in // 4, c_out, resolution)
         self.conv2 = StyledConv(c_out, c_out, resolution)
 
-    def forward(self, x: Tensor, up: Tensor, conv1: Tensor, conv2: Tensor) -> Tensor:
+    def forward(self, x: Tensor, up: Tensor, conv1: Tensor, conv2: Tensor, origin: tuple[int, int] = (0, 0)) -> Tensor:
         x = inverse_haar(x * self.up(up))
-        return self.conv2(self.conv1(x, conv1), conv2)
+        return self.conv2(self.conv1(x, conv1, origin), conv2, origin)
 
 
 class ToImage(nn.Module):
@@ -182,9 +187,9 @@ class DistilledToImage(nn.Module):
         nn.init.dirac_(self.conv.depthwise, groups=c_in)
         nn.init.kaiming_normal_(self.conv.weight, a=0.2)
 
-    def forward(self, x: Tensor, w: Tensor) -> Tensor:
+    def forward(self, x: Tensor, w: Tensor, origin: tuple[int, int] = (0, 0)) -> Tensor:
         bands = F.conv2d(x * self.skip_modulation(w), self.skip) + self.colour(w)[:, :, None, None]
-        return inverse_haar(bands + self.detail.bands(self.conv(x, w), w))
+        return inverse_haar(bands + self.detail.bands(self.conv(x, w, origin), w))
 
 
 class Synthesis(nn.Module):
@@ -208,19 +213,28 @@ class Synthesis(nn.Module):
         )
         self.to_image = ToImage(channels[-1]) if resolution == 1024 else DistilledToImage(channels[-1], resolution // 2)
 
-    def features(self, w: Tensor) -> tuple[Tensor, Tensor]:
-        """The last block's activations [N, C, R/2, R/2] and the style [N, 512] of the to-image head."""
-        styles = w.unsqueeze(1).expand(-1, self.n_styles, -1) if w.ndim == 2 else w
-        if styles.shape[1] != self.n_styles:
-            raise ValueError(f"W+ with {styles.shape[1]} styles: this generator has {self.n_styles}")
-        first, *rest = styles.unbind(1)
-        x = self.conv1(self.constant.expand(len(w), -1, -1, -1), first)
-        for i, block in enumerate(self.blocks):
+    def styles(self, w: Tensor) -> tuple[Tensor, ...]:
+        """w [N, 512] or W+ [N, n_styles, 512] as n_styles tensors [N, 512]."""
+        if w.ndim == 2:
+            return (w,) * self.n_styles
+        if w.shape[1] != self.n_styles:
+            raise ValueError(f"W+ with {w.shape[1]} styles: this generator has {self.n_styles}")
+        return w.unbind(1)
+
+    def trunk(self, w: Tensor) -> Tensor:
+        """Everything before the last block: activations [N, C, R/4, R/4]."""
+        first, *rest = self.styles(w)
+        x = self.conv1(self.constant.expand(w.shape[0], -1, -1, -1), first)
+        for i, block in enumerate(list(self.blocks)[:-1]):
             x = block(x, *rest[STYLES_PER_BLOCK * i : STYLES_PER_BLOCK * (i + 1)])
-        return x, rest[-1]
+        return x
+
+    def last_block(self, x: Tensor, w: Tensor, origin: tuple[int, int] = (0, 0)) -> Tensor:
+        """The trunk's activations, or a window of them -> the last block's [N, C, R/2, R/2]; `origin` in its pixels."""
+        return self.blocks[-1](x, *self.styles(w)[-1 - STYLES_PER_BLOCK : -1], origin)
 
     def forward(self, w: Tensor) -> Tensor:
-        return self.to_image(*self.features(w))
+        return self.to_image(self.last_block(self.trunk(w), w), self.styles(w)[-1])
 
     @classmethod
     def load(cls, resolution: int = 1024, folder: Path | None = None) -> "Synthesis":

@@ -1,0 +1,169 @@
+"""Faces to train on: images of the generator with their w, drawn online or kept in shards (`fid-train dataset`).
+
+The frozen networks' answers (identity code, landmarks) are part of a face, so that an epoch over a kept dataset costs neither
+the generator nor them.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from importlib import resources
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..runtime.errors import FidError, InputError
+from .networks_facemesh import FaceMesh
+from .networks_mobilestylegan import W_SIZE, Mapping, Synthesis
+from .networks_sface import SFace
+
+SHARD = 256  # faces in one file
+
+
+@dataclass(frozen=True)
+class Faces:
+    """A batch of generated faces."""
+
+    w: Tensor  # [N, 512] float32
+    image: Tensor  # [N, 3, S, S] uint8 RGB
+    identity: Tensor  # [N, 128] unit codes
+    landmarks: Tensor  # [N, K, 2] float32, inner face, pixels of a 256 px crop
+
+    def __len__(self) -> int:
+        return len(self.w)
+
+    def __getitem__(self, index: Tensor) -> "Faces":
+        return Faces(*(getattr(self, field.name)[index] for field in fields(self)))
+
+    def to(self, device: torch.device) -> "Faces":
+        """The same faces on a device."""
+        return Faces(*(getattr(self, field.name).to(device) for field in fields(self)))
+
+    @property
+    def crop(self) -> Tensor:
+        """The images as networks take them: float [N, 3, S, S] in [-1, 1]."""
+        return self.image.float() / 127.5 - 1
+
+
+@dataclass(frozen=True)
+class FrozenNetworks:
+    """G (mapping and synthesis), E_id and E_lnd, none of which is ever trained here."""
+
+    mapping: Mapping
+    synthesis: Synthesis
+    identity: SFace
+    landmarks: FaceMesh
+    w_mean: Tensor  # [512]
+    w_std: Tensor  # [512], of untruncated w
+
+    @classmethod
+    def load(cls, synthesis: Synthesis, device: torch.device) -> "FrozenNetworks":
+        """Reads the fetched networks; `synthesis` is the generator to train through. Everything is frozen on `device`."""
+        mapping = Mapping.load()
+        samples = torch.cat([mapping(z) for z in torch.randn(20_000, W_SIZE, generator=_generator(0)).split(1000)])
+        networks: tuple[nn.Module, ...] = (mapping, synthesis, SFace.load(), FaceMesh.load())
+        for network in networks:
+            network.to(device).eval().requires_grad_(False)
+        synthesis.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return cls(*networks, samples.mean(0).to(device), samples.std(0).to(device))  # type: ignore[arg-type]
+
+    def inner_face(self, crop: Tensor) -> Tensor:
+        """Landmarks [N, K, 2] of eyes, eyebrows, nose and lips, pixels of a 256 px crop."""
+        return self.landmarks(crop)[:, self.landmarks.inner_face, :2]
+
+    @torch.no_grad()
+    def draw(self, n: int, psi: float, generator: torch.Generator, batch: int = 16) -> Faces:
+        """Draws n faces truncated by psi. The random numbers come from a CPU generator, whatever the device."""
+        z = torch.randn(n, W_SIZE, generator=generator).to(self.w_mean.device)
+        w = self.w_mean + psi * (self.mapping(z) - self.w_mean)
+        parts = []
+        for code in w.split(batch):
+            image = ((self.synthesis(code) + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+            crop = image.float() / 127.5 - 1
+            parts.append(Faces(code, image, self.identity(crop), self.inner_face(crop)))
+        return Faces(*(torch.cat([getattr(p, field.name) for p in parts]) for field in fields(Faces)))
+
+
+def _generator(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def write_dataset(
+    folder: Path, n: int, frozen: FrozenNetworks, *, psi: float, seed: int, stop: Callable[[], bool], log: Callable[[str], None]
+) -> None:
+    """Writes n faces in shards of 256; shards that are there are kept, so an interrupted run goes on where it was."""
+    folder.mkdir(parents=True, exist_ok=True)
+    count, start = -(-n // SHARD), time.monotonic()
+    for index in range(count):
+        path = folder / f"faces_{index:05d}.npz"
+        if path.exists():
+            continue
+        if stop():
+            return
+        faces = frozen.draw(SHARD, psi, _generator(seed * 1_000_003 + index))
+        partial = path.with_name(f".{path.name}")
+        try:
+            with partial.open("wb") as file:
+                np.savez(file, **{field.name: getattr(faces, field.name).cpu().numpy() for field in fields(faces)})
+            partial.rename(path)
+        except OSError as error:
+            partial.unlink(missing_ok=True)
+            raise FidError(f"could not write {path}: {error.strerror}; the shards already written are kept.") from error
+        log(f"shard {index + 1} of {count}, {time.monotonic() - start:.0f} s")
+
+
+def read_dataset(folder: Path) -> Faces:
+    """All faces of a dataset folder. Raises InputError when there are none or a shard is broken."""
+    paths = sorted(folder.glob("faces_*.npz"))
+    if not paths:
+        raise InputError(f"{folder} holds no faces_*.npz: make a dataset first with `fid-train dataset -n 8000 -o {folder}`.")
+    try:
+        shards = [np.load(path) for path in paths]
+        return Faces(*(torch.cat([torch.from_numpy(s[field.name]) for s in shards]) for field in fields(Faces)))
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(f"{folder} holds a broken shard ({error}); delete it and run `fid-train dataset` again.") from error
+
+
+class RealIdentities:
+    """Identity codes like those of photographed people, drawn from statistics (mean and covariance) of real SFace codes.
+
+    Codes of generated faces fill a corner of code space; these do not. The statistics hold no picture and nobody's code
+    (NOTICE tells where they come from).
+    """
+
+    def __init__(self) -> None:
+        with resources.as_file(resources.files(__package__) / "sface_real_codes.npz") as path, np.load(path) as data:
+            self.mean = torch.from_numpy(data["mean"].astype(np.float32))
+            covariance = torch.from_numpy(data["covariance"].astype(np.float64))
+        values, vectors = torch.linalg.eigh(covariance)
+        self.root = (vectors * values.clamp_min(0).sqrt()).float()
+
+    def draw(self, n: int, generator: torch.Generator) -> Tensor:
+        """n unit codes [n, 128]."""
+        return F.normalize(self.mean + torch.randn(n, len(self.mean), generator=generator) @ self.root.T, dim=1)
+
+
+def augment(crop: Tensor, generator: torch.Generator) -> Tensor:
+    """What a camera and an aligner do to an attribute image: shift and scale a little, blur, noise. Half the batch is left alone.
+
+    Crop [N, 3, S, S] in [-1, 1], same out. Misalignment is at most 2 % of the side, blur a lower resolution, noise 5 levels.
+    """
+    n, size = len(crop), crop.shape[-1]
+
+    def uniform(low: float, high: float, *shape: int) -> Tensor:
+        return (low + (high - low) * torch.rand(*shape, generator=generator)).to(crop.device)
+
+    theta = torch.zeros(n, 2, 3, device=crop.device)
+    theta[:, 0, 0] = theta[:, 1, 1] = uniform(0.97, 1.03, n)
+    theta[:, :, 2] = uniform(-0.03, 0.03, n, 2)
+    grid = F.affine_grid(theta, list(crop.shape), align_corners=False)
+    changed = F.grid_sample(crop, grid, padding_mode="reflection", align_corners=False)
+    small = int(uniform(0.4, 1.0, 1).item() * size)
+    if small < size:
+        changed = F.interpolate(F.interpolate(changed, small, mode="area"), size, mode="bilinear", align_corners=False)
+    noise = torch.randn(crop.shape, generator=generator).to(crop.device) * uniform(0, 0.04, n, 1, 1, 1)
+    chosen = (torch.rand(n, generator=generator) < 0.5).to(crop.device)[:, None, None, None]
+    return torch.where(chosen, (changed + noise).clamp(-1, 1), crop)

@@ -1,0 +1,89 @@
+"""The paper's losses, equations (2) to (8), each a small function. Images are RGB [N, 3, H, W] in [-1, 1]."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+MS_SSIM_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)  # Wang et al. 2003, five scales
+
+
+def adversarial_d(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
+    """Equation (2) without its last term: non-saturating loss of D_W on logits [N]."""
+    return F.softplus(-real_logits).mean() + F.softplus(fake_logits).mean()
+
+
+def r1_penalty(real_logits: Tensor, real_w: Tensor, gamma: float) -> Tensor:
+    """The last term of equation (2): gamma / 2 times the mean squared gradient norm at real w [N, 512] (requires grad)."""
+    (gradient,) = torch.autograd.grad(real_logits.sum(), real_w, create_graph=True)
+    return 0.5 * gamma * gradient.square().sum(dim=1).mean()
+
+
+def adversarial_g(fake_logits: Tensor) -> Tensor:
+    """Equation (3): non-saturating loss of the mapper on logits [N]."""
+    return F.softplus(-fake_logits).mean()
+
+
+def identity_l1(code: Tensor, target: Tensor) -> Tensor:
+    """Equation (4): L1 distance of identity codes [N, 128], mean over the batch."""
+    return (code - target).abs().sum(dim=1).mean()
+
+
+def identity_cosine(code: Tensor, target: Tensor) -> Tensor:
+    """1 - cosine of unit identity codes [N, 128]: the same aim as equation (4), on the sphere the codes live on."""
+    return (1 - (code * target).sum(dim=1)).mean()
+
+
+def landmarks_l2(points: Tensor, target: Tensor, size: int) -> Tensor:
+    """Equation (5), squared: mean squared distance of landmarks [N, K, 2] (pixels of a crop `size` wide), as a fraction of it."""
+    return ((points - target) / size).square().sum(dim=2).mean()
+
+
+def ms_ssim(image: Tensor, target: Tensor, scales: int = 5) -> Tensor:
+    """Multi-scale structural similarity [N] (Wang et al. 2003), 11 px Gaussian window of 1.5 px, values in [-1, 1].
+
+    Raises ValueError when the coarsest scale is smaller than the window: each image side must be at least 11 * 2^(scales-1).
+    """
+    if min(image.shape[-2:]) < 11 << (scales - 1):
+        raise ValueError(f"{tuple(image.shape[-2:])} px is too small for {scales} scales: expected {11 << (scales - 1)} px or more")
+    weights = image.new_tensor(MS_SSIM_WEIGHTS[:scales])
+    weights = weights / weights.sum()
+    coordinates = torch.arange(11, device=image.device, dtype=image.dtype) - 5
+    window = torch.exp(-coordinates.square() / (2 * 1.5**2))
+    window = (window / window.sum()).expand(image.shape[1], 1, -1)
+
+    def blur(x: Tensor) -> Tensor:
+        x = F.conv2d(x, window[:, :, None, :], groups=x.shape[1])
+        return F.conv2d(x, window[:, :, :, None], groups=x.shape[1])
+
+    c1, c2 = (0.01 * 2) ** 2, (0.03 * 2) ** 2  # range 2
+    result = image.new_ones(len(image))
+    x, y = image, target
+    for scale in range(scales):
+        mean_x, mean_y = blur(x), blur(y)
+        variance_x = blur(x * x) - mean_x.square()
+        variance_y = blur(y * y) - mean_y.square()
+        covariance = blur(x * y) - mean_x * mean_y
+        structure = (2 * covariance + c2) / (variance_x + variance_y + c2)
+        if scale == scales - 1:
+            structure = structure * (2 * mean_x * mean_y + c1) / (mean_x.square() + mean_y.square() + c1)
+        result = result * structure.mean(dim=(1, 2, 3)).clamp_min(1e-6) ** weights[scale]
+        x, y = F.avg_pool2d(x, 2), F.avg_pool2d(y, 2)
+    return result
+
+
+def mix(image: Tensor, target: Tensor, alpha: float = 0.84, scales: int = 5) -> Tensor:
+    """Equation (6): alpha (1 - MS-SSIM) + (1 - alpha) L1, per image [N]."""
+    l1 = (image - target).abs().mean(dim=(1, 2, 3))
+    return alpha * (1 - ms_ssim(image, target, scales)) + (1 - alpha) * l1
+
+
+def reconstruction(image: Tensor, target: Tensor, same: Tensor, alpha: float = 0.84, scales: int = 5) -> Tensor:
+    """Equation (7): `mix` where I_id = I_attr (`same` [N] bool), 0 elsewhere; mean over the batch."""
+    if not same.any():
+        return image.new_zeros(())
+    return mix(image[same], target[same], alpha, scales).sum() / len(image)
+
+
+def coarse_colour(image: Tensor, target: Tensor, cells: int = 8) -> Tensor:
+    """L1 of the images averaged to `cells` x `cells`: light and background of the attribute image, below facial detail."""
+    return (F.adaptive_avg_pool2d(image, cells) - F.adaptive_avg_pool2d(target, cells)).abs().mean()
