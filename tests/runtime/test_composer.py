@@ -1,0 +1,170 @@
+"""Set the identity once, compose many: against the toy bundle's arithmetic, with real photos and real detection."""
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import fid.runtime.cli
+import numpy as np
+import pytest
+import toy
+from fid.runtime import Bundle, Composer, FidError, Identity, InputError
+from fid.runtime.images import read_image, write_image
+from fid.runtime.provenance import Note
+
+ADA, BEN = (fid.runtime.cli.FACES / f"identity-{name}.jpg" for name in ("ada", "ben"))
+LAUGHING = fid.runtime.cli.FACES / "attributes-laughing.jpg"
+STAGES = {"read", "detect", "align", "identity", "attributes", "mapper", "synthesis"}
+
+
+@pytest.fixture
+def composer(toy_bundle: Path, fetched: Callable[[str], Path]) -> Composer:
+    fetched("yunet")
+    return Composer(toy_bundle, threads=1)
+
+
+def test_the_picture_is_what_the_graphs_say(composer: Composer) -> None:
+    identity = composer.set_identity(ADA)
+    image = composer.compose(LAUGHING)
+    code = toy.expected_identity(composer.crop(ADA)[None])
+    np.testing.assert_allclose(identity.code, code[0], atol=1e-5)
+    attributes = toy.expected_attributes(composer.crop(LAUGHING)[None])
+    expected = toy.expected_image(toy.expected_w(code, attributes))[0]
+    assert image.shape == (256, 256, 3)
+    assert image.dtype == np.uint8
+    assert np.abs(image.astype(int) - expected).max() <= 1
+    assert composer.timings.keys() == STAGES
+    assert all(ms > 0 for ms in composer.timings.values())
+    assert composer.provider == "onnxruntime CPU"
+    assert composer.fallbacks == []
+
+
+def test_set_once_compose_many(composer: Composer, monkeypatch: pytest.MonkeyPatch) -> None:
+    composer.set_identity(ADA)
+    first = composer.compose(LAUGHING)
+    monkeypatch.setattr(composer, "identity_code", None)  # it is not needed again
+    np.testing.assert_array_equal(composer.compose(LAUGHING), first)
+    assert (composer.compose(BEN) != first).any()
+
+
+def test_a_path_a_string_an_array_and_a_saved_identity_are_the_same(composer: Composer, tmp_path: Path) -> None:
+    identity = composer.set_identity(ADA)
+    identity.save(tmp_path / "ada.npz")
+    pictures = []
+    for photo in (ADA, str(ADA), read_image(ADA), identity, tmp_path / "ada.npz"):
+        composer.set_identity(photo)
+        pictures.append(composer.compose(str(LAUGHING)))
+    for picture in pictures[1:]:
+        np.testing.assert_array_equal(picture, pictures[0])
+
+
+def test_several_photos_are_averaged(composer: Composer) -> None:
+    codes = [composer.identify(photo).code for photo in (ADA, BEN)]
+    both = composer.set_identity(ADA, BEN)
+    np.testing.assert_allclose(both.code, sum(codes) / np.linalg.norm(sum(codes)), atol=1e-6)
+    assert both.sources == 2
+
+
+def test_an_offset_in_w_is_added(composer: Composer) -> None:
+    identity = composer.set_identity(ADA)
+    attributes = composer.attribute_code(composer.crop(LAUGHING))
+    moved = Identity(identity.code, identity.encoder, 1, np.full(512, 0.25, np.float32))
+    np.testing.assert_allclose(composer.w(moved, attributes), composer.w(identity, attributes) + 0.25, atol=1e-6)
+    np.testing.assert_array_equal(composer.w(identity.code, attributes), composer.w(identity, attributes))
+
+
+def test_the_face_can_be_chosen(composer: Composer) -> None:
+    both = np.hstack([read_image(ADA), np.kron(read_image(BEN), np.ones((2, 2, 1), np.uint8))[:256, 100:400]])
+    composer.set_identity(ADA)
+    with pytest.raises(InputError, match="face 7 was asked for"):
+        composer.compose(both, face=7)
+
+
+def test_the_order_of_calls_is_explained(composer: Composer) -> None:
+    with pytest.raises(InputError, match=r"call set_identity\(photo\) before compose\(photo\)"):
+        composer.compose(LAUGHING)
+    with pytest.raises(InputError, match="at least one photo"):
+        composer.set_identity()
+
+
+@pytest.mark.parametrize(
+    "photo", [np.zeros((8, 8), np.uint8), np.zeros((8, 8, 3), np.float32), np.zeros((0, 8, 3), np.uint8), 7]
+)
+def test_what_is_no_photo(composer: Composer, photo: object) -> None:
+    with pytest.raises(InputError, match="photo is a"):
+        composer.crop(photo)  # type: ignore[arg-type]
+
+
+def test_an_identity_of_another_encoder_is_refused(composer: Composer) -> None:
+    code = composer.set_identity(ADA).code
+    with pytest.raises(InputError, match="made by the identity encoder sface, and the bundle toy uses sha256:"):
+        composer.set_identity(Identity(code, "sface"))
+    encoder = composer.set_identity(ADA).encoder
+    for broken in (Identity(code[:64], encoder), Identity(code, encoder, 1, np.zeros(7, np.float32))):
+        with pytest.raises(InputError, match="make it again from photos"):
+            composer.set_identity(broken)
+
+
+def test_bundles_are_taken_loaded_as_a_folder_and_packed(toy_bundle: Path, tmp_path: Path, empty_cache: Path) -> None:
+    bundle = Bundle.load(toy_bundle)
+    packed = bundle.pack(tmp_path / "toy.fid")
+    for given in (bundle, toy_bundle, str(toy_bundle), packed):
+        assert Composer(given).bundle.name == "toy"
+    with pytest.raises(FidError, match="there is no bundle at"):
+        Composer(tmp_path / "nothing")
+
+
+def test_another_resolution_is_refused(toy_bundle: Path) -> None:
+    with pytest.raises(InputError, match="no resolution 512; this bundle composes at 256 or 1024"):
+        Composer(toy_bundle, resolution=512)
+
+
+def test_full_resolution_comes_from_the_prepared_generator(
+    toy_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def prepared(graph: str) -> Path:
+        asked.append(graph)
+        return toy_bundle / "synthesis.onnx"
+
+    monkeypatch.setattr("fid.runtime.prepare.prepared", prepared)
+    composer = Composer(toy_bundle, resolution=1024)
+    composer.image(np.zeros(512, np.float32))
+    composer.image(np.zeros(512, np.float32))
+    assert asked == ["synthesis-1024"]
+
+
+def test_what_is_required_must_run(toy_bundle: Path) -> None:
+    composer = Composer(toy_bundle, require="tensorrt")
+    with pytest.raises(FidError, match="tensorrt is required"):
+        composer.image(np.zeros(512, np.float32))
+
+
+def test_a_damaged_bundle_is_refused(toy_bundle: Path, tmp_path: Path) -> None:
+    shutil.copytree(toy_bundle, tmp_path / "broken")
+    (tmp_path / "broken" / "mapper.onnx").write_bytes(b"x")
+    with pytest.raises(FidError, match=r"mapper\.onnx does not have the SHA-256"):
+        Composer(tmp_path / "broken")
+
+
+def test_the_note(composer: Composer, tmp_path: Path) -> None:
+    note = composer.note("composition")
+    assert note == Note("toy", "0.0.1", "composition")
+    assert note.synthetic
+    write_image(tmp_path / "a.png", np.zeros((8, 8, 3), np.uint8), note)
+
+
+def test_public_names_are_there_and_importing_them_is_cheap() -> None:
+    import fid.runtime
+
+    for name in fid.runtime.__all__:
+        assert getattr(fid.runtime, name).__name__ == name
+    assert set(fid.runtime.__all__) <= set(dir(fid.runtime))
+    with pytest.raises(AttributeError, match="no attribute 'Swapper'"):
+        fid.runtime.Swapper  # noqa: B018
+    code = "import sys, fid.runtime; print([m for m in ('numpy', 'cv2', 'onnxruntime', 'onnx') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
