@@ -85,7 +85,9 @@ class Detector:
     def _all(self, image: np.ndarray) -> list[Face]:
         small, large = SEARCH_SIDES
         longest = max(image.shape[:2])
-        found = self._search(image, small) + (self._search(image, large) if longest > small else [])
+        found = self._search(image, small)
+        if longest > small:
+            found += self._search(image, min(large, longest))
         if not found and longest > large:
             found = self._search(image, min(CROWD_SIDE, longest))
         return _distinct(found)
