@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import struct
+import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -39,6 +40,8 @@ def read_image(path: str | os.PathLike[str]) -> np.ndarray:
         raise InputError(f"{path} is empty; give a photo.")
     if head[4:8] == b"ftyp" and head[8:12] in _HEIC_BRANDS:
         raise InputError(f"{path} is a HEIC photo, which OpenCV cannot read; save it as JPEG or PNG first.")
+    if head[:4] == b"\x89PNG" and not png_is_whole(data):
+        raise InputError(f"{path} is a PNG picture that is broken or cut off; copy or download it again.")
     try:
         image = _decode_jpeg(data) if head[:3] == b"\xff\xd8\xff" else _decode_other(data)
     except cv2.error as error:
@@ -159,6 +162,24 @@ def jpeg_pixels(data: np.ndarray) -> int:
             return height * width
         at += 2 + struct.unpack(">H", view[at + 2 : at + 4])[0]
     return 0
+
+
+def png_is_whole(data: np.ndarray) -> bool:
+    """Whether all chunks of a PNG file [bytes] uint8 are there, those of the picture with the right checksum.
+
+    libpng would find out, too, but says so on stderr in its own words.
+    """
+    view, at, kind = data.data, 8, b""
+    while kind != b"IEND" and at + 12 <= len(view):
+        end = at + 8 + struct.unpack(">I", view[at : at + 4])[0]
+        kind = bytes(view[at + 4 : at + 8])
+        if end + 4 > len(view):
+            return False
+        needed = kind[:1].isupper()
+        if needed and struct.unpack(">I", view[end : end + 4])[0] != zlib.crc32(view[at + 4 : end]):
+            return False
+        at = end + 4
+    return kind == b"IEND"
 
 
 def _decode_other(data: np.ndarray) -> np.ndarray | None:
