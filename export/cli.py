@@ -1,0 +1,130 @@
+"""`fid-export`: a trained checkpoint to a bundle that the runtime uses."""
+
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from ..runtime.errors import FidError
+
+if TYPE_CHECKING:
+    from .parity import Parity
+
+NEEDED = ("torch", "safetensors", "onnxscript")
+FOLDER = click.Path(path_type=Path)
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.argument("checkpoint", type=FOLDER, required=False)
+@click.option("-o", "--output", type=FOLDER, required=True, help="Folder, or NAME.fid for one file.")
+@click.option("--generator", type=FOLDER, help="Run or checkpoint of `fid-train distill`. [default: the shipped one]")
+@click.option("--name", default="default", show_default=True, help="Name of the bundle.")
+@click.option(
+    "--precision",
+    type=click.Choice(["fp16", "fp32"]),
+    default="fp16",
+    show_default=True,
+    help="How large weights are stored; a CPU computes in FP32 either way.",
+)
+@click.option("--self-contained", is_flag=True, help="Put the identity encoder in, so that nothing has to be fetched.")
+@click.option(
+    "--inputs", type=click.IntRange(min=32), default=32, show_default=True, help="Inputs to measure parity on."
+)
+@click.option("--threads", type=click.IntRange(min=1), default=2, show_default=True, help="CPU threads to use.")
+@click.option("--skeletons", is_flag=True, help="Write the graph skeletons of the fetched generator to OUTPUT instead.")
+def command(
+    checkpoint: Path | None,
+    output: Path,
+    generator: Path | None,
+    name: str,
+    precision: str,
+    self_contained: bool,
+    inputs: int,
+    threads: int,
+    skeletons: bool,
+) -> None:
+    """Export CHECKPOINT (a run or checkpoint of `fid-train fit`) to a bundle.
+
+    Without CHECKPOINT the shipped weights are exported again. Every graph is compared with PyTorch; when one differs
+    too much, nothing is written and the exit code is 1.
+    """
+    import torch
+
+    torch.set_num_threads(threads)
+    console = Console(highlight=False)
+    if skeletons:
+        from .skeletons import write_skeletons
+
+        for skeleton in write_skeletons(output, threads):
+            difference, unit = skeleton.parity.difference, skeleton.parity.tolerance.unit
+            console.print(
+                f"{skeleton.path}: {skeleton.path.stat().st_size} bytes, {skeleton.outside} more in the fetched file, "
+                f"max {difference.max:.3g} {unit}, mean {difference.mean:.3g}"
+            )
+        return
+    from .read import read_networks
+    from .to_bundle import export_bundle
+
+    measured: dict[str, Parity] = {}
+
+    def show(graph: str, parity: "Parity") -> None:
+        measured[graph] = parity
+        console.print(f"measured {graph}")
+
+    try:
+        bundle = export_bundle(
+            read_networks(checkpoint, generator),
+            output,
+            name=name,
+            half=precision == "fp16",
+            self_contained=self_contained,
+            inputs=inputs,
+            threads=threads,
+            report=show,
+        )
+    finally:
+        if measured:
+            console.print(_table(measured))
+    size = sum((bundle.folder / file).stat().st_size for file, _ in bundle.files())
+    console.print(f"wrote {output}: {size / 1e6:.1f} MB, {bundle.precision}")
+
+
+def _table(measured: "dict[str, Parity]") -> Table:
+    table = Table("graph", "inputs", "unit", "max", "mean", "unrounded: max", "mean", "PSNR dB", "")
+    for graph, parity in measured.items():
+        psnr = parity.unrounded.psnr_db
+        table.add_row(
+            graph,
+            str(parity.inputs),
+            parity.tolerance.unit,
+            f"{parity.difference.max:.3g}",
+            f"{parity.difference.mean:.3g}",
+            f"{parity.unrounded.max:.3g}",
+            f"{parity.unrounded.mean:.3g}",
+            "" if psnr is None else f"{psnr:.1f}",
+            "ok" if parity.fault is None else "REFUSED",
+        )
+    return table
+
+
+def main() -> None:
+    """The console script. Exit codes: 0, 1 for a failure, 2 for a wrong command line or input, 130 for Ctrl-C."""
+    missing = [name for name in NEEDED if find_spec(name) is None]
+    if missing:
+        click.echo(f"fid-export: {missing[0]} is not installed: `pip install 'fid-face[train]'`.", err=True)
+        sys.exit(1)
+    try:
+        sys.exit(command.main(standalone_mode=False) or 0)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except FidError as error:
+        click.echo(f"fid-export: {error}", err=True)
+        sys.exit(error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("fid-export: stopped.", err=True)
+        sys.exit(130)

@@ -1,0 +1,145 @@
+"""Third stage: the graphs of a bundle as modules. All that a runtime could guess wrong is inside of them.
+
+Pictures are uint8 NHWC RGB at every border. Scaling, layout and resizing happen here; the networks know nothing of it.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from ..runtime.bundle import Tensor
+from ..runtime.crop import CROP_SIZE, identity_matrices
+from ..trainer.networks_sface import SFace
+from .read import Networks
+
+IDENTITY_SIZE, ATTRIBUTES_SIZE, W_SIZE = 128, 512, 512
+CROP = Tensor("crop", ("batch", CROP_SIZE, CROP_SIZE, 3), "uint8", (0, 255), "RGB")
+IDENTITY = Tensor("identity", ("batch", IDENTITY_SIZE), "float32")
+ATTRIBUTES = Tensor("attributes", ("batch", ATTRIBUTES_SIZE), "float32")
+W = Tensor("w", ("batch", W_SIZE), "float32")
+
+
+def image_of(resolution: int) -> Tensor:
+    """The output of the generator: uint8 [batch, R, R, 3] RGB."""
+    return Tensor("image", ("batch", resolution, resolution, 3), "uint8", (0, 255), "RGB")
+
+
+class GraphModule(nn.Module):
+    """A module that becomes one ONNX graph: its inputs and outputs by name, in the order of `forward`."""
+
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...]
+
+
+class IdentityGraph(GraphModule):
+    """Aligned crop -> unit identity code."""
+
+    inputs, outputs = (CROP,), (IDENTITY,)
+    rows: torch.Tensor
+    columns: torch.Tensor
+
+    def __init__(self, identity: SFace) -> None:
+        super().__init__()
+        self.identity = identity
+        rows, columns = identity_matrices()
+        self.register_buffer("rows", torch.from_numpy(rows.copy()))
+        self.register_buffer("columns", torch.from_numpy(columns.T.copy()))
+
+    def forward(self, crop: torch.Tensor) -> torch.Tensor:
+        """Crop uint8 [N, 256, 256, 3] -> code float32 [N, 128]."""
+        face = self.rows @ crop.permute(0, 3, 1, 2).float() @ self.columns
+        return F.normalize(self.identity.raw_code(face), dim=1)
+
+
+class AttributesGraph(GraphModule):
+    """Aligned crop -> attribute code."""
+
+    inputs, outputs = (CROP,), (ATTRIBUTES,)
+
+    def __init__(self, attributes: nn.Module) -> None:
+        super().__init__()
+        self.attributes = attributes
+
+    def forward(self, crop: torch.Tensor) -> torch.Tensor:
+        """Crop uint8 [N, 256, 256, 3] -> code float32 [N, 512]."""
+        return self.attributes(to_float(crop))
+
+
+class MapperGraph(GraphModule):
+    """Identity code and attribute code -> w."""
+
+    inputs, outputs = (IDENTITY, ATTRIBUTES), (W,)
+
+    def __init__(self, mapper: nn.Module) -> None:
+        super().__init__()
+        self.mapper = mapper
+
+    def forward(self, identity: torch.Tensor, attributes: torch.Tensor) -> torch.Tensor:
+        """Codes float32 [N, 128] and [N, 512] -> w float32 [N, 512]."""
+        return self.mapper(identity, attributes)
+
+
+class SynthesisGraph(GraphModule):
+    """w -> picture."""
+
+    inputs = (W,)
+
+    def __init__(self, synthesis: nn.Module, resolution: int) -> None:
+        super().__init__()
+        self.synthesis = synthesis
+        self.outputs = (image_of(resolution),)
+
+    def forward(self, w: torch.Tensor) -> torch.Tensor:
+        """w float32 [N, 512] -> picture uint8 [N, R, R, 3]."""
+        return to_bytes(self.synthesis(w))
+
+
+class ReenactGraph(GraphModule):
+    """The one call of a live frame: aligned crop and identity code -> picture."""
+
+    inputs = (CROP, IDENTITY)
+
+    def __init__(self, networks: Networks) -> None:
+        super().__init__()
+        self.attributes = networks.attributes
+        self.mapper = networks.mapper
+        self.synthesis = networks.synthesis
+        self.outputs = (image_of(networks.resolution),)
+
+    def forward(self, crop: torch.Tensor, identity: torch.Tensor) -> torch.Tensor:
+        """Crop uint8 [N, 256, 256, 3] and code float32 [N, 128] -> picture uint8 [N, R, R, 3]."""
+        return to_bytes(self.synthesis(self.mapper(identity, self.attributes(to_float(crop)))))
+
+
+class MappingGraph(GraphModule):
+    """z -> w: the generator's own mapping network."""
+
+    inputs, outputs = (Tensor("z", ("batch", W_SIZE), "float32"),), (W,)
+
+    def __init__(self, mapping: nn.Module) -> None:
+        super().__init__()
+        self.mapping = mapping
+
+    def forward(self, z: torch.Tensor) -> torch.Tensor:
+        """z float32 [N, 512], standard normal -> w float32 [N, 512]."""
+        return self.mapping(z)
+
+
+def bundle_graphs(networks: Networks) -> dict[str, GraphModule]:
+    """The graphs that every bundle holds as files, by name."""
+    return {
+        "attributes": AttributesGraph(networks.attributes),
+        "mapper": MapperGraph(networks.mapper),
+        "synthesis": SynthesisGraph(networks.synthesis, networks.resolution),
+        "reenact": ReenactGraph(networks),
+    }
+
+
+def to_float(crop: torch.Tensor) -> torch.Tensor:
+    """uint8 [N, H, W, 3] -> float32 [N, 3, H, W] in [-1, 1]."""
+    return crop.permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+def to_bytes(image: torch.Tensor) -> torch.Tensor:
+    """float32 [N, 3, H, W] in about [-1, 1] -> uint8 [N, H, W, 3]."""
+    return ((image + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1)

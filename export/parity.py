@@ -1,0 +1,153 @@
+"""Sixth stage: every graph against its PyTorch module, on the same inputs. What differs too much is not shipped.
+
+Two things are measured. The gate compares a graph with PyTorch holding the very weights that the bundle stores, so
+it sees every mistake of the export. Beside it stands the distance to the unrounded checkpoint, which includes what
+storing in FP16 costs.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from ..runtime.crop import CROP_SIZE
+from ..runtime.errors import FidError
+from ..runtime.session import open_session
+from ..trainer.data import RealIdentities
+from .graphs import GraphModule, to_bytes
+from .read import Networks
+
+PSI = 0.8  # how far the test latents lie from the mean of W, in its standard deviations
+BATCHES = (1, 3, 12)  # sizes of the first batches; the rest goes 16 at a time. A graph has to take any size
+
+Arrays = dict[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """What a graph may differ from PyTorch, and what rounding its weights may cost."""
+
+    unit: str  # "grey levels" of pictures, or "relative" to the length of a code
+    max: float
+    mean: float
+    rounding_psnr_db: float | None = None  # of pictures, against the unrounded checkpoint
+
+
+PICTURE = Tolerance("grey levels", max=1, mean=0.05, rounding_psnr_db=45)
+CODE = Tolerance("relative", max=1e-3, mean=1e-3)
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How two results differ, in the unit of the tolerance."""
+
+    max: float
+    mean: float
+    psnr_db: float | None = None  # of pictures; None for codes and for equal pictures
+
+
+@dataclass(frozen=True)
+class Parity:
+    """The measurement of one graph."""
+
+    inputs: int
+    provider: str
+    tolerance: Tolerance
+    difference: Difference  # to PyTorch with the stored weights: the gate
+    unrounded: Difference  # to PyTorch with the weights of the checkpoint
+
+    @property
+    def fault(self) -> str | None:
+        """What is past the tolerance, in words; None when all is well."""
+        found, allowed = self.difference, self.tolerance
+        if not found.max <= allowed.max:  # written so that NaN fails
+            return f"max {found.max:.3g} {allowed.unit}, allowed {allowed.max:g}"
+        if not found.mean <= allowed.mean:
+            return f"mean {found.mean:.3g} {allowed.unit}, allowed {allowed.mean:g}"
+        psnr = self.unrounded.psnr_db
+        if allowed.rounding_psnr_db is not None and psnr is not None and not psnr >= allowed.rounding_psnr_db:
+            return f"FP16 weights leave {psnr:.1f} dB, at least {allowed.rounding_psnr_db:g} are wanted"
+        return None
+
+    def to_json(self) -> dict[str, Any]:
+        """The entry of bundle.json."""
+        tolerance = asdict(self.tolerance)
+        record = {"inputs": self.inputs, "provider": self.provider, "unit": tolerance.pop("unit")}
+        record |= {key: value for key, value in asdict(self.difference).items() if value is not None}
+        record["tolerance"] = {key: value for key, value in tolerance.items() if value is not None}
+        record["unrounded"] = {key: value for key, value in asdict(self.unrounded).items() if value is not None}
+        return record
+
+
+@torch.no_grad()
+def parity_inputs(networks: Networks, count: int, seed: int = 0) -> Arrays:
+    """Inputs of all graphs by name, `count` of each: pictures and latents of the generator around the mean of W, codes
+    like those of photographed people, attribute codes of the pictures."""
+    generator = torch.Generator().manual_seed(seed)
+    mapper = networks.mapper
+    assert isinstance(mapper.w_mean, torch.Tensor)
+    assert isinstance(mapper.w_std, torch.Tensor)
+    w = mapper.w_mean + PSI * mapper.w_std * torch.randn(count, len(mapper.w_mean), generator=generator)
+    image = torch.cat([networks.synthesis(part) for part in w.split(8)])
+    if image.shape[-1] != CROP_SIZE:
+        image = F.interpolate(image, (CROP_SIZE, CROP_SIZE), mode="bilinear", antialias=True)
+    crop = to_bytes(image).contiguous()
+    attributes = torch.cat([networks.attributes(part) for part in (crop.permute(0, 3, 1, 2) / 127.5 - 1).split(8)])
+    identity = RealIdentities().draw(count, generator)
+    return {"w": w.numpy(), "crop": crop.numpy(), "attributes": attributes.numpy(), "identity": identity.numpy()}
+
+
+def measure(
+    path: Path, stored: GraphModule, original: GraphModule, inputs: Mapping[str, np.ndarray], threads: int
+) -> Parity:
+    """Run the graph at `path` in ONNX Runtime, and both modules in PyTorch, on the inputs that it takes.
+
+    Raises FidError when ONNX Runtime cannot open the graph or gives something that is not the promised output.
+    """
+    session = open_session(path, engine="onnxruntime", threads=threads)
+    names = [tensor.name for tensor in stored.inputs]
+    (output,) = stored.outputs
+    count = len(inputs[names[0]])
+    got = np.concatenate([session.run(**{n: inputs[n][i] for n in names})[output.name] for i in _batches(count)])
+    if got.shape != (count, *output.shape[1:]) or got.dtype.name != output.dtype:
+        raise FidError(f"{path.name} gives {output.name} as {got.dtype.name} {list(got.shape[1:])}.")
+    tolerance = PICTURE if output.dtype == "uint8" else CODE
+    return Parity(
+        inputs=count,
+        provider=session.provider,
+        tolerance=tolerance,
+        difference=difference(got, run_module(stored, inputs)),
+        unrounded=difference(got, run_module(original, inputs)),
+    )
+
+
+@torch.no_grad()
+def run_module(module: GraphModule, inputs: Mapping[str, np.ndarray]) -> np.ndarray:
+    """The output of a graph module in PyTorch, for the inputs that it takes."""
+    arrays = [torch.from_numpy(inputs[tensor.name]) for tensor in module.inputs]
+    count = len(arrays[0])
+    return np.concatenate([module(*(a[i : i + 8] for a in arrays)).numpy() for i in range(0, count, 8)])
+
+
+def difference(got: np.ndarray, expected: np.ndarray) -> Difference:
+    """Pictures uint8: in grey levels. Codes float32 [N, size]: distance relative to the length of the expected code."""
+    if got.dtype == np.uint8:
+        apart = np.abs(got.astype(np.int16) - expected.astype(np.int16))
+        squared = float(np.square(apart.astype(np.float64)).mean())
+        psnr = float(10 * np.log10(255**2 / squared)) if squared else None
+        return Difference(float(apart.max()), float(apart.mean()), psnr)
+    relative = np.linalg.norm(got - expected, axis=1) / np.linalg.norm(expected, axis=1)
+    return Difference(float(relative.max()), float(relative.mean()))
+
+
+def _batches(count: int) -> Iterator[slice]:
+    start = 0
+    for size in (*BATCHES, *[16] * count):
+        if start >= count:
+            return
+        yield slice(start, min(start + size, count))
+        start += size

@@ -1,0 +1,129 @@
+"""First stage: the networks to export, from checkpoints or from the bundle that ships with fid."""
+
+import subprocess
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import onnx
+import torch
+from onnx import numpy_helper
+from torch import Tensor, nn
+
+from ..runtime import models
+from ..runtime.bundle import Bundle
+from ..runtime.cache import sha256
+from ..runtime.crop import CROP_SIZE
+from ..runtime.errors import FidError
+from ..trainer.checkpoint import read_record
+from ..trainer.fit import Trainable, load_generator, load_trained
+from ..trainer.networks_mobilestylegan import Synthesis
+from .fold import fold_batch_norms, frozen, rounded_to_half
+
+
+@dataclass(frozen=True)
+class Networks:
+    """What a bundle is made of. All take and give float32; pictures are [N, 3, S, S] RGB in [-1, 1]."""
+
+    attributes: nn.Module  # E_attr: aligned crop [N, 3, 256, 256] -> attribute code [N, 512]
+    mapper: nn.Module  # M: identity code [N, 128], attribute code [N, 512] -> w [N, 512]; buffers w_mean, w_std [512]
+    synthesis: nn.Module  # G: w [N, 512] -> image [N, 3, R, R]
+    resolution: int  # R, px
+    provenance: dict[str, Any] = field(default_factory=dict)  # where the weights come from, for bundle.json
+
+    def for_inference(self) -> "Networks":
+        """Frozen copies with every batch norm folded into its convolution; equal up to float32 rounding."""
+        return replace(
+            self,
+            attributes=fold_batch_norms(self.attributes, torch.zeros(1, 3, CROP_SIZE, CROP_SIZE)),
+            mapper=frozen(self.mapper),
+            synthesis=frozen(self.synthesis),
+        )
+
+    def rounded_to_half(self) -> "Networks":
+        """Copies with large weights rounded to FP16 and kept as float32: exactly what an FP16 bundle stores."""
+        return replace(
+            self,
+            attributes=rounded_to_half(self.attributes),
+            mapper=rounded_to_half(self.mapper),
+            synthesis=rounded_to_half(self.synthesis),
+        )
+
+
+def read_networks(checkpoint: Path | None, generator: Path | None) -> Networks:
+    """The networks to export.
+
+    checkpoint: a run or checkpoint of `fid-train fit`; generator: one of `fid-train distill`. What is None comes from
+    the bundle that ships with fid. Raises InputError when a folder holds no checkpoint, FidError when it holds other
+    networks.
+    """
+    shipped = read_bundle(Bundle.load()) if checkpoint is None or generator is None else None
+    provenance: dict[str, Any] = dict(shipped.provenance) if shipped else {}
+    if checkpoint is not None:
+        trained = load_trained(checkpoint)
+        attributes, mapper = trained.attributes, trained.mapper
+        provenance["trained"] = _origin(checkpoint)
+    else:
+        assert shipped is not None
+        attributes, mapper = shipped.attributes, shipped.mapper
+    if generator is not None:
+        resolution = int(read_record(generator)["configuration"]["resolution"])
+        synthesis: nn.Module = load_generator(generator, resolution)
+        provenance["generator"] = _origin(generator)
+    else:
+        assert shipped is not None
+        synthesis, resolution = shipped.synthesis, shipped.resolution
+    return Networks(attributes, mapper, synthesis, resolution, provenance | _environment())
+
+
+def read_bundle(bundle: Bundle) -> Networks:
+    """The networks that a bundle was exported from: its tensors have the names of the modules' own.
+
+    Raises FidError when the bundle was made from other networks than this version of fid has.
+    """
+    trained, synthesis = Trainable(), Synthesis(bundle.resolution)
+    attributes = fold_batch_norms(trained.attributes, torch.zeros(1, 3, CROP_SIZE, CROP_SIZE))
+    for module, graph in ((attributes, "attributes"), (trained.mapper, "mapper"), (synthesis, "synthesis")):
+        tensors = _float_tensors(bundle.graph_path(graph), prefix=f"{graph}.")
+        try:
+            module.load_state_dict(tensors, strict=True)
+        except RuntimeError as error:
+            reason = str(error).splitlines()[-1].strip()
+            raise FidError(
+                f"the bundle {bundle.folder} does not hold the {graph} network of this fid: {reason}"
+            ) from error
+    return Networks(attributes, frozen(trained.mapper), frozen(synthesis), bundle.resolution, dict(bundle.provenance))
+
+
+def _float_tensors(graph: Path, prefix: str) -> dict[str, Tensor]:
+    """The stored weights of an ONNX graph whose names start with `prefix`, as float32, by the rest of the name."""
+    model = onnx.load(graph)  # with its external data
+    return {
+        tensor.name.removeprefix(prefix): torch.from_numpy(numpy_helper.to_array(tensor).copy()).float()
+        for tensor in model.graph.initializer
+        if tensor.name.startswith(prefix)
+    }
+
+
+def _origin(checkpoint: Path) -> dict[str, Any]:
+    """What bundle.json keeps of a checkpoint: the hash of its weights and how they were trained."""
+    record = read_record(checkpoint)
+    weights = Path(record.pop("folder")) / "weights.safetensors"
+    return {"sha256": sha256(weights), **record}
+
+
+def _environment() -> dict[str, Any]:
+    """What bundle.json says about the export itself."""
+    licences = {name: models.model(name).licence for name in ("generator", "sface")}
+    return {"commit": _commit(), "torch": torch.__version__, "onnx": onnx.__version__, "licences": licences}
+
+
+def _commit() -> str | None:
+    """The commit of this source tree, None outside of a repository."""
+    try:
+        done = subprocess.run(
+            ["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True, check=True
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return done.stdout.strip()

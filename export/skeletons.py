@@ -1,0 +1,92 @@
+"""Graph skeletons: ONNX graphs of third-party networks without their weights.
+
+The skeletons of the published generator are committed; their large tensors are references (file, offset, length) into
+the weight files of the fetched generator. So a user of the lean runtime needs neither torch nor a copy of the weights.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import onnx
+import torch
+from onnx import numpy_helper
+
+from ..runtime import models
+from ..runtime.errors import FidError
+from ..runtime.prepare import SKELETON_WEIGHTS
+from ..trainer.networks_mobilestylegan import W_SIZE, Mapping, Synthesis
+from .graphs import GraphModule, MappingGraph, SynthesisGraph
+from .parity import Parity, measure
+from .to_onnx import to_onnx
+from .to_weights import EXTERNAL_FROM, refer
+
+MAX_BYTES = 200_000  # of a committed skeleton
+INPUTS = 4  # a picture of 1024 px takes a second and more in PyTorch on a CPU
+
+
+@dataclass(frozen=True)
+class Skeleton:
+    """What came out."""
+
+    path: Path
+    inside: int  # bytes of tensors that stayed in the graph
+    outside: int  # bytes of tensors in the fetched file
+    parity: Parity
+
+
+def write_skeletons(folder: Path, threads: int = 2) -> list[Skeleton]:
+    """Write mapping.onnx and synthesis-1024.onnx into a folder, each measured against PyTorch first.
+
+    Raises FidError, with nothing written, when one differs by more than its tolerance or is too large to commit.
+    """
+    source = models.ensure("generator")
+    modules: dict[str, GraphModule] = {
+        "mapping": MappingGraph(Mapping.load(source)),
+        "synthesis-1024": SynthesisGraph(Synthesis.load(1024, source), 1024),
+    }
+    generator = torch.Generator().manual_seed(0)
+    z = torch.randn(INPUTS, W_SIZE, generator=generator)
+    with torch.no_grad():
+        inputs = {"z": z.numpy(), "w": Mapping.load(source)(z).numpy()}
+    folder.mkdir(parents=True, exist_ok=True)
+    results = []
+    with TemporaryDirectory(dir=folder) as scratch:
+        for name, module in modules.items():
+            weights = Path(scratch) / SKELETON_WEIGHTS[name]
+            weights.symlink_to(source / SKELETON_WEIGHTS[name])
+            path = Path(scratch) / f"{name}.onnx"
+            model = to_onnx(module)
+            inside, outside = point_into(model, source / SKELETON_WEIGHTS[name])
+            path.write_bytes(model.SerializeToString(deterministic=True))
+            parity = measure(path, module, module, inputs, threads)
+            if parity.fault is not None:
+                raise FidError(f"the skeleton {name} does not agree with PyTorch: {parity.fault}.")
+            if path.stat().st_size > MAX_BYTES:
+                raise FidError(
+                    f"the skeleton {name} has {path.stat().st_size} bytes; at most {MAX_BYTES} are committed."
+                )
+            results.append(Skeleton(path, inside, outside, parity))
+        return [
+            Skeleton(result.path.replace(folder / result.path.name), result.inside, result.outside, result.parity)
+            for result in results
+        ]
+
+
+def point_into(model: onnx.ModelProto, weights: Path) -> tuple[int, int]:
+    """Replace every large tensor whose bytes stand somewhere in a file by a reference to that place.
+
+    Returns the bytes of tensors that stay inside and that are now outside.
+    """
+    content = weights.read_bytes()
+    inside = outside = 0
+    for tensor in model.graph.initializer:
+        array = numpy_helper.to_array(tensor)
+        offset = content.find(array.tobytes()) if array.nbytes >= EXTERNAL_FROM and array.dtype == np.float32 else -1
+        if offset < 0:
+            inside += array.nbytes
+        else:
+            outside += array.nbytes
+            refer(tensor, array.dtype, weights.name, offset, array.nbytes)
+    return inside, outside
