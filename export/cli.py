@@ -63,7 +63,8 @@ def command(
             difference, unit = skeleton.parity.difference, skeleton.parity.tolerance.unit
             console.print(
                 f"{skeleton.path}: {skeleton.path.stat().st_size} bytes, {skeleton.outside} more in the fetched file, "
-                f"max {difference.max:.3g} {unit}, mean {difference.mean:.3g}"
+                f"max {difference.max:.3g} {unit}, mean {difference.mean:.3g}",
+                soft_wrap=True,
             )
         return
     from .read import read_networks
@@ -90,21 +91,25 @@ def command(
         if measured:
             console.print(_table(measured))
     size = sum((bundle.folder / file).stat().st_size for file, _ in bundle.files())
-    console.print(f"wrote {output}: {size / 1e6:.1f} MB, {bundle.precision}")
+    console.print(f"wrote {output}: {size / 1e6:.1f} MB, {bundle.precision}", soft_wrap=True)
 
 
 def _table(measured: "dict[str, Parity]") -> Table:
-    table = Table("graph", "inputs", "unit", "max", "mean", "unrounded: max", "mean", "PSNR dB", "")
+    """Parity as a table of less than 80 columns."""
+    first = next(iter(measured.values()))
+    title = f"PyTorch against {first.provider}, {first.inputs} inputs"
+    table = Table(
+        "graph", "unit", "max", "mean", "| unrounded: max", "mean", "dB", "", title=title, box=None, padding=(0, 1)
+    )
     for graph, parity in measured.items():
         psnr = parity.unrounded.psnr_db
         table.add_row(
             graph,
-            str(parity.inputs),
             parity.tolerance.unit,
-            f"{parity.difference.max:.3g}",
-            f"{parity.difference.mean:.3g}",
-            f"{parity.unrounded.max:.3g}",
-            f"{parity.unrounded.mean:.3g}",
+            f"{parity.difference.max:.2g}",
+            f"{parity.difference.mean:.2g}",
+            f"| {parity.unrounded.max:.2g}",
+            f"{parity.unrounded.mean:.2g}",
             "" if psnr is None else f"{psnr:.1f}",
             "ok" if parity.fault is None else "REFUSED",
         )

@@ -4,6 +4,7 @@ The skeletons of the published generator are committed; their large tensors are 
 the weight files of the fetched generator. So a user of the lean runtime needs neither torch nor a copy of the weights.
 """
 
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -55,7 +56,7 @@ def write_skeletons(folder: Path, threads: int = 2) -> list[Skeleton]:
     with TemporaryDirectory(dir=folder) as scratch:
         for name, module in modules.items():
             weights = Path(scratch) / SKELETON_WEIGHTS[name]
-            weights.symlink_to(source / SKELETON_WEIGHTS[name])
+            shutil.copyfile(source / SKELETON_WEIGHTS[name], weights)  # ONNX Runtime follows no link out of the folder
             path = Path(scratch) / f"{name}.onnx"
             model = to_onnx(module)
             inside, outside = point_into(model, source / SKELETON_WEIGHTS[name])

@@ -1,0 +1,192 @@
+"""A whole export of tiny networks: what is written, what is measured, and that a wrong graph is refused."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from click.testing import CliRunner
+from fid.export import parity, to_bundle
+from fid.export.cli import command
+from fid.export.graphs import GraphModule
+from fid.export.read import Networks
+from fid.export.to_bundle import export_bundle
+from fid.export.to_onnx import to_onnx
+from fid.export.to_weights import WEIGHTS_FILE
+from fid.runtime.bundle import Bundle
+from fid.runtime.errors import FidError, InputError
+from fid.runtime.session import open_session
+from fid.trainer.networks_sface import SFace
+from onnx import numpy_helper
+from tiny import tiny_networks
+
+GRAPHS = ("attributes", "mapper", "synthesis", "reenact")
+
+
+@pytest.fixture(scope="module")
+def networks() -> Networks:
+    return tiny_networks()
+
+
+@pytest.fixture(autouse=True, scope="module")
+def exported_once() -> Iterator[None]:
+    """PyTorch's exporter takes seconds a graph: every test of this file gets the same models from it."""
+    models: dict[str, bytes] = {}
+
+    def remembered(module: GraphModule) -> onnx.ModelProto:
+        name = type(module).__name__
+        if name not in models:
+            models[name] = to_onnx(module).SerializeToString()
+        return onnx.load_from_string(models[name])
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(to_bundle, "to_onnx", remembered)
+        yield
+
+
+@pytest.fixture(scope="module")
+def bundle(networks, tmp_path_factory) -> Bundle:
+    return export_bundle(networks, tmp_path_factory.mktemp("export") / "bundle", threads=1)
+
+
+def external(path: Path) -> dict[str, dict[str, str]]:
+    """Name -> location, offset and length of the tensors that an ONNX file refers to."""
+    model = onnx.load(path, load_external_data=False)
+    return {t.name: {e.key: e.value for e in t.external_data} for t in model.graph.initializer if t.external_data}
+
+
+def test_bundle_says_what_it_holds(bundle):
+    assert set(bundle.graphs) == {*GRAPHS, "identity"}
+    assert bundle.precision == "fp16 weights, fp32 arithmetic"
+    assert bundle.graphs["identity"].prepared == "identity"
+    assert [t.name for t in bundle.graphs["reenact"].inputs] == ["crop", "identity"]
+    assert bundle.graphs["synthesis"].outputs[0].shape == ("batch", 256, 256, 3)
+    assert bundle.provenance["trained"] == {"sha256": "00"}
+    record = json.loads((bundle.folder / "bundle.json").read_text())
+    for graph, figures in record["parity"].items():
+        assert figures["inputs"] == 32, graph
+        assert figures["max"] <= figures["tolerance"]["max"], graph
+        assert figures["mean"] <= figures["tolerance"]["mean"], graph
+        assert figures["provider"] == "onnxruntime CPU"
+    assert record["parity"]["synthesis"]["tolerance"] == {"max": 1, "mean": 0.05, "rounding_psnr_db": 45}
+    assert record["parity"]["mapper"]["tolerance"]["max"] == 1e-3
+
+
+@pytest.mark.parametrize("graph", GRAPHS)
+def test_described_ports_are_the_graphs_own_and_any_batch_runs(bundle, graph):
+    session = open_session(bundle.graph_path(graph), engine="onnxruntime", threads=1)
+    description = bundle.graphs[graph]
+    for port, written in zip(
+        (*session.inputs, *session.outputs), (*description.inputs, *description.outputs), strict=True
+    ):
+        assert (port.name, port.shape, port.dtype) == (written.name, written.shape, written.dtype)
+    for batch in (1, 5):
+        arrays = {t.name: np.zeros((batch, *t.shape[1:]), t.dtype) for t in description.inputs}
+        outputs = session.run(**arrays)
+        assert all(array.shape[0] == batch for array in outputs.values())
+
+
+def test_weights_are_stored_once_and_in_half_precision(bundle):
+    whole = external(bundle.graph_path("reenact"))
+    assert {place["location"] for place in whole.values()} == {WEIGHTS_FILE}
+    for graph in ("attributes", "mapper", "synthesis"):
+        for name, place in external(bundle.graph_path(graph)).items():
+            assert whole[name] == place, f"{graph}: {name}"
+    model = onnx.load(bundle.graph_path("reenact"))
+    stored = {t.name: t for t in model.graph.initializer}
+    assert numpy_helper.to_array(stored["attributes.out.weight"]).dtype == np.float16
+    assert numpy_helper.to_array(stored["attributes.out.bias"]).dtype == np.float32  # small: not worth rounding
+    bytes_needed = sum(int(place["length"]) for place in whole.values())
+    assert (bundle.folder / WEIGHTS_FILE).stat().st_size < bytes_needed + 64 * len(whole)
+
+
+def test_graphs_hold_nothing_of_the_machine_that_made_them(bundle):
+    for graph in GRAPHS:
+        content = bundle.graph_path(graph).read_bytes()
+        model = onnx.load(bundle.graph_path(graph), load_external_data=False)
+        assert not model.metadata_props
+        assert not any(node.metadata_props or node.doc_string for node in model.graph.node)
+        assert str(Path(to_bundle.__file__).parents[1]).encode() not in content
+        assert b".py" not in content
+
+
+def test_openvino_reads_the_same_files(bundle, networks):
+    pytest.importorskip("openvino")
+    rng = np.random.default_rng(0)
+    w = rng.standard_normal((2, 512)).astype(np.float32)
+    images = [
+        open_session(bundle.graph_path("synthesis"), engine=engine, threads=1).run(w=w)["image"].astype(int)
+        for engine in ("onnxruntime", "openvino")
+    ]
+    assert np.abs(images[0] - images[1]).max() <= 1
+
+
+def test_an_edited_tensor_is_refused_and_nothing_is_left(networks, tmp_path, monkeypatch):
+    store = to_bundle.store
+
+    def damage(model, path, weights):
+        if path.name == "synthesis.onnx":
+            (tensor,) = (t for t in model.graph.initializer if t.name == "synthesis.conv.bias")
+            edited = numpy_helper.to_array(tensor) + 0.05
+            tensor.CopyFrom(numpy_helper.from_array(edited.astype(np.float32), tensor.name))
+        store(model, path, weights)
+
+    monkeypatch.setattr(to_bundle, "store", damage)
+    seen = {}
+    with pytest.raises(FidError, match="does not agree with PyTorch") as refusal:
+        export_bundle(networks, tmp_path / "bundle", threads=1, report=seen.__setitem__)
+    assert "synthesis: max" in str(refusal.value)
+    assert "attributes" not in str(refusal.value)
+    assert seen["synthesis"].fault is not None
+    assert seen["reenact"].fault is None
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_older_bundle_survives_a_refused_export(networks, tmp_path, monkeypatch, bundle):
+    target = tmp_path / "bundle"
+    target.mkdir()
+    (target / "bundle.json").write_text("the older one")
+
+    def broken(module):
+        raise FidError("no graph today.")
+
+    monkeypatch.setattr(to_bundle, "to_onnx", broken)
+    with pytest.raises(FidError, match="no graph today"):
+        export_bundle(networks, target, threads=1)
+    assert (target / "bundle.json").read_text() == "the older one"
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_self_contained_single_file(networks, tmp_path):
+    target = tmp_path / "tiny.fid"
+    bundle = export_bundle(networks, target, self_contained=True, threads=1)
+    assert list(tmp_path.iterdir()) == [target]
+    assert bundle.graphs["identity"].file == "identity.onnx"
+    crop = np.random.default_rng(0).integers(0, 256, (1, 256, 256, 3), np.uint8)
+    code = open_session(bundle.graph_path("identity"), engine="onnxruntime", threads=1).run(crop=crop)["identity"]
+    with torch.no_grad():
+        expected = SFace.load()(torch.from_numpy(crop).permute(0, 3, 1, 2) / 127.5 - 1).numpy()
+    assert (code * expected).sum() > 0.9999  # FP16 weights
+
+
+def test_other_peoples_folders_are_not_replaced(networks, tmp_path):
+    (tmp_path / "thesis.txt").write_text("all my work")
+    with pytest.raises(InputError, match="holds something else than a bundle"):
+        export_bundle(networks, tmp_path)
+    with pytest.raises(InputError, match=r"is a file"):
+        export_bundle(networks, tmp_path / "thesis.txt")
+    assert (tmp_path / "thesis.txt").read_text() == "all my work"
+
+
+def test_command_prints_the_table_and_exits_1(networks, tmp_path, monkeypatch):
+    monkeypatch.setattr("fid.export.read.read_networks", lambda checkpoint, generator: networks)
+    monkeypatch.setattr(parity, "CODE", parity.Tolerance("relative", 1e-12, 1e-12))
+    result = CliRunner().invoke(command, ["-o", str(tmp_path / "bundle"), "--threads", "1"])
+    assert isinstance(result.exception, FidError)
+    assert result.exception.exit_code == 1
+    assert "REFUSED" in result.output
+    assert "grey levels" in result.output
+    assert not (tmp_path / "bundle").exists()
