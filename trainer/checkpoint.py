@@ -1,8 +1,8 @@
 """Checkpoints: safetensors and JSON, never pickles.
 
-A run's folder holds `step_000120/` folders, each complete from the moment it has its name (written aside, then renamed):
-`weights.safetensors` (the networks to ship, EMA where there is one), `state.safetensors` (all that resuming needs) and
-`checkpoint.json` (kind, step, configuration, figures).
+A run's folder holds `step_000120/` folders, each complete from the moment it has its name (written aside, then
+renamed): `weights.safetensors` (the networks to ship, EMA where there is one), `state.safetensors` (all that resuming
+needs) and `checkpoint.json` (kind, step, configuration, figures).
 """
 
 import errno
@@ -22,7 +22,10 @@ KEPT = 2  # newest checkpoints of a run
 
 
 def save(run: Path, step: int, weights: dict[str, Tensor], state: dict[str, Tensor], record: dict[str, Any]) -> Path:
-    """Writes `run/step_NNNNNN` and drops all but the newest `KEPT`. Raises FidError when the disk is full; older ones stay."""
+    """Writes `run/step_NNNNNN` and drops all but the newest `KEPT`.
+
+    Raises FidError when it cannot be written (the disk is full); the older ones stay.
+    """
     target, partial = run / f"step_{step:06d}", run / f".step_{step:06d}.partial"
     shutil.rmtree(partial, ignore_errors=True)
     try:
@@ -43,6 +46,13 @@ def save(run: Path, step: int, weights: dict[str, Tensor], state: dict[str, Tens
     return target
 
 
+def write_json(path: Path, record: dict[str, Any]) -> None:
+    """Writes a JSON file aside and renames it, so that it is never half a file."""
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(json.dumps(record, indent=1) + "\n")
+    partial.rename(path)
+
+
 def latest(run: Path) -> Path | None:
     """The newest complete checkpoint of a run, or None."""
     found = sorted(p for p in run.glob("step_[0-9]*") if (p / "checkpoint.json").is_file())
@@ -53,7 +63,9 @@ def read_record(checkpoint: Path) -> dict[str, Any]:
     """`checkpoint.json` of a checkpoint folder (or of a run's newest). Raises InputError when there is none."""
     folder = checkpoint if (checkpoint / "checkpoint.json").is_file() else latest(checkpoint)
     if folder is None:
-        raise InputError(f"{checkpoint} holds no checkpoint: expected a folder with checkpoint.json and weights.safetensors.")
+        raise InputError(
+            f"{checkpoint} holds no checkpoint: expected a folder with checkpoint.json and weights.safetensors."
+        )
     return {**json.loads((folder / "checkpoint.json").read_text()), "folder": str(folder)}
 
 
@@ -74,7 +86,9 @@ def load_into(module: nn.Module, tensors: dict[str, Tensor], prefix: str) -> Non
     try:
         module.load_state_dict(own, strict=True)
     except RuntimeError as error:
-        raise FidError(f"the checkpoint does not fit the {prefix} network: {str(error).splitlines()[-1].strip()}") from error
+        raise FidError(
+            f"the checkpoint does not fit the {prefix} network: {str(error).splitlines()[-1].strip()}"
+        ) from error
 
 
 def tensors_of(prefix: str, module: nn.Module) -> dict[str, Tensor]:
