@@ -1,15 +1,58 @@
-"""What every training loop shares: when to stop, and what one sees meanwhile."""
+"""What every training loop shares: where it runs, when to stop, and what one sees meanwhile."""
 
+import os
+import platform
 import signal
+import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
 
+import torch
 from rich.console import Console
+
+ROOT = Path(__file__).resolve().parents[1]  # of the repository, where this is a checkout
+
+
+def best_device() -> torch.device:
+    """The GPU where there is one, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def machine_record() -> dict[str, Any]:
+    """Where and with what a run was made, for its run.json: platform, CPU count, device, versions, commit.
+
+    `commit` ends in `+changes` when tracked files differ from it, and is None outside of a git checkout.
+    """
+    device = best_device()
+    return {
+        "platform": platform.platform(),
+        "cpus": os.cpu_count(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "commit": _commit(),
+    }
+
+
+def _commit() -> str | None:
+    if not (ROOT / ".git").exists():  # an installed fid may lie inside of somebody else's repository
+        return None
+    command = ["git", "--no-optional-locks", "describe", "--always", "--exclude=*", "--abbrev=40", "--dirty=+changes"]
+    try:
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return done.stdout.strip()
 
 
 class Budget:
-    """Time left, and whether Ctrl-C (SIGINT) or SIGTERM asked for a stop; the loop saves and leaves at the next step."""
+    """Time left, and whether Ctrl-C (SIGINT) or SIGTERM asked for a stop.
+
+    The loop asks `over` at each step; when it is true, it saves and leaves.
+    """
 
     def __init__(self, max_minutes: float | None) -> None:
         self.start = time.monotonic()
@@ -34,7 +77,7 @@ class Budget:
             self.interrupted = True
             signal.signal(number, previous[number])
 
-        previous = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+        previous = {int(number): signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
             yield
         finally:
