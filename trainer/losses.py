@@ -13,7 +13,10 @@ def adversarial_d(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
 
 
 def r1_penalty(real_logits: Tensor, real_w: Tensor, gamma: float) -> Tensor:
-    """The last term of equation (2): gamma / 2 times the mean squared gradient norm at real w [N, 512] (requires grad)."""
+    """The last term of equation (2): gamma / 2 times the mean squared gradient norm at real w [N, 512].
+
+    `real_logits` [N] are D_W's answers to `real_w`, which requires a gradient.
+    """
     (gradient,) = torch.autograd.grad(real_logits.sum(), real_w, create_graph=True)
     return 0.5 * gamma * gradient.square().sum(dim=1).mean()
 
@@ -34,17 +37,19 @@ def identity_cosine(code: Tensor, target: Tensor) -> Tensor:
 
 
 def landmarks_l2(points: Tensor, target: Tensor, size: int) -> Tensor:
-    """Equation (5), squared: mean squared distance of landmarks [N, K, 2] (pixels of a crop `size` wide), as a fraction of it."""
+    """Equation (5), squared: mean squared distance of landmarks [N, K, 2] in pixels, as a fraction of `size`."""
     return ((points - target) / size).square().sum(dim=2).mean()
 
 
 def ms_ssim(image: Tensor, target: Tensor, scales: int = 5) -> Tensor:
     """Multi-scale structural similarity [N] (Wang et al. 2003), 11 px Gaussian window of 1.5 px, values in [-1, 1].
 
-    Raises ValueError when the coarsest scale is smaller than the window: each image side must be at least 11 * 2^(scales-1).
+    Raises ValueError when the coarsest scale is smaller than the window: a side is 11 * 2^(scales-1) px at least.
     """
     if min(image.shape[-2:]) < 11 << (scales - 1):
-        raise ValueError(f"{tuple(image.shape[-2:])} px is too small for {scales} scales: expected {11 << (scales - 1)} px or more")
+        raise ValueError(
+            f"{tuple(image.shape[-2:])} px is too small for {scales} scales: expected {11 << (scales - 1)} px or more"
+        )
     weights = image.new_tensor(MS_SSIM_WEIGHTS[:scales])
     weights = weights / weights.sum()
     coordinates = torch.arange(11, device=image.device, dtype=image.dtype) - 5
@@ -85,5 +90,5 @@ def reconstruction(image: Tensor, target: Tensor, same: Tensor, alpha: float = 0
 
 
 def coarse_colour(image: Tensor, target: Tensor, cells: int = 8) -> Tensor:
-    """L1 of the images averaged to `cells` x `cells`: light and background of the attribute image, below facial detail."""
+    """L1 of the images averaged to `cells` x `cells`: light and background, coarser than facial detail."""
     return (F.adaptive_avg_pool2d(image, cells) - F.adaptive_avg_pool2d(target, cells)).abs().mean()
