@@ -1,9 +1,9 @@
 """Distils the 256 px (or 128 px) generator from the 1024 px one: `fid-train distill`.
 
-The target is the 1024 px image averaged over squares of pixels. The to-image head starts in closed form (least squares from
-the last activations to the target's wavelet bands) and is then trained together with the last block: L1 on the image and on its
-coarse copies (colour), and LPIPS. All blocks before stay as published, so their activations are computed once, and training
-sees windows of them: a quarter of an image each, of four times as many people.
+The target is the 1024 px image averaged over squares of pixels. The to-image head starts in closed form (least squares
+from the last activations to the target's wavelet bands) and is then trained together with the last block: L1 on the
+image and on its coarse copies (colour), and LPIPS. All blocks before stay as published, so their activations are
+computed once, and training sees windows of them: a quarter of an image each, of four times as many people.
 """
 
 import copy
@@ -20,8 +20,17 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from ..runtime.errors import FidError
-from .checkpoint import latest, load_into, optimizer_tensors, read_record, read_weights, restore_optimizer, save, tensors_of
-from .loop import Budget, Progress
+from .checkpoint import (
+    latest,
+    load_into,
+    optimizer_tensors,
+    read_record,
+    read_weights,
+    restore_optimizer,
+    save,
+    tensors_of,
+)
+from .loop import Budget, Progress, best_device
 from .lpips import LPIPS
 from .networks_mobilestylegan import W_SIZE, DistilledToImage, Mapping, Synthesis, haar
 
@@ -47,30 +56,32 @@ class DistillConfig:
     seed: int = 7
 
 
-def mean_w(mapping: Mapping, samples: int = 100_000, seed: int = 0) -> Tensor:
-    """The mean of W [512], the point that truncation pulls towards."""
-    generator = torch.Generator().manual_seed(seed)
-    return torch.stack([mapping(torch.randn(1000, W_SIZE, generator=generator)).mean(0) for _ in range(samples // 1000)]).mean(0)
+def mean_w(mapping: Mapping) -> Tensor:
+    """The mean of W [512], of 100,000 samples: the point that truncation pulls towards."""
+    generator = torch.Generator().manual_seed(0)
+    return torch.stack([mapping(torch.randn(1000, W_SIZE, generator=generator)).mean(0) for _ in range(100)]).mean(0)
 
 
 def write_targets(folder: Path, config: DistillConfig, log: Callable[[str], None] = print) -> None:
     """Writes shards of w [32, 512] float32 and 256 px targets [32, 3, 256, 256] float16; skips those that are there."""
+    held_out_shards = -(-config.held_out // SHARD)
+    n_shards = held_out_shards + -(-config.images // SHARD)
+    paths = [folder / f"shard_{index:04d}.npz" for index in range(n_shards)]
+    if all(path.exists() for path in paths):
+        return
     folder.mkdir(parents=True, exist_ok=True)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = best_device()
     mapping, teacher = Mapping.load(), Synthesis.load(1024).to(device)
     centre = mean_w(mapping)
     generator = torch.Generator().manual_seed(config.seed)
-    held_out_shards = -(-config.held_out // SHARD)
-    n_shards = held_out_shards + -(-config.images // SHARD)
     start = time.monotonic()
-    for index in range(n_shards):
+    for index, path in enumerate(paths):
         z = torch.randn(SHARD, W_SIZE, generator=generator)
         low, high = config.psi
         psi = low + (high - low) * torch.rand(SHARD, 1, generator=generator)
         if index < held_out_shards:
             psi = torch.full_like(psi, config.held_out_psi)
         w = centre + psi * (mapping(z) - centre)
-        path = folder / f"shard_{index:04d}.npz"
         if path.exists():
             continue
         with torch.no_grad():
@@ -86,11 +97,14 @@ def read_targets(folder: Path, config: DistillConfig) -> tuple[tuple[Tensor, Ten
     """(w, image) of the training targets and of the held-out ones; images float16 at the configured resolution."""
 
     def read(paths: list[Path]) -> tuple[Tensor, Tensor]:
-        shards = [np.load(path) for path in paths]
-        images = [torch.from_numpy(shard["image"]) for shard in shards]
+        codes, images = [], []
+        for path in paths:
+            with np.load(path) as shard:
+                codes.append(torch.from_numpy(shard["w"]))
+                images.append(torch.from_numpy(shard["image"]))
         if config.resolution != 256:
             images = [F.avg_pool2d(i.float(), 256 // config.resolution).half() for i in images]
-        return torch.cat([torch.from_numpy(shard["w"]) for shard in shards]), torch.cat(images)
+        return torch.cat(codes), torch.cat(images)
 
     paths = sorted(folder.glob("shard_*.npz"))
     held_out_shards = -(-config.held_out // SHARD)
@@ -99,9 +113,10 @@ def read_targets(folder: Path, config: DistillConfig) -> tuple[tuple[Tensor, Ten
 
 @torch.no_grad()
 def closed_form_head(network: Synthesis, w: Tensor, images: Tensor, ridge: float = 1e-5) -> None:
-    """Ridge least squares from (activations, 1) to the target's 12 wavelet bands; fills the head's skip and the constant colour.
+    """Ridge least squares from (activations, 1) to the target's 12 wavelet bands.
 
-    w is left to training: a few dozen images say nothing about its 512 directions.
+    Fills the head's skip and its constant colour. w is left to training: a few dozen images say nothing about its 512
+    directions.
     """
     head = network.to_image
     assert isinstance(head, DistilledToImage)
@@ -130,7 +145,7 @@ def psnr(image: Tensor, target: Tensor) -> Tensor:
 
 @torch.no_grad()
 def measure(network: Synthesis, w: Tensor, images: Tensor) -> dict[str, float]:
-    """PSNR (dB) and colour drift (mean absolute difference of an image's mean colour, grey levels) on held-out targets."""
+    """PSNR (dB) and colour drift (mean absolute difference of an image's mean colour, grey levels) on targets."""
     outputs = torch.cat([network(code).float() for code in w.split(4)])
     target = images.float()
     values = psnr(outputs, target)
@@ -155,14 +170,14 @@ def image_loss(output: Tensor, target: Tensor, perceptual: nn.Module | None, wei
 
 
 def window(maps: Tensor, corner: list[int], scale: int) -> Tensor:
-    """Half of the side of maps [N, C, S, S] from the corner (top, left), given in pixels of maps `scale` times smaller."""
+    """Half of the side of maps [N, C, S, S] from a corner (top, left), in pixels of maps `scale` times smaller."""
     top, left = (scale * c for c in corner)
     half = maps.shape[-1] // 2
     return maps[..., top : top + half, left : left + half]
 
 
 def window_image(network: Synthesis, x: Tensor, w: Tensor, corner: list[int]) -> Tensor:
-    """The image [N, 3, R/2, R/2] of a window [N, C, R/8, R/8] of the trunk's activations; its rim lacks its neighbours."""
+    """The image [N, 3, R/2, R/2] of a window [N, C, R/8, R/8] of the trunk's activations; the rim lacks neighbours."""
     origin = (2 * corner[0], 2 * corner[1])
     head = network.to_image
     assert isinstance(head, DistilledToImage)
@@ -180,15 +195,15 @@ def distill(
 ) -> Path:
     """Trains a generator into `run` and returns its last checkpoint folder.
 
-    Targets are made first (in `targets`, default `run/targets`) and kept. With `resume` it goes on from the newest checkpoint.
-    Raises FidError when the loss is not finite; the last good checkpoint stays.
+    Targets are made first (in `targets`, default `run/targets`) and kept. With `resume` it goes on from the newest
+    checkpoint. Raises FidError when the loss is not finite; the last good checkpoint stays.
     """
     console = console or Console()
     budget = Budget(max_minutes)
     targets = targets or run / "targets"
     write_targets(targets, config, log=console.print)
     (w, images), held_out = read_targets(targets, config)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = best_device()
     torch.manual_seed(config.seed)
     network = Synthesis.load(config.resolution)
     first = 0
@@ -204,7 +219,8 @@ def distill(
     average = copy.deepcopy(network)
     if state:
         load_into(average, state, "average")
-    network.to(device, memory_format=torch.channels_last).requires_grad_(False)  # type: ignore[call-overload]
+    network.to(device).requires_grad_(False)
+    network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue] - torch's stubs lack it
     average.to(device).requires_grad_(False)
     head, block = (list(part.requires_grad_(True).parameters()) for part in (network.to_image, network.blocks[-1]))
     optimizer = torch.optim.Adam(
@@ -212,9 +228,7 @@ def distill(
     )
     if state:
         restore_optimizer(optimizer, state, "optimizer")
-    perceptual = None
-    if config.lpips:
-        perceptual = LPIPS.load("alex").to(device)
+    perceptual = LPIPS.load("alex").to(device) if config.lpips else None
 
     def save_now(step: int, figures: dict[str, float]) -> Path:
         weights = tensors_of("synthesis", average)
@@ -240,7 +254,9 @@ def distill(
             for group in optimizer.param_groups:
                 warm = min(1.0, (step + 1) / 20)
                 group["lr"] = group["rate"] * warm * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * step / config.steps)))
-            corners = torch.randint(trunk.shape[-1] // 2 + 1, (2,), generator=torch.Generator().manual_seed(step)).tolist()
+            corners = torch.randint(
+                trunk.shape[-1] // 2 + 1, (2,), generator=torch.Generator().manual_seed(step)
+            ).tolist()
             code = w[index].to(device)
             output = window_image(network, window(trunk[index], corners, 1).float(), code, corners)
             target = window(images[index].to(device), corners, 4).float()
@@ -248,7 +264,9 @@ def distill(
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             if not torch.isfinite(loss):
-                raise FidError(f"the loss is not finite at step {step}; the last good checkpoint in {run} is untouched.")
+                raise FidError(
+                    f"the loss is not finite at step {step}; the last good checkpoint in {run} is untouched."
+                )
             optimizer.step()
             step += 1
             decay = min(0.995, step / (step + 20))
