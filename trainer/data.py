@@ -1,19 +1,19 @@
 """Faces to train on: images of the generator with their w, drawn online or kept in shards (`fid-train dataset`).
 
-The frozen networks' answers (identity code, landmarks) are part of a face, so that an epoch over a kept dataset costs neither
-the generator nor them.
+The frozen networks' answers (identity code, landmarks) are part of a face, so that an epoch over a kept dataset costs
+neither the generator nor them.
 """
 
 import time
+import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass, fields
-from importlib import resources
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..runtime.errors import FidError, InputError
 from .networks_facemesh import FaceMesh
@@ -21,6 +21,7 @@ from .networks_mobilestylegan import W_SIZE, Mapping, Synthesis
 from .networks_sface import SFace
 
 SHARD = 256  # faces in one file
+REAL_CODES = Path(__file__).with_name("sface_real_codes.npz")
 
 
 @dataclass(frozen=True)
@@ -61,14 +62,14 @@ class FrozenNetworks:
 
     @classmethod
     def load(cls, synthesis: Synthesis, device: torch.device) -> "FrozenNetworks":
-        """Reads the fetched networks; `synthesis` is the generator to train through. Everything is frozen on `device`."""
+        """Reads the fetched networks; `synthesis` is the generator to train through. All are frozen, on `device`."""
         mapping = Mapping.load()
         samples = torch.cat([mapping(z) for z in torch.randn(20_000, W_SIZE, generator=_generator(0)).split(1000)])
-        networks: tuple[nn.Module, ...] = (mapping, synthesis, SFace.load(), FaceMesh.load())
-        for network in networks:
+        identity, landmarks = SFace.load(), FaceMesh.load()
+        for network in (mapping, synthesis, identity, landmarks):
             network.to(device).eval().requires_grad_(False)
-        synthesis.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        return cls(*networks, samples.mean(0).to(device), samples.std(0).to(device))  # type: ignore[arg-type]
+        synthesis.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue] - torch's stubs lack it
+        return cls(mapping, synthesis, identity, landmarks, samples.mean(0).to(device), samples.std(0).to(device))
 
     def inner_face(self, crop: Tensor) -> Tensor:
         """Landmarks [N, K, 2] of eyes, eyebrows, nose and lips, pixels of a 256 px crop."""
@@ -92,7 +93,14 @@ def _generator(seed: int) -> torch.Generator:
 
 
 def write_dataset(
-    folder: Path, n: int, frozen: FrozenNetworks, *, psi: float, seed: int, stop: Callable[[], bool], log: Callable[[str], None]
+    folder: Path,
+    n: int,
+    frozen: FrozenNetworks,
+    *,
+    psi: float,
+    seed: int,
+    stop: Callable[[], bool],
+    log: Callable[[str], None],
 ) -> None:
     """Writes n faces in shards of 256; shards that are there are kept, so an interrupted run goes on where it was."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -119,23 +127,32 @@ def read_dataset(folder: Path) -> Faces:
     """All faces of a dataset folder. Raises InputError when there are none or a shard is broken."""
     paths = sorted(folder.glob("faces_*.npz"))
     if not paths:
-        raise InputError(f"{folder} holds no faces_*.npz: make a dataset first with `fid-train dataset -n 8000 -o {folder}`.")
+        raise InputError(
+            f"{folder} holds no faces_*.npz: make a dataset first with `fid-train dataset -n 8000 -o {folder}`."
+        )
     try:
-        shards = [np.load(path) for path in paths]
-        return Faces(*(torch.cat([torch.from_numpy(s[field.name]) for s in shards]) for field in fields(Faces)))
-    except (OSError, ValueError, KeyError) as error:
-        raise InputError(f"{folder} holds a broken shard ({error}); delete it and run `fid-train dataset` again.") from error
+        shards = [_read_shard(path) for path in paths]
+    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise InputError(
+            f"{folder} holds a broken shard ({error}); delete it and run `fid-train dataset` again."
+        ) from error
+    return Faces(*(torch.cat([shard[field.name] for shard in shards]) for field in fields(Faces)))
+
+
+def _read_shard(path: Path) -> dict[str, Tensor]:
+    with path.open("rb") as file, np.load(file) as shard:  # np.load leaves a broken file open that it opened itself
+        return {field.name: torch.from_numpy(shard[field.name]) for field in fields(Faces)}
 
 
 class RealIdentities:
-    """Identity codes like those of photographed people, drawn from statistics (mean and covariance) of real SFace codes.
+    """Identity codes like those of photographed people, drawn from statistics of real SFace codes.
 
-    Codes of generated faces fill a corner of code space; these do not. The statistics hold no picture and nobody's code
-    (NOTICE tells where they come from).
+    Codes of generated faces fill a corner of code space; these do not. The statistics are a mean and a covariance; they
+    hold no picture and nobody's code (NOTICE tells where they come from).
     """
 
     def __init__(self) -> None:
-        with resources.as_file(resources.files(__package__) / "sface_real_codes.npz") as path, np.load(path) as data:
+        with np.load(REAL_CODES) as data:
             self.mean = torch.from_numpy(data["mean"].astype(np.float32))
             covariance = torch.from_numpy(data["covariance"].astype(np.float64))
         values, vectors = torch.linalg.eigh(covariance)
@@ -147,9 +164,10 @@ class RealIdentities:
 
 
 def augment(crop: Tensor, generator: torch.Generator) -> Tensor:
-    """What a camera and an aligner do to an attribute image: shift and scale a little, blur, noise. Half the batch is left alone.
+    """What a camera and an aligner do to an attribute image: shift and scale a little, blur, noise.
 
-    Crop [N, 3, S, S] in [-1, 1], same out. Misalignment is at most 2 % of the side, blur a lower resolution, noise 5 levels.
+    Crop [N, 3, S, S] in [-1, 1], same out. About half of the batch is left alone; for the rest misalignment is at most
+    1 % of the side and 2 % of scale, blur a lower resolution, noise up to 5 grey levels.
     """
     n, size = len(crop), crop.shape[-1]
 
@@ -157,8 +175,8 @@ def augment(crop: Tensor, generator: torch.Generator) -> Tensor:
         return (low + (high - low) * torch.rand(*shape, generator=generator)).to(crop.device)
 
     theta = torch.zeros(n, 2, 3, device=crop.device)
-    theta[:, 0, 0] = theta[:, 1, 1] = uniform(0.97, 1.03, n)
-    theta[:, :, 2] = uniform(-0.03, 0.03, n, 2)
+    theta[:, 0, 0] = theta[:, 1, 1] = uniform(0.98, 1.02, n)
+    theta[:, :, 2] = uniform(-0.02, 0.02, n, 2)
     grid = F.affine_grid(theta, list(crop.shape), align_corners=False)
     changed = F.grid_sample(crop, grid, padding_mode="reflection", align_corners=False)
     small = int(uniform(0.4, 1.0, 1).item() * size)

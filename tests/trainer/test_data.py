@@ -1,0 +1,68 @@
+"""Faces to train on: kept in shards, drawn online, and the inputs' augmentation."""
+
+import pytest
+import torch
+from fid.runtime.errors import InputError
+from fid.trainer import data
+
+
+def test_a_draw_is_what_the_networks_say(frozen):
+    faces = frozen.draw(3, 0.8, torch.Generator().manual_seed(5), batch=2)
+    assert faces.image.dtype == torch.uint8
+    assert faces.image.shape == (3, 3, 128, 128)
+    again = frozen.draw(3, 0.8, torch.Generator().manual_seed(5), batch=3)
+    torch.testing.assert_close(faces.w, again.w)
+    with torch.no_grad():
+        torch.testing.assert_close(frozen.identity(faces.crop), faces.identity, atol=1e-4, rtol=1e-3)
+        torch.testing.assert_close(frozen.inner_face(faces.crop), faces.landmarks, atol=1e-2, rtol=1e-3)
+    truncated = frozen.draw(3, 0.0, torch.Generator().manual_seed(5))
+    torch.testing.assert_close(truncated.w, frozen.w_mean.expand(3, -1))
+
+
+def test_a_dataset_goes_on_where_it_stopped(frozen, tmp_path, monkeypatch):
+    monkeypatch.setattr(data, "SHARD", 2)
+    lines = []
+
+    def write(stop_after):
+        data.write_dataset(
+            tmp_path, 5, frozen, psi=0.8, seed=1, stop=lambda: len(lines) >= stop_after, log=lines.append
+        )
+
+    write(stop_after=1)
+    assert [p.name for p in sorted(tmp_path.iterdir())] == ["faces_00000.npz"]
+    first = (tmp_path / "faces_00000.npz").read_bytes()
+    write(stop_after=9)
+    assert len(lines) == 3
+    assert (tmp_path / "faces_00000.npz").read_bytes() == first
+    faces = data.read_dataset(tmp_path)
+    assert len(faces) == 6
+    assert len(faces[torch.tensor([0, 5])]) == 2
+
+
+def test_a_folder_that_is_no_dataset(tmp_path):
+    with pytest.raises(InputError, match=r"no faces_.*fid-train dataset"):
+        data.read_dataset(tmp_path)
+    for broken in (b"PK\x03\x04 half", b"no archive", b""):
+        (tmp_path / "faces_00000.npz").write_bytes(broken)
+        with pytest.raises(InputError, match="broken shard"):
+            data.read_dataset(tmp_path)
+
+
+def test_drawn_identities_are_like_real_people():
+    # Of 4,281 photographed people: norm of the mean code 0.323, mean cosine of two people 0.104.
+    codes = data.RealIdentities().draw(2000, torch.Generator().manual_seed(0))
+    torch.testing.assert_close(codes.norm(dim=1), torch.ones(2000))
+    assert codes.mean(0).norm().item() == pytest.approx(0.326, abs=0.01)
+    assert (codes[:1000] * codes[1000:]).sum(1).mean().item() == pytest.approx(0.106, abs=0.01)
+
+
+def test_augmentation_leaves_half_alone_and_moves_little():
+    ramp = torch.linspace(-0.8, 0.8, 128).expand(64, 3, 128, 128)
+    changed = data.augment(ramp, torch.Generator().manual_seed(0))
+    assert torch.equal(changed, data.augment(ramp, torch.Generator().manual_seed(0)))
+    alone = (changed == ramp).flatten(1).all(1)
+    assert 20 < alone.sum() < 44
+    # 2 % of scale and 1 % of shift move an inner column by at most 2.3 of 128 pixels, a lower resolution by 1 more
+    inner = (changed - ramp)[..., 16:-16].mean((1, 2)).abs()
+    assert 0.005 < inner.max() < 3.3 * 1.6 / 128 + 0.01  # of brightness; the last term is the noise of a column's mean
+    assert changed.abs().max() <= 1
