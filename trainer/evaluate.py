@@ -1,8 +1,8 @@
 """Measures a checkpoint on generated pairs that training never saw: `fid-train evaluate`.
 
-Identity: SFace cosine between the output and the identity image; the leak is the same measure against the attribute image,
-beside random pairs. Landmarks: mean distance of the inner face's points to those of the attribute image, as a share of the
-same distance between random pairs. Reconstruction: both measures where I_id = I_attr.
+Identity: SFace cosine between the output and the identity image; the leak is the same measure against the attribute
+image, beside random pairs. Landmarks: mean distance of the inner face's points to those of the attribute image, as a
+share of the same distance between random pairs. Reconstruction: both measures where I_id = I_attr.
 """
 
 from dataclasses import asdict, dataclass
@@ -32,7 +32,7 @@ def _distance(points: Tensor, others: Tensor) -> Tensor:
 
 @torch.no_grad()
 def evaluate(networks: Trainable, frozen: FrozenNetworks, config: EvaluateConfig) -> dict[str, Any]:
-    """Figures of E_attr and M through `frozen.synthesis` on `config.pairs` pairs; means, and standard deviations of cosines."""
+    """Figures of E_attr and M through `frozen.synthesis` on `config.pairs` pairs, by name; cosines as mean and std."""
     random = torch.Generator().manual_seed(config.seed)
     people = frozen.draw(config.pairs, config.psi, random, config.batch)
     attributes = frozen.draw(config.pairs, config.psi, random, config.batch)

@@ -4,6 +4,7 @@ Images are float NCHW RGB in [-1, 1]; codes are float [N, size].
 """
 
 import math
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -68,13 +69,17 @@ class AttributeEncoder(nn.Module):
 class Mapper(nn.Module):
     """M of equation (1): a 4-layer LeakyReLU perceptron from z = [identity code, attribute code] to w [N, 512].
 
-    The unit identity code is scaled to unit variance per entry; the output is in standard deviations of W around its mean.
+    The unit identity code is scaled to unit variance per entry; the last layer answers in standard deviations of W
+    around its mean.
     """
+
+    w_mean: Tensor
+    w_std: Tensor
 
     def __init__(self, attributes_size: int = ATTRIBUTES_SIZE, width: int = 1024) -> None:
         super().__init__()
         sizes = (IDENTITY_SIZE + attributes_size, width, width, width, W_SIZE)
-        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in zip(sizes, sizes[1:], strict=False))
+        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(sizes))
         for layer in self.layers:
             assert isinstance(layer, nn.Linear)
             nn.init.kaiming_normal_(layer.weight, a=0.2)
@@ -93,10 +98,13 @@ class Mapper(nn.Module):
 class WDiscriminator(nn.Module):
     """D_W: w [N, 512] -> logit [N]; tells the mapper's w from the generator's own. Works on standardised w."""
 
+    w_mean: Tensor
+    w_std: Tensor
+
     def __init__(self, width: int = 512) -> None:
         super().__init__()
         sizes = (W_SIZE, width, width, width, 1)
-        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in zip(sizes, sizes[1:], strict=False))
+        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(sizes))
         self.register_buffer("w_mean", torch.zeros(W_SIZE))
         self.register_buffer("w_std", torch.ones(W_SIZE))
 

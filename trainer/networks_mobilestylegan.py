@@ -1,11 +1,12 @@
 """The generator G: MobileStyleGAN (Belousov 2021, arXiv 2104.04767) read from its OpenVINO IR.
 
 `Mapping` takes z [N, 512] to w [N, 512]. `Synthesis` takes w [N, 512], or W+ [N, n_styles, 512], to an image
-[N, 3, R, R], RGB, about [-1, 1]. At 1024 px it is the published network; at 256 and 128 px it stops after the 128 or 64 px
-block and ends in a to-image head of our own, trained by `fid-train distill` (128 px serves training on small machines).
+[N, 3, R, R], RGB, about [-1, 1]. At 1024 px it is the published network; at 256 and 128 px it stops after the 128 or
+64 px block and ends in a to-image head of our own, trained by `fid-train distill` (128 px serves training on small
+machines).
 
-Noise is a constant of the published file, so an image is a function of w alone. Demodulation is folded into the weights;
-only the modulation depends on w.
+Noise is a constant of the published file, so an image is a function of w alone. Demodulation is folded into the
+weights; only the modulation depends on w.
 """
 
 import math
@@ -67,6 +68,7 @@ class Mapping(nn.Module):
         network = cls()
         with torch.no_grad():
             for layer, weight, bias in zip(network.layers, weights, biases, strict=True):
+                assert isinstance(layer, nn.Linear)
                 layer.weight.copy_(torch.from_numpy(weight.copy()))
                 layer.bias.copy_(torch.from_numpy(bias.copy()))
         return network.eval().requires_grad_(False)
@@ -96,7 +98,10 @@ def inverse_haar(x: Tensor) -> Tensor:
 
 
 class Modulation(nn.Module):
-    """One style: w [N, 512] -> channel factors [N, C, 1, 1], times the gain 1/sqrt(fan-in) of the convolution that follows."""
+    """One style: w [N, 512] -> channel factors [N, C, 1, 1].
+
+    `gain` is 1/sqrt(fan-in) of the convolution that follows.
+    """
 
     def __init__(self, channels: int, gain: float = 1.0) -> None:
         super().__init__()
@@ -168,8 +173,8 @@ class ToImage(nn.Module):
 class DistilledToImage(nn.Module):
     """Our to-image head: what the dropped blocks did to colour and detail, in one narrow convolution.
 
-    bands = skip * (x . style) + modulated 1x1 (styled separable conv (x)) + colour . w, then the inverse wavelet transform.
-    The skip and the colour have a closed-form start (`trainer/distill.py`).
+    bands = skip * (x . style) + modulated 1x1 (styled separable conv (x)) + colour . w, then the inverse wavelet
+    transform. The skip and the colour have a closed-form start (`trainer/distill.py`).
     """
 
     def __init__(self, c_in: int, resolution: int, width: int = 64) -> None:
@@ -251,7 +256,7 @@ class Synthesis(nn.Module):
 
 
 def _copy(network: Synthesis, constants: dict[str, np.ndarray]) -> None:
-    """Copies the IR's constants; the nameless ones (noise, pointwise weights, gains) are found by their order in the file."""
+    """Copies the IR's constants; the nameless ones (noise, pointwise weights) are found by their order in the file."""
 
     def take(target: Tensor, source: np.ndarray) -> None:
         with torch.no_grad():
@@ -261,7 +266,9 @@ def _copy(network: Synthesis, constants: dict[str, np.ndarray]) -> None:
         take(target.weight, constants[f"{name}.weight"])
         take(target.bias, constants[f"{name}.bias"])
 
-    noises = iter([a for a in constants.values() if a.ndim == 4 and a.shape[:2] == (1, 1) and a.shape[2] == a.shape[3] > 1])
+    noises = iter(
+        [a for a in constants.values() if a.ndim == 4 and a.shape[:2] == (1, 1) and a.shape[2] == a.shape[3] > 1]
+    )
     dense = iter([a for n, a in constants.items() if n.startswith("Mul_") and n.endswith("_copy")])
 
     def take_conv(target: StyledConv, name: str) -> None:
