@@ -2,8 +2,8 @@
 
 import json
 import sys
-from collections.abc import Callable
 from dataclasses import asdict, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +12,7 @@ from rich.console import Console
 
 from ..runtime.errors import FidError
 
-try:
-    import torch
-except ImportError:  # the lean runtime has no torch
-    torch = None
+NEEDED = {"torch": "PyTorch", "safetensors": "safetensors"}  # of the train extra, by import name
 
 console = Console(highlight=False)
 minutes_option = click.option("--max-minutes", type=float, help="Save and stop after this many minutes.")
@@ -28,10 +25,10 @@ generator_option = click.option(
 dry_run_option = click.option("--dry-run", is_flag=True, help="Print the resolved configuration and stop.")
 
 
-def _plan(title: str, config: Any, dry_run: bool) -> None:
+def _plan(title: str, plan: dict[str, Any], dry_run: bool) -> None:
     """Prints the resolved configuration; leaves the program there on --dry-run."""
     console.print(f"[bold]{title}[/bold]")
-    for name, value in asdict(config).items():
+    for name, value in plan.items():
         console.print(f"  {name:20} {value}")
     if dry_run:
         sys.exit(0)
@@ -66,7 +63,7 @@ def distill(
     from .distill import distill as run
 
     config = DistillConfig(resolution=int(resolution), images=images, steps=steps)
-    _plan("distill", config, dry_run)
+    _plan("distill", asdict(config), dry_run)
     checkpoint = run(output, config, targets=targets, max_minutes=max_minutes, resume=resume, console=console)
     console.print(f"saved {checkpoint}")
 
@@ -85,10 +82,9 @@ def dataset(
     """Write generated faces with their w, identity codes and landmarks; goes on where an earlier call stopped."""
     from .data import FrozenNetworks, write_dataset
     from .fit import load_generator
-    from .loop import Budget
+    from .loop import Budget, best_device
 
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    frozen = FrozenNetworks.load(load_generator(generator, int(resolution)), device)
+    frozen = FrozenNetworks.load(load_generator(generator, int(resolution)), best_device())
     budget = Budget(max_minutes)
     with budget.catching_signals():
         write_dataset(output, count, frozen, psi=psi, seed=seed, stop=lambda: budget.over, log=console.print)
@@ -96,7 +92,9 @@ def dataset(
 
 @main_group.command()
 @click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="The run's folder.")
-@click.option("--dataset", type=click.Path(path_type=Path, exists=True), help="Folder of `fid-train dataset`; none: online.")
+@click.option(
+    "--dataset", type=click.Path(path_type=Path, exists=True), help="Folder of `fid-train dataset`; none: online."
+)
 @click.option("--init", type=click.Path(path_type=Path, exists=True), help="Start from this checkpoint's weights.")
 @click.option("--resolution", type=click.Choice(["128", "256"]), help="Of the generator that training sees.")
 @click.option("--steps", type=click.IntRange(min=1))
@@ -123,14 +121,15 @@ def fit(
     **overrides: Any,
 ) -> None:
     """Train the attribute encoder and the mapper."""
-    from .fit import FitConfig
+    from .fit import FitConfig, parameter_counts
     from .fit import fit as run
 
     changes = {name: value for name, value in overrides.items() if value is not None}
     if resolution:
         changes["resolution"] = int(resolution)
     config = replace(FitConfig(), **changes)
-    _plan("fit", config, dry_run)
+    sizes = {name: f"{count:,} parameters" for name, count in parameter_counts().items()}
+    _plan("fit", {**asdict(config), **sizes}, dry_run)
     checkpoint = run(
         output,
         config,
@@ -155,30 +154,29 @@ def evaluate(
     checkpoint: Path, pairs: int, psi: float, resolution: str, output: Path | None, generator: Path | None
 ) -> None:
     """Measure identity, leak, landmarks and reconstruction on held-out generated pairs."""
+    from .checkpoint import write_json
     from .data import FrozenNetworks
     from .evaluate import EvaluateConfig
     from .evaluate import evaluate as measure
     from .fit import load_generator, load_trained
+    from .loop import best_device
 
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = best_device()
     frozen = FrozenNetworks.load(load_generator(generator, int(resolution)), device)
     figures = measure(load_trained(checkpoint).to(device), frozen, EvaluateConfig(pairs=pairs, psi=psi))
-    text = json.dumps(figures, indent=1)
     if output:
-        partial = output.with_name(f".{output.name}.partial")
-        partial.write_text(text + "\n")
-        partial.rename(output)
-    click.echo(text)
+        write_json(output, figures)
+    click.echo(json.dumps(figures, indent=1))
 
 
 def main(arguments: list[str] | None = None) -> None:
     """The console script: one sentence per error, exit code 2 for bad usage or input, 1 for a failure."""
-    if torch is None:
-        click.echo("fid-train: PyTorch is not installed; run: pip install 'fid-face[train]'", err=True)
+    missing = [name for module, name in NEEDED.items() if find_spec(module) is None]
+    if missing:
+        click.echo(f"fid-train: {missing[0]} is not installed; run: pip install 'fid-face[train]'", err=True)
         sys.exit(1)
-    command: Callable[..., Any] = main_group
     try:
-        command(arguments, prog_name="fid-train", standalone_mode=False)
+        main_group.main(arguments, prog_name="fid-train", standalone_mode=False)
     except click.exceptions.Abort:
         click.echo("fid-train: interrupted", err=True)
         sys.exit(130)

@@ -2,18 +2,18 @@
 
 Every step sees a self batch (I_id = I_attr) and, after the warm start, a cross batch (I_id != I_attr).
 
-- Self: a generated face has a known w, so reconstruction is regression of w; no gradient passes through the generator. Alone
-  (the warm start) it already teaches most of the task cheaply.
+- Self: a generated face has a known w, so reconstruction is regression of w; no gradient passes through the generator.
+  Alone (the warm start) it already teaches most of the task cheaply.
 - Cross: identity, landmarks, coarse colour and the W adversary (equations 2 to 8, weights for our units) through the
-  generator and the frozen encoders. Some identity codes are drawn from statistics of real people (`data.RealIdentities`).
+  generator and the frozen encoders. Some identity codes are drawn from statistics of real people
+  (`data.RealIdentities`).
 
 All randomness is a function of the seed and the step, so a resumed run equals one that was never stopped.
 """
 
 import copy
-import json
 import math
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +25,19 @@ from torch import Tensor, nn
 
 from ..runtime.errors import FidError, InputError
 from . import losses
-from .checkpoint import latest, load_into, optimizer_tensors, read_record, read_weights, restore_optimizer, save, tensors_of
+from .checkpoint import (
+    latest,
+    load_into,
+    optimizer_tensors,
+    read_record,
+    read_weights,
+    restore_optimizer,
+    save,
+    tensors_of,
+    write_json,
+)
 from .data import Faces, FrozenNetworks, RealIdentities, augment, read_dataset
-from .loop import Budget, Progress
+from .loop import Budget, Progress, best_device, machine_record
 from .networks import AttributeEncoder, Mapper, WDiscriminator
 from .networks_mobilestylegan import Synthesis
 
@@ -71,6 +81,14 @@ class Trainable(nn.Module):
         return self.mapper(identity, self.attributes(crop))
 
 
+def parameter_counts() -> dict[str, int]:
+    """Parameters of the networks that ship: 5,820,160 of E_attr and 3,280,384 of M."""
+    with torch.device("meta"):
+        networks = Trainable()
+    parts = {"E_attr": networks.attributes, "M": networks.mapper}
+    return {name: sum(p.numel() for p in part.parameters()) for name, part in parts.items()}
+
+
 def load_trained(checkpoint: Path) -> Trainable:
     """E_attr and M of a checkpoint folder, in evaluation mode. Raises FidError when it holds something else."""
     networks, weights = Trainable(), read_weights(checkpoint)
@@ -80,11 +98,16 @@ def load_trained(checkpoint: Path) -> Trainable:
 
 
 def load_generator(checkpoint: Path | None, resolution: int) -> Synthesis:
-    """A distilled generator from a checkpoint, or the published one at 1024 px. Raises InputError when one is missing."""
+    """A distilled generator from a checkpoint, or the published one at 1024 px. Frozen.
+
+    Raises InputError when a checkpoint is needed and missing.
+    """
     if resolution == 1024:
         return Synthesis.load(1024)
     if checkpoint is None:
-        raise InputError(f"no generator given for {resolution} px: name a `fid-train distill` checkpoint with --generator.")
+        raise InputError(
+            f"no generator given for {resolution} px: name a `fid-train distill` checkpoint with --generator."
+        )
     network = Synthesis(resolution)
     load_into(network, read_weights(checkpoint), "synthesis")
     return network.eval().requires_grad_(False)
@@ -96,13 +119,16 @@ class FitLoop:
     def __init__(self, config: FitConfig, frozen: FrozenNetworks, dataset: Faces | None, device: torch.device) -> None:
         self.config, self.frozen, self.dataset, self.device = config, frozen, dataset, device
         torch.manual_seed(config.seed)
-        self.networks = Trainable().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.networks = Trainable().to(device)
+        self.networks.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue] - torch's stubs lack it
         self.discriminator = WDiscriminator().to(device)
         for module in (self.networks.mapper, self.discriminator):
             module.w_mean.copy_(frozen.w_mean)
             module.w_std.copy_(frozen.w_std)
         self.average = copy.deepcopy(self.networks).eval().requires_grad_(False)
-        self.optimizer = torch.optim.AdamW(self.networks.parameters(), lr=config.rate, betas=(0.9, 0.99), weight_decay=1e-4)
+        self.optimizer = torch.optim.AdamW(
+            self.networks.parameters(), lr=config.rate, betas=(0.9, 0.99), weight_decay=1e-4
+        )
         self.d_optimizer = torch.optim.Adam(self.discriminator.parameters(), lr=config.d_rate, betas=(0.5, 0.99))
         self.real_identities = RealIdentities()
         self.done = 0
@@ -119,7 +145,11 @@ class FitLoop:
         return self.dataset[torch.randint(len(self.dataset), (n,), generator=random)].to(self.device)
 
     def rate(self) -> float:
-        """Linear warm-up over 100 steps, cosine to a tenth over the warm start, then cosine to zero from the cross rate."""
+        """Learning rate of this step: a cosine over the warm start, then one from the cross rate to the end.
+
+        The warm start begins with a linear warm-up over 100 steps and ends at 0.4 of its rate; the second cosine ends
+        at 0.02 of the cross rate.
+        """
         config = self.config
         if self.done < config.warm_steps:
             fraction = self.done / config.warm_steps
@@ -154,7 +184,7 @@ class FitLoop:
         real_w = self.faces(2 * len(fake_w), 4).w.clone().requires_grad_(True)
         real_logits = self.discriminator(real_w)
         loss = losses.adversarial_d(real_logits, self.discriminator(fake_w.detach()))
-        loss = loss + losses.r1_penalty(real_logits, (real_w), self.config.r1_gamma)
+        loss = loss + losses.r1_penalty(real_logits, real_w, self.config.r1_gamma)
         self.d_optimizer.zero_grad(set_to_none=True)
         loss.backward()
         self.d_optimizer.step()
@@ -171,7 +201,8 @@ class FitLoop:
             terms |= cross
         total = torch.stack(list(terms.values())).sum()
         if not torch.isfinite(total):
-            raise FidError(f"the loss is not finite at step {self.done}: {({k: v.item() for k, v in terms.items()})}.")
+            figures = ", ".join(f"{name} {value.item():.4g}" for name, value in terms.items())
+            raise FidError(f"the loss is not finite at step {self.done}: {figures}.")
         for group in self.optimizer.param_groups:
             group["lr"] = self.rate()
         self.optimizer.zero_grad(set_to_none=True)
@@ -202,8 +233,10 @@ class FitLoop:
     def restore(self, checkpoint: Path) -> None:
         """Takes everything from a checkpoint's state."""
         state = read_weights(checkpoint, "state.safetensors")
-        for name, module in (("networks", self.networks), ("average", self.average), ("discriminator", self.discriminator)):
-            module.load_state_dict({k.removeprefix(f"{name}."): v for k, v in state.items() if k.startswith(f"{name}.")})
+        modules = {"networks": self.networks, "average": self.average, "discriminator": self.discriminator}
+        for name, module in modules.items():
+            own = {k.removeprefix(f"{name}."): v for k, v in state.items() if k.startswith(f"{name}.")}
+            module.load_state_dict(own)
         restore_optimizer(self.optimizer, state, "optimizer")
         restore_optimizer(self.d_optimizer, state, "d_optimizer")
         self.done = int(read_record(checkpoint)["step"])
@@ -217,14 +250,22 @@ class FitLoop:
         lines = [torch.cat([corner, people.image])]
         for i in range(rows):
             crop = attributes.crop[i : i + 1].expand(columns, -1, -1, -1)
-            image = ((self.frozen.synthesis(self.average(people.identity, crop)) + 1) * 127.5).clamp(0, 255).to(torch.uint8)
-            lines.append(torch.cat([attributes.image[i : i + 1], image]))
+            image = (self.frozen.synthesis(self.average(people.identity, crop)) + 1) * 127.5
+            lines.append(torch.cat([attributes.image[i : i + 1], image.clamp(0, 255).to(torch.uint8)]))
         table = np.concatenate([np.concatenate(list(line.permute(0, 2, 3, 1).cpu().numpy()), axis=1) for line in lines])
         cv2.imwrite(str(path), table[..., ::-1])
 
 
 def _floats(module: nn.Module) -> list[Tensor]:
     return [v for v in module.state_dict().values() if v.is_floating_point()]
+
+
+def _generator_name(generator: Path | None) -> str:
+    """The generator's checkpoint as run.json names it, run/step; paths above say nothing to another machine."""
+    if generator is None:
+        return "published, 1024 px"
+    folder = Path(read_record(generator)["folder"]).resolve()
+    return f"{folder.parent.name}/{folder.name}"
 
 
 def fit(
@@ -240,11 +281,12 @@ def fit(
 ) -> Path:
     """Trains into `run` and returns its last checkpoint folder.
 
-    `generator` is a `fid-train distill` checkpoint; `dataset` a folder of `fid-train dataset` (None: faces drawn online);
-    `resume` goes on from the run's newest checkpoint; `init` starts from another run's weights.
+    `generator` is a `fid-train distill` run or checkpoint; `dataset` a folder of `fid-train dataset` (None: faces drawn
+    online); `resume` goes on from the run's newest checkpoint; `init` starts from another run's weights. `run/run.json`
+    keeps the configuration, the generator and the machine.
     """
     console, budget = console or Console(), Budget(max_minutes)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = best_device()
     frozen = FrozenNetworks.load(load_generator(generator, config.resolution), device)
     loop = FitLoop(config, frozen, read_dataset(dataset) if dataset else None, device)
     found = latest(run) if resume else None
@@ -255,7 +297,10 @@ def fit(
         for networks in (loop.networks, loop.average):
             networks.load_state_dict(load_trained(init).state_dict())
     run.mkdir(parents=True, exist_ok=True)
-    (run / "run.json").write_text(json.dumps({"configuration": asdict(config), "torch": torch.__version__}, indent=1) + "\n")
+    write_json(
+        run / "run.json",
+        {"configuration": asdict(config), "generator": _generator_name(generator), "machine": machine_record()},
+    )
     progress = Progress(console, config.steps, config.self_batch, loop.done)
     saved, smooth = budget.seconds, {}
     with budget.catching_signals():
@@ -270,8 +315,3 @@ def fit(
     checkpoint = loop.save(run, {"figures": smooth})
     loop.grid(run / f"grid_{loop.done:06d}.png")
     return checkpoint
-
-
-def with_overrides(config: FitConfig, **changes: Any) -> FitConfig:
-    """The configuration with the given fields changed; None leaves a field as it is."""
-    return replace(config, **{name: value for name, value in changes.items() if value is not None})
