@@ -16,6 +16,11 @@ from fid.trainer.networks_mobilestylegan import (
 Z = torch.randn(3, 512, generator=torch.Generator().manual_seed(0))
 
 
+@pytest.fixture(autouse=True)
+def seed():
+    torch.manual_seed(0)  # for the heads that tests fill
+
+
 @pytest.fixture(scope="module")
 def folder(fetched):
     return fetched("generator")
@@ -95,7 +100,7 @@ def test_gradient_reaches_w_and_is_the_finite_difference(mapping, folder):
     weight = torch.randn(1, 3, 128, 128, generator=torch.Generator().manual_seed(1)).double()
     (gradient,) = torch.autograd.grad((network(w) * weight).sum(), w)
     direction = torch.randn(512, generator=torch.Generator().manual_seed(2)).double()
-    step = 1e-6
+    step = 1e-8  # at 1e-6 so many of the leaky ReLUs change sides that the slope of the sum is 0.4 % off
     with torch.no_grad():
         slope = ((network(w + step * direction) - network(w - step * direction)) * weight).sum() / (2 * step)
     torch.testing.assert_close(gradient[0] @ direction, slope, rtol=1e-4, atol=1e-6)
