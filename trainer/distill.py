@@ -52,6 +52,7 @@ class DistillConfig:
     steps: int = 2000
     rate_head: float = 1e-3
     rate_block: float = 3e-4
+    squared: float = 4.0  # weight of the squared error
     lpips: float = 0.05  # weight; 0 leaves it out
     seed: int = 7
 
@@ -159,13 +160,13 @@ def batches(n: int, batch: int, generator: torch.Generator) -> Iterator[Tensor]:
         yield from torch.randperm(n, generator=generator)[: n // batch * batch].split(batch)
 
 
-def image_loss(output: Tensor, target: Tensor, perceptual: nn.Module | None, weight: float) -> Tensor:
-    """L1 on the image and on its 4x and 14x coarser copies, and LPIPS."""
-    loss = (output - target).abs().mean()
+def image_loss(output: Tensor, target: Tensor, perceptual: nn.Module | None, config: DistillConfig) -> Tensor:
+    """L1 on the image and on its 4x and 14x coarser copies, squared error against large mistakes, and LPIPS."""
+    loss = (output - target).abs().mean() + config.squared * (output - target).square().mean()
     for factor in (4, 14):
         loss = loss + 0.5 * (F.avg_pool2d(output, factor) - F.avg_pool2d(target, factor)).abs().mean()
     if perceptual is not None:
-        loss = loss + weight * perceptual(output, target).mean()
+        loss = loss + config.lpips * perceptual(output, target).mean()
     return loss
 
 
@@ -260,7 +261,7 @@ def distill(
             code = w[index].to(device)
             output = window_image(network, window(trunk[index], corners, 1).float(), code, corners)
             target = window(images[index].to(device), corners, 4).float()
-            loss = image_loss(output[INSIDE], target[INSIDE], perceptual, config.lpips)
+            loss = image_loss(output[INSIDE], target[INSIDE], perceptual, config)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             if not torch.isfinite(loss):

@@ -1,9 +1,11 @@
 """Trains the attribute encoder and the mapper: `fid-train fit`.
 
-Every step sees a self batch (I_id = I_attr) and, after the warm start, a cross batch (I_id != I_attr).
+Every step sees a self batch (I_id = I_attr) and, after the warm start, every third one a cross batch (I_id != I_attr).
 
 - Self: a generated face has a known w, so reconstruction is regression of w; no gradient passes through the generator.
   Alone (the warm start) it already teaches most of the task cheaply.
+- Probe: the attributes of the self batch are put on other people, and a linear probe of w tells how far their landmarks
+  move away. No gradient passes through the generator here either, so many more pairs are seen.
 - Cross: identity, landmarks, coarse colour and the W adversary (equations 2 to 8, weights for our units) through the
   generator and the frozen encoders. Some identity codes are drawn from statistics of real people
   (`data.RealIdentities`).
@@ -42,6 +44,7 @@ from .networks import AttributeEncoder, Mapper, WDiscriminator
 from .networks_mobilestylegan import Synthesis
 
 SAVE_EVERY_S = 240
+PROBE_SHIFTS = (1, 3, 7)  # each face's attributes are put on the people this far along the batch
 
 
 @dataclass(frozen=True)
@@ -50,17 +53,19 @@ class FitConfig:
 
     resolution: int = 128  # of the generator that training sees
     psi: float = 0.8  # truncation of the generated faces
-    steps: int = 4000
-    warm_steps: int = 2000  # the first steps see self batches only
+    steps: int = 2500
+    warm_steps: int = 1500  # the first steps see self batches only
     self_batch: int = 16
     cross_batch: int = 8
+    cross_every: int = 3  # a cross batch every so many steps
     real_identities: float = 0.33  # share of cross identities drawn from statistics of real people
     rate: float = 5e-4
-    cross_rate: float = 2e-4  # after the warm start
+    cross_rate: float = 4e-4  # after the warm start
     d_rate: float = 2e-4
     w_weight: float = 1.0  # self: mean squared error of w in standard deviations of W
     identity_weight: float = 1.0  # cross: 1 - cosine
-    landmarks_weight: float = 240.0  # cross: squared distance as a fraction of the crop
+    landmarks_weight: float = 1000.0  # cross: squared distance as a fraction of the crop
+    probe_weight: float = 1000.0  # the same for many more pairs, by a linear probe of w instead of the generator
     colour_weight: float = 0.5  # cross: coarse colour
     adversarial_weight: float = 0.05
     r1_gamma: float = 1.0
@@ -113,6 +118,19 @@ def load_generator(checkpoint: Path | None, resolution: int) -> Synthesis:
     return network.eval().requires_grad_(False)
 
 
+def landmark_probe(faces: Faces, frozen: FrozenNetworks, ridge: float = 100.0) -> Tensor:
+    """Ridge regression of the inner face's landmarks (as fractions of the crop) on w in standard deviations: [512, 2K].
+
+    Where a face's features are is nearly linear in w, so a step along w is worth about this much movement; it costs
+    neither the generator nor the landmark network. Differences of w are what it is applied to, so it has no constant.
+    """
+    x = ((faces.w - frozen.w_mean) / frozen.w_std).double()
+    y = (faces.landmarks.flatten(1) / 256).double()
+    x, y = x - x.mean(0), y - y.mean(0)
+    gram = x.T @ x + ridge * torch.eye(x.shape[1], dtype=x.dtype, device=x.device)
+    return torch.linalg.solve(gram, x.T @ y).float()
+
+
 class FitLoop:
     """State of one training run; `step` is one optimisation step."""
 
@@ -132,6 +150,10 @@ class FitLoop:
         self.d_optimizer = torch.optim.Adam(self.discriminator.parameters(), lr=config.d_rate, betas=(0.5, 0.99))
         self.real_identities = RealIdentities()
         self.done = 0
+        self.probe = None
+        if config.probe_weight:
+            known = self.faces(2048, 7) if dataset is None else dataset.to(device)
+            self.probe = landmark_probe(known, frozen)
 
     def generator(self, stream: int) -> torch.Generator:
         """The random numbers of this step; `stream` keeps its uses apart."""
@@ -157,10 +179,19 @@ class FitLoop:
         fraction = (self.done - config.warm_steps) / max(config.steps - config.warm_steps, 1)
         return config.cross_rate * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * fraction)))
 
-    def self_loss(self, faces: Faces) -> Tensor:
-        """Reconstruction where I_id = I_attr, in W."""
-        w = self.networks(faces.identity, augment(faces.crop, self.generator(1)))
-        return ((w - faces.w) / self.frozen.w_std).square().mean()
+    def self_losses(self, faces: Faces) -> dict[str, Tensor]:
+        """In W, reconstruction where I_id = I_attr; by the probe, landmarks of these attributes on other people."""
+        config = self.config
+        attributes = self.networks.attributes(augment(faces.crop, self.generator(1)))
+        w = self.networks.mapper(faces.identity, attributes)
+        terms = {"w": config.w_weight * ((w - faces.w) / self.frozen.w_std).square().mean()}
+        if self.probe is not None and self.done >= config.warm_steps:
+            others = torch.cat([faces.identity.roll(shift, 0) for shift in PROBE_SHIFTS])
+            count = len(PROBE_SHIFTS)
+            moved = self.networks.mapper(others, attributes.repeat(count, 1)) - faces.w.repeat(count, 1)
+            error = (moved / self.frozen.w_std) @ self.probe
+            terms["probe"] = config.probe_weight * error.square().sum(1).mean() / (error.shape[1] // 2)
+        return terms
 
     def cross_losses(self, attributes: Faces, people: Faces) -> tuple[Tensor, dict[str, Tensor]]:
         """w [N, 512] of the compositions and the weighted losses of the cross batch, by name."""
@@ -194,9 +225,9 @@ class FitLoop:
         """One step; returns the losses. Raises FidError when one is not finite, before the weights are touched."""
         config = self.config
         self.networks.train()
-        terms = {"w": config.w_weight * self.self_loss(self.faces(config.self_batch, 0))}
+        terms = self.self_losses(self.faces(config.self_batch, 0))
         fake_w = None
-        if self.done >= config.warm_steps:
+        if self.done >= config.warm_steps and self.done % config.cross_every == 0:
             fake_w, cross = self.cross_losses(self.faces(config.cross_batch, 5), self.faces(config.cross_batch, 6))
             terms |= cross
         total = torch.stack(list(terms.values())).sum()

@@ -13,7 +13,7 @@ from fid.trainer.evaluate import EvaluateConfig, evaluate
 from fid.trainer.networks import AttributeEncoder, Mapper, WDiscriminator
 from rich.console import Console
 
-TINY = fit.FitConfig(steps=4, warm_steps=1, self_batch=3, cross_batch=2)
+TINY = fit.FitConfig(steps=4, warm_steps=1, self_batch=3, cross_batch=2, cross_every=1)
 
 
 @pytest.fixture
@@ -60,7 +60,7 @@ def test_a_resumed_run_is_bit_equal(frozen, tmp_path):
 
     straight, stopped = loop(), loop()
     figures = [straight.step() for _ in range(4)]
-    assert set(figures[3]) == {"w", "identity", "landmarks", "colour", "adversarial", "discriminator"}
+    assert set(figures[3]) == {"w", "probe", "identity", "landmarks", "colour", "adversarial", "discriminator"}
     stopped.step()
     stopped.step()
     saved = stopped.save(tmp_path, {})
@@ -70,6 +70,20 @@ def test_a_resumed_run_is_bit_equal(frozen, tmp_path):
     for name in ("networks", "average", "discriminator"):
         mine, theirs = getattr(resumed, name).state_dict(), getattr(straight, name).state_dict()
         assert all(torch.equal(mine[k], theirs[k]) for k in theirs), name
+
+
+def test_the_probe_finds_a_linear_map_and_cross_steps_come_every_so_often(frozen):
+    generator = torch.Generator().manual_seed(0)
+    w = frozen.w_mean + frozen.w_std * torch.randn(1200, 512, generator=generator)
+    slopes = torch.randn(512, 6, generator=generator) / 100
+    landmarks = (((w - frozen.w_mean) / frozen.w_std) @ slopes * 256 + 100).reshape(-1, 3, 2)
+    empty = torch.zeros(1200, 1)
+    probe = fit.landmark_probe(fit.Faces(w, empty, empty, landmarks), frozen, ridge=1e-6)
+    torch.testing.assert_close(probe, slopes, atol=1e-5, rtol=1e-3)
+
+    faces = frozen.draw(6, 0.8, torch.Generator().manual_seed(3))
+    loop = fit.FitLoop(replace(TINY, cross_every=2), frozen, faces, torch.device("cpu"))
+    assert ["identity" in loop.step() for _ in range(3)] == [False, False, True]
 
 
 def test_a_nan_stops_before_the_weights_are_touched(frozen):
