@@ -1,0 +1,120 @@
+"""Networks from checkpoints and back out of a bundle."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from fid.export import read
+from fid.export.read import Networks, read_bundle, read_networks
+from fid.runtime.bundle import Bundle, Graph
+from fid.runtime.cache import sha256
+from fid.runtime.errors import FidError, InputError
+from fid.trainer.checkpoint import save, tensors_of
+from fid.trainer.fit import Trainable
+from fid.trainer.networks_mobilestylegan import Synthesis
+from onnx import helper, numpy_helper
+
+RESOLUTION = 128  # the smallest generator
+
+
+@pytest.fixture(scope="module")
+def trained() -> Trainable:
+    torch.manual_seed(0)
+    return Trainable().eval()
+
+
+@pytest.fixture(scope="module")
+def generator() -> Synthesis:
+    torch.manual_seed(0)
+    return Synthesis(RESOLUTION).eval()
+
+
+@pytest.fixture(scope="module")
+def checkpoints(trained, generator, tmp_path_factory) -> tuple[Path, Path]:
+    """Checkpoint folders as `fid-train fit` and `fid-train distill` write them."""
+    root = tmp_path_factory.mktemp("runs")
+    weights = tensors_of("attributes", trained.attributes) | tensors_of("mapper", trained.mapper)
+    fit = save(root / "fit", 7, weights, {}, {"kind": "fit", "configuration": {"psi": 0.8}})
+    record = {"kind": "distill", "configuration": {"resolution": RESOLUTION}}
+    return fit, save(root / "distill", 9, tensors_of("synthesis", generator), {}, record)
+
+
+@pytest.fixture(scope="module")
+def bundle(trained, generator, tmp_path_factory) -> Bundle:
+    """The tensors of an FP16 bundle under their names, in graphs without a node: all that reading back looks at."""
+    folder = tmp_path_factory.mktemp("bundle")
+    networks = Networks(trained.attributes, trained.mapper, generator, RESOLUTION).for_inference().rounded_to_half()
+    graphs = {}
+    for name in ("attributes", "mapper", "synthesis"):
+        tensors = [
+            numpy_helper.from_array(array.astype(np.float16) if array.size >= 4096 else array, f"{name}.{key}")
+            for key, value in getattr(networks, name).state_dict().items()
+            for array in [value.numpy()]
+        ]
+        onnx.save(helper.make_model(helper.make_graph([], name, [], [], tensors)), folder / f"{name}.onnx")
+        graphs[name] = Graph(f"{name}.onnx", None, (), ())
+    return Bundle(folder, "default", "0.1.0", RESOLUTION, graphs, provenance={"trained": {"step": 3}})
+
+
+def test_checkpoints(checkpoints, trained, generator):
+    fit, distill = checkpoints
+    networks = read_networks(fit.parent, distill)  # a run stands for its newest checkpoint
+    assert networks.resolution == RESOLUTION
+    for got, expected in (
+        (networks.attributes, trained.attributes),
+        (networks.mapper, trained.mapper),
+        (networks.synthesis, generator),
+    ):
+        for name, value in expected.state_dict().items():
+            assert torch.equal(got.state_dict()[name], value), name
+    provenance = networks.provenance
+    assert provenance["trained"]["sha256"] == sha256(fit / "weights.safetensors")
+    assert provenance["trained"]["step"] == 7
+    assert provenance["generator"]["configuration"] == {"resolution": RESOLUTION}
+    assert str(fit.parent.parent) not in json.dumps(provenance)  # no path of this machine
+    assert "Apache" in provenance["licences"]["sface"]
+
+
+def test_no_checkpoint_means_the_shipped_weights(bundle, trained, generator, monkeypatch):
+    monkeypatch.setattr(Bundle, "load", classmethod(lambda cls, path=None: bundle))
+    networks = read_networks(None, None)
+    assert networks.provenance["trained"] == {"step": 3}
+    crop, code = torch.rand(1, 3, 256, 256) * 2 - 1, torch.nn.functional.normalize(torch.randn(1, 128))
+    with torch.no_grad():
+        expected = trained(code, crop)
+        got = networks.mapper(code, networks.attributes(crop))
+        torch.testing.assert_close(got, expected, rtol=0.01, atol=0.01 * expected.std().item())  # FP16 weights
+    # Exported again, the same numbers would be stored.
+    again = networks.for_inference().rounded_to_half()
+    for name in ("attributes", "mapper", "synthesis"):
+        stored = read._float_tensors(bundle.graph_path(name), f"{name}.")
+        for key, value in getattr(again, name).state_dict().items():
+            assert torch.equal(value, stored[key]), f"{name}.{key}"
+
+
+def test_only_the_generator_is_exchanged(bundle, checkpoints, monkeypatch):
+    monkeypatch.setattr(Bundle, "load", classmethod(lambda cls, path=None: bundle))
+    provenance = read_networks(None, checkpoints[1]).provenance
+    assert provenance["trained"] == {"step": 3}
+    assert provenance["generator"]["step"] == 9
+
+
+def test_a_bundle_of_other_networks_is_refused(bundle, tmp_path):
+    model = onnx.load(bundle.graph_path("mapper"))
+    del model.graph.initializer[0]
+    onnx.save(model, tmp_path / "mapper.onnx")
+    for name in ("attributes", "synthesis"):
+        (tmp_path / f"{name}.onnx").write_bytes(bundle.graph_path(name).read_bytes())
+    other = Bundle(tmp_path, "other", "0.1.0", RESOLUTION, bundle.graphs)
+    with pytest.raises(FidError, match="does not hold the mapper network"):
+        read_bundle(other)
+
+
+def test_a_wrong_folder_is_named(checkpoints, tmp_path):
+    with pytest.raises(InputError, match="holds no checkpoint"):
+        read_networks(tmp_path, checkpoints[1])
+    with pytest.raises(FidError, match="does not fit"):
+        read_networks(checkpoints[1], checkpoints[1])
