@@ -15,7 +15,7 @@ from .bundle import Bundle
 from .crop import CROP_SIZE
 from .detect import Detector, choose_face
 from .errors import InputError
-from .identity import SUFFIX, Identity, average, encoder_name
+from .identity import SUFFIX, Identity, average, encoder_name, mapper_name
 from .images import read_image
 from .provenance import MADE_BY_ALGORITHM, Note
 from .session import Session, open_session
@@ -62,6 +62,7 @@ class Composer:
         self._options = {"engine": engine, "require": require, "threads": threads}
         self._sessions: dict[str, Session] = {}
         self._detector: Detector | None = None
+        self._mapper: str | None = None
 
     def set_identity(self, *photos: Photo | Identity) -> Identity:
         """Whose face to compose, from now on: the average of all given photos, identity files and identities.
@@ -99,6 +100,11 @@ class Composer:
             raise InputError(
                 f"this identity was made by the identity encoder {identity.encoder}, and the bundle "
                 f"{self.bundle.name} uses {encoder_name(self.bundle)}; make it again from photos."
+            )
+        if identity.w_offset is not None and identity.mapper != self._mapper_name():
+            raise InputError(
+                f"this identity was personalised for another bundle than {self.bundle.name} {self.bundle.version}; "
+                "run fid-train personalize again with this one, or use photos."
             )
         return identity
 
@@ -158,6 +164,11 @@ class Composer:
     def open_mapping(self) -> Session:
         """The mapping network z -> w that belongs to the bundle's generator."""
         return self._session("mapping")
+
+    def _mapper_name(self) -> str:
+        if self._mapper is None:
+            self._mapper = mapper_name(self.bundle)
+        return self._mapper
 
     def _open(self, photo: Photo) -> tuple[np.ndarray, str]:
         """The pixels, and what to call the photo in a message."""

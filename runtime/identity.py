@@ -6,9 +6,10 @@ recognise the person, and lets fid draw them.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,7 +32,8 @@ class Identity:
     code: np.ndarray  # float32 [identity_size], unit length
     encoder: str  # which identity encoder made it, see `encoder_name`
     sources: int = 1  # how many photos were averaged; 0: nobody's photo, a sampled person
-    w_offset: np.ndarray | None = None  # float32 [w_size], added to w; reserved for identities tuned to a person
+    w_offset: np.ndarray | None = None  # float32 [w_size], added to w: `fid-train personalize` tuned it to the person
+    mapper: str | None = None  # whose w that offset belongs to, see `mapper_name`; None without an offset
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the identity file. Raises `InputError` for another ending than .npz or a missing folder."""
@@ -44,7 +46,7 @@ class Identity:
             "sources": np.array(self.sources),
         }
         if self.w_offset is not None:
-            arrays["w_offset"] = self.w_offset
+            arrays |= {"w_offset": self.w_offset, "mapper": np.array(self.mapper or "")}
         with replacing(path) as temporary:
             np.savez(temporary, allow_pickle=False, **arrays)
 
@@ -77,10 +79,12 @@ class Identity:
             raise InputError(f"{path} is a damaged identity file: its code is no unit vector.")
         if offset is not None and (offset.ndim != 1 or offset.dtype != np.float32 or not np.isfinite(offset).all()):
             raise InputError(f"{path} is a damaged identity file: its offset in W is no vector.")
-        encoder, sources = arrays["encoder"], arrays.get("sources", np.array(1))
-        if encoder.dtype.kind != "U" or encoder.shape != () or sources.dtype.kind != "i" or sources.shape != ():
+        encoder, mapper = arrays["encoder"], arrays.get("mapper", np.array(""))
+        sources = arrays.get("sources", np.array(1))
+        kinds = [(array.dtype.kind, array.shape) for array in (encoder, mapper, sources)]
+        if kinds != [("U", ()), ("U", ()), ("i", ())]:
             raise InputError(f"{path} is a damaged identity file: its description cannot be read.")
-        return cls(code, str(encoder), int(sources), offset)
+        return cls(code, str(encoder), int(sources), offset, None if offset is None else str(mapper))
 
 
 def encoder_name(bundle: Bundle) -> str:
@@ -89,11 +93,32 @@ def encoder_name(bundle: Bundle) -> str:
     return {"identity": "sface"}.get(graph.prepared or "", f"sha256:{graph.sha256}")
 
 
+def mapper_name(bundle: Bundle) -> str:
+    """The name of a bundle's mapper: an offset in W is of use with the mapper that it was made for, and no other."""
+    import onnx  # here: only identities with an offset need it
+    from onnx import numpy_helper
+
+    model = onnx.load(bundle.graph_path("mapper"))  # with its external data
+    tensors = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+    own = {name.removeprefix("mapper."): tensor for name, tensor in tensors.items() if name.startswith("mapper.")}
+    return fingerprint(own or tensors)
+
+
+def fingerprint(tensors: Mapping[str, np.ndarray]) -> str:
+    """SHA-256 over the names and numbers of a network's weights, rounded to FP16: a checkpoint and its bundle agree."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        if tensors[name].dtype.kind == "f":
+            with np.errstate(over="ignore"):
+                digest.update(name.encode() + b"\0" + tensors[name].astype("<f2").tobytes())
+    return f"sha256:{digest.hexdigest()[:32]}"
+
+
 def average(identities: Sequence[Identity]) -> Identity:
     """The mean of unit codes, brought back to unit length: several photos of one person make a steadier identity.
 
     Each identity counts as much as its photos. A single one is returned as it is. Raises `InputError` for codes of
-    different encoders, and for ones that cancel out.
+    different encoders, for offsets in W of different mappers or of some identities only, and for codes that cancel out.
     """
     if len(identities) == 1:
         return identities[0]
@@ -108,6 +133,10 @@ def average(identities: Sequence[Identity]) -> Identity:
     offsets = [identity.w_offset for identity in identities]
     known = [offset for offset in offsets if offset is not None]
     if known and len(known) != len(offsets):
-        raise InputError("identities with and without an offset in W cannot be averaged.")
+        raise InputError("personalised identities cannot be averaged with others; personalise all photos together.")
+    mappers = {identity.mapper for identity in identities}
+    if len(mappers) != 1:
+        raise InputError("identities that were personalised for different bundles cannot be averaged.")
     offset = weights @ np.stack(known) / weights.sum() if known else None
-    return Identity((code / length).astype(np.float32), encoders.pop(), int(sum(i.sources for i in identities)), offset)
+    sources = int(sum(identity.sources for identity in identities))
+    return Identity((code / length).astype(np.float32), encoders.pop(), sources, offset, mappers.pop())

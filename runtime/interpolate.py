@@ -78,7 +78,8 @@ def _identity_between(first: Identity, last: Identity, t: float) -> Identity:
     zero = np.zeros(1, np.float32)
     start, end = (zero if i.w_offset is None else i.w_offset for i in (first, last))
     offset = None if first.w_offset is None and last.w_offset is None else between(start, end, t)
-    return Identity((code / length).astype(np.float32), first.encoder, 0, offset)
+    mapper = None if offset is None else first.mapper or last.mapper
+    return Identity((code / length).astype(np.float32), first.encoder, 0, offset, mapper)
 
 
 def write_interpolation(

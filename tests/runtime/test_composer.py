@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 import toy
 from fid.runtime import Bundle, Composer, FidError, Identity, InputError
+from fid.runtime.identity import mapper_name
 from fid.runtime.images import read_image, write_image
+from fid.runtime.interpolate import interpolate
 from fid.runtime.provenance import Note
 
 ADA, BEN = (fid.runtime.cli.FACES / f"identity-{name}.jpg" for name in ("ada", "ben"))
@@ -67,12 +69,35 @@ def test_several_photos_are_averaged(composer: Composer) -> None:
     assert both.sources == 2
 
 
-def test_an_offset_in_w_is_added(composer: Composer) -> None:
+def test_an_offset_in_w_is_added(composer: Composer, tmp_path: Path) -> None:
     identity = composer.set_identity(ADA)
     attributes = composer.attribute_code(composer.crop(LAUGHING))
-    moved = Identity(identity.code, identity.encoder, 1, np.full(512, 0.25, np.float32))
-    np.testing.assert_allclose(composer.w(moved, attributes), composer.w(identity, attributes) + 0.25, atol=1e-6)
+    offset = np.linspace(-0.3, 0.3, 512, dtype=np.float32)
+    moved = Identity(identity.code, identity.encoder, 1, offset, mapper_name(composer.bundle))
+    np.testing.assert_allclose(composer.w(moved, attributes), composer.w(identity, attributes) + offset, atol=1e-6)
     np.testing.assert_array_equal(composer.w(identity.code, attributes), composer.w(identity, attributes))
+    moved.save(tmp_path / "me.npz")
+    composer.set_identity(tmp_path / "me.npz")
+    w = toy.expected_w(identity.code[None], attributes[None]) + offset
+    assert np.abs(composer.compose(LAUGHING).astype(int) - toy.expected_image(w)[0]).max() <= 1
+    pictures = list(interpolate(composer, [identity, moved], [attributes], 3))
+    np.testing.assert_array_equal(pictures[0], composer.image(composer.w(identity, attributes)))
+    np.testing.assert_array_equal(pictures[-1], composer.compose(LAUGHING))
+    for picture, again in zip(pictures, interpolate(composer, [identity, moved], [attributes], 3, "z"), strict=True):
+        assert np.abs(picture.astype(int) - again).max() <= 1  # one code, and the toy's mapper is linear
+
+
+def test_an_offset_for_another_bundle_is_refused(composer: Composer) -> None:
+    identity = composer.set_identity(ADA)
+    elsewhere = Identity(identity.code, identity.encoder, 1, np.zeros(512, np.float32), "sha256:00")
+    with pytest.raises(
+        InputError, match=r"personalised for another bundle than toy 0\.0\.1; run fid-train personalize"
+    ):
+        composer.set_identity(elsewhere)
+    own = Identity(identity.code, identity.encoder, 1, np.zeros(512, np.float32), mapper_name(composer.bundle))
+    with pytest.raises(InputError, match="personalise all photos together"):
+        composer.set_identity(own, BEN)
+    assert composer.set_identity(own, own).mapper == own.mapper
 
 
 def test_the_face_can_be_chosen(composer: Composer) -> None:

@@ -1,13 +1,16 @@
 """An identity is a unit code and nothing else; whatever is no identity file is refused."""
 
+import dataclasses
 import io
+import shutil
 import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
+from fid.runtime.bundle import Bundle
 from fid.runtime.errors import InputError
-from fid.runtime.identity import FORMAT, Identity, average
+from fid.runtime.identity import FORMAT, Identity, average, fingerprint, mapper_name
 
 
 def unit(seed: int, size: int = 128) -> np.ndarray:
@@ -21,11 +24,12 @@ def person(seed: int, **more: object) -> Identity:
 
 @pytest.mark.parametrize("offset", [None, np.linspace(-1, 1, 512, dtype=np.float32)])
 def test_what_is_saved_is_loaded(tmp_path: Path, offset: np.ndarray | None) -> None:
-    saved = person(1, sources=3, w_offset=offset)
+    mapper = None if offset is None else "sha256:5a"
+    saved = person(1, sources=3, w_offset=offset, mapper=mapper)
     saved.save(tmp_path / "me.npz")
     loaded = Identity.load(tmp_path / "me.npz")
     np.testing.assert_array_equal(loaded.code, saved.code)
-    assert (loaded.encoder, loaded.sources) == ("sface", 3)
+    assert (loaded.encoder, loaded.sources, loaded.mapper) == ("sface", 3, mapper)
     assert (loaded.w_offset is None) == (offset is None)
     if offset is not None:
         np.testing.assert_array_equal(loaded.w_offset, offset)
@@ -91,6 +95,7 @@ def npy() -> bytes:
         (npz(encoder=np.array(5)), "description cannot be read"),
         (npz(sources=np.array("many")), "description cannot be read"),
         (npz(w_offset=np.full(512, np.inf, np.float32)), "offset in W"),
+        (npz(w_offset=np.zeros(512, np.float32), mapper=np.array(5)), "description cannot be read"),
     ],
 )
 def test_what_is_no_identity_file(tmp_path: Path, content: bytes, words: str) -> None:
@@ -120,11 +125,35 @@ def test_one_is_its_own_average() -> None:
 
 
 def test_offsets_are_averaged_too() -> None:
-    offsets = [np.full(512, value, np.float32) for value in (1.0, 3.0)]
-    mean = average([person(1, w_offset=offsets[0]), person(2, w_offset=offsets[1])])
+    first, second = (person(1, w_offset=np.full(512, value, np.float32), mapper="m") for value in (1.0, 3.0))
+    mean = average([first, second])
     np.testing.assert_allclose(mean.w_offset, np.full(512, 2.0))
-    with pytest.raises(InputError, match="with and without"):
-        average([person(1, w_offset=offsets[0]), person(2)])
+    assert mean.mapper == "m"
+    with pytest.raises(InputError, match="personalise all photos together"):
+        average([first, person(1)])
+    with pytest.raises(InputError, match="personalised for different bundles"):
+        average([first, person(1, w_offset=np.zeros(512, np.float32), mapper="other")])
+
+
+def test_a_fingerprint_is_of_names_and_of_numbers_as_fp16() -> None:
+    weights = {"a": np.linspace(-1, 1, 5, dtype=np.float32), "b": np.ones(2, np.float32)}
+    name = fingerprint(weights)
+    assert name == fingerprint(dict(reversed(weights.items())))
+    assert name == fingerprint({key: value.astype(np.float16) for key, value in weights.items()})
+    assert name == fingerprint(weights | {"count": np.array(7)})  # counters are no weights
+    assert name != fingerprint(weights | {"a": weights["a"] + 0.01})
+    assert name != fingerprint({"a": weights["b"], "b": weights["a"]})
+
+
+def test_the_mapper_is_named_by_its_weights(toy_bundle: Path, tmp_path: Path) -> None:
+    name = mapper_name(Bundle.load(toy_bundle))
+    assert name == mapper_name(Bundle.load(toy_bundle))
+    other = tmp_path / "other"
+    shutil.copytree(toy_bundle, other)
+    content = bytearray((other / "weights.bin").read_bytes())
+    content[1025] ^= 8  # in the tensor `bias`, which the mapper reads
+    (other / "weights.bin").write_bytes(bytes(content))
+    assert mapper_name(dataclasses.replace(Bundle.load(toy_bundle), folder=other)) != name
 
 
 def test_what_cannot_be_averaged() -> None:
