@@ -106,7 +106,7 @@ def leftovers(cache):
 
 class TestCatalogue:
     def test_every_entry_is_whole(self):
-        assert list(models.catalogue()) == ["generator", "sface", "yunet", "facemesh", "lpips"]
+        assert list(models.catalogue()) == ["generator", "sface", "yunet", "facemesh", "lpips", "dlib"]
         for name, model in models.catalogue().items():
             assert model.name == name
             assert model.licence

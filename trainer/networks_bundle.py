@@ -1,0 +1,68 @@
+"""An exported bundle in the place of the networks in torch: the very graphs that the runtime runs, one face at a time.
+
+So `fid-train evaluate` measures what ships, FP16 weights and 8-bit pictures included.
+"""
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ..runtime.composer import Composer
+from ..runtime.crop import CROP_SIZE
+from ..runtime.errors import InputError
+from ..runtime.identity import encoder_name
+
+
+def to_uint8(image: Tensor) -> np.ndarray:
+    """Pictures float [N, 3, S, S] in about [-1, 1] -> RGB uint8 [N, S, S, 3], 0..255."""
+    pixels = ((image.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+    return np.ascontiguousarray(pixels.permute(0, 2, 3, 1).cpu().numpy())
+
+
+def from_uint8(images: np.ndarray) -> Tensor:
+    """RGB uint8 [N, S, S, 3] -> float [N, 3, S, S] in [-1, 1]."""
+    return torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+def as_crops(images: np.ndarray) -> np.ndarray:
+    """Aligned pictures uint8 [N, S, S, 3] at the size of a crop, uint8 [N, 256, 256, 3]."""
+    if images.shape[1] == CROP_SIZE:
+        return images
+    method = cv2.INTER_AREA if images.shape[1] > CROP_SIZE else cv2.INTER_LINEAR
+    return np.stack([cv2.resize(image, (CROP_SIZE, CROP_SIZE), interpolation=method) for image in images])
+
+
+class BundleNetworks:
+    """E_attr and M of a bundle, called as `fit.Trainable` is."""
+
+    def __init__(self, composer: Composer) -> None:
+        """Raises InputError for a bundle with an identity encoder of its own: the codes would not fit."""
+        if encoder_name(composer.bundle) != "sface":
+            raise InputError(
+                f"the bundle {composer.bundle.name} has an identity encoder of its own, and only bundles with SFace "
+                "can be evaluated."
+            )
+        self.composer = composer
+
+    def __call__(self, identity: Tensor, crop: Tensor) -> Tensor:
+        """Identity codes [N, 128] and attribute crops [N, 3, S, S] in [-1, 1] -> w [N, 512]."""
+        codes, crops = identity.cpu().numpy(), as_crops(to_uint8(crop))
+        w = [self.composer.w(code, self.composer.attribute_code(c)) for code, c in zip(codes, crops, strict=True)]
+        return torch.from_numpy(np.stack(w)).to(identity.device)
+
+
+class BundleSynthesis(nn.Module):
+    """G of a bundle, called as `networks_mobilestylegan.Synthesis` is: w [N, 512] -> [N, 3, R, R] in [-1, 1]."""
+
+    def __init__(self, composer: Composer) -> None:
+        super().__init__()
+        self.composer, self.resolution = composer, composer.resolution
+
+    def forward(self, w: Tensor) -> Tensor:
+        if w.ndim != 2:
+            raise InputError(
+                "this mapper makes a w for every layer, and a bundle's generator takes one; name a `fid-train distill` "
+                "checkpoint with --generator."
+            )
+        return from_uint8(np.stack([self.composer.image(code) for code in w.cpu().numpy()])).to(w.device)
