@@ -1,8 +1,7 @@
 """`fid-train`: distil a generator, make a dataset, fit the encoder and the mapper, evaluate a checkpoint."""
 
-import json
 import sys
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -10,9 +9,10 @@ from typing import Any
 import click
 from rich.console import Console
 
-from ..runtime.errors import FidError
+from ..runtime.errors import FidError, InputError
 
 NEEDED = {"torch": "PyTorch", "safetensors": "safetensors"}  # of the train extra, by import name
+PRESET_NAMES = ["live", "paper", "paper-1024", "no-landmarks", "no-discriminator"]  # fit.PRESETS, known without torch
 
 console = Console(highlight=False)
 minutes_option = click.option("--max-minutes", type=float, help="Save and stop after this many minutes.")
@@ -72,7 +72,7 @@ def distill(
 @click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="Folder for the shards.")
 @click.option("-n", "--count", type=click.IntRange(min=1), default=8192, help="Faces, in shards of 256.")
 @click.option("--psi", type=float, default=0.8, help="Truncation.")
-@click.option("--resolution", type=click.Choice(["128", "256"]), default="128")
+@click.option("--resolution", type=click.Choice(["128", "256"]), default="256")
 @click.option("--seed", type=int, default=1)
 @generator_option
 @minutes_option
@@ -90,85 +90,187 @@ def dataset(
         write_dataset(output, count, frozen, psi=psi, seed=seed, stop=lambda: budget.over, log=console.print)
 
 
+def _folder_option(name: str, text: str) -> Any:
+    return click.option(name, type=click.Path(path_type=Path, exists=True, file_okay=False), help=text)
+
+
+def _file_option(name: str, text: str) -> Any:
+    return click.option(name, type=click.Path(path_type=Path, exists=True, dir_okay=False), help=text)
+
+
+def _changed(config: Any, settings: tuple[str, ...]) -> Any:
+    """The configuration with NAME=VALUE settings applied; values are read as the type that they replace."""
+    changes: dict[str, Any] = {}
+    known = {field.name: getattr(field.type, "__name__", str(field.type)) for field in fields(config)}
+    for setting in settings:
+        name, equals, text = setting.partition("=")
+        if not equals or name not in known:
+            raise InputError(f"--set {setting}: expected NAME=VALUE with NAME one of {', '.join(known)}.")
+        kind = known[name]
+        try:
+            if kind == "str":
+                changes[name] = text
+            elif kind == "bool":
+                changes[name] = {"true": True, "false": False}[text.lower()]
+            elif kind == "int":
+                changes[name] = int(text)
+            else:
+                changes[name] = None if text.lower() == "none" else float(text)
+        except (ValueError, KeyError) as error:
+            raise InputError(f"--set {setting}: {name} is a value of type {kind}, which {text!r} is not.") from error
+    return replace(config, **changes)
+
+
 @main_group.command()
 @click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="The run's folder.")
-@click.option(
-    "--dataset", type=click.Path(path_type=Path, exists=True), help="Folder of `fid-train dataset`; none: online."
-)
-@click.option("--init", type=click.Path(path_type=Path, exists=True), help="Start from this checkpoint's weights.")
-@click.option("--resolution", type=click.Choice(["128", "256"]), help="Of the generator that training sees.")
-@click.option("--steps", type=click.IntRange(min=1))
-@click.option("--warm-steps", type=click.IntRange(min=0), help="First steps, on self pairs only.")
-@click.option("--self-batch", type=click.IntRange(min=1))
-@click.option("--cross-batch", type=click.IntRange(min=1))
-@click.option("--cross-every", type=click.IntRange(min=1), help="A cross batch every so many steps.")
-@click.option("--landmarks-weight", type=float)
-@click.option("--probe-weight", type=float, help="Landmarks of further pairs by a linear probe of w; 0 leaves it out.")
-@click.option("--identity-weight", type=float)
-@click.option("--rate", type=float, help="Learning rate of the warm start.")
-@click.option("--cross-rate", type=float, help="Learning rate after it.")
+@click.option("--preset", type=click.Choice(PRESET_NAMES), help="A row of the table of presets. [default: live]")
+@click.option("--steps", type=click.IntRange(min=1), help="Of optimisation, in all.")
+@click.option("--resolution", type=click.Choice(["128", "256", "1024"]), help="Of the generator that training sees.")
+@click.option("--set", "settings", multiple=True, metavar="NAME=VALUE", help="Any other value that --dry-run shows.")
+@_folder_option("--dataset", "Folder of `fid-train dataset`; none: faces are drawn online.")
+@_folder_option("--photos", "Folder of your own photographs, as further identity and attribute images.")
+@_folder_option("--init", "Start from this checkpoint's weights.")
+@_file_option("--encoder", "Start the inception encoder from this file of InceptionV3 weights.")
+@_file_option("--fan", "Use this file of face-alignment's FAN for landmarks, not the face mesh.")
+@click.option("--compile", "compiled", is_flag=True, help="Let torch.compile speed the generator up.")
 @generator_option
 @minutes_option
 @resume_option
 @dry_run_option
 def fit(
     output: Path,
-    dataset: Path | None,
-    init: Path | None,
+    preset: str | None,
+    steps: int | None,
     resolution: str | None,
-    generator: Path | None,
-    max_minutes: float | None,
+    settings: tuple[str, ...],
     resume: bool,
     dry_run: bool,
-    **overrides: Any,
+    **options: Any,
 ) -> None:
-    """Train the attribute encoder and the mapper."""
-    from .fit import FitConfig, parameter_counts
+    """Train the attribute encoder and the mapper (the default command).
+
+    Several processes: torchrun --nproc-per-node 2 -m fid.trainer.cli fit ...
+    """
+    from .checkpoint import latest, read_record
+    from .fit import PRESETS, FitConfig, memory_estimate, parameter_counts
     from .fit import fit as run
 
-    changes = {name: value for name, value in overrides.items() if value is not None}
-    if resolution:
-        changes["resolution"] = int(resolution)
-    config = replace(FitConfig(), **changes)
-    sizes = {name: f"{count:,} parameters" for name, count in parameter_counts().items()}
-    _plan("fit", {**asdict(config), **sizes}, dry_run)
-    checkpoint = run(
-        output,
-        config,
-        generator=generator,
-        dataset=dataset,
-        max_minutes=max_minutes,
-        resume=resume,
-        init=init,
-        console=console,
-    )
+    found = latest(output) if resume else None
+    config = PRESETS[preset or "live"]
+    if found and not preset:  # a run goes on as it was
+        config = FitConfig(**read_record(found)["configuration"])
+    given = {"steps": steps, "resolution": int(resolution) if resolution else None}
+    config = _changed(replace(config, **{name: value for name, value in given.items() if value is not None}), settings)
+    sizes = {name: f"{count:,} parameters" for name, count in parameter_counts(config).items()}
+    memory = {"memory": f"about {memory_estimate(config) / 2**30:.1f} GiB"}
+    _plan("fit", {**asdict(config), **sizes, **memory}, dry_run)
+    checkpoint = run(output, config, resume=resume, console=console, **options)
     console.print(f"saved {checkpoint}")
 
 
 @main_group.command()
-@click.argument("checkpoint", type=click.Path(path_type=Path, exists=True, file_okay=False))
-@click.option("--pairs", type=click.IntRange(min=2), default=256, help="Generated identity and attribute pairs.")
+@click.argument("subject", metavar="[CHECKPOINT|BUNDLE]", required=False, type=click.Path(path_type=Path, exists=True))
+@click.option("--pairs", type=click.IntRange(min=2), default=256, help="Identity and attribute pairs.")
 @click.option("--psi", type=float, default=0.8, help="Truncation of the generated pairs.")
 @click.option("--resolution", type=click.Choice(["128", "256", "1024"]), default="256")
+@click.option(
+    "--photos",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    help="Folder of photos PERSON_anything.jpg, or of a folder for each person.",
+)
+@click.option(
+    "--clip", "clips", multiple=True, type=click.Path(path_type=Path, exists=True, dir_okay=False), help="Driving clip."
+)
+@click.option("--frames", type=click.IntRange(min=3), default=120, help="Of a clip, from its start.")
+@click.option("--ablation", "ablations", multiple=True, metavar="NAME=CHECKPOINT", help="Another one, to stand beside.")
+@click.option("--arcface", type=click.Path(path_type=Path, exists=True), help="An ArcFace network of yours, ONNX.")
+@click.option("--inception", type=click.Path(path_type=Path, exists=True), help="InceptionV3 weights of yours.")
+@click.option("--page", type=click.Path(path_type=Path, file_okay=False), help="Folder for index.html and the tables.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Write the figures to this JSON file.")
 @generator_option
 def evaluate(
-    checkpoint: Path, pairs: int, psi: float, resolution: str, output: Path | None, generator: Path | None
+    subject: Path | None,
+    pairs: int,
+    psi: float,
+    resolution: str,
+    photos: Path | None,
+    clips: tuple[Path, ...],
+    frames: int,
+    ablations: tuple[str, ...],
+    arcface: Path | None,
+    inception: Path | None,
+    page: Path | None,
+    output: Path | None,
+    generator: Path | None,
 ) -> None:
-    """Measure identity, leak, landmarks and reconstruction on held-out generated pairs."""
-    from .checkpoint import write_json
-    from .data import FrozenNetworks
-    from .evaluate import EvaluateConfig
-    from .evaluate import evaluate as measure
-    from .fit import load_generator, load_trained
-    from .loop import best_device
+    """Measure a checkpoint or a bundle as the paper does; without an argument, the bundle that ships.
 
-    device = best_device()
-    frozen = FrozenNetworks.load(load_generator(generator, int(resolution)), device)
-    figures = measure(load_trained(checkpoint).to(device), frozen, EvaluateConfig(pairs=pairs, psi=psi))
+    Prints the tables: identity, expression and pose on held-out generated pairs and on photos, reconstruction,
+    ablations, driving clips. The generator is the bundle's own or, for a checkpoint, --generator or the shipped one.
+    """
+    from .checkpoint import write_json
+    from .evaluate import EvaluateConfig
+    from .evaluate import run as measure
+    from .evaluate_page import markdown, write_page
+
+    named = [name_path.partition("=") for name_path in ablations]
+    if bad := [name for name, equals, path in named if not (name and equals and Path(path).exists())]:
+        raise click.UsageError(f"--ablation is NAME=CHECKPOINT with a checkpoint that exists, and {bad[0]!r} is not.")
+    report = measure(
+        subject,
+        EvaluateConfig(pairs=pairs, psi=psi, frames=frames),
+        generator=generator,
+        resolution=int(resolution),
+        photos=photos,
+        clips=clips,
+        ablations={name: Path(path) for name, _, path in named},
+        arcface=arcface,
+        inception=inception,
+        log=Console(stderr=True, highlight=False).print,
+    )
     if output:
-        write_json(output, figures)
-    click.echo(json.dumps(figures, indent=1))
+        write_json(output, report.figures)
+    click.echo(markdown(report.figures))
+    if page:
+        click.echo(f"saved {write_page(page, report)}")
+
+
+@main_group.command()
+@click.argument("photos", nargs=-1, required=True, metavar="PHOTO...", type=click.Path(path_type=Path))
+@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="The identity file, .npz.")
+@click.option("--bundle", type=click.Path(path_type=Path, exists=True), help="Whose networks; none: the one in fid.")
+@click.option(
+    "--checkpoint",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    help="In place of a bundle: a `fid-train fit` run or checkpoint; needs --generator.",
+)
+@generator_option
+@click.option("--steps", type=click.IntRange(min=1), help="[default: 70]", show_default=False)
+@click.option("--seed", type=int, help="Of the faces that the person is tried on. [default: 1]", show_default=False)
+@dry_run_option
+def personalize(
+    photos: tuple[Path, ...],
+    output: Path,
+    bundle: Path | None,
+    checkpoint: Path | None,
+    generator: Path | None,
+    dry_run: bool,
+    **overrides: Any,
+) -> None:
+    """Refine one person's identity, from one or more photos or a folder of them.
+
+    The file is an identity for `fid-run compose --identity`, for the bundle that it was made with.
+    """
+    from .personalize import PersonalizeConfig
+    from .personalize import personalize as run
+
+    if (checkpoint is None) != (generator is None) or (bundle is not None and checkpoint is not None):
+        raise click.UsageError("give either --bundle, or --checkpoint and --generator, or none of them.")
+    config = replace(PersonalizeConfig(), **{name: value for name, value in overrides.items() if value is not None})
+    _plan("personalize", asdict(config), dry_run)
+    trained = (checkpoint, generator) if checkpoint and generator else None
+    run(photos, output, config, bundle=bundle, trained=trained, console=console)
+    console.print(f"saved {output}")
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -177,6 +279,9 @@ def main(arguments: list[str] | None = None) -> None:
     if missing:
         click.echo(f"fid-train: {missing[0]} is not installed; run: pip install 'fid-face[train]'", err=True)
         sys.exit(1)
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if arguments and arguments[0].startswith("-") and arguments[0] not in ("-h", "--help"):
+        arguments.insert(0, "fit")
     try:
         main_group.main(arguments, prog_name="fid-train", standalone_mode=False)
     except click.exceptions.Abort:
@@ -188,3 +293,7 @@ def main(arguments: list[str] | None = None) -> None:
     except FidError as error:
         click.echo(f"fid-train: {error}", err=True)
         sys.exit(error.exit_code)
+
+
+if __name__ == "__main__":
+    main()

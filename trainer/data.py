@@ -17,10 +17,12 @@ from torch import Tensor
 
 from ..runtime.errors import FidError, InputError
 from .networks_facemesh import FaceMesh
+from .networks_fan import FAN
 from .networks_mobilestylegan import W_SIZE, Mapping, Synthesis
 from .networks_sface import SFace
 
 SHARD = 256  # faces in one file
+ALL = slice(None)
 REAL_CODES = Path(__file__).with_name("sface_real_codes.npz")
 
 
@@ -49,6 +51,11 @@ class Faces:
         return self.image.float() / 127.5 - 1
 
 
+def joined(parts: list[Faces]) -> Faces:
+    """Several batches as one."""
+    return Faces(*(torch.cat([getattr(part, field.name) for part in parts]) for field in fields(Faces)))
+
+
 @dataclass(frozen=True)
 class FrozenNetworks:
     """G (mapping and synthesis), E_id and E_lnd, none of which is ever trained here."""
@@ -56,36 +63,46 @@ class FrozenNetworks:
     mapping: Mapping
     synthesis: Synthesis
     identity: SFace
-    landmarks: FaceMesh
+    landmarks: FaceMesh | FAN
     w_mean: Tensor  # [512]
     w_std: Tensor  # [512], of untruncated w
 
     @classmethod
-    def load(cls, synthesis: Synthesis, device: torch.device) -> "FrozenNetworks":
-        """Reads the fetched networks; `synthesis` is the generator to train through. All are frozen, on `device`."""
+    def load(cls, synthesis: Synthesis, device: torch.device, fan: Path | None = None) -> "FrozenNetworks":
+        """Reads the fetched networks; `synthesis` is the generator to train through. All are frozen, on `device`.
+
+        `fan` is the user's own file of FAN, the landmark network to use instead of the face mesh.
+        """
         mapping = Mapping.load()
         samples = torch.cat([mapping(z) for z in torch.randn(20_000, W_SIZE, generator=_generator(0)).split(1000)])
-        identity, landmarks = SFace.load(), FaceMesh.load()
+        identity, landmarks = SFace.load(), FaceMesh.load() if fan is None else FAN.load(fan)
         for network in (mapping, synthesis, identity, landmarks):
             network.to(device).eval().requires_grad_(False)
         synthesis.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue] - torch's stubs lack it
         return cls(mapping, synthesis, identity, landmarks, samples.mean(0).to(device), samples.std(0).to(device))
 
     def inner_face(self, crop: Tensor) -> Tensor:
-        """Landmarks [N, K, 2] of eyes, eyebrows, nose and lips, pixels of a 256 px crop."""
+        """Landmarks [N, K, 2] off the jaw line (eyes, eyebrows, nose, lips), pixels of a 256 px crop."""
         return self.landmarks(crop)[:, self.landmarks.inner_face, :2]
 
     @torch.no_grad()
-    def draw(self, n: int, psi: float, generator: torch.Generator, batch: int = 16) -> Faces:
-        """Draws n faces truncated by psi. The random numbers come from a CPU generator, whatever the device."""
-        z = torch.randn(n, W_SIZE, generator=generator).to(self.w_mean.device)
+    def draw(self, n: int, psi: float, generator: torch.Generator, batch: int = 16, rows: slice = ALL) -> Faces:
+        """Draws n faces truncated by psi and makes those of `rows`.
+
+        The random numbers come from a CPU generator, whatever the device.
+        """
+        z = torch.randn(n, W_SIZE, generator=generator)[rows].to(self.w_mean.device)
         w = self.w_mean + psi * (self.mapping(z) - self.w_mean)
         parts = []
         for code in w.split(batch):
             image = ((self.synthesis(code) + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
-            crop = image.float() / 127.5 - 1
-            parts.append(Faces(code, image, self.identity(crop), self.inner_face(crop)))
-        return Faces(*(torch.cat([getattr(p, field.name) for p in parts]) for field in fields(Faces)))
+            parts.append(self.seen(image, code))
+        return joined(parts)
+
+    def seen(self, image: Tensor, w: Tensor) -> Faces:
+        """Images [N, 3, S, S] uint8 RGB with what the frozen networks say about them."""
+        crop = image.float() / 127.5 - 1
+        return Faces(w, image, self.identity(crop), self.inner_face(crop))
 
 
 def _generator(seed: int) -> torch.Generator:
@@ -144,6 +161,35 @@ def _read_shard(path: Path) -> dict[str, Tensor]:
         return {field.name: torch.from_numpy(shard[field.name]) for field in fields(Faces)}
 
 
+@torch.no_grad()
+def read_photos(folder: Path, frozen: FrozenNetworks, log: Callable[[str], None]) -> Faces:
+    """The faces of a folder of photographs, aligned, as inputs to train on.
+
+    Nobody knows their w: it is the mean, and only losses on images may use these faces. Photographs that cannot be read
+    or show no face are named and left out. Raises InputError when none is left.
+    """
+    from ..runtime.composer import Composer
+    from ..runtime.images import find_photos
+
+    device, size, composer = frozen.w_mean.device, frozen.synthesis.resolution, Composer()
+    paths = find_photos([folder])
+    parts = []
+    for path in paths:
+        try:
+            crop = torch.from_numpy(composer.crop(path))
+        except FidError as error:
+            log(f"left out: {error}")
+            continue
+        image = crop.permute(2, 0, 1)[None].to(device)
+        if size < image.shape[-1]:
+            image = F.avg_pool2d(image.float(), image.shape[-1] // size).round().to(torch.uint8)
+        parts.append(frozen.seen(image, frozen.w_mean[None]))
+    if not parts:
+        raise InputError(f"{folder} holds no photograph with a face: name another with --photos.")
+    log(f"{len(parts)} of {len(paths)} photographs in {folder} are used")
+    return joined(parts)
+
+
 class RealIdentities:
     """Identity codes like those of photographed people, drawn from statistics of real SFace codes.
 
@@ -163,25 +209,45 @@ class RealIdentities:
         return F.normalize(self.mean + torch.randn(n, len(self.mean), generator=generator) @ self.root.T, dim=1)
 
 
-def augment(crop: Tensor, generator: torch.Generator) -> Tensor:
-    """What a camera and an aligner do to an attribute image: shift and scale a little, blur, noise.
+def augment(crop: Tensor, generator: torch.Generator, n: int | None = None, rows: slice = ALL) -> Tensor:
+    """What a camera and an aligner do to an attribute image: shift and scale, blur, compression, light, noise.
 
-    Crop [N, 3, S, S] in [-1, 1], same out. About half of the batch is left alone; for the rest misalignment is at most
-    1 % of the side and 2 % of scale, blur a lower resolution, noise up to 5 grey levels.
+    Crop [N, 3, S, S] in [-1, 1], same out. Half of the images are left alone. In the rest misalignment is at most 1 %
+    of the side and 2 % of scale; blur is a lower resolution; compression rounds the cosine coefficients of 8 px blocks
+    as JPEG does; light is gain and offset per channel of up to 10 %; noise has up to 5 grey levels. The crop may be the
+    `rows` of a batch of `n` images: the random numbers are drawn for all of it.
     """
-    n, size = len(crop), crop.shape[-1]
+    n, size = n or len(crop), crop.shape[-1]
 
     def uniform(low: float, high: float, *shape: int) -> Tensor:
-        return (low + (high - low) * torch.rand(*shape, generator=generator)).to(crop.device)
+        return (low + (high - low) * torch.rand(n, *shape, generator=generator))[rows].to(crop.device)
 
-    theta = torch.zeros(n, 2, 3, device=crop.device)
-    theta[:, 0, 0] = theta[:, 1, 1] = uniform(0.98, 1.02, n)
-    theta[:, :, 2] = uniform(-0.02, 0.02, n, 2)
+    theta = torch.zeros(len(crop), 2, 3, device=crop.device)
+    theta[:, 0, 0] = theta[:, 1, 1] = uniform(0.98, 1.02)
+    theta[:, :, 2] = uniform(-0.02, 0.02, 2)
     grid = F.affine_grid(theta, list(crop.shape), align_corners=False)
     changed = F.grid_sample(crop, grid, padding_mode="reflection", align_corners=False)
-    small = int(uniform(0.4, 1.0, 1).item() * size)
+    small = int((0.4 + 0.6 * torch.rand(1, generator=generator).item()) * size)
     if small < size:
         changed = F.interpolate(F.interpolate(changed, small, mode="area"), size, mode="bilinear", align_corners=False)
-    noise = torch.randn(crop.shape, generator=generator).to(crop.device) * uniform(0, 0.04, n, 1, 1, 1)
-    chosen = (torch.rand(n, generator=generator) < 0.5).to(crop.device)[:, None, None, None]
-    return torch.where(chosen, (changed + noise).clamp(-1, 1), crop)
+    light = uniform(0.9, 1.1, 3, 1, 1) * changed + uniform(-0.1, 0.1, 3, 1, 1)
+    noise = torch.randn(n, *crop.shape[1:], generator=generator)[rows].to(crop.device) * uniform(0, 0.04, 1, 1, 1)
+    chosen = (uniform(0, 1) < 0.5)[:, None, None, None]
+    return torch.where(chosen, (_compressed(light, uniform(0, 1)) + noise).clamp(-1, 1), crop)
+
+
+def _compressed(image: Tensor, strength: Tensor) -> Tensor:
+    """JPEG's loss without its codec: cosine coefficients of 8 px blocks are rounded, fine ones more coarsely.
+
+    Image [N, 3, S, S] in [-1, 1], strength [N] in 0..1 (none to about quality 50).
+    """
+    n, channels, height, width = image.shape
+    k = torch.arange(8, device=image.device, dtype=image.dtype)
+    cosines = torch.cos(torch.pi * (k[None] + 0.5) * k[:, None] / 8) * 0.5
+    cosines[0] *= 0.5**0.5
+    blocks = image.unfold(2, 8, 8).unfold(3, 8, 8)  # [N, 3, S/8, S/8, 8, 8]
+    coefficients = cosines @ blocks @ cosines.T
+    step = (0.1 + 0.05 * (k[:, None] + k[None])) * strength.view(-1, 1, 1, 1, 1, 1).clamp_min(1e-3)
+    rounded = (coefficients / step).round() * step
+    restored = cosines.T @ rounded @ cosines
+    return restored.permute(0, 1, 2, 4, 3, 5).reshape(n, channels, height, width)

@@ -36,7 +36,7 @@ from .networks_mobilestylegan import W_SIZE, DistilledToImage, Mapping, Synthesi
 
 SHARD = 32  # images in one file of targets
 SAVE_EVERY_S = 240
-INSIDE = (..., slice(8, -8), slice(8, -8))  # of a window: three 3x3 convolutions at half resolution reach 6 px
+INSIDE = (..., slice(10, -10), slice(10, -10))  # of a window: five 3x3 convolutions at half resolution reach 10 px
 
 
 @dataclass(frozen=True)
@@ -50,8 +50,8 @@ class DistillConfig:
     psi: tuple[float, float] = (0.5, 1.0)  # training targets are truncated by a factor drawn from this range
     batch: int = 16  # windows
     steps: int = 2000
-    rate_head: float = 1e-3
-    rate_block: float = 3e-4
+    rate_head: float = 2e-3  # relative to the size of each tensor
+    rate_block: float = 1e-3
     squared: float = 4.0  # weight of the squared error
     lpips: float = 0.05  # weight; 0 leaves it out
     seed: int = 7
@@ -160,6 +160,16 @@ def batches(n: int, batch: int, generator: torch.Generator) -> Iterator[Tensor]:
         yield from torch.randperm(n, generator=generator)[: n // batch * batch].split(batch)
 
 
+def typical_size(parameter: Tensor) -> float:
+    """Root mean square of a tensor's numbers, or what a random start would give one of zeros.
+
+    The published weights have their scales folded in, so tensors differ in size by orders of magnitude; Adam's steps
+    are made relative to it.
+    """
+    size = parameter.detach().square().mean().sqrt().item()
+    return size or 1 / math.sqrt(parameter[0].numel())
+
+
 def image_loss(output: Tensor, target: Tensor, perceptual: nn.Module | None, config: DistillConfig) -> Tensor:
     """L1 on the image and on its 4x and 14x coarser copies, squared error against large mistakes, and LPIPS."""
     loss = (output - target).abs().mean() + config.squared * (output - target).square().mean()
@@ -223,10 +233,13 @@ def distill(
     network.to(device).requires_grad_(False)
     network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue] - torch's stubs lack it
     average.to(device).requires_grad_(False)
-    head, block = (list(part.requires_grad_(True).parameters()) for part in (network.to_image, network.blocks[-1]))
-    optimizer = torch.optim.Adam(
-        [{"params": head, "rate": config.rate_head}, {"params": block, "rate": config.rate_block}], betas=(0.9, 0.99)
-    )
+    parts = ((network.to_image, config.rate_head), (network.blocks[-1], config.rate_block))
+    groups = [
+        {"params": [p.requires_grad_(True)], "rate": rate * typical_size(p)}
+        for part, rate in parts
+        for p in part.parameters()
+    ]
+    optimizer = torch.optim.Adam(groups, betas=(0.9, 0.99))
     if state:
         restore_optimizer(optimizer, state, "optimizer")
     perceptual = LPIPS.load("alex").to(device) if config.lpips else None

@@ -1,21 +1,26 @@
 """Trains the attribute encoder and the mapper: `fid-train fit`.
 
-Every step sees a self batch (I_id = I_attr) and, after the warm start, every third one a cross batch (I_id != I_attr).
+A step composes identity and attribute images, at times the same (I_id = I_attr, a self pair), at times not (a cross
+pair). Two kinds of recipe share the loop; `PRESETS` has them.
 
-- Self: a generated face has a known w, so reconstruction is regression of w; no gradient passes through the generator.
-  Alone (the warm start) it already teaches most of the task cheaply.
-- Probe: the attributes of the self batch are put on other people, and a linear probe of w tells how far their landmarks
-  move away. No gradient passes through the generator here either, so many more pairs are seen.
-- Cross: identity, landmarks, coarse colour and the W adversary (equations 2 to 8, weights for our units) through the
-  generator and the frozen encoders. Some identity codes are drawn from statistics of real people
-  (`data.RealIdentities`).
+- The paper's: every pair goes through the generator, every third one is a cross pair, equations 2 to 8.
+- Ours (`live`), which learns with far fewer gradients through the generator:
+  - Self: a generated face has a known w, so reconstruction is regression of w. Alone (the warm start) it already
+    teaches most of the task cheaply.
+  - Probe: the attributes of the self batch are put on other people, and a small network that knows w only guesses what
+    E_id and E_lnd would say. It learns from the dataset and, at every cross step, from what they really said.
+  - Cross, every third step after the warm start: identity, landmarks, coarse colour and the W adversary through the
+    generator and the frozen encoders. Some identity codes are drawn from statistics of real people
+    (`data.RealIdentities`).
 
-All randomness is a function of the seed and the step, so a resumed run equals one that was never stopped.
+All randomness is a function of the seed and the step, so a resumed run equals one that was never stopped, and several
+processes (`torchrun`) equal one.
 """
 
 import copy
 import math
-from dataclasses import asdict, dataclass
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -38,65 +43,177 @@ from .checkpoint import (
     tensors_of,
     write_json,
 )
-from .data import Faces, FrozenNetworks, RealIdentities, augment, read_dataset
-from .loop import Budget, Progress, best_device, machine_record
-from .networks import AttributeEncoder, Mapper, WDiscriminator
-from .networks_mobilestylegan import Synthesis
+from .data import Faces, FrozenNetworks, RealIdentities, augment, read_dataset, read_photos
+from .loop import Budget, Progress, Watch, best_device, machine_record
+from .networks import ATTRIBUTES_SIZE, AttributeEncoder, Mapper, Probe, WDiscriminator
+from .networks_inception import FEATURES, InceptionV3
+from .networks_mobilestylegan import CHANNELS, STYLES_PER_BLOCK, Synthesis
+from .processes import Processes
 
 SAVE_EVERY_S = 240
+PROBE_RATE = 1e-3  # of its own training at the start; a fifth of it afterwards
 PROBE_SHIFTS = (1, 3, 7)  # each face's attributes are put on the people this far along the batch
 
 
 @dataclass(frozen=True)
 class FitConfig:
-    """What `fid-train fit` does; the resolved configuration is printed and kept in every checkpoint."""
+    """What `fid-train fit` does; the resolved configuration is printed and kept in every checkpoint.
 
-    resolution: int = 128  # of the generator that training sees
-    psi: float = 0.8  # truncation of the generated faces
+    Batches are those of all processes together. The defaults are the `live` preset.
+    """
+
+    resolution: int = 256  # of the generator that training sees
+    attribute_encoder: str = "light"  # or "inception", the paper's
+    w_plus: bool = False  # the mapper answers in W+, a w for every style
+    psi: float = 0.8  # truncation of faces drawn online
     steps: int = 2500
     warm_steps: int = 1500  # the first steps see self batches only
-    self_batch: int = 16
+    self_batch: int = 16  # faces whose w is regressed; 0: none
     cross_batch: int = 8
     cross_every: int = 3  # a cross batch every so many steps
+    self_images: bool = False  # between cross batches, self pairs go through the generator too
     real_identities: float = 0.33  # share of cross identities drawn from statistics of real people
+    photo_share: float = 0.25  # share of cross attributes and identities taken from the user's photographs, where given
+    augmentation: bool = True  # of attribute images
     rate: float = 5e-4
     cross_rate: float = 4e-4  # after the warm start
-    d_rate: float = 2e-4
+    cosine: bool = True  # rates fall along a cosine; else they stay
+    beta2: float = 0.99  # of Adam; beta1 is 0.9
+    weight_decay: float = 1e-4
     w_weight: float = 1.0  # self: mean squared error of w in standard deviations of W
-    identity_weight: float = 1.0  # cross: 1 - cosine
-    landmarks_weight: float = 1000.0  # cross: squared distance as a fraction of the crop
-    probe_weight: float = 1000.0  # the same for many more pairs, by a linear probe of w instead of the generator
+    identity_loss: str = "cosine"  # or "l1", equation (4)
+    identity_weight: float = 1.0
+    landmarks_loss: str = "squared"  # or "l2", equation (5); of fractions of the crop
+    landmarks_weight: float = 1000.0
+    reconstruction_weight: float = 0.0  # self pairs through the generator, equation (7)
     colour_weight: float = 0.5  # cross: coarse colour
-    adversarial_weight: float = 0.05
+    probe_weight: float = 0.5  # identity and landmarks of many more pairs by the probe, as a share of their weights
+    probe_steps: int = 1000  # of the probe alone, at the start
+    probe_faces: int = 2048  # it learns from, when there is no dataset
+    adversarial_weight: float = 0.05  # 0: no W discriminator
+    adversarial_rate: float | None = None  # the mapper's adversarial loss is optimised apart, at this rate
+    d_rate: float = 2e-4
+    d_beta1: float = 0.5
     r1_gamma: float = 1.0
     ema: float = 0.995
+    bf16: bool = False  # autocast
     seed: int = 1
+
+    @property
+    def attributes_size(self) -> int:
+        """Numbers of an attribute code."""
+        return ATTRIBUTES_SIZE if self.attribute_encoder == "light" else FEATURES
+
+    @property
+    def n_styles(self) -> int | None:
+        """Styles of the generator, when the mapper answers in W+."""
+        if not self.w_plus:
+            return None
+        return 2 + STYLES_PER_BLOCK * len(CHANNELS[: int(math.log2(self.resolution)) - 3])
+
+
+PAPER = FitConfig(
+    attribute_encoder="inception",
+    psi=1.0,
+    steps=100_000,
+    warm_steps=0,
+    self_batch=0,
+    cross_batch=6,
+    self_images=True,
+    real_identities=0.0,
+    augmentation=False,
+    rate=5e-5,
+    cross_rate=5e-5,
+    cosine=False,
+    beta2=0.999,
+    weight_decay=0.0,
+    w_weight=0.0,
+    identity_loss="l1",
+    landmarks_loss="l2",
+    landmarks_weight=1.0,
+    reconstruction_weight=0.001,
+    colour_weight=0.0,
+    probe_weight=0.0,
+    adversarial_weight=1.0,
+    adversarial_rate=5e-6,
+    d_rate=2e-5,
+    d_beta1=0.9,
+    r1_gamma=10.0,
+)
+
+PRESETS = {
+    "live": FitConfig(),
+    "paper": PAPER,
+    "paper-1024": replace(
+        PAPER,
+        resolution=1024,
+        cross_batch=2,
+        rate=PAPER.rate / 10,
+        cross_rate=PAPER.cross_rate / 10,
+        adversarial_rate=5e-7,
+        d_rate=PAPER.d_rate / 10,
+    ),
+    "no-landmarks": replace(PAPER, landmarks_weight=0.0),
+    "no-discriminator": replace(PAPER, adversarial_weight=0.0),
+}
 
 
 class Trainable(nn.Module):
     """The networks that ship: E_attr and M."""
 
-    def __init__(self) -> None:
+    def __init__(self, config: FitConfig | None = None) -> None:
         super().__init__()
-        self.attributes = AttributeEncoder()
-        self.mapper = Mapper()
+        config = config or FitConfig()
+        self.attributes = AttributeEncoder() if config.attribute_encoder == "light" else InceptionV3()
+        self.mapper = Mapper(config.attributes_size, config.n_styles)
 
     def forward(self, identity: Tensor, crop: Tensor) -> Tensor:
-        """Identity codes [N, 128] and attribute crops [N, 3, S, S] in [-1, 1] -> w [N, 512]."""
+        """Identity codes [N, 128], attribute crops [N, 3, S, S] in [-1, 1] -> w [N, 512] or W+ [N, n_styles, 512]."""
         return self.mapper(identity, self.attributes(crop))
 
 
-def parameter_counts() -> dict[str, int]:
-    """Parameters of the networks that ship: 5,820,160 of E_attr and 3,280,384 of M."""
+def parameter_counts(config: FitConfig | None = None) -> dict[str, int]:
+    """Parameters of the networks that ship; of the `live` preset 5,820,160 of E_attr and 3,280,384 of M."""
     with torch.device("meta"):
-        networks = Trainable()
+        networks = Trainable(config)
     parts = {"E_attr": networks.attributes, "M": networks.mapper}
     return {name: sum(p.numel() for p in part.parameters()) for name, part in parts.items()}
 
 
+def memory_estimate(config: FitConfig) -> int:
+    """Bytes that training needs at its peak, about: weights with gradients, optimiser and average, and activations.
+
+    Activations are what autograd keeps of the largest step, counted on tensors without content; the frozen encoders,
+    which see small pictures, are left out.
+    """
+    kept: dict[int, int] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        kept[id(tensor.untyped_storage())] = tensor.untyped_storage().nbytes()
+        held.append(tensor)
+        return tensor
+
+    held: list[Tensor] = []
+    with torch.device("meta"):
+        networks, synthesis = Trainable(config), Synthesis(config.resolution).requires_grad_(False)
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            outputs = [
+                synthesis(networks(torch.zeros(n, 128), torch.zeros(n, 3, 256, 256))) for n in [config.cross_batch]
+            ]
+            if config.self_batch:
+                outputs.append(
+                    networks(torch.zeros(config.self_batch, 128), torch.zeros(config.self_batch, 3, 256, 256))
+                )
+    weights = sum(parameter_counts(config).values()) * 4 * 5 + sum(p.numel() for p in synthesis.parameters()) * 4
+    return weights + sum(kept.values())
+
+
 def load_trained(checkpoint: Path) -> Trainable:
     """E_attr and M of a checkpoint folder, in evaluation mode. Raises FidError when it holds something else."""
-    networks, weights = Trainable(), read_weights(checkpoint)
+    record = read_record(checkpoint)
+    known = FitConfig.__dataclass_fields__
+    kept = {name: value for name, value in record.get("configuration", {}).items() if name in known}
+    networks, weights = Trainable(FitConfig(**kept)), read_weights(checkpoint)
     load_into(networks.attributes, weights, "attributes")
     load_into(networks.mapper, weights, "mapper")
     return networks.eval()
@@ -118,53 +235,135 @@ def load_generator(checkpoint: Path | None, resolution: int) -> Synthesis:
     return network.eval().requires_grad_(False)
 
 
-def landmark_probe(faces: Faces, frozen: FrozenNetworks, ridge: float = 100.0) -> Tensor:
-    """Ridge regression of the inner face's landmarks (as fractions of the crop) on w in standard deviations: [512, 2K].
-
-    Where a face's features are is nearly linear in w, so a step along w is worth about this much movement; it costs
-    neither the generator nor the landmark network. Differences of w are what it is applied to, so it has no constant.
-    """
-    x = ((faces.w - frozen.w_mean) / frozen.w_std).double()
-    y = (faces.landmarks.flatten(1) / 256).double()
-    x, y = x - x.mean(0), y - y.mean(0)
-    gram = x.T @ x + ridge * torch.eye(x.shape[1], dtype=x.dtype, device=x.device)
-    return torch.linalg.solve(gram, x.T @ y).float()
-
-
 class FitLoop:
     """State of one training run; `step` is one optimisation step."""
 
-    def __init__(self, config: FitConfig, frozen: FrozenNetworks, dataset: Faces | None, device: torch.device) -> None:
+    def __init__(
+        self,
+        config: FitConfig,
+        frozen: FrozenNetworks,
+        dataset: Faces | None,
+        device: torch.device,
+        *,
+        photos: Faces | None = None,
+        processes: Processes | None = None,
+    ) -> None:
+        if config.w_plus and config.probe_weight:
+            raise InputError("the probe knows W only: W+ needs --set probe_weight=0.")
         self.config, self.frozen, self.dataset, self.device = config, frozen, dataset, device
+        self.photos, self.processes = photos, processes or Processes()
         torch.manual_seed(config.seed)
-        self.networks = Trainable().to(device)
+        self.networks = Trainable(config).to(device)
         self.networks.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue] - torch's stubs lack it
         self.discriminator = WDiscriminator().to(device)
-        for module in (self.networks.mapper, self.discriminator):
+        self.probe = Probe(len(frozen.landmarks.inner_face)).to(device)
+        for module in (self.networks.mapper, self.discriminator, self.probe):
             module.w_mean.copy_(frozen.w_mean)
             module.w_std.copy_(frozen.w_std)
         self.average = copy.deepcopy(self.networks).eval().requires_grad_(False)
-        self.optimizer = torch.optim.AdamW(
-            self.networks.parameters(), lr=config.rate, betas=(0.9, 0.99), weight_decay=1e-4
-        )
-        self.d_optimizer = torch.optim.Adam(self.discriminator.parameters(), lr=config.d_rate, betas=(0.5, 0.99))
+        self.processes.synchronise_batch_norms(self.networks)
+        betas = (0.9, config.beta2)
+        parameters = list(self.networks.parameters())
+        self.optimizers: dict[str, torch.optim.Optimizer] = {
+            "optimizer": torch.optim.AdamW(parameters, config.rate, betas, weight_decay=config.weight_decay),
+            "d_optimizer": torch.optim.Adam(
+                self.discriminator.parameters(), config.d_rate, (config.d_beta1, config.beta2)
+            ),
+            "probe_optimizer": torch.optim.AdamW(self.probe.parameters(), PROBE_RATE, weight_decay=0.05),
+        }
+        if config.adversarial_rate is not None:
+            self.optimizers["a_optimizer"] = torch.optim.Adam(parameters, config.adversarial_rate, betas)
+        self.modules = {
+            "networks": self.networks,
+            "average": self.average,
+            "discriminator": self.discriminator,
+            "probe": self.probe,
+        }
         self.real_identities = RealIdentities()
+        self.known: Faces | None = None  # what the probe learns from
         self.done = 0
-        self.probe = None
-        if config.probe_weight:
-            known = self.faces(2048, 7) if dataset is None else dataset.to(device)
-            self.probe = landmark_probe(known, frozen)
 
     def generator(self, stream: int) -> torch.Generator:
         """The random numbers of this step; `stream` keeps its uses apart."""
         return torch.Generator().manual_seed((self.config.seed * 1_000_003 + self.done) * 16 + stream)
 
     def faces(self, n: int, stream: int) -> Faces:
-        """n faces of the dataset, or fresh ones."""
-        random = self.generator(stream)
+        """This process's share of n faces of the dataset, or of fresh ones."""
+        random, rows = self.generator(stream), self.processes.rows(n)
         if self.dataset is None:
-            return self.frozen.draw(n, self.config.psi, random)
-        return self.dataset[torch.randint(len(self.dataset), (n,), generator=random)].to(self.device)
+            return self.frozen.draw(n, self.config.psi, random, rows=rows)
+        return self.dataset[torch.randint(len(self.dataset), (n,), generator=random)[rows]].to(self.device)
+
+    def with_photos(self, faces: Faces, n: int, stream: int) -> Faces:
+        """The faces, a share of them replaced by the user's photographs."""
+        if self.photos is None:
+            return faces
+        random, rows = self.generator(stream), self.processes.rows(n)
+        index = torch.randint(len(self.photos), (n,), generator=random)[rows]
+        chosen = (torch.rand(n, generator=random) < self.config.photo_share)[rows].to(self.device)
+        photos = self.photos[index].to(self.device)
+
+        def either(photo: Tensor, face: Tensor) -> Tensor:
+            return torch.where(chosen.view(-1, *[1] * (face.ndim - 1)), photo, face)
+
+        return Faces(*(either(getattr(photos, name), getattr(faces, name)) for name in Faces.__dataclass_fields__))
+
+    def seen_crop(self, faces: Faces, n: int, stream: int) -> Tensor:
+        """The attribute crops as a camera would have them."""
+        if not self.config.augmentation:
+            return faces.crop
+        return augment(faces.crop, self.generator(stream), n, self.processes.rows(n))
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """bf16 where the configuration asks for it."""
+        return torch.autocast(self.device.type, torch.bfloat16) if self.config.bf16 else nullcontext()
+
+    def start_probe(self) -> None:
+        """Gathers the faces that the probe learns from; a new run's probe is trained on them alone first."""
+        if not self.config.probe_weight:
+            return
+        self.known = self.dataset
+        if self.known is None:
+            self.known = self.frozen.draw(self.config.probe_faces, self.config.psi, self.generator(7))
+        if self.done:
+            return
+        landmarks = self.known.landmarks.to(self.device) / 256
+        self.probe.landmarks_mean.copy_(landmarks.mean(0))
+        self.probe.landmarks_std.copy_(landmarks.std(0).mean())
+        for step in range(self.config.probe_steps):
+            self.train_probe(self.config.seed + step, PROBE_RATE * (1 - 0.8 * step / self.config.probe_steps))
+
+    def train_probe(self, seed: int, rate: float, seen: tuple[Tensor, Tensor, Tensor] | None = None) -> None:
+        """One step of the probe on known faces, and on (w, identity codes, landmarks) of compositions just seen."""
+        assert self.known is not None
+        random = torch.Generator().manual_seed(seed)
+        faces = self.known[torch.randint(len(self.known), (128,), generator=random)].to(self.device)
+        batches = [(faces.w, faces.identity, faces.landmarks)]
+        if seen is not None:
+            batches.append(seen)
+        with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):  # dropout
+            torch.manual_seed(seed)
+            loss = torch.stack([self.probe_loss(*batch) for batch in batches]).sum()
+        self.optimise("probe_optimizer", loss, rate)
+
+    def probe_loss(self, w: Tensor, identity: Tensor, landmarks: Tensor) -> Tensor:
+        """How far the probe's guesses are from what the frozen networks said; landmarks in pixels of a 256 px crop."""
+        code, points = self.probe.train()(w)
+        error = (points - landmarks / 256) / self.probe.landmarks_std
+        return losses.identity_cosine(code, identity) + error.square().mean()
+
+    def optimise(self, name: str, loss: Tensor, rate: float | None = None, clip: float | None = None) -> None:
+        """One step of an optimiser on a loss, the gradients averaged over the processes."""
+        optimizer = self.optimizers[name]
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        for group in optimizer.param_groups:
+            group["lr"] = rate or group["lr"]
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        self.processes.average_gradients(parameters)
+        if clip:
+            nn.utils.clip_grad_norm_(parameters, clip)
+        optimizer.step()
 
     def rate(self) -> float:
         """Learning rate of this step: a cosine over the warm start, then one from the cross rate to the end.
@@ -173,108 +372,163 @@ class FitLoop:
         at 0.02 of the cross rate.
         """
         config = self.config
-        if self.done < config.warm_steps:
+        warm = self.done < config.warm_steps
+        if not config.cosine:
+            return config.rate if warm else config.cross_rate
+        if warm:
             fraction = self.done / config.warm_steps
             return config.rate * min(1, (self.done + 1) / 100) * (0.4 + 0.6 * 0.5 * (1 + math.cos(math.pi * fraction)))
         fraction = (self.done - config.warm_steps) / max(config.steps - config.warm_steps, 1)
         return config.cross_rate * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * fraction)))
 
-    def self_losses(self, faces: Faces) -> dict[str, Tensor]:
-        """In W, reconstruction where I_id = I_attr; by the probe, landmarks of these attributes on other people."""
-        config = self.config
-        attributes = self.networks.attributes(augment(faces.crop, self.generator(1)))
-        w = self.networks.mapper(faces.identity, attributes)
-        terms = {"w": config.w_weight * ((w - faces.w) / self.frozen.w_std).square().mean()}
-        if self.probe is not None and self.done >= config.warm_steps:
-            others = torch.cat([faces.identity.roll(shift, 0) for shift in PROBE_SHIFTS])
-            count = len(PROBE_SHIFTS)
-            moved = self.networks.mapper(others, attributes.repeat(count, 1)) - faces.w.repeat(count, 1)
-            error = (moved / self.frozen.w_std) @ self.probe
-            terms["probe"] = config.probe_weight * error.square().sum(1).mean() / (error.shape[1] // 2)
+    def identity_loss(self, code: Tensor, target: Tensor) -> Tensor:
+        """The configured form of equation (4)."""
+        loss = losses.identity_l1 if self.config.identity_loss == "l1" else losses.identity_cosine
+        return self.config.identity_weight * loss(code, target)
+
+    def landmarks_loss(self, points: Tensor, target: Tensor) -> Tensor:
+        """The configured form of equation (5), of points [N, K, 2] as fractions of the crop."""
+        loss = losses.landmarks_l2 if self.config.landmarks_loss == "l2" else losses.landmarks_squared
+        return self.config.landmarks_weight * loss(points, target)
+
+    def identities(self, codes: Tensor, n: int, random: torch.Generator) -> Tensor:
+        """This process's share of n identity codes, some replaced by ones drawn from statistics of real people."""
+        rows = self.processes.rows(n)
+        drawn = self.real_identities.draw(n, random)[rows].to(self.device)
+        use_drawn = (torch.rand(n, generator=random) < self.config.real_identities)[rows].to(self.device)
+        return torch.where(use_drawn[:, None], drawn, codes)
+
+    def self_losses(self) -> dict[str, Tensor]:
+        """In W, reconstruction where I_id = I_attr; by the probe, these attributes on other people."""
+        config, n = self.config, self.config.self_batch
+        faces = self.faces(n, 0)
+        attributes = self.networks.attributes(self.seen_crop(faces, n, 1))
+        w, target = self.networks.mapper(faces.identity, attributes), faces.w
+        if config.w_plus:
+            target = target[:, None]
+        terms = {"w": config.w_weight * ((w - target) / self.frozen.w_std).square().mean()}
+        if config.probe_weight and self.done >= config.warm_steps:
+            all_codes, rows = self.processes.gathered(faces.identity), self.processes.rows(n)
+            guesses = []
+            for shift in PROBE_SHIFTS:
+                others = self.identities(all_codes.roll(shift, 0)[rows], n, self.generator(8 + shift))
+                code, points = self.probe.eval()(self.networks.mapper(others, attributes))
+                guesses.append((self.identity_loss(code, others), self.landmarks_loss(points, faces.landmarks / 256)))
+            identity, landmarks = (torch.stack(values).mean() for values in zip(*guesses, strict=True))
+            terms |= {
+                "probe identity": config.probe_weight * identity,
+                "probe landmarks": config.probe_weight * landmarks,
+            }
         return terms
 
-    def cross_losses(self, attributes: Faces, people: Faces) -> tuple[Tensor, dict[str, Tensor]]:
-        """w [N, 512] of the compositions and the weighted losses of the cross batch, by name."""
-        config, random = self.config, self.generator(2)
-        n = len(attributes)
-        drawn = self.real_identities.draw(n, random).to(self.device)
-        use_drawn = (torch.rand(n, generator=random) < config.real_identities).to(self.device)
-        identity = torch.where(use_drawn[:, None], drawn, people.identity)
-        w = self.networks(identity, augment(attributes.crop, self.generator(3)))
-        image = self.frozen.synthesis(w)
-        points = self.frozen.inner_face(image)
-        return w, {
-            "identity": config.identity_weight * losses.identity_cosine(self.frozen.identity(image), identity),
-            "landmarks": config.landmarks_weight * losses.landmarks_l2(points, attributes.landmarks, 256),
-            "colour": config.colour_weight * losses.coarse_colour(image, attributes.crop),
-            "adversarial": config.adversarial_weight * losses.adversarial_g(self.discriminator(w)),
-        }
+    def image_losses(
+        self, same: bool
+    ) -> tuple[tuple[Tensor, Tensor, Tensor], tuple[Tensor, Tensor], dict[str, Tensor]]:
+        """A batch of pairs through the generator and the frozen encoders, equations (3) to (8).
 
-    def train_discriminator(self, fake_w: Tensor) -> Tensor:
-        """One step of D_W, equation (2)."""
-        real_w = self.faces(2 * len(fake_w), 4).w.clone().requires_grad_(True)
+        `same`: I_id = I_attr. Returns what was seen (w, identity codes, landmarks), without gradient; the inputs
+        (identity codes, attribute crops); and the weighted losses by name.
+        """
+        config, n = self.config, self.config.cross_batch
+        attributes = self.with_photos(self.faces(n, 5), n, 12)
+        identity = attributes.identity
+        if not same:
+            identity = self.with_photos(self.faces(n, 6), n, 13).identity
+            identity = self.identities(identity, n, self.generator(2))
+        crop = self.seen_crop(attributes, n, 3)
+        w = self.networks(identity, crop)
+        image = self.frozen.synthesis(w)
+        code, points = self.frozen.identity(image).float(), self.frozen.inner_face(image)
+        terms = {"identity": self.identity_loss(code, identity)}
+        if config.landmarks_weight:
+            terms["landmarks"] = self.landmarks_loss(points / 256, attributes.landmarks / 256)
+        if config.colour_weight:
+            terms["colour"] = config.colour_weight * losses.coarse_colour(image, attributes.crop)
+        if config.reconstruction_weight and same:
+            scales = 5 if config.resolution >= 11 << 4 else 4
+            mix = losses.mix(image.float(), attributes.crop, scales=scales).mean()
+            terms["reconstruction"] = config.reconstruction_weight * mix
+        if config.adversarial_weight and config.adversarial_rate is None:
+            terms["adversarial"] = config.adversarial_weight * losses.adversarial_g(self.discriminator(w))
+        return (w.detach().float(), code.detach(), points.detach().float()), (identity, crop), terms
+
+    def train_adversary(self, fake_w: Tensor, inputs: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
+        """Equations (2) and, where it is optimised apart, (3): a step of D_W, and one of the mapper against it."""
+        config, figures = self.config, {}
+        if config.adversarial_rate is not None:
+            with self.autocast():
+                loss = config.adversarial_weight * losses.adversarial_g(self.discriminator(self.networks(*inputs)))
+            self.optimise("a_optimizer", loss)
+            figures["adversarial"] = loss.detach()
+        real_w = self.faces(2 * config.cross_batch, 4).w.clone().requires_grad_(True)
         real_logits = self.discriminator(real_w)
-        loss = losses.adversarial_d(real_logits, self.discriminator(fake_w.detach()))
-        loss = loss + losses.r1_penalty(real_logits, real_w, self.config.r1_gamma)
-        self.d_optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        self.d_optimizer.step()
-        return loss.detach()
+        loss = losses.adversarial_d(real_logits, self.discriminator(fake_w))
+        loss = loss + losses.r1_penalty(real_logits, real_w, config.r1_gamma)
+        self.optimise("d_optimizer", loss)
+        return {**figures, "discriminator": loss.detach()}
 
     def step(self) -> dict[str, float]:
         """One step; returns the losses. Raises FidError when one is not finite, before the weights are touched."""
         config = self.config
         self.networks.train()
-        terms = self.self_losses(self.faces(config.self_batch, 0))
-        fake_w = None
-        if self.done >= config.warm_steps and self.done % config.cross_every == 0:
-            fake_w, cross = self.cross_losses(self.faces(config.cross_batch, 5), self.faces(config.cross_batch, 6))
-            terms |= cross
+        terms: dict[str, Tensor] = {}
+        seen = inputs = None
+        cross = self.done % config.cross_every == 0
+        with self.autocast():
+            if config.self_batch:
+                terms = self.self_losses()
+            if self.done >= config.warm_steps and (cross or config.self_images):
+                seen, inputs, more = self.image_losses(same=not cross)
+                terms |= more
         total = torch.stack(list(terms.values())).sum()
-        if not torch.isfinite(total):
-            figures = ", ".join(f"{name} {value.item():.4g}" for name, value in terms.items())
-            raise FidError(f"the loss is not finite at step {self.done}: {figures}.")
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.rate()
-        self.optimizer.zero_grad(set_to_none=True)
-        total.backward()
-        nn.utils.clip_grad_norm_(self.networks.parameters(), 5.0)
-        self.optimizer.step()
-        if fake_w is not None:
-            terms["discriminator"] = self.train_discriminator(fake_w)
+        figures = dict(
+            zip(terms, self.processes.mean(torch.stack(list(terms.values())).detach()).tolist(), strict=True)
+        )
+        if not all(map(math.isfinite, figures.values())):
+            said = ", ".join(f"{name} {value:.4g}" for name, value in figures.items())
+            raise FidError(f"the loss is not finite at step {self.done}: {said}.")
+        self.optimise("optimizer", total, self.rate(), clip=5.0)
+        if seen is not None and inputs is not None and config.adversarial_weight:
+            more = self.train_adversary(seen[0], inputs)
+            figures |= {name: self.processes.mean(value).item() for name, value in more.items()}
+        if self.known is not None and self.done >= config.warm_steps:
+            self.train_probe(config.seed * 1_000_003 + self.done, 0.2 * PROBE_RATE, seen)
         decay = min(config.ema, (self.done + 1) / (self.done + 10))
         with torch.no_grad():
             for mine, theirs in zip(_floats(self.average), _floats(self.networks), strict=True):
                 mine.lerp_(theirs, 1 - decay)
         self.done += 1
-        return {name: value.item() for name, value in terms.items()}
+        return figures
 
     def save(self, run: Path, record: dict[str, Any]) -> Path:
         """Writes a checkpoint: the average as the weights to ship, everything else to resume from."""
         weights = {**tensors_of("attributes", self.average.attributes), **tensors_of("mapper", self.average.mapper)}
-        state = {
-            **{f"networks.{k}": v for k, v in self.networks.state_dict().items()},
-            **{f"average.{k}": v for k, v in self.average.state_dict().items()},
-            **{f"discriminator.{k}": v for k, v in self.discriminator.state_dict().items()},
-            **optimizer_tensors("optimizer", self.optimizer),
-            **optimizer_tensors("d_optimizer", self.d_optimizer),
-        }
+        state: dict[str, Tensor] = {}
+        for name, module in self.modules.items():
+            state |= {f"{name}.{k}": v for k, v in module.state_dict().items()}
+        for name, optimizer in self.optimizers.items():
+            state |= optimizer_tensors(name, optimizer)
         return save(run, self.done, weights, state, {"kind": "fit", "configuration": asdict(self.config), **record})
 
     def restore(self, checkpoint: Path) -> None:
-        """Takes everything from a checkpoint's state."""
+        """Takes everything from a checkpoint's state. Raises FidError when it is another configuration's."""
         state = read_weights(checkpoint, "state.safetensors")
-        modules = {"networks": self.networks, "average": self.average, "discriminator": self.discriminator}
-        for name, module in modules.items():
+        for name, module in self.modules.items():
             own = {k.removeprefix(f"{name}."): v for k, v in state.items() if k.startswith(f"{name}.")}
-            module.load_state_dict(own)
-        restore_optimizer(self.optimizer, state, "optimizer")
-        restore_optimizer(self.d_optimizer, state, "d_optimizer")
+            try:
+                module.load_state_dict(own)
+            except RuntimeError as error:
+                raise FidError(
+                    f"{checkpoint} was trained with other networks than this configuration's; resume with its own "
+                    "preset and options, or start in a new folder."
+                ) from error
+        for name, optimizer in self.optimizers.items():
+            restore_optimizer(optimizer, state, name)
         self.done = int(read_record(checkpoint)["step"])
 
     @torch.no_grad()
-    def grid(self, path: Path, rows: int = 5, columns: int = 5) -> None:
-        """Writes an identity (top) x attributes (left) picture of the average networks."""
+    def grid(self, rows: int = 5, columns: int = 5) -> np.ndarray:
+        """An identity (top) x attributes (left) picture of the average networks, RGB uint8 [H, W, 3]."""
         random = torch.Generator().manual_seed(99)
         people, attributes = (self.frozen.draw(n, self.config.psi, random) for n in (columns, rows))
         corner = torch.full_like(people.image[:1], 255)
@@ -283,8 +537,7 @@ class FitLoop:
             crop = attributes.crop[i : i + 1].expand(columns, -1, -1, -1)
             image = (self.frozen.synthesis(self.average(people.identity, crop)) + 1) * 127.5
             lines.append(torch.cat([attributes.image[i : i + 1], image.clamp(0, 255).to(torch.uint8)]))
-        table = np.concatenate([np.concatenate(list(line.permute(0, 2, 3, 1).cpu().numpy()), axis=1) for line in lines])
-        cv2.imwrite(str(path), table[..., ::-1])
+        return np.concatenate([np.concatenate(list(line.permute(0, 2, 3, 1).cpu().numpy()), axis=1) for line in lines])
 
 
 def _floats(module: nn.Module) -> list[Tensor]:
@@ -305,21 +558,31 @@ def fit(
     *,
     generator: Path | None,
     dataset: Path | None = None,
+    photos: Path | None = None,
+    fan: Path | None = None,
+    encoder: Path | None = None,
     max_minutes: float | None = None,
     resume: bool = False,
     init: Path | None = None,
+    compiled: bool = False,
     console: Console | None = None,
 ) -> Path:
     """Trains into `run` and returns its last checkpoint folder.
 
     `generator` is a `fid-train distill` run or checkpoint; `dataset` a folder of `fid-train dataset` (None: faces drawn
-    online); `resume` goes on from the run's newest checkpoint; `init` starts from another run's weights. `run/run.json`
-    keeps the configuration, the generator and the machine.
+    online); `photos` a folder of the user's own photographs, further inputs; `fan` a file of FAN to use for landmarks;
+    `encoder` a file of InceptionV3 weights to start from; `resume` goes on from the run's newest checkpoint; `init`
+    starts from another run's weights; `compiled` lets torch.compile speed the generator up. `run/run.json` keeps the
+    configuration, the generator and the machine; TensorBoard reads the scalars and grids in `run/`.
     """
-    console, budget = console or Console(), Budget(max_minutes)
+    console, budget, processes = console or Console(), Budget(max_minutes), Processes.start()
+    if not processes.first:
+        console = Console(quiet=True)
     device = best_device()
-    frozen = FrozenNetworks.load(load_generator(generator, config.resolution), device)
-    loop = FitLoop(config, frozen, read_dataset(dataset) if dataset else None, device)
+    frozen = FrozenNetworks.load(load_generator(generator, config.resolution), device, fan)
+    known_photos = read_photos(photos, frozen, console.print) if photos else None
+    known_faces = read_dataset(dataset) if dataset else None
+    loop = FitLoop(config, frozen, known_faces, device, photos=known_photos, processes=processes)
     found = latest(run) if resume else None
     if found:
         loop.restore(found)
@@ -327,22 +590,35 @@ def fit(
     elif init:
         for networks in (loop.networks, loop.average):
             networks.load_state_dict(load_trained(init).state_dict())
-    run.mkdir(parents=True, exist_ok=True)
-    write_json(
-        run / "run.json",
-        {"configuration": asdict(config), "generator": _generator_name(generator), "machine": machine_record()},
-    )
-    progress = Progress(console, config.steps, config.self_batch, loop.done)
-    saved, smooth = budget.seconds, {}
-    with budget.catching_signals():
-        while loop.done < config.steps and not budget.over:
-            for name, value in loop.step().items():
-                smooth[name] = 0.98 * smooth.get(name, value) + 0.02 * value
+    elif encoder:
+        for networks in (loop.networks, loop.average):
+            networks.attributes.load_state_dict(InceptionV3.load(encoder).state_dict())
+    if compiled:
+        frozen.synthesis.compile(dynamic=False)
+    loop.start_probe()
+    if processes.first:
+        run.mkdir(parents=True, exist_ok=True)
+        record = {"configuration": asdict(config), "generator": _generator_name(generator)}
+        write_json(run / "run.json", {**record, "processes": processes.world, "machine": machine_record()})
+    checkpoint, smooth, saved = run, {}, budget.seconds
+
+    def keep() -> Path:
+        grid = loop.grid()
+        cv2.imwrite(str(run / f"grid_{loop.done:06d}.png"), grid[..., ::-1])
+        watch.picture(loop.done, grid)
+        return loop.save(run, {"figures": smooth})
+
+    progress = Progress(console, config.steps, max(config.self_batch, config.cross_batch), loop.done)
+    with budget.catching_signals(), Watch(run if processes.first else None) as watch:
+        while loop.done < config.steps and not processes.any(budget.over, device):
+            figures = loop.step()
+            smooth |= {name: 0.95 * smooth.get(name, value) + 0.05 * value for name, value in figures.items()}
+            watch.scalars(loop.done, {**figures, "rate": loop.rate()})
             progress.show(loop.done, smooth)
-            if budget.seconds - saved > SAVE_EVERY_S:
+            if processes.first and budget.seconds - saved > SAVE_EVERY_S:
                 saved = budget.seconds
-                loop.save(run, {"figures": smooth})
-                loop.grid(run / f"grid_{loop.done:06d}.png")
-    checkpoint = loop.save(run, {"figures": smooth})
-    loop.grid(run / f"grid_{loop.done:06d}.png")
+                keep()
+        if processes.first:
+            checkpoint = keep()
+    processes.stop()
     return checkpoint

@@ -7,9 +7,12 @@ import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
+import numpy as np
 import torch
 from rich.console import Console
 
@@ -83,6 +86,39 @@ class Budget:
         finally:
             for number, handler in previous.items():
                 signal.signal(number, handler)
+
+
+class Watch:
+    """What TensorBoard shows of a run: scalars at every step and pictures. Without a folder, or without the
+    `tensorboard` package, it does nothing.
+    """
+
+    def __init__(self, run: Path | None) -> None:
+        self.writer = None
+        if run is not None and find_spec("tensorboard"):
+            from torch.utils.tensorboard import SummaryWriter
+
+            self.writer = SummaryWriter(str(run))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.writer:
+            self.writer.close()
+
+    def scalars(self, step: int, figures: dict[str, float]) -> None:
+        """Losses and rates of a step."""
+        if self.writer:
+            for name, value in figures.items():
+                self.writer.add_scalar(name.replace(" ", "_"), value, step)
+
+    def picture(self, step: int, image: np.ndarray) -> None:
+        """A picture, RGB uint8 [H, W, 3]."""
+        if self.writer:
+            self.writer.add_image("grid", image, step, dataformats="HWC")
 
 
 class Progress:

@@ -36,9 +36,14 @@ def identity_cosine(code: Tensor, target: Tensor) -> Tensor:
     return (1 - (code * target).sum(dim=1)).mean()
 
 
-def landmarks_l2(points: Tensor, target: Tensor, size: int) -> Tensor:
-    """Equation (5), squared: mean squared distance of landmarks [N, K, 2] in pixels, as a fraction of `size`."""
-    return ((points - target) / size).square().sum(dim=2).mean()
+def landmarks_l2(points: Tensor, target: Tensor) -> Tensor:
+    """Equation (5): Euclidean distance of all landmarks [N, K, 2] as one vector, mean over the batch."""
+    return (points - target).flatten(1).norm(dim=1).mean()
+
+
+def landmarks_squared(points: Tensor, target: Tensor) -> Tensor:
+    """Equation (5), squared and per point: mean squared distance of landmarks [N, K, 2]."""
+    return (points - target).square().sum(dim=2).mean()
 
 
 def ms_ssim(image: Tensor, target: Tensor, scales: int = 5) -> Tensor:

@@ -69,16 +69,17 @@ class AttributeEncoder(nn.Module):
 class Mapper(nn.Module):
     """M of equation (1): a 4-layer LeakyReLU perceptron from z = [identity code, attribute code] to w [N, 512].
 
-    The unit identity code is scaled to unit variance per entry; the last layer answers in standard deviations of W
-    around its mean.
+    With `n_styles` it answers in W+ instead, [N, n_styles, 512]. The unit identity code is scaled to unit variance per
+    entry; the last layer answers in standard deviations of W around its mean.
     """
 
     w_mean: Tensor
     w_std: Tensor
 
-    def __init__(self, attributes_size: int = ATTRIBUTES_SIZE, width: int = 1024) -> None:
+    def __init__(self, attributes_size: int = ATTRIBUTES_SIZE, n_styles: int | None = None, width: int = 1024) -> None:
         super().__init__()
-        sizes = (IDENTITY_SIZE + attributes_size, width, width, width, W_SIZE)
+        self.n_styles = n_styles
+        sizes = (IDENTITY_SIZE + attributes_size, width, width, width, W_SIZE * (n_styles or 1))
         self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(sizes))
         for layer in self.layers:
             assert isinstance(layer, nn.Linear)
@@ -92,11 +93,17 @@ class Mapper(nn.Module):
         *hidden, last = self.layers
         for layer in hidden:
             x = F.leaky_relu(layer(x), 0.2)
-        return self.w_mean + self.w_std * last(x)
+        x = last(x)
+        if self.n_styles:
+            x = x.unflatten(1, (self.n_styles, W_SIZE))
+        return self.w_mean + self.w_std * x
 
 
 class WDiscriminator(nn.Module):
-    """D_W: w [N, 512] -> logit [N]; tells the mapper's w from the generator's own. Works on standardised w."""
+    """D_W: w [N, 512] -> logit [N]; tells the mapper's w from the generator's own. Works on standardised w.
+
+    W+ is judged style by style: [N, n_styles, 512] -> [N, n_styles].
+    """
 
     w_mean: Tensor
     w_std: Tensor
@@ -113,4 +120,39 @@ class WDiscriminator(nn.Module):
         *hidden, last = self.layers
         for layer in hidden:
             x = F.leaky_relu(layer(x), 0.2)
-        return last(x).squeeze(1)
+        return last(x).squeeze(-1)
+
+
+class Probe(nn.Module):
+    """What E_id and E_lnd would answer about G(w), guessed from w alone: a perceptron that costs next to nothing.
+
+    w [N, 512] -> unit identity codes [N, 128] and landmarks [N, K, 2] as fractions of the crop. Works on standardised w
+    and standardised landmarks.
+    """
+
+    w_mean: Tensor
+    w_std: Tensor
+    landmarks_mean: Tensor
+    landmarks_std: Tensor
+
+    def __init__(self, n_landmarks: int, width: int = 1024) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Dropout(0.15),
+            nn.Linear(W_SIZE, width),
+            nn.GELU(),
+            nn.Dropout(0.3),
+            nn.Linear(width, width),
+            nn.GELU(),
+            nn.Dropout(0.3),
+            nn.Linear(width, IDENTITY_SIZE + 2 * n_landmarks),
+        )
+        self.register_buffer("w_mean", torch.zeros(W_SIZE))
+        self.register_buffer("w_std", torch.ones(W_SIZE))
+        self.register_buffer("landmarks_mean", torch.zeros(n_landmarks, 2))
+        self.register_buffer("landmarks_std", torch.ones(1))
+
+    def forward(self, w: Tensor) -> tuple[Tensor, Tensor]:
+        answers = self.layers((w - self.w_mean) / self.w_std)
+        landmarks = answers[:, IDENTITY_SIZE:].unflatten(1, (-1, 2))
+        return F.normalize(answers[:, :IDENTITY_SIZE], dim=1), self.landmarks_mean + self.landmarks_std * landmarks

@@ -131,12 +131,13 @@ class StyledConv(nn.Module):
             top, left = origin
             noise = noise[..., top : top + x.shape[-2], left : left + x.shape[-1]]
         x = x * self.modulation(w)
+        bias = self.bias.flatten()
         if self.depthwise is not None:
             x = F.conv2d(x, self.depthwise, padding=1, groups=x.shape[1])
-            x = F.conv2d(x, self.weight)
+            x = F.conv2d(x, self.weight, bias)
         else:
-            x = F.conv2d(x, self.weight, padding=1)
-        return F.leaky_relu(x + noise + self.bias, 0.2)
+            x = F.conv2d(x, self.weight, bias, padding=1)
+        return F.leaky_relu(x + noise, 0.2)
 
 
 class Block(nn.Module):
@@ -171,10 +172,11 @@ class ToImage(nn.Module):
 
 
 class DistilledToImage(nn.Module):
-    """Our to-image head: what the dropped blocks did to colour and detail, in one narrow convolution.
+    """Our to-image head: what the dropped blocks did to colour and detail, in three narrow convolutions.
 
-    bands = skip * (x . style) + modulated 1x1 (styled separable conv (x)) + colour . w, then the inverse wavelet
-    transform. The skip and the colour have a closed-form start (`trainer/distill.py`).
+    bands = skip * (x . style) + modulated 1x1 (h) + colour . w, then the inverse wavelet transform; h is a styled
+    separable convolution of x and two more as residuals (they start at nothing). The skip has a closed-form start
+    (`trainer/distill.py`).
     """
 
     def __init__(self, c_in: int, resolution: int, width: int = 64) -> None:
@@ -182,19 +184,24 @@ class DistilledToImage(nn.Module):
         self.skip_modulation = Modulation(c_in)
         self.skip = nn.Parameter(torch.zeros(12, c_in, 1, 1))
         self.conv = StyledConv(c_in, width, resolution)
+        self.deeper = nn.ModuleList(StyledConv(width, width, resolution) for _ in range(2))
         self.detail = ToImage(width)
         self.colour = nn.Linear(W_SIZE, 12)
         nn.init.zeros_(self.colour.weight)
         nn.init.zeros_(self.colour.bias)
-        for modulation in (self.skip_modulation, self.conv.modulation, self.detail.modulation):
-            nn.init.constant_(modulation.bias, 1 / modulation.gain)
-        assert self.conv.depthwise is not None
-        nn.init.dirac_(self.conv.depthwise, groups=c_in)
+        for module in self.modules():
+            if isinstance(module, Modulation):
+                nn.init.constant_(module.bias, 1 / module.gain)
+            if isinstance(module, StyledConv) and module.depthwise is not None:
+                nn.init.dirac_(module.depthwise, groups=len(module.depthwise))
         nn.init.kaiming_normal_(self.conv.weight, a=0.2)
 
     def forward(self, x: Tensor, w: Tensor, origin: tuple[int, int] = (0, 0)) -> Tensor:
         bands = F.conv2d(x * self.skip_modulation(w), self.skip) + self.colour(w)[:, :, None, None]
-        return inverse_haar(bands + self.detail.bands(self.conv(x, w, origin), w))
+        h = self.conv(x, w, origin)
+        for conv in self.deeper:
+            h = h + conv(h, w, origin)
+        return inverse_haar(bands + self.detail.bands(h, w))
 
 
 class Synthesis(nn.Module):

@@ -19,9 +19,42 @@ def test_dry_run_prints_the_resolved_configuration(capsys, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+def test_fit_is_the_default_command_and_presets_can_be_changed(capsys, tmp_path):
+    arguments = ["-o", str(tmp_path / "run"), "--preset", "paper", "--set", "psi=0.7", "--set", "w_plus=true"]
+    code, out, _ = run(capsys, *arguments, "--set", "adversarial_rate=none", "--dry-run")
+    assert code == 0
+    assert "psi                  0.7\n" in out
+    assert "w_plus               True\n" in out
+    assert "attribute_encoder    inception\n" in out
+    assert "adversarial_rate     None\n" in out
+    assert "memory               about " in out
+
+
+def test_the_command_line_knows_every_preset():
+    from fid.trainer.fit import PRESETS
+
+    assert list(PRESETS) == cli.PRESET_NAMES
+
+
+def test_a_resumed_run_keeps_its_configuration(capsys, tmp_path):
+    from dataclasses import asdict
+
+    from fid.trainer import checkpoint
+    from fid.trainer.fit import PRESETS
+
+    checkpoint.save(tmp_path, 5, {}, {}, {"kind": "fit", "configuration": asdict(PRESETS["no-landmarks"])})
+    code, out, _ = run(capsys, "-o", str(tmp_path), "--resume", "--set", "seed=9", "--dry-run")
+    assert code == 0
+    assert "landmarks_weight     0.0\n" in out
+    assert "seed                 9\n" in out
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
+        (["-o", "run", "--set", "magic=1"], "--set magic=1: expected NAME=VALUE with NAME one of resolution,"),
+        (["-o", "run", "--set", "steps=few"], "steps is a value of type int, which 'few' is not"),
+        (["-o", "run", "--set", "bf16=maybe"], "bf16 is a value of type bool, which 'maybe' is not"),
         (["fit"], "Missing option '-o'"),
         (["fit", "-o", "run", "--resolution", "200"], "'200' is not one of"),
         (["fit", "-o", "run", "--steps", "0"], "0 is not in the range"),

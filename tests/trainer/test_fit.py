@@ -1,7 +1,11 @@
 """The training loop: losses fall, a resumed run equals one that never stopped, interruptions save."""
 
 import json
+import os
+import subprocess
+import sys
 from dataclasses import asdict, replace
+from pathlib import Path
 
 import cv2
 import pytest
@@ -11,9 +15,14 @@ from fid.trainer import checkpoint, fit
 from fid.trainer.data import FrozenNetworks
 from fid.trainer.evaluate import EvaluateConfig, evaluate
 from fid.trainer.networks import AttributeEncoder, Mapper, WDiscriminator
+from fid.trainer.processes import Processes
 from rich.console import Console
+from tiny_frozen import tiny_frozen
 
-TINY = fit.FitConfig(steps=4, warm_steps=1, self_batch=3, cross_batch=2, cross_every=1)
+TINY = fit.FitConfig(
+    resolution=128, steps=4, warm_steps=1, self_batch=4, cross_batch=2, cross_every=1, probe_steps=2, probe_faces=32
+)
+CPU = torch.device("cpu")
 
 
 @pytest.fixture
@@ -44,7 +53,8 @@ def test_encoder_averages_256_px_to_128_px():
     torch.testing.assert_close(encoder(crop), encoder(torch.nn.functional.avg_pool2d(crop, 2)))
 
 
-def test_the_warm_start_learns_one_batch(frozen):
+def test_the_warm_start_learns_one_batch():
+    frozen = tiny_frozen()
     faces = frozen.draw(4, 0.8, torch.Generator().manual_seed(3))
     config = replace(TINY, steps=40, warm_steps=40, self_batch=4)
     loop = fit.FitLoop(config, frozen, faces, torch.device("cpu"))
@@ -52,44 +62,186 @@ def test_the_warm_start_learns_one_batch(frozen):
     assert sum(values[-5:]) < 0.7 * sum(values[:5])
 
 
-def test_a_resumed_run_is_bit_equal(frozen, tmp_path):
+def small(preset: str) -> fit.FitConfig:
+    """A preset at 128 px that starts its cross pairs at once."""
+    chosen = fit.PRESETS[preset]
+    return replace(chosen, resolution=128, warm_steps=min(chosen.warm_steps, 1), probe_steps=2, probe_faces=32)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        TINY,
+        replace(TINY, w_plus=True, probe_weight=0.0),
+        replace(small("paper"), cross_batch=2, attribute_encoder="light"),
+    ],
+    ids=["live", "w-plus", "paper"],
+)
+def test_a_resumed_run_is_bit_equal(config, tmp_path):
+    frozen = tiny_frozen()
     faces = frozen.draw(6, 0.8, torch.Generator().manual_seed(3))
 
     def loop():
-        return fit.FitLoop(TINY, frozen, faces, torch.device("cpu"))
+        return fit.FitLoop(config, frozen, faces, CPU, photos=faces)
 
     straight, stopped = loop(), loop()
+    straight.start_probe()
+    stopped.start_probe()
     figures = [straight.step() for _ in range(4)]
-    assert set(figures[3]) == {"w", "probe", "identity", "landmarks", "colour", "adversarial", "discriminator"}
     stopped.step()
     stopped.step()
     saved = stopped.save(tmp_path, {})
     resumed = loop()
     resumed.restore(saved)
+    resumed.start_probe()
     assert [resumed.step() for _ in range(2)] == figures[2:]
-    for name in ("networks", "average", "discriminator"):
-        mine, theirs = getattr(resumed, name).state_dict(), getattr(straight, name).state_dict()
+    for name, module in straight.modules.items():
+        mine, theirs = resumed.modules[name].state_dict(), module.state_dict()
         assert all(torch.equal(mine[k], theirs[k]) for k in theirs), name
+    crop = faces.crop[:2]
+    w = fit.load_trained(saved)(faces.identity[:2], crop)
+    assert w.shape == ((2, 14, 512) if config.w_plus else (2, 512))
 
 
-def test_the_probe_finds_a_linear_map_and_cross_steps_come_every_so_often(frozen):
-    generator = torch.Generator().manual_seed(0)
-    w = frozen.w_mean + frozen.w_std * torch.randn(1200, 512, generator=generator)
-    slopes = torch.randn(512, 6, generator=generator) / 100
-    landmarks = (((w - frozen.w_mean) / frozen.w_std) @ slopes * 256 + 100).reshape(-1, 3, 2)
-    empty = torch.zeros(1200, 1)
-    probe = fit.landmark_probe(fit.Faces(w, empty, empty, landmarks), frozen, ridge=1e-6)
-    torch.testing.assert_close(probe, slopes, atol=1e-5, rtol=1e-3)
-
-    faces = frozen.draw(6, 0.8, torch.Generator().manual_seed(3))
-    loop = fit.FitLoop(replace(TINY, cross_every=2), frozen, faces, torch.device("cpu"))
-    assert ["identity" in loop.step() for _ in range(3)] == [False, False, True]
+def test_another_configuration_cannot_resume(tmp_path):
+    frozen = tiny_frozen()
+    saved = fit.FitLoop(TINY, frozen, None, CPU).save(tmp_path, {})
+    other = fit.FitLoop(replace(TINY, attribute_encoder="inception"), frozen, None, CPU)
+    with pytest.raises(FidError, match="other networks than this configuration's"):
+        other.restore(saved)
 
 
-def test_a_nan_stops_before_the_weights_are_touched(frozen):
+@pytest.mark.parametrize(
+    ("preset", "names"),
+    [
+        ("live", {"w", "probe identity", "probe landmarks", "identity", "landmarks", "colour", "adversarial"}),
+        ("paper", {"identity", "landmarks", "adversarial"}),
+        ("no-landmarks", {"identity", "adversarial"}),
+        ("no-discriminator", {"identity", "landmarks"}),
+    ],
+)
+def test_the_losses_of_every_preset(preset, names):
+    loop = fit.FitLoop(replace(small(preset), attribute_encoder="light"), tiny_frozen(), None, CPU)
+    loop.start_probe()
+    figures = [loop.step() for _ in range(4)]
+    if preset != "no-discriminator":
+        names = names | {"discriminator"}
+    assert set(figures[3]) == names  # the fourth step is a cross pair
+    between = {"w", "probe identity", "probe landmarks"} if preset == "live" else names | {"reconstruction"}
+    assert set(figures[2]) == between
+
+
+def test_the_paper_is_quoted_exactly():
+    paper = fit.PRESETS["paper"]
+    assert (paper.cross_batch, paper.rate, paper.adversarial_rate, paper.d_rate) == (6, 5e-5, 5e-6, 2e-5)
+    assert (paper.identity_weight, paper.landmarks_weight, paper.reconstruction_weight) == (1, 1, 0.001)
+    assert (paper.r1_gamma, paper.beta2, paper.cross_every, paper.resolution) == (10, 0.999, 3, 256)
+    large = fit.PRESETS["paper-1024"]
+    rates = (large.rate, large.cross_rate, large.adversarial_rate, large.d_rate)
+    assert rates == pytest.approx((5e-6, 5e-6, 5e-7, 2e-6))
+    assert (large.cross_batch, large.resolution) == (2, 1024)
+
+
+@pytest.mark.parametrize("preset", ["live", "paper"])
+def test_losses_fall(preset):
+    config = replace(small(preset), attribute_encoder="light", steps=30, rate=5e-4, cross_rate=5e-4)
+    config = replace(config, self_batch=min(config.self_batch, 4), cross_batch=3)
+    frozen = tiny_frozen()
+    loop = fit.FitLoop(config, frozen, frozen.draw(8, 0.8, torch.Generator().manual_seed(1)), CPU)
+    loop.start_probe()
+    figures = [loop.step() for _ in range(30)]
+    values = [f["identity"] for f in figures if "identity" in f]
+    assert sum(values[-4:]) < 0.9 * sum(values[:4])
+
+
+def test_two_processes_compute_what_one_does(tmp_path):
+    script = tmp_path / "train.py"
+    script.write_text(
+        """
+import json, sys
+from pathlib import Path
+import torch
+torch.set_num_threads(1)
+from fid.trainer import fit
+from fid.trainer.processes import Processes
+from tiny_frozen import tiny_frozen
+frozen, processes = tiny_frozen(), Processes.start()
+config = fit.FitConfig(
+    resolution=128, steps=4, warm_steps=1, self_batch=4, cross_batch=4, cross_every=2, probe_steps=2, probe_faces=32
+)
+photos = frozen.draw(3, 1.0, torch.Generator().manual_seed(8))
+loop = fit.FitLoop(config, frozen, None, torch.device("cpu"), photos=photos, processes=processes)
+loop.start_probe()
+figures = [loop.step() for _ in range(4)]
+if processes.first:
+    norm = loop.networks.attributes.norm
+    Path(sys.argv[1]).write_text(json.dumps([figures, norm.running_mean.tolist(), norm.running_var.tolist()]))
+processes.stop()
+"""
+    )
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(Path(tiny_frozen.__code__.co_filename).parent),
+        "OMP_NUM_THREADS": "1",
+    }
+    results = []
+    for world, launch in ((1, []), (2, ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"])):
+        path = tmp_path / f"{world}.json"
+        done = subprocess.run(
+            [sys.executable, *launch, str(script), str(path)], env=environment, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr
+        results.append(json.loads(path.read_text()))
+    (one, mean_one, variance_one), (two, mean_two, variance_two) = results
+    for step, (mine, theirs) in enumerate(zip(one, two, strict=True)):
+        assert mine == pytest.approx(theirs, rel=5e-3 if step else 1e-4)  # Adam's first steps magnify rounding
+    assert mean_one == pytest.approx(mean_two, abs=1e-4)
+    assert variance_one == pytest.approx(variance_two, rel=1e-3)
+
+
+def test_a_batch_that_cannot_be_shared():
+    with pytest.raises(InputError, match="a batch of 5 cannot be shared by 2 processes"):
+        Processes(rank=0, world=2).rows(5)
+
+
+def test_the_probe_learns_to_guess_the_frozen_networks_answers():
+    frozen = tiny_frozen()
+    faces = frozen.draw(1200, 1.0, torch.Generator().manual_seed(0))
+    known, unseen = faces[torch.arange(1000)], faces[torch.arange(1000, 1200)]
+    loop = fit.FitLoop(replace(TINY, probe_steps=150), frozen, known, CPU)
+    loop.start_probe()
+    with torch.no_grad():
+        code, points = loop.probe.eval()(unseen.w)
+    right, chance = (code * unseen.identity).sum(1).mean(), (code * unseen.identity.roll(1, 0)).sum(1).mean()
+    assert right > 0.5 + 0.5 * chance
+    mistake = (points * 256 - unseen.landmarks).square().mean()
+    assert mistake < 0.6 * unseen.landmarks.var(0).mean()
+
+
+def test_bf16_stays_close_to_float32():
+    frozen = tiny_frozen()
+    faces = frozen.draw(2, 0.8, torch.Generator().manual_seed(3))
+    config = replace(TINY, warm_steps=0, self_batch=2, cross_batch=1, probe_weight=0.0)
+    plain, rounded = (fit.FitLoop(replace(config, bf16=bf16), frozen, faces, CPU).step() for bf16 in (False, True))
+    assert plain != rounded
+    assert rounded == pytest.approx(plain, rel=0.1, abs=0.02)
+
+
+def test_w_plus_has_no_probe():
+    with pytest.raises(InputError, match="--set probe_weight=0"):
+        fit.FitLoop(replace(TINY, w_plus=True), tiny_frozen(), None, CPU)
+
+
+def test_the_memory_estimate_grows_with_batch_and_resolution():
+    base = fit.memory_estimate(TINY)
+    assert base < fit.memory_estimate(replace(TINY, cross_batch=4)) < fit.memory_estimate(small("paper"))
+
+
+def test_a_nan_stops_before_the_weights_are_touched():
+    frozen = tiny_frozen()
     faces = frozen.draw(4, 0.8, torch.Generator().manual_seed(3))
     faces.w[:] = float("nan")
-    loop = fit.FitLoop(TINY, frozen, faces, torch.device("cpu"))
+    loop = fit.FitLoop(TINY, frozen, faces, CPU)
     before = loop.networks.mapper.layers[0].weight.clone()
     with pytest.raises(FidError, match="the loss is not finite at step 0"):
         loop.step()
@@ -97,11 +249,11 @@ def test_a_nan_stops_before_the_weights_are_touched(frozen):
 
 
 def test_fit_online_stops_on_time_and_resumes(generator, frozen, tmp_path, monkeypatch):
-    def load(synthesis, device):
+    def load(synthesis, device, fan):
         assert all(
             torch.equal(a, b) for a, b in zip(synthesis.parameters(), frozen.synthesis.parameters(), strict=True)
         )
-        return frozen
+        return tiny_frozen()
 
     monkeypatch.setattr(FrozenNetworks, "load", load)
     config = replace(TINY, steps=2, warm_steps=2)
@@ -115,7 +267,9 @@ def test_fit_online_stops_on_time_and_resumes(generator, frozen, tmp_path, monke
     assert record["machine"]["torch"] == torch.__version__
     assert {"platform", "cpus", "commit"} < set(record["machine"])
     written = {path.name for path in (tmp_path / "run").iterdir()}
-    assert written == {"run.json", "grid_000000.png", "grid_000002.png", "step_000000", "step_000002"}
+    events = {name for name in written if name.startswith("events.out.tfevents")}
+    assert len(events) == 2
+    assert written - events == {"run.json", "grid_000000.png", "grid_000002.png", "step_000000", "step_000002"}
     picture = cv2.imread(str(tmp_path / "run/grid_000002.png"))
     assert picture.shape == (6 * 128, 6 * 128, 3)
     networks = fit.load_trained(last)

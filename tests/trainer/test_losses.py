@@ -36,11 +36,12 @@ def test_identity_losses():
     assert losses.identity_cosine(b, b).item() == pytest.approx(0, abs=1e-6)
 
 
-def test_landmarks_are_a_fraction_of_the_crop():
-    points = torch.tensor([[[0.0, 0.0], [10.0, 0.0]]])
-    target = torch.tensor([[[3.0, 4.0], [10.0, 0.0]]])
-    assert losses.landmarks_l2(points, target, 100).item() == pytest.approx((0.05**2 + 0) / 2)
-    assert losses.landmarks_l2(target, target, 100).item() == 0
+def test_landmarks_losses():
+    points = torch.tensor([[[0.0, 0.0], [10.0, 0.0]], [[1.0, 1.0], [2.0, 2.0]]]) / 100
+    target = torch.tensor([[[3.0, 4.0], [10.0, 12.0]], [[1.0, 1.0], [2.0, 2.0]]]) / 100
+    assert losses.landmarks_l2(points, target).item() == pytest.approx(0.13 / 2)
+    assert losses.landmarks_squared(points, target).item() == pytest.approx((0.05**2 + 0.12**2) / 4)
+    assert losses.landmarks_squared(target, target).item() == losses.landmarks_l2(target, target).item() == 0
 
 
 def test_ms_ssim_of_equal_and_of_constant_images():
