@@ -190,7 +190,7 @@ def _table_1(figures: Mapping[str, Any]) -> Table:
         rows.append(
             [
                 f"fid, {name}",
-                f"{distance['output']:.4g}",
+                _significant(distance["output"]),
                 _spread(part["identity"][judge]["output"]["cosine"], 2),
                 _spread(part["expression"][points]["output"], 3),
                 _spread(part["pose"][pose]["output"], 2),
@@ -198,7 +198,7 @@ def _table_1(figures: Mapping[str, Any]) -> Table:
         )
         notes.append(
             f"fid, {name}: cosine by {judge}; points by {points}; angles from {POSE_BY[pose]}; Frechet distance of "
-            f"{distance['n']} face crops, floor between two sets of that many inputs {distance['floor']:.4g}."
+            f"{distance['n']} face crops, floor between two sets of that many inputs {_significant(distance['floor'])}."
         )
     notes += [
         "Quoted rows: 10,000 pairs of FFHQ photographs, ArcFace, dlib's points, Inception features (FID), StyleGAN at "
@@ -323,7 +323,7 @@ def _table_3(figures: Mapping[str, Any]) -> Table:
         rows.append(
             [
                 name,
-                f"{part['frechet_distance']['output']:.4g}",
+                _significant(part["frechet_distance"]["output"]),
                 _spread(part["identity"][judge]["output"]["cosine"], 2),
                 _spread(part["identity"][judge]["leak"]["cosine"], 2),
                 f"{dlib['output']['accept']:.2f}" if dlib else "not measured",
@@ -445,6 +445,10 @@ def _number(value: float | None, digits: int) -> str:
     return "-" if value is None or not np.isfinite(value) else f"{value:.{digits}f}"
 
 
+def _significant(value: float | None) -> str:
+    return "-" if value is None or not np.isfinite(value) else f"{value:.4g}"
+
+
 def _line(cells: Sequence[str]) -> str:
     return "| " + " | ".join(cells) + " |"
 
@@ -546,7 +550,8 @@ def lines(series: Mapping[str, Sequence[float]]) -> str:
     every = np.concatenate([np.asarray(values, float) for values in series.values()])
     low, high = float(every.min()), float(every.max())
     margin = max(0.05 * (high - low), 1e-6)
-    frame = _Frame((0, max(len(values) for values in series.values()) - 1), (low - margin, high + margin))
+    last = max(1, *(len(values) - 1 for values in series.values()))
+    frame = _Frame((0, last), (low - margin, high + margin))
     marks = ""
     for values, colour in zip(series.values(), COLOURS, strict=False):
         path = " ".join(f"{x:.1f},{y:.1f}" for x, y in (frame.at(i, v) for i, v in enumerate(values)))

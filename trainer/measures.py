@@ -74,8 +74,11 @@ def frechet_distance(features: np.ndarray, others: np.ndarray) -> float:
     """The Frechet distance of two sets of features [N, D] and [M, D], each seen as a Gaussian; squared, as in Heusel
     et al. 2017.
 
-    With fewer samples than dimensions it is far too large, so it only compares sets of one size with each other.
+    With fewer samples than dimensions it is far too large, so it only compares sets of one size with each other. NaN
+    with fewer than two.
     """
+    if min(len(features), len(others)) < 2:
+        return float("nan")
     return gaussian_distance(
         features.mean(axis=0), np.cov(features, rowvar=False), others.mean(axis=0), np.cov(others, rowvar=False)
     )
@@ -87,8 +90,8 @@ def gaussian_distance(mean: np.ndarray, covariance: np.ndarray, mean_b: np.ndarr
     values, vectors = np.linalg.eigh(covariance)
     root = (vectors * np.sqrt(values.clip(0))) @ vectors.T
     product = np.linalg.eigvalsh(root @ covariance_b @ root)
-    cross = np.sqrt(product.clip(0)).sum()
-    return float(((mean - mean_b) ** 2).sum() + np.trace(covariance) + np.trace(covariance_b) - 2 * cross)
+    spread = np.trace(covariance) + np.trace(covariance_b) - 2 * np.sqrt(product.clip(0)).sum()
+    return float(((mean - mean_b) ** 2).sum() + max(spread, 0.0))  # below 0 only by rounding
 
 
 def euler_angles(rotation: np.ndarray) -> np.ndarray:

@@ -30,6 +30,9 @@ class TestFrechetDistance:
         features = rng.normal(size=(50, 80))  # fewer than dimensions, as in a short evaluation
         assert measures.frechet_distance(features, features) == pytest.approx(0, abs=1e-4)
 
+    def test_of_one_picture_it_is_not_defined(self, rng):
+        assert np.isnan(measures.frechet_distance(rng.normal(size=(1, 3)), rng.normal(size=(5, 3))))
+
     def test_a_shift_counts_by_its_square(self, rng):
         features = rng.normal(size=(300, 5))
         assert measures.frechet_distance(features, features + 2) == pytest.approx(20)
