@@ -9,6 +9,7 @@ computed once, and training sees windows of them: a quarter of an image each, of
 import copy
 import math
 import time
+import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,7 +20,7 @@ import torch.nn.functional as F
 from rich.console import Console
 from torch import Tensor, nn
 
-from ..runtime.errors import FidError
+from ..runtime.errors import FidError, InputError
 from .checkpoint import (
     latest,
     load_into,
@@ -88,21 +89,31 @@ def write_targets(folder: Path, config: DistillConfig, log: Callable[[str], None
         with torch.no_grad():
             images = torch.cat([F.avg_pool2d(teacher(v[None].to(device)), 4).half().cpu() for v in w])
         partial = path.with_name(f".{path.name}")
-        with partial.open("wb") as file:
-            np.savez(file, w=w.numpy(), image=images.numpy())
-        partial.rename(path)
+        try:
+            with partial.open("wb") as file:
+                np.savez(file, w=w.numpy(), image=images.numpy())
+            partial.rename(path)
+        except OSError as error:
+            partial.unlink(missing_ok=True)
+            raise FidError(f"could not write {path}: {error.strerror}; the shards already written are kept.") from error
         log(f"targets: shard {index + 1} of {n_shards}, {time.monotonic() - start:.0f} s")
 
 
 def read_targets(folder: Path, config: DistillConfig) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
-    """(w, image) of the training targets and of the held-out ones; images float16 at the configured resolution."""
+    """(w, image) of the training targets and of the held-out ones; images float16 at the configured resolution.
+
+    Raises InputError when a shard is broken.
+    """
 
     def read(paths: list[Path]) -> tuple[Tensor, Tensor]:
         codes, images = [], []
         for path in paths:
-            with np.load(path) as shard:
-                codes.append(torch.from_numpy(shard["w"]))
-                images.append(torch.from_numpy(shard["image"]))
+            try:
+                with path.open("rb") as file, np.load(file) as shard:
+                    codes.append(torch.from_numpy(shard["w"]))
+                    images.append(torch.from_numpy(shard["image"]))
+            except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
+                raise InputError(f"{path} is broken ({error}); delete it and start again.") from error
         if config.resolution != 256:
             images = [F.avg_pool2d(i.float(), 256 // config.resolution).half() for i in images]
         return torch.cat(codes), torch.cat(images)

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from fid.runtime.errors import FidError, InputError
 from fid.trainer import distill
 from fid.trainer.networks_mobilestylegan import Mapping, Synthesis
 from rich.console import Console
@@ -88,3 +89,30 @@ def test_targets_are_kept_and_are_the_averaged_large_image(tmp_path, monkeypatch
     assert len(lines) == 2
     half = distill.DistillConfig(images=2, held_out=2, resolution=128)
     assert distill.read_targets(tmp_path, half)[0][1].shape == (2, 3, 128, 128)
+
+
+def test_broken_and_unwritable_targets(tmp_path, monkeypatch):
+    config = distill.DistillConfig(images=2, held_out=2)
+    (tmp_path / "shard_0001.npz").write_bytes(b"PK half a file")
+    with pytest.raises(InputError, match=r"shard_0001.npz is broken .* delete it"):
+        distill.read_targets(tmp_path, config)
+
+    class Teacher(torch.nn.Module):
+        def forward(self, w):
+            return torch.zeros(len(w), 3, 1024, 1024)
+
+    def full(file, **arrays):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(distill, "SHARD", 2)
+    monkeypatch.setattr(distill.Synthesis, "load", classmethod(lambda cls, resolution: Teacher()))
+    monkeypatch.setattr(distill, "mean_w", lambda mapping: torch.zeros(512))
+    monkeypatch.setattr(distill.np, "savez", full)
+    with pytest.raises(FidError, match="No space left on device; the shards already written are kept"):
+        distill.write_targets(tmp_path, config)
+    assert [path.name for path in tmp_path.iterdir()] == ["shard_0001.npz"]
+
+
+def test_steps_are_relative_to_the_size_of_a_tensor():
+    assert distill.typical_size(torch.full((4, 3), -2.0)) == 2
+    assert distill.typical_size(torch.zeros(8, 16, 1, 1)) == 0.25
