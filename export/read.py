@@ -7,16 +7,15 @@ from typing import Any
 
 import onnx
 import torch
-from onnx import numpy_helper
-from torch import Tensor, nn
+from torch import nn
 
 from ..runtime import models
 from ..runtime.bundle import Bundle
 from ..runtime.cache import sha256
 from ..runtime.crop import CROP_SIZE
-from ..runtime.errors import FidError
 from ..trainer.checkpoint import read_record
 from ..trainer.fit import Trainable, load_generator, load_trained
+from ..trainer.from_bundle import load_graph
 from ..trainer.networks_mobilestylegan import Synthesis
 from .fold import fold_batch_norms, frozen, rounded_to_half
 
@@ -84,25 +83,8 @@ def read_bundle(bundle: Bundle) -> Networks:
     trained, synthesis = Trainable(), Synthesis(bundle.resolution)
     attributes = fold_batch_norms(trained.attributes, torch.zeros(1, 3, CROP_SIZE, CROP_SIZE))
     for module, graph in ((attributes, "attributes"), (trained.mapper, "mapper"), (synthesis, "synthesis")):
-        tensors = _float_tensors(bundle.graph_path(graph), prefix=f"{graph}.")
-        try:
-            module.load_state_dict(tensors, strict=True)
-        except RuntimeError as error:
-            reason = str(error).splitlines()[-1].strip()
-            raise FidError(
-                f"the bundle {bundle.folder} does not hold the {graph} network of this fid: {reason}"
-            ) from error
+        load_graph(module, bundle, graph)
     return Networks(attributes, frozen(trained.mapper), frozen(synthesis), bundle.resolution, dict(bundle.provenance))
-
-
-def _float_tensors(graph: Path, prefix: str) -> dict[str, Tensor]:
-    """The stored weights of an ONNX graph whose names start with `prefix`, as float32, by the rest of the name."""
-    model = onnx.load(graph)  # with its external data
-    return {
-        tensor.name.removeprefix(prefix): torch.from_numpy(numpy_helper.to_array(tensor).copy()).float()
-        for tensor in model.graph.initializer
-        if tensor.name.startswith(prefix)
-    }
 
 
 def _origin(checkpoint: Path) -> dict[str, Any]:

@@ -7,13 +7,13 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from fid.export import read
 from fid.export.read import Networks, read_bundle, read_networks
 from fid.runtime.bundle import Bundle, Graph
 from fid.runtime.cache import sha256
 from fid.runtime.errors import FidError, InputError
 from fid.trainer.checkpoint import save, tensors_of
 from fid.trainer.fit import Trainable
+from fid.trainer.from_bundle import float_tensors
 from fid.trainer.networks_mobilestylegan import Synthesis
 from onnx import helper, numpy_helper
 
@@ -90,7 +90,7 @@ def test_no_checkpoint_means_the_shipped_weights(bundle, trained, generator, mon
     # Exported again, the same numbers would be stored.
     again = networks.for_inference().rounded_to_half()
     for name in ("attributes", "mapper", "synthesis"):
-        stored = read._float_tensors(bundle.graph_path(name), f"{name}.")
+        stored = float_tensors(bundle.graph_path(name), f"{name}.")
         for key, value in getattr(again, name).state_dict().items():
             assert torch.equal(value, stored[key]), f"{name}.{key}"
 
