@@ -186,7 +186,13 @@ def fit(
     help="Driving video; may be given several times.",
 )
 @click.option("--frames", type=click.IntRange(min=3), default=120, help="Of a clip, from its start.")
-@click.option("--ablation", "ablations", multiple=True, metavar="NAME=CHECKPOINT", help="Another one, to stand beside; several times.")
+@click.option(
+    "--ablation",
+    "ablations",
+    multiple=True,
+    metavar="NAME=CHECKPOINT",
+    help="Another one, to stand beside; several times.",
+)
 @click.option("--arcface", type=click.Path(path_type=Path, exists=True), help="An ArcFace network of yours, ONNX.")
 @click.option("--inception", type=click.Path(path_type=Path, exists=True), help="InceptionV3 weights of yours.")
 @click.option("--page", type=click.Path(path_type=Path, file_okay=False), help="Folder for index.html and the tables.")
