@@ -12,11 +12,15 @@ from ..runtime.crop import CROP_SIZE, identity_matrices
 from ..trainer.networks_sface import SFace
 from .read import Networks
 
-IDENTITY_SIZE, ATTRIBUTES_SIZE, W_SIZE = 128, 512, 512
+IDENTITY_SIZE, W_SIZE = 128, 512
 CROP = Tensor("crop", ("batch", CROP_SIZE, CROP_SIZE, 3), "uint8", (0, 255), "RGB")
 IDENTITY = Tensor("identity", ("batch", IDENTITY_SIZE), "float32")
-ATTRIBUTES = Tensor("attributes", ("batch", ATTRIBUTES_SIZE), "float32")
 W = Tensor("w", ("batch", W_SIZE), "float32")
+
+
+def attributes_of(size: int) -> Tensor:
+    """The attribute code: float32 [batch, size]."""
+    return Tensor("attributes", ("batch", size), "float32")
 
 
 def image_of(resolution: int) -> Tensor:
@@ -54,28 +58,30 @@ class IdentityGraph(GraphModule):
 class AttributesGraph(GraphModule):
     """Aligned crop -> attribute code."""
 
-    inputs, outputs = (CROP,), (ATTRIBUTES,)
+    inputs = (CROP,)
 
-    def __init__(self, attributes: nn.Module) -> None:
+    def __init__(self, networks: Networks) -> None:
         super().__init__()
-        self.attributes = attributes
+        self.attributes = networks.attributes
+        self.outputs = (attributes_of(networks.attributes_size),)
 
     def forward(self, crop: torch.Tensor) -> torch.Tensor:
-        """Crop uint8 [N, 256, 256, 3] -> code float32 [N, 512]."""
+        """Crop uint8 [N, 256, 256, 3] -> code float32 [N, attributes_size]."""
         return self.attributes(to_float(crop))
 
 
 class MapperGraph(GraphModule):
     """Identity code and attribute code -> w."""
 
-    inputs, outputs = (IDENTITY, ATTRIBUTES), (W,)
+    outputs = (W,)
 
-    def __init__(self, mapper: nn.Module) -> None:
+    def __init__(self, networks: Networks) -> None:
         super().__init__()
-        self.mapper = mapper
+        self.mapper = networks.mapper
+        self.inputs = (IDENTITY, attributes_of(networks.attributes_size))
 
     def forward(self, identity: torch.Tensor, attributes: torch.Tensor) -> torch.Tensor:
-        """Codes float32 [N, 128] and [N, 512] -> w float32 [N, 512]."""
+        """Codes float32 [N, 128] and [N, attributes_size] -> w float32 [N, 512]."""
         return self.mapper(identity, attributes)
 
 
@@ -128,8 +134,8 @@ class MappingGraph(GraphModule):
 def bundle_graphs(networks: Networks) -> dict[str, GraphModule]:
     """The graphs that every bundle holds as files, by name."""
     return {
-        "attributes": AttributesGraph(networks.attributes),
-        "mapper": MapperGraph(networks.mapper),
+        "attributes": AttributesGraph(networks),
+        "mapper": MapperGraph(networks),
         "synthesis": SynthesisGraph(networks.synthesis, networks.resolution),
         "reenact": ReenactGraph(networks),
     }

@@ -13,9 +13,11 @@ from ..runtime import models
 from ..runtime.bundle import Bundle
 from ..runtime.cache import sha256
 from ..runtime.crop import CROP_SIZE
+from ..runtime.errors import InputError
 from ..trainer.checkpoint import read_record
-from ..trainer.fit import Trainable, load_generator, load_trained
+from ..trainer.fit import FitConfig, Trainable, load_generator, load_trained
 from ..trainer.from_bundle import load_graph
+from ..trainer.networks_inception import FEATURES
 from ..trainer.networks_mobilestylegan import Synthesis
 from .fold import fold_batch_norms, frozen, rounded_to_half
 
@@ -24,11 +26,12 @@ from .fold import fold_batch_norms, frozen, rounded_to_half
 class Networks:
     """What a bundle is made of. All take and give float32; pictures are [N, 3, S, S] RGB in [-1, 1]."""
 
-    attributes: nn.Module  # E_attr: aligned crop [N, 3, 256, 256] -> attribute code [N, 512]
-    mapper: nn.Module  # M: identity code [N, 128], attribute code [N, 512] -> w [N, 512]; buffers w_mean, w_std [512]
+    attributes: nn.Module  # E_attr: aligned crop [N, 3, 256, 256] -> attribute code [N, attributes_size]
+    mapper: nn.Module  # M: identity code [N, 128], attribute code -> w [N, 512]; buffers w_mean, w_std [512]
     synthesis: nn.Module  # G: w [N, 512] -> image [N, 3, R, R]
     resolution: int  # R, px
     provenance: dict[str, Any] = field(default_factory=dict)  # where the weights come from, for bundle.json
+    attributes_size: int = 512
 
     def for_inference(self) -> "Networks":
         """Frozen copies with every batch norm folded into its convolution; equal up to float32 rounding."""
@@ -53,18 +56,20 @@ def read_networks(checkpoint: Path | None, generator: Path | None) -> Networks:
     """The networks to export.
 
     checkpoint: a run or checkpoint of `fid-train fit`; generator: one of `fid-train distill`. What is None comes from
-    the bundle that ships with fid. Raises InputError when a folder holds no checkpoint, FidError when it holds other
-    networks.
+    the bundle that ships with fid. Raises InputError when a folder holds no checkpoint or a mapper into W+, FidError
+    when it holds other networks.
     """
     shipped = read_bundle(Bundle.load()) if checkpoint is None or generator is None else None
     provenance: dict[str, Any] = dict(shipped.provenance) if shipped else {}
     if checkpoint is not None:
         trained = load_trained(checkpoint)
-        attributes, mapper = trained.attributes, trained.mapper
+        if trained.mapper.n_styles:
+            raise InputError(f"{checkpoint} maps into W+, which bundles do not hold: train with --set w_plus=false.")
+        attributes, mapper, size = trained.attributes, trained.mapper, trained.attributes_size
         provenance["trained"] = _origin(checkpoint)
     else:
         assert shipped is not None
-        attributes, mapper = shipped.attributes, shipped.mapper
+        attributes, mapper, size = shipped.attributes, shipped.mapper, shipped.attributes_size
     if generator is not None:
         resolution = int(read_record(generator)["configuration"]["resolution"])
         synthesis: nn.Module = load_generator(generator, resolution)
@@ -72,7 +77,7 @@ def read_networks(checkpoint: Path | None, generator: Path | None) -> Networks:
     else:
         assert shipped is not None
         synthesis, resolution = shipped.synthesis, shipped.resolution
-    return Networks(attributes, mapper, synthesis, resolution, provenance | _environment())
+    return Networks(attributes, mapper, synthesis, resolution, provenance | _environment(), size)
 
 
 def read_bundle(bundle: Bundle) -> Networks:
@@ -80,11 +85,13 @@ def read_bundle(bundle: Bundle) -> Networks:
 
     Raises FidError when the bundle was made from other networks than this version of fid has.
     """
-    trained, synthesis = Trainable(), Synthesis(bundle.resolution)
+    encoder = "inception" if bundle.attributes_size == FEATURES else "light"
+    trained, synthesis = Trainable(FitConfig(attribute_encoder=encoder)), Synthesis(bundle.resolution)
     attributes = fold_batch_norms(trained.attributes, torch.zeros(1, 3, CROP_SIZE, CROP_SIZE))
     for module, graph in ((attributes, "attributes"), (trained.mapper, "mapper"), (synthesis, "synthesis")):
         load_graph(module, bundle, graph)
-    return Networks(attributes, frozen(trained.mapper), frozen(synthesis), bundle.resolution, dict(bundle.provenance))
+    mapper, provenance = frozen(trained.mapper), dict(bundle.provenance)
+    return Networks(attributes, mapper, frozen(synthesis), bundle.resolution, provenance, bundle.attributes_size)
 
 
 def _origin(checkpoint: Path) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from ..runtime.errors import FidError, InputError
 from ..runtime.prepare import prepared
 from ..trainer.networks_sface import SFace
 from .fold import rounded_to_half
-from .graphs import ATTRIBUTES_SIZE, IDENTITY_SIZE, W_SIZE, IdentityGraph, bundle_graphs
+from .graphs import IDENTITY_SIZE, W_SIZE, IdentityGraph, bundle_graphs
 from .parity import Parity, measure, parity_inputs
 from .read import Networks
 from .to_onnx import to_onnx
@@ -89,7 +89,7 @@ def export_bundle(
             weights=(Weights(WEIGHTS_FILE, sha256(folder / WEIGHTS_FILE)),),
             precision="fp16 weights, fp32 arithmetic" if half else "fp32",
             identity_size=IDENTITY_SIZE,
-            attributes_size=ATTRIBUTES_SIZE,
+            attributes_size=networks.attributes_size,
             w_size=W_SIZE,
             provenance=networks.provenance,
             parity={graph: result.to_json() for graph, result in parity.items()},

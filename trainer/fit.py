@@ -165,6 +165,7 @@ class Trainable(nn.Module):
         super().__init__()
         config = config or FitConfig()
         self.attributes = AttributeEncoder() if config.attribute_encoder == "light" else InceptionV3()
+        self.attributes_size = config.attributes_size
         self.mapper = Mapper(config.attributes_size, config.n_styles)
 
     def forward(self, identity: Tensor, crop: Tensor) -> Tensor:

@@ -7,12 +7,13 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from fid.export.graphs import bundle_graphs
 from fid.export.read import Networks, read_bundle, read_networks
 from fid.runtime.bundle import Bundle, Graph
 from fid.runtime.cache import sha256
 from fid.runtime.errors import FidError, InputError
 from fid.trainer.checkpoint import save, tensors_of
-from fid.trainer.fit import Trainable
+from fid.trainer.fit import FitConfig, Trainable
 from fid.trainer.from_bundle import float_tensors
 from fid.trainer.networks_mobilestylegan import Synthesis
 from onnx import helper, numpy_helper
@@ -57,6 +58,19 @@ def bundle(trained, generator, tmp_path_factory) -> Bundle:
         onnx.save(helper.make_model(helper.make_graph([], name, [], [], tensors)), folder / f"{name}.onnx")
         graphs[name] = Graph(f"{name}.onnx", None, (), ())
     return Bundle(folder, "default", "0.1.0", RESOLUTION, graphs, provenance={"trained": {"step": 3}})
+
+
+def test_other_attribute_encoders_and_mappers(tmp_path, checkpoints):
+    for name, config in (("paper", {"attribute_encoder": "inception"}), ("w_plus", {"w_plus": True})):
+        networks = Trainable(FitConfig(resolution=RESOLUTION, **config))
+        weights = tensors_of("attributes", networks.attributes) | tensors_of("mapper", networks.mapper)
+        save(tmp_path / name, 1, weights, {}, {"configuration": {"resolution": RESOLUTION, **config}})
+    networks = read_networks(tmp_path / "paper", checkpoints[1])
+    assert networks.attributes_size == 2048
+    code = bundle_graphs(networks.for_inference())["attributes"](torch.zeros(1, 256, 256, 3, dtype=torch.uint8))
+    assert code.shape == (1, 2048)
+    with pytest.raises(InputError, match=r"maps into W\+, which bundles do not hold"):
+        read_networks(tmp_path / "w_plus", checkpoints[1])
 
 
 def test_checkpoints(checkpoints, trained, generator):
