@@ -600,10 +600,10 @@ def _distributions(title: str, identity: Seen, attributes: Seen, output: Seen) -
         return np.linalg.norm(a_codes - b_codes, axis=1) if judge == "dlib" else measures.cosine(a_codes, b_codes)
 
     return {
-        f"{judge} {'distance' if judge == 'dlib' else 'cosine'}, {title}": {
-            "output and identity image": compared(judge, output, identity),
-            "output and attribute image": compared(judge, output, attributes),
-            "two different people": compared(judge, identity, attributes),
+        f"{judge} {'distance' if judge == 'dlib' else 'cosine'} of the output, {title}": {
+            "identity image": compared(judge, output, identity),
+            "attribute image": compared(judge, output, attributes),
+            "two random people": compared(judge, identity, attributes),
         }
         for judge in output.codes
     }

@@ -359,7 +359,7 @@ def _w_space(figures: Mapping[str, Any]) -> Table:
         rows,
         [
             f"Axes: PCA of the generator's w at the same psi ({share} of its variance), in its standard deviations. "
-            "The paper shows the picture only: ours covers StyleGAN's w, without D_W it does not.",
+            "The paper has a picture and no figures: its w lie where StyleGAN's do, without D_W elsewhere.",
             "A deviation below the generator's means outputs nearer the mean face.",
         ],
     )
@@ -513,7 +513,7 @@ def _ticks(low: float, high: float) -> list[float]:
     raw = (high - low) / 5
     power = 10 ** np.floor(np.log10(raw))
     step = power * next(factor for factor in (1, 2, 5, 10) if factor * power >= raw)
-    return [round(float(value), 10) for value in np.arange(np.ceil(low / step) * step, high + step / 1e6, step)]
+    return [round(float(value), 10) + 0.0 for value in np.arange(np.ceil(low / step) * step, high + step / 1e6, step)]
 
 
 def histogram(groups: Mapping[str, np.ndarray], bins: int = 30) -> str:
