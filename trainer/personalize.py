@@ -6,12 +6,8 @@ added to its w, in standard deviations of W, the same for every attributes a:
     w(a) = M(code, a) + w_std * o,    E_id(G(w(a))) -> the code of the photos
 
 over a bank of attribute codes, so that the person is found in every pose and light, not in one picture: faces drawn
-from the generator, and the photos themselves. Meanwhile landmarks have to be those of the bank's
+from the generator, and the photos themselves. Meanwhile landmarks and coarse colour have to be those of the bank's
 faces, and a penalty keeps o small, so that w stays ordinary. Some drawn faces are held out; they choose the best step.
-
-Colour needs care: light and background are attributes, the colours of skin and hair are the person's, and identity
-codes hardly see them. So coarse colour is kept around the face on drawn faces, and everywhere on the person's own
-photos, which come every third step.
 """
 
 from collections.abc import Callable, Sequence
@@ -41,9 +37,6 @@ from .networks_sface import SFace
 
 SAME_PERSON = 0.363  # cosine of SFace codes from which OpenCV, its publisher, takes two photos for one person
 COLOUR_CELLS = 8  # of the coarse colour, per side
-FACE_CELLS = slice(2, 8), slice(2, 6)  # rows and columns of these that an aligned face covers, neck included
-OWN_COLOUR = 4.0  # how much more the colours of one's own face count than those around it
-OWN_EVERY = 3  # steps; the others are on drawn faces
 MEASURE_EVERY = 35  # steps
 
 
@@ -60,7 +53,7 @@ class PersonalizeConfig:
     code_rate: float = 0.1  # Adam's, for the code at length sqrt(128)
     identity_weight: float = 1.0  # 1 - cosine
     landmarks_weight: float = 700.0  # squared distance as a fraction of the crop
-    colour_weight: float = 2.0  # coarse colour
+    colour_weight: float = 1.0  # coarse colour
     offset_weight: float = 0.15  # mean square of the offset
     seed: int = 1
 
@@ -83,14 +76,13 @@ class Bank:
 
     attributes: Tensor  # [N, 512]
     landmarks: Tensor  # [N, K, 2], pixels of a 256 px crop
-    colour: Tensor  # [N, 3, 8, 8], coarse colour in [-1, 1]
-    cells: Tensor  # [N, 1, 8, 8], how much the colour counts there; 0: it is free
+    colour: Tensor  # [N, 3, S, S], anything with the face's coarse colour
 
     def __len__(self) -> int:
         return len(self.attributes)
 
     def __getitem__(self, index: Tensor | slice) -> "Bank":
-        return Bank(self.attributes[index], self.landmarks[index], self.colour[index], self.cells[index])
+        return Bank(self.attributes[index], self.landmarks[index], self.colour[index])
 
 
 @dataclass(frozen=True)
@@ -216,13 +208,7 @@ def make_bank(networks: Networks, crops: Tensor, n: int, psi: float, seed: int) 
     mean = networks.mapper.w_mean
     w = mean + psi * (networks.mapping(z) - mean)
     faces = torch.cat([crops, *(networks.synthesis(one).clamp(-1, 1) for one in w.split(1))])
-    cells = faces.new_ones(len(faces), 1, COLOUR_CELLS, COLOUR_CELLS)
-    cells[len(crops) :, :, *FACE_CELLS] = 0
-    cells[: len(crops), :, *FACE_CELLS] = OWN_COLOUR
-    parts = [
-        Bank(networks.attributes(one), networks.landmarks(one), _coarse(one), kept)
-        for one, kept in zip(faces.split(4), cells.split(4), strict=True)
-    ]
+    parts = [Bank(networks.attributes(one), networks.landmarks(one), _coarse(one)) for one in faces.split(4)]
     return Bank(*(torch.cat([getattr(part, name) for part in parts]) for name in Bank.__dataclass_fields__))
 
 
@@ -270,7 +256,7 @@ class Refinement:
             * losses.identity_cosine(self.networks.identity(both), self.target.expand(len(both), -1)),
             "landmarks": config.landmarks_weight
             * losses.landmarks_squared(self.networks.landmarks(image) / CROP_SIZE, faces.landmarks / CROP_SIZE),
-            "colour": config.colour_weight * colour_difference(image, faces),
+            "colour": config.colour_weight * losses.coarse_colour(image, faces.colour, COLOUR_CELLS),
             "offset": config.offset_weight * self.offset.square().mean(),
         }
         total = torch.stack(list(terms.values())).sum()
@@ -295,7 +281,7 @@ class Refinement:
                         (self.networks.identity(image) @ self.target).mean(),
                         (points - face.landmarks).square().sum(2).sqrt().mean(),
                         losses.landmarks_squared(points / CROP_SIZE, face.landmarks / CROP_SIZE),
-                        colour_difference(image, face),
+                        losses.coarse_colour(image, face.colour, COLOUR_CELLS),
                     ]
                 )
             )
@@ -320,21 +306,17 @@ def refine(
     refinement, random = Refinement(networks, target, config), torch.Generator().manual_seed(config.seed)
     before = best = refinement.measure(held_out)
     code, w_offset = refinement.code.detach(), refinement.w_offset.detach()
-    drawn, own = known[len(crops) :], known[: len(crops)]
+    order = torch.zeros(0, dtype=torch.int64)
     for done in range(config.steps):
-        faces = own if done % OWN_EVERY == 0 else drawn
-        faces = faces[torch.randperm(len(faces), generator=random)[: config.batch]]
+        if len(order) < config.batch:
+            order = torch.cat((order, torch.randperm(len(known), generator=random)))
+        faces, order = known[order[: config.batch]], order[config.batch :]
         show(done + 1, refinement.step(faces, done / config.steps))
         if (done + 1) % MEASURE_EVERY == 0 or done + 1 == config.steps:
             figures = refinement.measure(held_out)
             if figures.loss(config) < best.loss(config):
                 best, code, w_offset = figures, refinement.code.detach(), refinement.w_offset.detach()
     return code, w_offset, before, best
-
-
-def colour_difference(image: Tensor, faces: Bank) -> Tensor:
-    """Mean difference of coarse colour between pictures [N, 3, S, S] and faces of the bank, as far as it counts."""
-    return ((_coarse(image) - faces.colour).abs() * faces.cells).mean()
 
 
 def jittered(image: Tensor, random: torch.Generator) -> Tensor:
