@@ -34,7 +34,17 @@ def _plan(title: str, plan: dict[str, Any], dry_run: bool) -> None:
         sys.exit(0)
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
+class FitByDefault(click.Group):
+    """A group where options without a subcommand are those of `fit`."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse the command line; see `click.Command.parse_args`."""
+        if args and args[0].startswith("-") and args[0] not in ctx.help_option_names:
+            args = ["fit", *args]
+        return super().parse_args(ctx, args)
+
+
+@click.group(cls=FitByDefault, context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
 def main_group() -> None:
     """Train fid's networks. A run's folder holds its checkpoints; Ctrl-C saves and stops, --resume goes on."""
 
@@ -289,9 +299,6 @@ def main(arguments: list[str] | None = None) -> None:
     if missing:
         click.echo(f"fid-train: {missing[0]} is not installed; run: pip install 'fid-face[train]'", err=True)
         sys.exit(1)
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
-    if arguments and arguments[0].startswith("-") and arguments[0] not in ("-h", "--help"):
-        arguments.insert(0, "fit")
     try:
         main_group.main(arguments, prog_name="fid-train", standalone_mode=False)
     except click.exceptions.Abort:
