@@ -13,6 +13,7 @@ from ..runtime.errors import FidError
 
 if TYPE_CHECKING:
     from .parity import Parity
+    from .to_tensorrt import Fact
 
 NEEDED = ("torch", "safetensors", "onnxscript")
 FOLDER = click.Path(path_type=Path)
@@ -35,6 +36,14 @@ FOLDER = click.Path(path_type=Path)
     "--inputs", type=click.IntRange(min=32), default=32, show_default=True, help="Inputs to measure parity on."
 )
 @click.option("--threads", type=click.IntRange(min=1), default=2, show_default=True, help="CPU threads to use.")
+@click.option(
+    "--engine",
+    type=click.Choice(["onnx", "tensorrt", "tensorrt-rtx"]),
+    default="onnx",
+    show_default=True,
+    help="Build engines as well, into this machine's cache; tensorrt-rtx needs no GPU for it.",
+)
+@click.option("--batch", default="1:1:4", show_default=True, metavar="MIN:OPT:MAX", help="Batch sizes of the engines.")
 @click.option("--skeletons", is_flag=True, help="Write the graph skeletons of the fetched generator to OUTPUT instead.")
 def command(
     checkpoint: Path | None,
@@ -45,6 +54,8 @@ def command(
     self_contained: bool,
     inputs: int,
     threads: int,
+    engine: str,
+    batch: str,
     skeletons: bool,
 ) -> None:
     """Export CHECKPOINT (a run or checkpoint of `fid-train fit`) to a bundle.
@@ -54,6 +65,11 @@ def command(
     """
     import torch
 
+    from ..runtime.build_tensorrt import Batch, library
+
+    sizes = Batch.parse(batch)
+    if engine != "onnx":
+        library(engine)  # before minutes of export: is it installed?
     torch.set_num_threads(threads)
     console = Console(highlight=False)
     if skeletons:
@@ -92,6 +108,10 @@ def command(
             console.print(_table(measured))
     size = sum((bundle.folder / file).stat().st_size for file, _ in bundle.files())
     console.print(f"wrote {output}: {size / 1e6:.1f} MB, {bundle.precision}", soft_wrap=True)
+    if engine != "onnx":
+        from .to_tensorrt import build_engines
+
+        console.print(_engine_table(build_engines(bundle, engine, sizes), engine))
 
 
 def _table(measured: "dict[str, Parity]") -> Table:
@@ -112,6 +132,18 @@ def _table(measured: "dict[str, Parity]") -> Table:
             f"{parity.unrounded.mean:.2g}",
             "" if psnr is None else f"{psnr:.1f}",
             "ok" if parity.fault is None else "REFUSED",
+        )
+    return table
+
+
+def _engine_table(facts: "list[Fact]", engine: str) -> Table:
+    title = f"{engine} engines, in this machine's cache"
+    table = Table("graph", "for", "MB", "built in", "against FP32", title=title, box=None, padding=(0, 1))
+    for fact in facts:
+        key = fact.engine.key
+        target = f"{key.gpu or 'SM ' + key.compute_capability}, {key.precision}, {key.batch}"
+        table.add_row(
+            fact.graph, target, f"{len(fact.engine.plan) / 1e6:.1f}", f"{fact.engine.build_s:.1f} s", fact.checked
         )
     return table
 

@@ -197,7 +197,7 @@ class Bundle:
         if not shipped:
             allowed = {w.file for w in self.weights}
             for graph in self.graphs.values():
-                if graph.file is not None and (strange := _external_files(self.folder / graph.file) - allowed):
+                if graph.file is not None and (strange := external_files(self.folder / graph.file) - allowed):
                     raise FidError(
                         f"the bundle {self.folder} is refused: {graph.file} reads {sorted(strange)[0]!r}, "
                         "which bundle.json does not list as weights."
@@ -265,7 +265,7 @@ def _check_name(name: str, folder: Path) -> None:
         )
 
 
-def _external_files(graph: Path) -> set[str]:
+def external_files(graph: Path) -> set[str]:
     """Names of the files that an ONNX graph takes tensors from."""
     import onnx  # here: takes 0.4 s, and the shipped bundle does without
     from google.protobuf.message import DecodeError

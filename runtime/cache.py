@@ -8,7 +8,7 @@ import hashlib
 import os
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -47,8 +47,9 @@ def plain_disk_errors(task: str, place: Path) -> Iterator[None]:
 
 
 @contextmanager
-def locked(name: str) -> Iterator[None]:
-    """Hold the lock `name` of this cache; a second process (or thread) waits here until the first is done."""
+def locked(name: str, waiting: Callable[[], None] = lambda: None) -> Iterator[None]:
+    """Hold the lock `name` of this cache; a second process (or thread) waits here until the first is done. `waiting` is
+    called once, before a wait."""
     folder = cache_folder("locks")
     with plain_disk_errors("making the cache", folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -62,7 +63,11 @@ def locked(name: str) -> Iterator[None]:
         else:
             import fcntl
 
-            fcntl.flock(file, fcntl.LOCK_EX)
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                waiting()
+                fcntl.flock(file, fcntl.LOCK_EX)
         yield
     finally:
         file.close()

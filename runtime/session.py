@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Protocol
 
@@ -14,12 +15,16 @@ from numpy.typing import NDArray
 from .bundle import Tensor
 from .errors import FidError, InputError
 
-ENGINES = ("auto", "onnxruntime", "cuda", "openvino", "openvino-bf16")
+ENGINES = ("auto", "tensorrt", "tensorrt-rtx", "cuda", "onnxruntime", "openvino", "openvino-bf16")
 """What `open_session` takes as `engine`.
 
-`auto`: ONNX Runtime, on CUDA where its build has CUDA and CUDA works, else on the CPU. `onnxruntime`: on the CPU.
-`cuda`: ONNX Runtime on CUDA. `openvino`: on the CPU in float32. `openvino-bf16`: bfloat16 where the CPU has it.
+`auto`: the first of `GPU_ENGINES` that is installed and works, else ONNX Runtime on the CPU. `tensorrt`,
+`tensorrt-rtx`: NVIDIA's builders, on the GPU. `cuda`: ONNX Runtime on CUDA. `onnxruntime`: on the CPU. `openvino`: on
+the CPU in float32. `openvino-bf16`: bfloat16 where the CPU has it.
 """
+
+GPU_ENGINES = ("tensorrt", "tensorrt-rtx", "cuda")
+"""In the order in which `auto` tries them, and in which one that fails gives way to the next."""
 
 
 class Session(Protocol):
@@ -30,10 +35,8 @@ class Session(Protocol):
         """What the graph really runs on: engine, device and, when there is a choice, precision ("openvino CPU f32")."""
         ...
 
-    @property
-    def fallback(self) -> str | None:
-        """One sentence when this is not what was asked for, else None."""
-        ...
+    fallback: str | None
+    """One sentence when this is not what was asked for, or an installed GPU engine does not work; else None."""
 
     @property
     def inputs(self) -> tuple[Tensor, ...]:
@@ -67,9 +70,15 @@ def open_session(
     be what runs; with engine `auto` it also chooses. threads: at most so many CPU threads, None for one per
     physical core. static_batch: the batch size to build for at once, for engines that build per size.
 
-    Raises InputError for an unknown engine; FidError in one sentence when the engine is not installed, the graph
-    cannot be read, or something else than `require` would run.
+    A GPU engine that is installed and does not work here (no driver, no memory, a result that falls short) gives way to
+    the next one and at last to the CPU; `fallback` of the session says why. Raises InputError for an unknown engine;
+    FidError in one sentence when the engine is not installed, the graph cannot be read, or something else than
+    `require` would run.
     """
+    if Path(path).suffix in (".plan", ".engine", ".trt"):
+        raise InputError(
+            f"{path} is an engine, which is native code: only those built here are loaded; give the graph."
+        )
     if engine not in ENGINES:
         raise InputError(f"there is no engine {engine!r}; known are {', '.join(ENGINES)}.")
     if threads is not None and threads < 1:
@@ -83,18 +92,79 @@ def open_session(
         from .session_openvino import OpenVINOSession
 
         session = OpenVINOSession(path, "bf16" if engine.endswith("bf16") else "f32", count, static_batch)
-    else:
+    elif engine == "onnxruntime":
         from .session_onnxruntime import OnnxRuntimeSession
 
-        session = OnnxRuntimeSession(path, {"onnxruntime": "CPU", "cuda": "CUDA"}.get(engine, "auto"), count)
+        session = OnnxRuntimeSession(path, "CPU", count)
+    else:
+        session = _on_gpu(Path(path), engine, count, static_batch)
     if require is not None and not satisfies(session.provider, require):
         raise FidError(f"{require} is required and {session.provider} is what runs{_because(session)}.")
     return session
 
 
+def _on_gpu(path: Path, engine: str, threads: int, static_batch: int | None) -> Session:
+    """A session on `engine`, or on the first that works of those after it; with "auto" only installed ones count."""
+    from .session_onnxruntime import OnnxRuntimeSession
+
+    named = engine != "auto"
+    reasons: list[str] = []
+    for candidate in GPU_ENGINES[GPU_ENGINES.index(engine) if named else 0 :]:
+        if not installed(candidate):
+            if candidate == engine:
+                raise FidError(_how_to_install(candidate))
+            continue
+        try:
+            session = _open_on_gpu(path, candidate, threads, static_batch)
+        except FidError as error:
+            reasons.append(f"{candidate} does not work here: {str(error).rstrip('.')}")
+            continue
+        break
+    else:
+        session = OnnxRuntimeSession(path, "CPU", threads)
+    if reasons:
+        # without a driver all of them fail for one reason, and the first is enough
+        session.fallback = f"{reasons[0]}; {session.provider} runs in its place."
+    return session
+
+
+def _open_on_gpu(path: Path, engine: str, threads: int, static_batch: int | None) -> Session:
+    if engine == "cuda":
+        from .session_onnxruntime import OnnxRuntimeSession
+
+        return OnnxRuntimeSession(path, "CUDA", threads)
+    from .build_tensorrt import Batch
+    from .session_tensorrt import TensorRTSession
+
+    return TensorRTSession(path, engine, None if static_batch is None else Batch(*[static_batch] * 3))
+
+
+def installed(engine: str) -> bool:
+    """Whether the library of a GPU engine is here; it may still fail to load, or lack a driver."""
+    if engine == "cuda":
+        from .session_onnxruntime import has_cuda
+
+        return has_cuda()
+    return find_spec(engine.replace("-", "_")) is not None
+
+
+def _how_to_install(engine: str) -> str:
+    if engine == "cuda":
+        from .session_onnxruntime import NO_CUDA
+
+        return NO_CUDA
+    from .build_tensorrt import TITLES
+
+    return f"{TITLES[engine]} is not installed: `pip install 'fid-face[{engine}]'`."
+
+
 def satisfies(provider: str, require: str) -> bool:
     """Whether a live provider ("onnxruntime CUDA") is what a name asks for ("cuda", "onnxruntime-cuda")."""
-    return set(require.lower().replace("-", " ").split()) <= set(provider.lower().split())
+
+    def words(name: str) -> set[str]:
+        return set(name.lower().replace("tensorrt-rtx", "tensorrt_rtx").replace("-", " ").split())
+
+    return words(require) <= words(provider)
 
 
 def _because(session: Session) -> str:

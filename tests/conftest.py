@@ -13,6 +13,16 @@ import toy
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # for the tests that import onnxruntime themselves
 
 
+@pytest.fixture(autouse=True)
+def _no_tensorrt(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What `auto` chooses depends on what is installed: tests see TensorRT only where they bring or name it."""
+    from fid.runtime import session
+
+    real = session.installed
+    if not {"gpu", "rtx"} & {mark.name for mark in request.node.iter_markers()}:
+        monkeypatch.setattr(session, "installed", lambda engine: engine == "cuda" and real(engine))
+
+
 @pytest.fixture
 def rng() -> np.random.Generator:
     """A generator with a fixed seed."""

@@ -307,7 +307,9 @@ def test_bad_outputs_are_told_before_any_work(bundle: str, output: str, words: s
 def test_other_mistakes(bundle: str) -> None:
     base = ("compose", "--identity", ADA, "--attributes", LAUGHING, "-o", "out.png")
     assert "no bundle at nothing" in one_line(fid_run(*base, "--bundle", "nothing", exit_code=2))
-    assert "tensorrt is required" in one_line(fid_run(*base, "--bundle", bundle, "--require", "tensorrt", exit_code=1))
+    assert "TensorRT is not installed" in one_line(
+        fid_run(*base, "--bundle", bundle, "--require", "tensorrt", exit_code=1)
+    )
     assert "face 3 was asked for" in one_line(fid_run(*base, "--bundle", bundle, "--face", "3", exit_code=2))
     assert "face 2 was asked for" in one_line(fid_run(*base, "--bundle", bundle, "--identity-face", "2", exit_code=2))
     Path("fake.npz").write_bytes(b"PK")

@@ -233,9 +233,13 @@ class TestCuda:
         with pytest.raises(FidError, match="cuda is required and onnxruntime CPU is what runs"):
             opened(toy_bundle, "identity", "auto", require="cuda")
 
-    def test_auto_is_content_with_the_cpu(self, toy_bundle):
+    def test_auto_takes_the_cpu_and_says_why(self, toy_bundle):
         session = opened(toy_bundle, "identity", "auto")
-        assert (session.provider, session.fallback) == ("onnxruntime CPU", None)
+        assert session.provider == "onnxruntime CPU"
+        assert session.fallback == (
+            "cuda does not work here: ONNX Runtime did not start CUDA; is there an NVIDIA driver?; "
+            "onnxruntime CPU runs in its place."
+        )
 
 
 def test_cuda_without_its_build(toy_bundle):
