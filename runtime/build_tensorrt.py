@@ -106,7 +106,7 @@ def graph_facts(path: Path) -> GraphFacts:
     import onnx
 
     model = _read(path)
-    half = {tensor.name for tensor in model.graph.initializer if tensor.data_type == onnx.TensorProto.FLOAT16}
+    half = {weight.name for weight in model.graph.initializer if weight.data_type == onnx.TensorProto.FLOAT16}
     typed = False
     for node in model.graph.node:
         if node.op_type == "Cast":
@@ -302,9 +302,12 @@ def _read(path: Path) -> onnx.ModelProto:
     from google.protobuf.message import DecodeError
 
     try:
-        return onnx.load(path, load_external_data=False)
+        model = onnx.load(path, load_external_data=False)
     except DecodeError as error:
         raise FidError(f"{path.name} is not an ONNX graph.") from error
+    if not model.graph.node:
+        raise FidError(f"{path.name} is not an ONNX graph: it has no nodes.")
+    return model
 
 
 def for_tensorrt(path: Path) -> onnx.ModelProto:

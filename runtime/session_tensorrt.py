@@ -244,5 +244,5 @@ def _sized(tensor: Tensor, batch: int) -> tuple[int, ...]:
     return tuple(batch if isinstance(side, str) else side for side in tensor.shape)
 
 
-def _refusal(engine: Engine, fault: str) -> str:
-    return f"the {TITLES[engine.key.library]} engine of {engine.name} is refused: {fault}."
+def _refusal(found: Engine, fault: str) -> str:
+    return f"the {TITLES[found.key.library]} engine of {found.name} is refused: {fault}."

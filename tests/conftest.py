@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+import stand_in_gpu
 import toy
 
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # for the tests that import onnxruntime themselves
@@ -49,3 +50,14 @@ def empty_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("FID_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("FID_MODELS", raising=False)
     return tmp_path / "cache"
+
+
+@pytest.fixture
+def stand_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, empty_cache: Path
+) -> Iterator[Callable[..., stand_in_gpu.TensorRT]]:
+    """`stand_in(library, **gpu)` puts a GPU and a TensorRT that are not there into this process and an empty cache."""
+    from fid.runtime import build_tensorrt
+
+    yield lambda library=stand_in_gpu.LIBRARIES[2], **gpu: stand_in_gpu.install(monkeypatch, tmp_path, library, **gpu)
+    build_tensorrt.library.cache_clear()
