@@ -4,8 +4,9 @@ The builder itself is `fid.runtime.build_tensorrt`, because a runtime whose driv
 again. An engine is native code, so it never goes into a bundle: whoever gets the bundle builds their own.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 from ..runtime import engine_cache
 from ..runtime.build_tensorrt import Batch, library
@@ -44,15 +45,21 @@ def build_engines(
     """
     lib, here = library(engine), _gpu_for(engine)
     facts = []
-    for name in bundle.graphs:
-        path = bundle.graph_path(name)
+    for name, path, reference in engine_graphs(bundle):
         key = engine_key(lib, path, batch, here)
         if here is not None:
-            TensorRTSession(path, engine, batch)
+            TensorRTSession(path, engine, batch, reference)
         found = engine_cache.obtain(key, path.stem, lambda watch, path=path, key=key: make(lib, path, key, watch))
         facts.append(Fact(name, found))
         report(facts[-1])
     return facts
+
+
+def engine_graphs(bundle: Bundle) -> Iterator[tuple[str, Path, Path]]:
+    """Name, graph to build and its FP32 form, for every graph of a bundle: typed in FP16 where the bundle has it so."""
+    for name in bundle.graphs:
+        path = bundle.graph_path(name)
+        yield name, path, path
 
 
 def _gpu_for(engine: str) -> Gpu | None:

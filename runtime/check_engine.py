@@ -23,7 +23,7 @@ MIN_COSINE = 0.999  # of codes: the worst of them
 def compare(session: Session, path: Path) -> tuple[dict[str, float], str | None]:
     """Run a session beside ONNX Runtime on the CPU, which computes FP16 graphs in FP32 as well.
 
-    Returns the figures, and half a sentence when they fall short. `path`: the graph of the session.
+    Returns the figures, and half a sentence when they fall short. `path`: the graph of the session, or its FP32 form.
     """
     arrays = trial_inputs(session, path)
     found, expected = session.run(**arrays), _reference(path).run(**arrays)

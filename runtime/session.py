@@ -63,12 +63,14 @@ def open_session(
     require: str | None = None,
     threads: int | None = None,
     static_batch: int | None = None,
+    half: Path | None = None,
 ) -> Session:
     """Open the ONNX graph at `path`; external weights lie beside it.
 
     engine: one of `ENGINES`. require: an engine, device or precision ("cuda", "openvino", "bf16", "tensorrt") that must
     be what runs; with engine `auto` it also chooses. threads: at most so many CPU threads, None for one per
-    physical core. static_batch: the batch size to build for at once, for engines that build per size.
+    physical core. static_batch: the batch size to build for at once, for engines that build per size. half: the same
+    graph typed in FP16, which GPU engines open in the place of `path` where they can.
 
     A GPU engine that is installed and does not work here (no driver, no memory, a result that falls short) gives way to
     the next one and at last to the CPU; `fallback` of the session says why. Raises InputError for an unknown engine;
@@ -97,46 +99,48 @@ def open_session(
 
         session = OnnxRuntimeSession(path, "CPU", count)
     else:
-        session = _on_gpu(Path(path), engine, count, static_batch)
+        session = _on_gpu(Path(path), half, engine, count, static_batch)
     if require is not None and not satisfies(session.provider, require):
         raise FidError(f"{require} is required and {session.provider} is what runs{_because(session)}.")
     return session
 
 
-def _on_gpu(path: Path, engine: str, threads: int, static_batch: int | None) -> Session:
+def _on_gpu(path: Path, half: Path | None, engine: str, threads: int, static_batch: int | None) -> Session:
     """A session on `engine`, or on the first that works of those after it; with "auto" only installed ones count."""
     from .session_onnxruntime import OnnxRuntimeSession
 
     named = engine != "auto"
-    reasons: list[str] = []
+    reason = ""  # the first: without a driver, all that follow are the same
+    session: Session | None = None
     for candidate in GPU_ENGINES[GPU_ENGINES.index(engine) if named else 0 :]:
         if not installed(candidate):
             if candidate == engine:
                 raise FidError(_how_to_install(candidate))
             continue
-        try:
-            session = _open_on_gpu(path, candidate, threads, static_batch)
-        except FidError as error:
-            reasons.append(f"{candidate} does not work here: {str(error).rstrip('.')}")
-            continue
-        break
-    else:
-        session = OnnxRuntimeSession(path, "CPU", threads)
-    if reasons:
-        # without a driver all of them fail for one reason, and the first is enough
-        session.fallback = f"{reasons[0]}; {session.provider} runs in its place."
+        for graph in dict.fromkeys((half or path, path)):
+            try:
+                session = _open_on_gpu(graph, path, candidate, threads, static_batch)
+                break
+            except FidError as error:
+                typed = " in FP16" if graph == half else ""
+                reason = reason or f"{candidate} does not work here{typed}: {str(error).rstrip('.')}"
+        if session is not None:
+            break
+    session = session or OnnxRuntimeSession(path, "CPU", threads)
+    if reason:
+        session.fallback = f"{reason}; {session.provider} runs in its place."
     return session
 
 
-def _open_on_gpu(path: Path, engine: str, threads: int, static_batch: int | None) -> Session:
+def _open_on_gpu(graph: Path, reference: Path, engine: str, threads: int, static_batch: int | None) -> Session:
     if engine == "cuda":
         from .session_onnxruntime import OnnxRuntimeSession
 
-        return OnnxRuntimeSession(path, "CUDA", threads)
+        return OnnxRuntimeSession(graph, "CUDA", threads)
     from .build_tensorrt import Batch
     from .session_tensorrt import TensorRTSession
 
-    return TensorRTSession(path, engine, None if static_batch is None else Batch(*[static_batch] * 3))
+    return TensorRTSession(graph, engine, None if static_batch is None else Batch(*[static_batch] * 3), reference)
 
 
 def installed(engine: str) -> bool:

@@ -35,11 +35,14 @@ class TensorRTSession:
     `batch`: sizes to build for; None takes an engine in the cache whose smallest size is 1, or builds for `Batch()`.
     Larger batches are run in parts and smaller ones filled up, so any size can be run.
 
-    The first session of a graph builds its engine, which takes seconds to minutes, and compares it with FP32. Raises
+    The first session of a graph builds its engine, which takes seconds to minutes, and compares it with FP32: with the
+    graph `reference` on the CPU, or with `path` itself, which a CPU computes in FP32 however it is typed. Raises
     FidError in one sentence when the library or a GPU is missing, or the engine falls short.
     """
 
-    def __init__(self, path: Path | str, engine: str, batch: Batch | None = None) -> None:
+    def __init__(
+        self, path: Path | str, engine: str, batch: Batch | None = None, reference: Path | None = None
+    ) -> None:
         path = Path(path)
         self.fallback: str | None = None
         self._lib = library(engine)
@@ -59,7 +62,7 @@ class TensorRTSession:
         if found.checked is None:
             from .check_engine import compare  # here: once for each engine
 
-            figures, fault = compare(self, path)
+            figures, fault = compare(self, reference or path)
             engine_cache.mark(found, figures, fault)
             if fault is not None:
                 raise FidError(_refusal(found, fault))
