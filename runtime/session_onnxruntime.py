@@ -31,6 +31,9 @@ DTYPES = {"tensor(uint8)": "uint8", "tensor(float)": "float32", "tensor(float16)
 KEPT = 4
 """Batch sizes whose buffers stay on the GPU; the one not used for longest makes room."""
 
+DEVICE = "cuda"
+"""Where bound buffers lie, in ONNX Runtime's word."""
+
 NO_CUDA = (
     "this build of ONNX Runtime has no CUDA: `pip uninstall -y onnxruntime onnxruntime-gpu`, "
     "then `pip install 'onnxruntime-gpu[cuda,cudnn]'`."
@@ -110,10 +113,10 @@ class _BoundRuns:
                 options.add_run_config_entry("gpu_graph_id", str(number))
             for t in self._inputs:
                 shape, dtype = shapes[t.name]
-                binding.bind_input(t.name, "cuda", 0, np.dtype(dtype).type, shape, buffers.address(t.name))
+                binding.bind_input(t.name, DEVICE, 0, np.dtype(dtype).type, shape, buffers.address(t.name))
             for t in self._outputs:
                 shape, dtype = shapes[t.name]
-                binding.bind_output(t.name, "cuda", 0, np.dtype(dtype).type, shape, buffers.address(t.name))
+                binding.bind_output(t.name, DEVICE, 0, np.dtype(dtype).type, shape, buffers.address(t.name))
             self._ready[batch] = buffers, binding, options, number
         self._ready.move_to_end(batch)
         return self._ready[batch]
