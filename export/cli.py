@@ -137,14 +137,14 @@ def _table(measured: "dict[str, Parity]") -> Table:
 
 
 def _engine_table(facts: "list[Fact]", engine: str) -> Table:
-    title = f"{engine} engines, in this machine's cache"
-    table = Table("graph", "for", "MB", "built in", "against FP32", title=title, box=None, padding=(0, 1))
+    """The engines as a table of less than 80 columns."""
+    key = facts[0].engine.key
+    target = key.gpu or f"SM {key.compute_capability}"
+    title = f"{engine} engines for {target}, batch {key.batch}, in this machine's cache"
+    table = Table("graph", "precision", "MB", "built in", "against FP32", title=title, box=None, padding=(0, 1))
     for fact in facts:
-        key = fact.engine.key
-        target = f"{key.gpu or 'SM ' + key.compute_capability}, {key.precision}, {key.batch}"
-        table.add_row(
-            fact.graph, target, f"{len(fact.engine.plan) / 1e6:.1f}", f"{fact.engine.build_s:.1f} s", fact.checked
-        )
+        megabytes, seconds = f"{len(fact.engine.plan) / 1e6:.1f}", f"{fact.engine.build_s:.1f} s"
+        table.add_row(fact.graph, fact.engine.key.precision, megabytes, seconds, fact.checked)
     return table
 
 

@@ -91,7 +91,9 @@ class _Converter:
         }
         for i in layers:
             if self.nodes[i].op_type in CONVOLUTIONS and self.nodes[i].input[1] not in self.constants:
-                raise FidError(f"the convolution {self.nodes[i].name} computes its weights, which cannot be FP16 safely.")
+                raise FidError(
+                    f"the convolution {self.nodes[i].name} computes its weights, which cannot be FP16 safely."
+                )
         half = {i for i, name in layers.items() if name not in self.raised}
         self.modulated = {i for i in half if self._style_behind(i)}
         half |= self._moves_before(half)
