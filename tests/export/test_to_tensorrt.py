@@ -99,7 +99,7 @@ class TestCommand:
 class TestRealBuilds:
     """Every graph that fid has, built ahead of time for SM 80, 86, 89 and 120 by NVIDIA's own parser and builder."""
 
-    @pytest.fixture(scope="class")
+    @pytest.fixture
     def lib(self):
         pytest.importorskip("tensorrt_rtx")
         return library("tensorrt-rtx")
