@@ -29,12 +29,11 @@ if TYPE_CHECKING:
 
 DISTRIBUTION = "fid-face"
 
-GPU_BUILD = "pip uninstall onnxruntime && pip install 'onnxruntime-gpu[cuda,cudnn]'"
-RTX = "pip install tensorrt-rtx"
+GPU_BUILD = "pip uninstall -y onnxruntime onnxruntime-gpu && pip install 'onnxruntime-gpu[cuda,cudnn]' cuda-bindings"
 
 PACKAGES = (
     "numpy", "onnx", "onnxruntime", "onnxruntime-gpu", "opencv-python-headless", "opencv-python", "openvino",
-    "tensorrt", "tensorrt-rtx", "torch",
+    "tensorrt", "tensorrt-rtx", "cuda-bindings", "torch",
 )  # fmt: skip
 """Packages whose versions explain most differences between two machines."""
 
@@ -255,8 +254,12 @@ def _engines(gpu: bool) -> Iterator[Check]:
             bf16 = attempt("openvino bf16", "openvino-bf16", "openvino-bf16", "")
             slow_cpu = bf16.state == "broken" and "does not have it" in bf16.detail
             yield Check(bf16.name, "missing", "this CPU has no bfloat16 arithmetic") if slow_cpu else bf16
-        yield _builder("tensorrt", path, f"not installed; not on PyPI alone, see NVIDIA's manual{no_gpu}", "")
-        yield _builder("tensorrt_rtx", path, f"not installed{no_gpu}", RTX * gpu)
+        yield _builder(
+            "tensorrt", path, x, y, f"not installed{no_gpu}", f"pip install '{DISTRIBUTION}[tensorrt]'" * gpu
+        )
+        yield _builder(
+            "tensorrt-rtx", path, x, y, f"not installed{no_gpu}", f"pip install '{DISTRIBUTION}[tensorrt-rtx]'" * gpu
+        )
 
 
 def _tensorrt_provider(path: Path, x: np.ndarray, y: np.ndarray) -> Check:
@@ -279,40 +282,50 @@ def _tensorrt_provider(path: Path, x: np.ndarray, y: np.ndarray) -> Check:
     return Check(name, "works", "ran a trial graph")
 
 
-BUILD = """
-import importlib, json, sys
-trt = importlib.import_module(sys.argv[1])
-log = trt.Logger(trt.Logger.ERROR)
-builder = trt.Builder(log)
-typed = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
-network = builder.create_network(0 if typed is None else 1 << int(typed))
-parser = trt.OnnxParser(network, log)
-parsed = parser.parse_from_file(sys.argv[2])
-plan = builder.build_serialized_network(network, builder.create_builder_config()) if parsed else None
-engine = trt.Runtime(log).deserialize_cuda_engine(plan) if plan is not None else None
-print(json.dumps({"version": trt.__version__, "parsed": parsed, "built": plan is not None,
-                  "loaded": engine is not None}))
+TRIAL = """
+import json, sys
+from pathlib import Path
+import numpy as np
+from fid.runtime.build_tensorrt import RTX_TARGETS, Batch, build, library
+from fid.runtime.errors import FidError
+from fid.runtime.session import open_session
+engine, path, x = sys.argv[1], Path(sys.argv[2]), np.array(json.loads(sys.argv[3]), np.float32)
+record = {}
+try:
+    lib = library(engine)
+    record["version"] = lib.version
+    build(lib, path, Batch(), targets=RTX_TARGETS)
+    record["built"] = True
+    session = open_session(path, engine=engine)
+    record["provider"], record["fallback"] = session.provider, session.fallback
+    record["y"] = session.run(x=x)["y"].tolist()
+except FidError as error:
+    record["problem"] = str(error)
+print(json.dumps(record))
 """
 
 
-def _builder(module: str, path: Path, missing: str, install: str) -> Check:
-    """Let TensorRT or TensorRT-RTX parse, build and load the trial graph, in a process of its own: it logs as it
-    likes, and a broken driver may take the process down."""
+def _builder(engine: str, path: Path, x: np.ndarray, y: np.ndarray, missing: str, install: str) -> Check:
+    """Let TensorRT or TensorRT-RTX build, load and run the trial graph, in a process of its own: a broken driver may
+    take the process down. What it builds goes with the trial graph."""
     try:
-        call = [sys.executable, "-c", BUILD, module, str(path)]
-        done = subprocess.run(call, capture_output=True, text=True, timeout=120)
+        call = [sys.executable, "-c", TRIAL, engine, str(path), json.dumps(x.tolist())]
+        environment = os.environ | {"FID_CACHE": str(path.parent / engine)}
+        done = subprocess.run(call, capture_output=True, text=True, timeout=120, env=environment)
     except subprocess.TimeoutExpired:
-        return Check(module, "broken", "did not build a trial graph within two minutes")
-    if f"No module named '{module}'" in done.stderr:
-        return Check(module, "missing", missing, install)
+        return Check(engine, "broken", "did not build and run a trial graph within two minutes")
     lines = [line for line in (*done.stdout.splitlines(), *done.stderr.splitlines()) if line.strip()]
-    record = next((line for line in lines if line.startswith('{"version"')), None)
-    said = next((line for line in reversed(lines) if line != record), f"exit code {done.returncode}")[:200]
+    record = next((json.loads(line) for line in lines if line.startswith("{")), None)
     if record is None:
-        return Check(module, "broken", said)
-    found = json.loads(record)
-    if not found["built"]:
-        return Check(module, "broken", f"{found['version']} cannot build the trial graph: {said}")
-    if not found["loaded"]:
-        return Check(module, "broken", f"{found['version']} builds engines and cannot load them here: {said}")
-    return Check(module, "works", f"{found['version']} built and loaded a trial engine")
+        said = next(reversed(lines), f"exit code {done.returncode}")
+        return Check(engine, "broken", said[:200])
+    problem, version = record.get("problem", ""), record.get("version", "")
+    if "is not installed" in problem and not version:
+        return Check(engine, "missing", missing, install)
+    if not record.get("built"):
+        return Check(engine, "broken", problem)
+    if "y" not in record or not satisfies(record["provider"], engine):
+        return Check(engine, "broken", f"{version} builds engines; {record.get('fallback') or problem}")
+    if not np.allclose(record["y"], y, atol=0.02):
+        return Check(engine, "broken", f"{version} computes a wrong result")
+    return Check(engine, "works", f"{version} built and ran a trial graph on {record['provider']}")

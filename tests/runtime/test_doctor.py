@@ -5,8 +5,11 @@ import os
 import re
 import shutil
 import sys
+from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
+import stand_in_gpu
 from fid.runtime import bundle as bundle_module
 from fid.runtime import doctor, models, session_onnxruntime
 from fid.runtime.errors import FidError
@@ -159,46 +162,57 @@ class TestBuilders:
     """`_builder` against a package that stands in for TensorRT, which cannot be installed from PyPI alone."""
 
     @pytest.fixture
-    def trial(self, tmp_path):
-        doctor._trial_graph(tmp_path / "trial.onnx")
-        return tmp_path / "trial.onnx"
+    def check(self, tmp_path, monkeypatch):
+        """Examine a stand-in; `extra` is run when it is imported."""
 
-    @pytest.fixture
-    def stand_in(self, tmp_path, monkeypatch):
-        def write(plan="b'plan'", engine="object()", extra=""):
-            (tmp_path / "toyrt.py").write_text(
-                "__version__ = '11.4'\n"
-                "class Logger:\n    ERROR = 1\n    def __init__(self, level): pass\n"
-                "class NetworkDefinitionCreationFlag:\n    STRONGLY_TYPED = 1\n"
-                "class Builder:\n    def __init__(self, log): pass\n"
-                "    def create_network(self, flags): return 'network'\n"
-                "    def create_builder_config(self): return 'config'\n"
-                f"    def build_serialized_network(self, network, config): return {plan}\n"
-                "class OnnxParser:\n    def __init__(self, network, log): pass\n"
-                "    def parse_from_file(self, path): return open(path, 'rb').read(1) == b'\\x08'\n"
-                "class Runtime:\n    def __init__(self, log): print('[E] CUDA initialization failure with error: 35')\n"
-                f"    def deserialize_cuda_engine(self, plan): return {engine}\n{extra}"
+        def examine(extra="", engine="tensorrt", library="tensorrt 11.4.0.106"):
+            trial = tmp_path / "trial"
+            trial.mkdir()
+            x, y = doctor._trial_graph(trial / "trial.onnx")
+            (tmp_path / f"{engine.replace('-', '_')}.py").write_text(
+                "import sys, stand_in_gpu\n"
+                "from fid.runtime import cuda\n"
+                "device = stand_in_gpu.Cuda()\n"
+                f"trt = stand_in_gpu.TensorRT({library!r}, device)\n"
+                "cuda.cudart = lambda: device\n"
+                "trt.__spec__ = __spec__\n"
+                "sys.modules[__name__] = trt\n" + extra
             )
-            monkeypatch.setenv(
-                "PYTHONPATH", os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])
-            )
+            tests = str(Path(stand_in_gpu.__file__).parent)
+            monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), tests]))
+            found = doctor._builder(engine, trial / "trial.onnx", x, y, "", "")
+            assert "\n" not in found.detail
+            return found
 
-        return write
+        return examine
 
-    def test_works(self, trial, stand_in):
-        stand_in()
-        check = doctor._builder("toyrt", trial, "", "")
-        assert (check.state, check.detail) == ("works", "11.4 built and loaded a trial engine")
+    @pytest.mark.parametrize(
+        ("engine", "library"), [("tensorrt", "tensorrt 10.13.3.9"), ("tensorrt-rtx", "tensorrt-rtx 1.7.1.116")]
+    )
+    def test_works(self, check, engine, library):
+        found = check("", engine, library)
+        assert (found.state, found.detail) == (
+            "works",
+            f"{library.split()[1]} built and ran a trial graph on {engine} CUDA fp32",
+        )
 
-    def test_no_driver(self, trial, stand_in):
-        stand_in(engine="None")
-        check = doctor._builder("toyrt", trial, "", "")
-        assert check.state == "broken"
-        assert "cannot load them here: [E] CUDA initialization failure with error: 35" in check.detail
+    def test_no_driver(self, check):
+        found = check("device.broken = stand_in_gpu.Error.cudaErrorInsufficientDriver")
+        assert found.state == "broken"
+        assert found.detail.startswith(
+            "11.4.0.106 builds engines; tensorrt does not work here: there is no NVIDIA driv"
+        )
 
-    def test_no_build(self, trial, stand_in):
-        stand_in(plan="None")
-        assert "cannot build" in doctor._builder("toyrt", trial, "", "").detail
+    def test_no_build(self, check):
+        assert "cannot build trial.onnx: no tactic fits" in check("trt.behave['fails'] = True").detail
+
+    def test_a_plan_that_does_not_load(self, check):
+        found = check("trt.behave['loads'] = False")
+        assert found.state == "broken"
+        assert "cannot load the engine of trial" in found.detail
+
+    def test_a_wrong_result(self, check):
+        assert "is refused: y has a cosine of" in check("trt.behave['noise'] = -9").detail
 
     @pytest.mark.parametrize(
         ("extra", "said"),
@@ -207,15 +221,17 @@ class TestBuilders:
             ("import os; os._exit(139)", "exit code 139"),
         ],
     )
-    def test_broken(self, trial, stand_in, extra, said):
-        stand_in(extra=extra)
-        check = doctor._builder("toyrt", trial, "", "")
-        assert check.state == "broken"
-        assert said in check.detail
+    def test_broken(self, check, extra, said):
+        found = check(extra)
+        assert found.state == "broken"
+        assert said in found.detail
 
-    def test_missing(self, trial):
-        check = doctor._builder("package_that_is_nowhere", trial, "not installed", "pip install it")
-        assert (check.state, check.detail, check.fix) == ("missing", "not installed", "pip install it")
+    def test_missing(self, tmp_path):
+        if find_spec("tensorrt") is not None:
+            pytest.skip("TensorRT is installed")
+        x, y = doctor._trial_graph(tmp_path / "trial.onnx")
+        found = doctor._builder("tensorrt", tmp_path / "trial.onnx", x, y, "not installed", "pip install it")
+        assert (found.state, found.detail, found.fix) == ("missing", "not installed", "pip install it")
 
 
 def test_the_real_catalogue_and_extras_are_reported(monkeypatch, empty_cache, no_builders):
