@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-LIBRARIES = ("fid-face", "numpy", "onnxruntime", "opencv-python-headless", "openvino", "torch")
+LIBRARIES = ("fid-face", "numpy", "onnxruntime", "opencv-python-headless", "openvino", "tensorrt-rtx", "torch")
 
 
 def machine_record() -> dict[str, object]:

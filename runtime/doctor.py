@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 DISTRIBUTION = "fid-face"
 
-GPU_BUILD = "pip uninstall -y onnxruntime onnxruntime-gpu && pip install 'onnxruntime-gpu[cuda,cudnn]' cuda-bindings"
+GPU_BUILD = f"pip install '{DISTRIBUTION}[gpu]' && pip install --force-reinstall --no-deps onnxruntime-gpu"
 
 PACKAGES = (
     "numpy", "onnx", "onnxruntime", "onnxruntime-gpu", "opencv-python-headless", "opencv-python", "openvino",

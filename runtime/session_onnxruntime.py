@@ -35,8 +35,8 @@ DEVICE = "cuda"
 """Where bound buffers lie, in ONNX Runtime's word."""
 
 NO_CUDA = (
-    "this build of ONNX Runtime has no CUDA: `pip uninstall -y onnxruntime onnxruntime-gpu`, "
-    "then `pip install 'onnxruntime-gpu[cuda,cudnn]'`."
+    "this build of ONNX Runtime has no CUDA: `pip install 'fid-face[gpu]'`, "
+    "then `pip install --force-reinstall --no-deps onnxruntime-gpu`."  # both builds are one module: the last one stays
 )
 
 

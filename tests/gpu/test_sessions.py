@@ -104,9 +104,15 @@ def test_what_the_engine_computes_is_compared(engine):
 
 
 def test_graphs_typed_in_fp16(engine, tmp_path):
-    to_half = pytest.importorskip("fid.export.to_half").to_half
+    pytest.importorskip("torch")
+    from fid.export.graphs import bundle_graphs
+    from fid.export.read import read_networks
+    from fid.export.to_half import to_half
+    from fid.export.to_onnx import to_onnx
+
     path = tmp_path / "synthesis.onnx"
-    onnx.save(to_half(onnx.load(graph("synthesis"))).model, path)
+    module = bundle_graphs(read_networks(None, None).for_inference())["synthesis"]
+    onnx.save(to_half(to_onnx(module)).model, path)
     session = open_session(graph("synthesis"), half=path, require=engine)
     assert session.fallback is None
     w = trial_inputs(session, graph("synthesis"))["w"]
