@@ -59,7 +59,7 @@ def engine_graphs(bundle: Bundle) -> Iterator[tuple[str, Path, Path]]:
     """Name, graph to build and its FP32 form, for every graph of a bundle: typed in FP16 where the bundle has it so."""
     for name in bundle.graphs:
         path = bundle.graph_path(name)
-        yield name, path, path
+        yield name, bundle.half_path(name) or path, path
 
 
 def _gpu_for(engine: str) -> Gpu | None:
