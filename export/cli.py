@@ -21,7 +21,20 @@ FOLDER = click.Path(path_type=Path)
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("checkpoint", type=FOLDER, required=False)
 @click.option("-o", "--output", type=FOLDER, required=True, help="Folder, or NAME.fid for one file.")
-@click.option("--generator", type=FOLDER, help="Run or checkpoint of `fid-train distill`. [default: the shipped one]")
+@click.option(
+    "--generator",
+    type=FOLDER,
+    help="Run or checkpoint of `fid-train distill`, or a StyleGAN2 file of yours (NVIDIA's .pkl, rosinality's .pt, "
+    ".safetensors). [default: the shipped one]",
+)
+@click.option(
+    "--resolution",
+    type=click.Choice(["256", "512", "1024"]),
+    help="Side of the pictures, px; a larger generator is averaged down. [default: the generator's own]",
+)
+@click.option(
+    "--noise/--no-noise", default=True, show_default=True, help="Keep the constant noise of a StyleGAN2 file."
+)
 @click.option("--name", default="default", show_default=True, help="Name of the bundle.")
 @click.option(
     "--precision",
@@ -40,6 +53,8 @@ def command(
     checkpoint: Path | None,
     output: Path,
     generator: Path | None,
+    resolution: str | None,
+    noise: bool,
     name: str,
     precision: str,
     self_contained: bool,
@@ -76,9 +91,17 @@ def command(
         measured[graph] = parity
         console.print(f"measured {graph}")
 
+    networks = read_networks(checkpoint, generator, int(resolution) if resolution else None, noise)
+    origin = networks.provenance.get("generator", {})
+    if "w_distance" in origin:
+        console.print(
+            f"{origin['file']} ({origin['layout']}, {origin['native_resolution']} px): its W is "
+            f"{origin['w_distance']:.2g} standard deviations from the mapper's",
+            soft_wrap=True,
+        )
     try:
         bundle = export_bundle(
-            read_networks(checkpoint, generator),
+            networks,
             output,
             name=name,
             half=precision == "fp16",

@@ -251,7 +251,7 @@ def test_a_nan_stops_before_the_weights_are_touched():
 
 
 def test_fit_online_stops_on_time_and_resumes(generator, frozen, tmp_path, monkeypatch):
-    def load(synthesis, device, fan):
+    def load(synthesis, device, fan, mapping):
         assert all(
             torch.equal(a, b) for a, b in zip(synthesis.parameters(), frozen.synthesis.parameters(), strict=True)
         )
