@@ -23,7 +23,7 @@ def config_channels(resolution: int, base: int = 32768, most: int = 512) -> tupl
     return tuple(min(base // (4 << i), most) for i in range(resolution.bit_length() - 2))
 
 
-def random_weights(channels: tuple[int, ...] = CHANNELS, layers: int = 8, seed: int = 0) -> Weights:
+def random_weights(channels: tuple[int, ...] = CHANNELS, layers: int = 8, seed: int = 100) -> Weights:
     """A generator under the names of NVIDIA's PyTorch release, initialised as there; noise and biases are not zero."""
     random = torch.Generator().manual_seed(seed)
 
