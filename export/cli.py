@@ -25,13 +25,22 @@ FOLDER = click.Path(path_type=Path)
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("checkpoint", type=FOLDER, required=False)
 @click.option("-o", "--output", type=FOLDER, required=True, help="Folder, or NAME.fid for one file.")
-@click.option("--generator", type=FOLDER, help="Run or checkpoint of `fid-train distill`. [default: the shipped one]")
-@click.option("--name", default="default", show_default=True, help="Name of the bundle.")
+@click.option(
+    "--generator",
+    type=FOLDER,
+    help="Run or checkpoint of `fid-train distill`, or a StyleGAN2 file of yours (NVIDIA's .pkl, rosinality's .pt, "
+    ".safetensors). [default: the shipped one]",
+)
 @click.option(
     "--resolution",
-    type=click.Choice(["256", "1024"]),
-    help="Side of the pictures in px; 1024 takes the published generator. [default: what the generator makes]",
+    type=click.Choice(["256", "512", "1024"]),
+    help="Side of the pictures, px; a StyleGAN2 file of more is averaged down; 1024 alone takes the"
+    " published generator. [default: the generator's own]",
 )
+@click.option(
+    "--noise/--no-noise", default=True, show_default=True, help="Keep the constant noise of a StyleGAN2 file."
+)
+@click.option("--name", default="default", show_default=True, help="Name of the bundle.")
 @click.option(
     "--fp16",
     is_flag=True,
@@ -66,8 +75,9 @@ def command(
     checkpoint: Path | None,
     output: Path,
     generator: Path | None,
-    name: str,
     resolution: str | None,
+    noise: bool,
+    name: str,
     fp16: bool,
     weights: str,
     self_contained: bool,
@@ -108,7 +118,14 @@ def command(
 
     measured: dict[str, Parity] = {}
     judged: dict[str, Verdict] = {}
-    networks = read_networks(checkpoint, generator, int(resolution) if resolution else None)
+    networks = read_networks(checkpoint, generator, int(resolution) if resolution else None, noise)
+    origin = networks.provenance.get("generator", {})
+    if "w_distance" in origin:
+        console.print(
+            f"{origin['file']} ({origin['layout']}, {origin['native_resolution']} px): its W is "
+            f"{origin['w_distance']:.2g} standard deviations from the mapper's",
+            soft_wrap=True,
+        )
     with Progress(console=console, transient=True) as bar:
         task = bar.add_task("exporting", total=None)
 

@@ -132,13 +132,14 @@ class MappingGraph(GraphModule):
 
 
 def bundle_graphs(networks: Networks) -> dict[str, GraphModule]:
-    """The graphs that every bundle holds as files, by name."""
-    return {
+    """The graphs that a bundle holds as files, by name; the mapping network only of a generator of the user's."""
+    graphs: dict[str, GraphModule] = {
         "attributes": AttributesGraph(networks),
         "mapper": MapperGraph(networks),
         "synthesis": SynthesisGraph(networks.synthesis, networks.resolution),
         "reenact": ReenactGraph(networks),
     }
+    return graphs if networks.mapping is None else graphs | {"mapping": MappingGraph(networks.mapping)}
 
 
 def to_float(crop: torch.Tensor) -> torch.Tensor:

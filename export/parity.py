@@ -23,6 +23,7 @@ from .read import Networks
 
 PSI = 0.8  # how far the test latents lie from the mean of W, in its standard deviations
 BATCHES = (1, 3, 12)  # sizes of the first batches; the rest goes 16 at a time. A graph has to take any size
+PIXELS = 16 * 256 * 256  # of the pictures of a batch, at most, but never less than 3 pictures
 
 Arrays = dict[str, np.ndarray]
 
@@ -92,13 +93,15 @@ def parity_inputs(networks: Networks, count: int, seed: int = 0) -> Arrays:
     assert isinstance(mapper.w_mean, torch.Tensor)
     assert isinstance(mapper.w_std, torch.Tensor)
     w = mapper.w_mean + PSI * mapper.w_std * torch.randn(count, len(mapper.w_mean), generator=generator)
-    image = torch.cat([networks.synthesis(part) for part in w.split(8)])
-    if image.shape[-1] != CROP_SIZE:
-        image = F.interpolate(image, (CROP_SIZE, CROP_SIZE), mode="bilinear", antialias=True)
+    parts = (networks.synthesis(part) for part in w.split(min(8, _most(networks.resolution))))
+    small = [F.interpolate(p, (CROP_SIZE, CROP_SIZE), mode="bilinear", antialias=True) for p in parts]
+    image = torch.cat(small)
     crop = to_bytes(image).contiguous()
     attributes = torch.cat([networks.attributes(part) for part in (crop.permute(0, 3, 1, 2) / 127.5 - 1).split(8)])
     identity = RealIdentities().draw(count, generator)
-    return {"w": w.numpy(), "crop": crop.numpy(), "attributes": attributes.numpy(), "identity": identity.numpy()}
+    z = torch.randn(count, len(mapper.w_mean), generator=generator)
+    inputs = {"w": w, "crop": crop, "attributes": attributes, "identity": identity, "z": z}
+    return {name: values.numpy() for name, values in inputs.items()}
 
 
 def measure(
@@ -112,7 +115,8 @@ def measure(
     names = [tensor.name for tensor in stored.inputs]
     (output,) = stored.outputs
     count = len(inputs[names[0]])
-    got = np.concatenate([session.run(**{n: inputs[n][i] for n in names})[output.name] for i in _batches(count)])
+    batches = list(_batches(count, _most_of(stored)))
+    got = np.concatenate([session.run(**{n: inputs[n][i] for n in names})[output.name] for i in batches])
     if got.shape != (count, *output.shape[1:]) or got.dtype.name != output.dtype:
         raise FidError(f"{path.name} gives {output.name} as {got.dtype.name} {list(got.shape[1:])}.")
     tolerance = PICTURE if output.dtype == "uint8" else CODE
@@ -129,8 +133,8 @@ def measure(
 def run_module(module: GraphModule, inputs: Mapping[str, np.ndarray]) -> np.ndarray:
     """The output of a graph module in PyTorch, for the inputs that it takes."""
     arrays = [torch.from_numpy(inputs[tensor.name]) for tensor in module.inputs]
-    count = len(arrays[0])
-    return np.concatenate([module(*(a[i : i + 8] for a in arrays)).numpy() for i in range(0, count, 8)])
+    count, step = len(arrays[0]), min(8, _most_of(module))
+    return np.concatenate([module(*(a[i : i + step] for a in arrays)).numpy() for i in range(0, count, step)])
 
 
 def difference(got: np.ndarray, expected: np.ndarray) -> Difference:
@@ -144,10 +148,21 @@ def difference(got: np.ndarray, expected: np.ndarray) -> Difference:
     return Difference(float(relative.max()), float(relative.mean()))
 
 
-def _batches(count: int) -> Iterator[slice]:
+def _most(resolution: int) -> int:
+    """Pictures of one batch; those of 1024 px take gigabytes."""
+    return min(16, max(3, PIXELS // resolution**2))
+
+
+def _most_of(module: GraphModule) -> int:
+    (output,) = module.outputs
+    return _most(int(output.shape[1])) if output.dtype == "uint8" else 16
+
+
+def _batches(count: int, most: int) -> Iterator[slice]:
     start = 0
     for size in (*BATCHES, *[16] * count):
         if start >= count:
             return
-        yield slice(start, min(start + size, count))
-        start += size
+        end = min(start + min(size, most), count)
+        yield slice(start, end)
+        start = end

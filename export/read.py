@@ -18,9 +18,17 @@ from ..runtime.prepare import SKELETON_WEIGHTS
 from ..trainer.checkpoint import read_record
 from ..trainer.fit import FitConfig, Trainable, load_generator, load_trained
 from ..trainer.from_bundle import load_graph
+from ..trainer.from_stylegan2 import read_stylegan2
 from ..trainer.networks_inception import FEATURES
 from ..trainer.networks_mobilestylegan import Synthesis
 from .fold import fold_batch_norms, frozen, rounded_to_half
+
+PUBLISHED = 1024  # px, of MobileStyleGAN
+W_DISTANCE = 0.5  # see `w_distance`; a generator with another mapping network lies far above it
+USERS_LICENCE = (
+    "that of the file, which the user brought; NVIDIA's own StyleGAN2 weights: Nvidia Source Code License-NC, "
+    "research or evaluation only"
+)
 
 
 @dataclass(frozen=True)
@@ -33,6 +41,7 @@ class Networks:
     resolution: int  # R, px
     provenance: dict[str, Any] = field(default_factory=dict)  # where the weights come from, for bundle.json
     attributes_size: int = 512
+    mapping: nn.Module | None = None  # z [N, 512] -> w, of a generator of the user's; None: the fetched one
 
     def for_inference(self) -> "Networks":
         """Frozen copies with every batch norm folded into its convolution; equal up to float32 rounding."""
@@ -41,6 +50,7 @@ class Networks:
             attributes=fold_batch_norms(self.attributes, torch.zeros(1, 3, CROP_SIZE, CROP_SIZE)),
             mapper=frozen(self.mapper),
             synthesis=frozen(self.synthesis),
+            mapping=None if self.mapping is None else frozen(self.mapping),
         )
 
     def rounded_to_half(self) -> "Networks":
@@ -50,21 +60,24 @@ class Networks:
             attributes=rounded_to_half(self.attributes),
             mapper=rounded_to_half(self.mapper),
             synthesis=rounded_to_half(self.synthesis),
+            mapping=None if self.mapping is None else rounded_to_half(self.mapping),
         )
 
 
-FULL_RESOLUTION = 1024  # px, of the published generator
-
-
-def read_networks(checkpoint: Path | None, generator: Path | None, resolution: int | None = None) -> Networks:
+def read_networks(
+    checkpoint: Path | None, generator: Path | None, resolution: int | None = None, noise: bool = True
+) -> Networks:
     """The networks to export.
 
-    checkpoint: a run or checkpoint of `fid-train fit`; generator: one of `fid-train distill`. What is None comes from
-    the bundle that ships with fid, and with `resolution` 1024 the generator is the published one, fetched when it is
-    missing. Raises InputError when a folder holds no checkpoint, a mapper into W+ or a generator of another resolution,
-    FidError when it holds other networks.
+    checkpoint: a run or checkpoint of `fid-train fit`; generator: one of `fid-train distill`, or the user's StyleGAN2
+    file. What is None comes from the bundle that ships with fid. resolution: px; None for the generator's own; with
+    1024 and no generator it is the published one, fetched when it is missing. noise: keep the constant noise of a
+    StyleGAN2 file.
+
+    Raises InputError when a folder holds no checkpoint or a mapper into W+, for a resolution that the generator does
+    not make and for a file whose W is not the mapper's; FidError when something holds other networks.
     """
-    full = generator is None and resolution == FULL_RESOLUTION
+    full = generator is None and resolution == PUBLISHED
     shipped = None if checkpoint is not None and (full or generator is not None) else read_bundle(Bundle.load())
     provenance: dict[str, Any] = dict(shipped.provenance) if shipped else {}
     if checkpoint is not None:
@@ -76,23 +89,53 @@ def read_networks(checkpoint: Path | None, generator: Path | None, resolution: i
     else:
         assert shipped is not None
         attributes, mapper, size = shipped.attributes, shipped.mapper, shipped.attributes_size
+    provenance |= _environment()
+    if generator is not None and generator.is_file():
+        found = read_stylegan2(generator, resolution, noise)
+        apart = w_distance(mapper, found.mapping)
+        if apart > W_DISTANCE:
+            raise InputError(
+                f"the W of {generator} is not the one that the mapper was trained in (they are {apart:.2g} standard "
+                f"deviations apart, at most {W_DISTANCE:g} is expected): train a mapper with "
+                f"`fid-train --generator {generator}` and name its run."
+            )
+        provenance["generator"] = {**found.origin, "w_distance": apart}
+        provenance["licences"] |= {"generator": USERS_LICENCE}
+        side = found.synthesis.resolution
+        return Networks(attributes, mapper, found.synthesis, side, provenance, size, found.mapping)
     if generator is not None:
-        made = int(read_record(generator)["configuration"]["resolution"])
-        synthesis: nn.Module = load_generator(generator, made)
+        side = int(read_record(generator)["configuration"]["resolution"])
+        synthesis: nn.Module = load_generator(generator, side)
         provenance["generator"] = _origin(generator)
     elif full:
-        made, folder = FULL_RESOLUTION, models.ensure("generator")
-        synthesis = Synthesis.load(made, folder)
+        side, folder = PUBLISHED, models.ensure("generator")
+        synthesis = Synthesis.load(PUBLISHED, folder)
         provenance["generator"] = {
             "generator": "MobileStyleGAN FFHQ 1024",
             "sha256": sha256(folder / SKELETON_WEIGHTS["synthesis-1024"]),
         }
     else:
         assert shipped is not None
-        synthesis, made = shipped.synthesis, shipped.resolution
-    if resolution not in (None, made):
-        raise InputError(f"the generator {generator or 'that ships with fid'} makes {made} px and not {resolution}.")
-    return Networks(attributes, mapper, synthesis, made, provenance | _environment(), size)
+        synthesis, side = shipped.synthesis, shipped.resolution
+    if resolution not in (None, side):
+        raise InputError(
+            f"there is no {resolution} px in {generator or 'the shipped weights'}, which make {side} px; "
+            "name a StyleGAN2 file with --generator for other sizes."
+        )
+    return Networks(attributes, mapper, synthesis, side, provenance, size)
+
+
+@torch.no_grad()
+def w_distance(mapper: nn.Module, mapping: nn.Module) -> float:
+    """How far the mean w of a mapping network lies from the mean of the W that a mapper was trained in, or its spread
+    from that W's: root mean square over the 512 numbers, in standard deviations of that W. Chance alone gives 0.01.
+    """
+    assert isinstance(mapper.w_mean, torch.Tensor)
+    assert isinstance(mapper.w_std, torch.Tensor)
+    z = torch.randn(20_000, len(mapper.w_mean), generator=torch.Generator().manual_seed(1))
+    w = torch.cat([mapping(part) for part in z.split(1000)])
+    mean, spread = (w.mean(0) - mapper.w_mean) / mapper.w_std, w.std(0) / mapper.w_std - 1
+    return float(torch.stack((mean, spread)).square().mean(1).sqrt().max())
 
 
 def read_bundle(bundle: Bundle) -> Networks:

@@ -217,6 +217,11 @@ class Bundle:
                         "which bundle.json does not list as weights."
                     )
 
+    @property
+    def own_generator(self) -> bool:
+        """Whether the generator is the user's, with a mapping network beside it, and not one of MobileStyleGAN's W."""
+        return "mapping" in self.graphs
+
     def graph(self, name: str) -> Graph:
         """The description of a graph; FidError when the bundle has none of that name."""
         if name not in self.graphs:

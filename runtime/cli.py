@@ -74,7 +74,7 @@ class Settings:
     engine: str  # see session.open_session
     require: str | None  # see session.open_session
     threads: int | None  # None: one per physical core
-    resolution: int  # px
+    resolution: int | None  # px; None: the bundle's own
     provenance: bool  # put a note into every file
     as_json: bool  # print the result as JSON
 
@@ -97,7 +97,7 @@ class Settings:
             click.echo(f"fid-run: {fallback}", err=True)
         if self.as_json:
             bundle = {"name": composer.bundle.name, "version": composer.bundle.version}
-            shared = {"provider": composer.provider, "resolution": self.resolution, "bundle": bundle}
+            shared = {"provider": composer.provider, "resolution": composer.resolution, "bundle": bundle}
             click.echo(json.dumps({**record, **shared}, default=str))
         else:
             click.echo(text)
@@ -109,7 +109,8 @@ def composing(command: Callable[..., None]) -> Callable[..., None]:
     @wraps(command)
     def with_settings(**values: Any) -> None:
         own = {name: values.pop(name) for name in Settings.__dataclass_fields__ if name in values}
-        command(settings=Settings(**{**own, "resolution": int(own["resolution"])}), **values)
+        resolution = own.pop("resolution")
+        command(settings=Settings(**own, resolution=int(resolution) if resolution else None), **values)
 
     options = [
         click.option("--bundle", type=FILE, help="A folder or .fid file with graphs. [default: the one in fid]"),
@@ -118,10 +119,8 @@ def composing(command: Callable[..., None]) -> Callable[..., None]:
         click.option("--threads", type=click.IntRange(min=1), help="CPU threads. [default: one per core]"),
         click.option(
             "--resolution",
-            type=click.Choice(["256", "1024"]),
-            default="256",
-            show_default=True,
-            help="Side in px; 1024 uses the full generator, fetched when first asked for.",
+            type=click.Choice(["256", "512", "1024"]),
+            help="Side in px; 1024 uses the full generator, fetched when first asked for. [default: the bundle's own]",
         ),
         click.option("--provenance/--no-provenance", default=True, help="Write a note 'synthetic' into files. [on]"),
         click.option("--json", "as_json", is_flag=True, help="Print the result as JSON."),
@@ -182,7 +181,7 @@ def compose(
     write_image(output, image, settings.note(composer, "composition"))
     if save_identity is not None and composer.identity is not None:
         composer.identity.save(save_identity)
-    text = f"{output} ({settings.resolution} px, {_face_ms(composer):.0f} ms on {composer.provider})"
+    text = f"{output} ({composer.resolution} px, {_face_ms(composer):.0f} ms on {composer.provider})"
     settings.report(composer, text, output=output, ms=composer.timings, identity_file=save_identity)
 
 
@@ -318,7 +317,7 @@ def interpolate(
     ends = [] if animated else [crop for crop in moving if crop is not None]
     note = settings.note(composer, "interpolation", with_photos=bool(ends))
     write_interpolation(output, frames, ends if len(ends) == 2 else (), frames_per_second=fps, note=note)
-    text = f"{output} ({steps} steps in {space}, {settings.resolution} px, on {composer.provider})"
+    text = f"{output} ({steps} steps in {space}, {composer.resolution} px, on {composer.provider})"
     settings.report(composer, text, output=output, steps=steps, space=space)
 
 
@@ -373,7 +372,7 @@ def demo(settings: Settings, output: Path) -> None:
     face_ms = 1e3 * (time.perf_counter() - start) / count + composer.timings["attributes"]
     names = [[one.path.stem.partition("-")[2] for one in side] for side in (tops, lefts)]
     write_image(output, _table(tops, lefts, cells, *names), settings.note(composer, "grid", with_photos=True))
-    text = f"{output.absolute()}\n{count} faces of {settings.resolution} px at {face_ms:.0f} ms a face"
+    text = f"{output.absolute()}\n{count} faces of {composer.resolution} px at {face_ms:.0f} ms a face"
     text += f" (encode attributes, map, generate), on {composer.provider}"
     settings.report(composer, text, output=output.absolute(), faces=count, ms_per_face=round(face_ms, 2))
 

@@ -47,17 +47,17 @@ class Composer:
     ) -> None:
         """`bundle`: one that is loaded, a folder, a .fid file, or None for the one that ships with fid.
 
-        `engine`, `require`, `threads`: see `session.open_session`. `resolution`: px, side of the composed picture; the
-        bundle's own, which None stands for (256 in the one that ships), or 1024 for the full generator.
+        `engine`, `require`, `threads`: see `session.open_session`. `resolution`: px, side of the composed picture; None
+        for the bundle's own (256), or 1024 for the full generator.
         """
         self.bundle = bundle if isinstance(bundle, Bundle) else Bundle.load(None if bundle is None else Path(bundle))
-        resolution = resolution or self.bundle.resolution
-        if resolution not in (self.bundle.resolution, FULL_RESOLUTION):
-            own = self.bundle.resolution
+        own = self.bundle.resolution
+        known = (own,) if self.bundle.own_generator else (own, FULL_RESOLUTION)
+        if resolution is not None and resolution not in known:
             raise InputError(
-                f"there is no resolution {resolution}; this bundle composes at {own} or {FULL_RESOLUTION}."
+                f"there is no resolution {resolution}; this bundle composes at {' or '.join(map(str, known))}."
             )
-        self.resolution = resolution
+        self.resolution = resolution or own
         self.identity: Identity | None = None
         self.timings: dict[str, float] = {}
         self._options = {"engine": engine, "require": require, "threads": threads}

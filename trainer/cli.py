@@ -19,8 +19,8 @@ minutes_option = click.option("--max-minutes", type=float, help="Save and stop a
 resume_option = click.option("--resume", is_flag=True, help="Go on from the newest checkpoint in the output folder.")
 generator_option = click.option(
     "--generator",
-    type=click.Path(path_type=Path, exists=True, file_okay=False),
-    help="A `fid-train distill` run or checkpoint: the generator to train through.",
+    type=click.Path(path_type=Path, exists=True),
+    help="The generator to train through: a `fid-train distill` run or checkpoint, or a StyleGAN2 file of yours.",
 )
 dry_run_option = click.option("--dry-run", is_flag=True, help="Print the resolved configuration and stop.")
 
@@ -91,10 +91,11 @@ def dataset(
 ) -> None:
     """Write generated faces with their w, identity codes and landmarks; goes on where an earlier call stopped."""
     from .data import FrozenNetworks, write_dataset
-    from .fit import load_generator
+    from .fit import load_generator, load_mapping
     from .loop import Budget, best_device
 
-    frozen = FrozenNetworks.load(load_generator(generator, int(resolution)), best_device())
+    synthesis = load_generator(generator, int(resolution))
+    frozen = FrozenNetworks.load(synthesis, best_device(), mapping=load_mapping(generator))
     budget = Budget(max_minutes)
     with budget.catching_signals():
         write_dataset(output, count, frozen, psi=psi, seed=seed, stop=lambda: budget.over, log=console.print)

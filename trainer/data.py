@@ -21,6 +21,7 @@ from .networks_facemesh import FaceMesh
 from .networks_fan import FAN
 from .networks_mobilestylegan import W_SIZE, Mapping, Synthesis
 from .networks_sface import SFace
+from .networks_stylegan2 import Synthesis as StyleGAN2Synthesis
 
 SHARD = 256  # faces in one file
 ALL = slice(None)
@@ -67,19 +68,26 @@ class FrozenNetworks:
     """G (mapping and synthesis), E_id and E_lnd, none of which is ever trained here."""
 
     mapping: Mapping
-    synthesis: Synthesis
+    synthesis: Synthesis | StyleGAN2Synthesis
     identity: SFace
     landmarks: FaceMesh | FAN
     w_mean: Tensor  # [512]
     w_std: Tensor  # [512], of untruncated w
 
     @classmethod
-    def load(cls, synthesis: Synthesis, device: torch.device, fan: Path | None = None) -> "FrozenNetworks":
+    def load(
+        cls,
+        synthesis: Synthesis | StyleGAN2Synthesis,
+        device: torch.device,
+        fan: Path | None = None,
+        mapping: Mapping | None = None,
+    ) -> "FrozenNetworks":
         """Reads the fetched networks; `synthesis` is the generator to train through. All are frozen, on `device`.
 
-        `fan` is the user's own file of FAN, the landmark network to use instead of the face mesh.
+        `fan` is the user's own file of FAN, the landmark network to use instead of the face mesh; `mapping` is the
+        mapping network of the generator where it is not the fetched one.
         """
-        mapping = Mapping.load()
+        mapping = mapping or Mapping.load()
         samples = torch.cat([mapping(z) for z in torch.randn(20_000, W_SIZE, generator=_generator(0)).split(1000)])
         identity, landmarks = SFace.load(), FaceMesh.load() if fan is None else FAN.load(fan)
         for network in (mapping, synthesis, identity, landmarks):

@@ -29,12 +29,13 @@ from ..runtime.table import compose_table
 from . import measures
 from .checkpoint import read_record
 from .data import Faces, FrozenNetworks
-from .fit import load_generator, load_trained
+from .fit import generator_name, load_generator, load_mapping, load_trained
 from .judges import ACCEPT, Judges, Seen
 from .loop import best_device
 from .measures import summary
-from .networks_bundle import BundleNetworks, BundleSynthesis, as_crops, to_uint8
+from .networks_bundle import BundleMapping, BundleNetworks, BundleSynthesis, as_crops, to_uint8
 from .networks_mobilestylegan import W_SIZE, Synthesis
+from .networks_stylegan2 import Synthesis as StyleGAN2Synthesis
 
 AXES = ("pitch", "yaw", "roll")
 SHIPPED_SIDE = 256  # px, of the bundle's own generator
@@ -122,8 +123,9 @@ class Subject:
         folder = Path(read_record(path)["folder"]).resolve()
         return cls(f"{folder.parent.name}/{folder.name}", load_trained(path).to(device), None)
 
-    def generator(self, checkpoint: Path | None, resolution: int) -> Synthesis | BundleSynthesis:
-        """The generator to look through: a `fid-train distill` checkpoint's, a bundle's own, or the shipped bundle's.
+    def generator(self, checkpoint: Path | None, resolution: int) -> Synthesis | StyleGAN2Synthesis | BundleSynthesis:
+        """The generator to look through: a `fid-train distill` checkpoint's, a file's, a bundle's own, or the shipped
+        bundle's.
 
         At 1024 px a checkpoint is looked at through the published generator. Raises InputError for a side that needs a
         checkpoint.
@@ -232,15 +234,17 @@ def run(
     synthesis = subject.generator(generator, resolution)
     known_photos = read_photos(photos) if photos else None
     known_clips = [read_clip(clip, config.frames) for clip in clips]
-    frozen = FrozenNetworks.load(synthesis, device)  # pyright: ignore[reportArgumentType] - called as a Synthesis is
+    mapping = load_mapping(generator)
+    if isinstance(synthesis, BundleSynthesis) and synthesis.composer.bundle.own_generator:
+        mapping = BundleMapping(synthesis.composer)
+    frozen = FrozenNetworks.load(synthesis, device, mapping=mapping)  # pyright: ignore[reportArgumentType] - alike
     judges = Judges.load(frozen, arcface, inception)
     report = evaluate_all(
         subject.networks, judges, config, photos=known_photos, clips=known_clips, ablations=others, log=log
     )
     looked_through = subject.name if isinstance(synthesis, BundleSynthesis) and subject.composer else "shipped bundle's"
     if not isinstance(synthesis, BundleSynthesis):
-        folder = Path(read_record(generator)["folder"]).resolve() if generator else None
-        looked_through = f"{folder.parent.name}/{folder.name}" if folder else "published, 1024 px"
+        looked_through = generator_name(generator)
     report.figures = _plain({"evaluated": subject.name, "generator": looked_through, **report.figures})
     return report
 

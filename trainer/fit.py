@@ -44,10 +44,12 @@ from .checkpoint import (
     write_json,
 )
 from .data import Faces, FrozenNetworks, RealIdentities, SkinTones, augment, read_dataset, read_photos
+from .from_stylegan2 import read_stylegan2
 from .loop import Budget, Progress, Watch, best_device, machine_record
 from .networks import ATTRIBUTES_SIZE, AttributeEncoder, Mapper, Probe, WDiscriminator
 from .networks_inception import FEATURES, InceptionV3
-from .networks_mobilestylegan import CHANNELS, STYLES_PER_BLOCK, Synthesis
+from .networks_mobilestylegan import CHANNELS, STYLES_PER_BLOCK, Mapping, Synthesis
+from .networks_stylegan2 import Synthesis as StyleGAN2Synthesis
 from .processes import Processes
 
 SAVE_EVERY_S = 240
@@ -222,20 +224,28 @@ def load_trained(checkpoint: Path) -> Trainable:
     return networks.eval()
 
 
-def load_generator(checkpoint: Path | None, resolution: int) -> Synthesis:
-    """A distilled generator from a checkpoint, or the published one at 1024 px. Frozen.
+def load_generator(source: Path | None, resolution: int) -> Synthesis | StyleGAN2Synthesis:
+    """The user's StyleGAN2 from a file, a distilled generator from a checkpoint folder, or the published one at
+    1024 px. Frozen.
 
-    Raises InputError when a checkpoint is needed and missing.
+    Raises InputError when a generator is needed and missing.
     """
+    if source is not None and source.is_file():
+        return read_stylegan2(source, resolution).synthesis
     if resolution == 1024:
         return Synthesis.load(1024)
-    if checkpoint is None:
+    if source is None:
         raise InputError(
             f"no generator given for {resolution} px: name a `fid-train distill` checkpoint with --generator."
         )
     network = Synthesis(resolution)
-    load_into(network, read_weights(checkpoint), "synthesis")
+    load_into(network, read_weights(source), "synthesis")
     return network.eval().requires_grad_(False)
+
+
+def load_mapping(source: Path | None) -> Mapping:
+    """The mapping network z -> w that belongs to a generator of `load_generator`. Frozen."""
+    return read_stylegan2(source).mapping if source is not None and source.is_file() else Mapping.load()
 
 
 class FitLoop:
@@ -561,10 +571,12 @@ def _floats(module: nn.Module) -> list[Tensor]:
     return [v for v in module.state_dict().values() if v.is_floating_point()]
 
 
-def _generator_name(generator: Path | None) -> str:
-    """The generator's checkpoint as run.json names it, run/step; paths above say nothing to another machine."""
+def generator_name(generator: Path | None) -> str:
+    """The generator as run.json names it: run/step, or a file; paths above say nothing to another machine."""
     if generator is None:
         return "published, 1024 px"
+    if generator.is_file():
+        return generator.name
     folder = Path(read_record(generator)["folder"]).resolve()
     return f"{folder.parent.name}/{folder.name}"
 
@@ -586,17 +598,21 @@ def fit(
 ) -> Path:
     """Trains into `run` and returns its last checkpoint folder.
 
-    `generator` is a `fid-train distill` run or checkpoint; `dataset` a folder of `fid-train dataset` (None: faces drawn
-    online); `photos` a folder of the user's own photographs, further inputs; `fan` a file of FAN to use for landmarks;
-    `encoder` a file of InceptionV3 weights to start from; `resume` goes on from the run's newest checkpoint; `init`
-    starts from another run's weights; `compiled` lets torch.compile speed the generator up. `run/run.json` keeps the
-    configuration, the generator and the machine; TensorBoard reads the scalars and grids in `run/`.
+    `generator` is a `fid-train distill` run or checkpoint, or a StyleGAN2 file of the user's; `dataset` a folder of
+    `fid-train dataset` (None: faces drawn online); `photos` a folder of the user's own photographs, further inputs;
+    `fan` a file of FAN to use for landmarks; `encoder` a file of InceptionV3 weights to start from; `resume` goes on
+    from the run's newest checkpoint; `init` starts from another run's weights; `compiled` lets torch.compile speed the
+    generator up. `run/run.json` keeps the configuration, the generator and the machine; TensorBoard reads the scalars
+    and grids in `run/`.
     """
     console, budget, processes = console or Console(), Budget(max_minutes), Processes.start()
     if not processes.first:
         console = Console(quiet=True)
     device = best_device()
-    frozen = FrozenNetworks.load(load_generator(generator, config.resolution), device, fan)
+    if config.w_plus and generator is not None and generator.is_file():
+        raise InputError(f"W+ is not trained through {generator}: use --set w_plus=false, or a distilled generator.")
+    synthesis = load_generator(generator, config.resolution)
+    frozen = FrozenNetworks.load(synthesis, device, fan, load_mapping(generator))
     known_photos = read_photos(photos, frozen, console.print) if photos else None
     known_faces = read_dataset(dataset) if dataset else None
     loop = FitLoop(config, frozen, known_faces, device, photos=known_photos, processes=processes)
@@ -615,7 +631,7 @@ def fit(
     loop.start_probe()
     if processes.first:
         run.mkdir(parents=True, exist_ok=True)
-        record = {"configuration": asdict(config), "generator": _generator_name(generator)}
+        record = {"configuration": asdict(config), "generator": generator_name(generator)}
         write_json(run / "run.json", {**record, "processes": processes.world, "machine": machine_record()})
     checkpoint, smooth, saved = run, {}, budget.seconds
 

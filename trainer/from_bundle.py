@@ -16,15 +16,13 @@ def load_graph(module: nn.Module, bundle: Bundle, graph: str) -> None:
 
     Raises FidError when the bundle was made from another network than this version of fid has.
     """
-    own = module.state_dict()
-    stored = float_tensors(bundle.graph_path(graph), prefix=f"{graph}.")
-    stored |= {
-        name: tensor.reshape(own[name].shape)
-        for name, tensor in stored.items()
-        if name in own and tensor.numel() == own[name].numel()
-    }
+    wanted = module.state_dict()
+    tensors = float_tensors(bundle.graph_path(graph), prefix=f"{graph}.")
+    for name in tensors.keys() & wanted.keys():
+        if tensors[name].numel() == wanted[name].numel():  # a bias that was stored without its axes of size 1
+            tensors[name] = tensors[name].reshape(wanted[name].shape)
     try:
-        module.load_state_dict(stored, strict=True)
+        module.load_state_dict(tensors, strict=True)
     except RuntimeError as error:
         reason = str(error).splitlines()[-1].strip()
         raise FidError(f"the bundle {bundle.folder} does not hold the {graph} network of this fid: {reason}") from error
@@ -33,16 +31,16 @@ def load_graph(module: nn.Module, bundle: Bundle, graph: str) -> None:
 def float_tensors(graph: Path, prefix: str) -> dict[str, Tensor]:
     """The stored weights of an ONNX graph whose names start with `prefix`, as float32, by the rest of the name.
 
-    The bias of a convolution is found by the name of its weight: where the module reshapes it, the exporter stores the
-    result under a name of its own.
+    PyTorch's exporter forgets the name of a bias that the module reshapes; it is found at its convolution.
     """
     model = onnx.load(graph)  # with its external data
     names = {tensor.name: tensor.name for tensor in model.graph.initializer}
     for node in model.graph.node:
         if node.op_type == "Conv" and len(node.input) == 3 and not node.input[2].startswith(prefix):
-            names[node.input[2]] = node.input[1].removesuffix(".float32").removesuffix(".weight") + ".bias"
+            weight, dot, kind = node.input[1].removesuffix(".float32").rpartition(".")
+            names[node.input[2].removesuffix(".float32")] = f"{weight}{dot}bias" if kind == "weight" else ""
     return {
-        name.removeprefix(prefix): torch.from_numpy(numpy_helper.to_array(tensor).copy()).float()
+        names[tensor.name].removeprefix(prefix): torch.from_numpy(numpy_helper.to_array(tensor).copy()).float()
         for tensor in model.graph.initializer
-        if (name := names[tensor.name]).startswith(prefix)
+        if names[tensor.name].startswith(prefix)
     }

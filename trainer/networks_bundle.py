@@ -66,3 +66,14 @@ class BundleSynthesis(nn.Module):
                 "checkpoint with --generator."
             )
         return from_uint8(np.stack([self.composer.image(code) for code in w.cpu().numpy()])).to(w.device)
+
+
+class BundleMapping(nn.Module):
+    """The mapping network of a bundle that has a generator of its own: z [N, 512] -> w [N, 512]."""
+
+    def __init__(self, composer: Composer) -> None:
+        super().__init__()
+        self.session = composer.open_mapping()
+
+    def forward(self, z: Tensor) -> Tensor:
+        return torch.from_numpy(self.session.run(z=z.cpu().numpy())["w"]).to(z.device)

@@ -46,11 +46,11 @@ def read_constants(xml_path: Path) -> dict[str, np.ndarray]:
 
 
 class Mapping(nn.Module):
-    """The mapping network: z [N, 512], standard normal -> w [N, 512]."""
+    """The mapping network: z [N, 512], standard normal -> w [N, 512]. It is StyleGAN2's own."""
 
-    def __init__(self) -> None:
+    def __init__(self, n_layers: int = 8) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(nn.Linear(W_SIZE, W_SIZE) for _ in range(8))
+        self.layers = nn.ModuleList(nn.Linear(W_SIZE, W_SIZE) for _ in range(n_layers))
 
     def forward(self, z: Tensor) -> Tensor:
         x = z * torch.rsqrt(z.square().mean(dim=1, keepdim=True) + 1e-8)

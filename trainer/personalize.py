@@ -27,7 +27,7 @@ from ..runtime.identity import SUFFIX, Identity, average, fingerprint, mapper_na
 from ..runtime.images import check_output, find_photos
 from . import losses
 from .checkpoint import read_record
-from .fit import load_generator, load_trained
+from .fit import load_generator, load_mapping, load_trained
 from .from_bundle import load_graph
 from .loop import Progress, best_device
 from .networks import Mapper
@@ -164,8 +164,14 @@ def odd_one_out(codes: np.ndarray) -> int | None:
 def bundle_networks(composer: Composer, device: torch.device) -> Networks:
     """The networks of a composer's bundle: M and G in torch, for their gradients; E_attr stays the ONNX graph.
 
-    Raises FidError when the bundle was made from other networks than this version of fid has.
+    Raises InputError for a bundle with a generator of its own, FidError when it was made from other networks than this
+    version of fid has.
     """
+    if composer.bundle.own_generator:
+        raise InputError(
+            f"the bundle {composer.bundle.name} has a generator of its own: "
+            "name the run that it was exported from with --checkpoint and the generator's file with --generator."
+        )
     mapper, synthesis = Mapper(), Synthesis(composer.bundle.resolution)
     load_graph(mapper, composer.bundle, "mapper")
     load_graph(synthesis, composer.bundle, "synthesis")
@@ -174,20 +180,25 @@ def bundle_networks(composer: Composer, device: torch.device) -> Networks:
         codes = [composer.attribute_code(one) for one in _bytes(crop)]
         return torch.from_numpy(np.stack(codes)).to(device)
 
-    return _networks(mapper, synthesis, attributes, device)
+    return _networks(mapper, synthesis, attributes, Mapping.load(), device)
 
 
 def trained_networks(checkpoint: Path, generator: Path, device: torch.device) -> Networks:
-    """The networks of one's own training: a `fid-train fit` and a `fid-train distill` run or checkpoint."""
+    """The networks of one's own training: a `fid-train fit` run or checkpoint, and the generator it went through."""
     trained = load_trained(checkpoint).requires_grad_(False).to(device)
-    synthesis = load_generator(generator, int(read_record(generator)["configuration"]["resolution"]))
-    return _networks(trained.mapper, synthesis, trained.attributes, device)
+    own = None if generator.is_file() else int(read_record(generator)["configuration"]["resolution"])
+    synthesis = load_generator(generator, own or CROP_SIZE)
+    return _networks(trained.mapper, synthesis, trained.attributes, load_mapping(generator), device)
 
 
 def _networks(
-    mapper: Mapper, synthesis: nn.Module, attributes: Callable[[Tensor], Tensor], device: torch.device
+    mapper: Mapper,
+    synthesis: nn.Module,
+    attributes: Callable[[Tensor], Tensor],
+    mapping: Mapping,
+    device: torch.device,
 ) -> Networks:
-    identity, landmarks, mapping = SFace.load(), FaceMesh.load(), Mapping.load()
+    identity, landmarks = SFace.load(), FaceMesh.load()
     for network in (mapper, synthesis, identity, landmarks, mapping):
         network.to(device).eval().requires_grad_(False)
     synthesis.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue] - torch's stubs lack it

@@ -182,7 +182,7 @@ def test_other_peoples_folders_are_not_replaced(networks, tmp_path):
 
 
 def test_command_prints_the_table_and_exits_1(networks, tmp_path, monkeypatch):
-    monkeypatch.setattr("fid.export.read.read_networks", lambda checkpoint, generator: networks)
+    monkeypatch.setattr("fid.export.read.read_networks", lambda *arguments: networks)
     monkeypatch.setattr(parity, "CODE", parity.Tolerance("relative", 1e-12, 1e-12))
     result = CliRunner().invoke(command, ["-o", str(tmp_path / "bundle"), "--threads", "1"])
     assert isinstance(result.exception, FidError)

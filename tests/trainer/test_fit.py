@@ -18,6 +18,7 @@ from fid.trainer.networks import AttributeEncoder, Mapper, WDiscriminator
 from fid.trainer.processes import Processes
 from rich.console import Console
 from tiny_frozen import tiny_frozen
+from tiny_stylegan2 import random_weights, write_rosinality
 
 TINY = fit.FitConfig(
     resolution=128, steps=4, warm_steps=1, self_batch=4, cross_batch=2, cross_every=1, probe_steps=2, probe_faces=32
@@ -166,6 +167,7 @@ torch.set_num_threads(1)
 from fid.trainer import fit
 from fid.trainer.processes import Processes
 from tiny_frozen import tiny_frozen
+from tiny_stylegan2 import random_weights, write_rosinality
 frozen, processes = tiny_frozen(), Processes.start()
 config = fit.FitConfig(
     resolution=128, steps=4, warm_steps=1, self_batch=4, cross_batch=4, cross_every=2, probe_steps=2, probe_faces=32
@@ -251,7 +253,7 @@ def test_a_nan_stops_before_the_weights_are_touched():
 
 
 def test_fit_online_stops_on_time_and_resumes(generator, frozen, tmp_path, monkeypatch):
-    def load(synthesis, device, fan):
+    def load(synthesis, device, fan, mapping):
         assert all(
             torch.equal(a, b) for a, b in zip(synthesis.parameters(), frozen.synthesis.parameters(), strict=True)
         )
@@ -276,6 +278,27 @@ def test_fit_online_stops_on_time_and_resumes(generator, frozen, tmp_path, monke
     assert picture.shape == (6 * 128, 6 * 128, 3)
     networks = fit.load_trained(last)
     assert not networks.training
+
+
+def test_fit_goes_through_a_stylegan2_file(tmp_path, monkeypatch):
+    file = write_rosinality(tmp_path / "mine.pt", random_weights((16, 16, 8, 8, 8, 8), layers=2))
+    frozen = tiny_frozen()
+
+    def load(synthesis, device, fan, mapping):
+        assert (synthesis.native, synthesis.resolution, len(mapping.layers)) == (128, 128, 2)
+        w = mapping(torch.randn(500, 512, generator=torch.Generator().manual_seed(0)))
+        return replace(frozen, synthesis=synthesis, mapping=mapping, w_mean=w.mean(0), w_std=w.std(0))
+
+    monkeypatch.setattr(FrozenNetworks, "load", load)
+    config = replace(TINY, steps=1, warm_steps=0)
+    last = fit.fit(tmp_path / "run", config, generator=file, console=quiet())
+    assert json.loads((tmp_path / "run/run.json").read_text())["generator"] == "mine.pt"
+    mapper = fit.load_trained(last).mapper
+    own = fit.load_mapping(file)(torch.randn(500, 512, generator=torch.Generator().manual_seed(0)))
+    torch.testing.assert_close(mapper.w_mean, own.mean(0))
+    torch.testing.assert_close(mapper.w_std, own.std(0))
+    with pytest.raises(InputError, match=r"W\+ is not trained through .*mine\.pt: use --set w_plus=false"):
+        fit.fit(tmp_path / "run", replace(config, w_plus=True, probe_weight=0.0), generator=file, console=quiet())
 
 
 def test_a_generator_is_needed_below_1024_px():
