@@ -1,4 +1,4 @@
-"""`fid-run bench`: how fast each engine is on this machine, stage by stage and end to end, and how near to the reference.
+"""`fid-run bench`: how fast each engine is on this machine, stage by stage and end to end, and how accurate.
 
 Every engine that works composes the same frames. Accuracy stands beside speed: the pictures are compared with those of
 ONNX Runtime in float32 on the CPU, the reference, and so are the identity codes of the pictures. Without a camera file
