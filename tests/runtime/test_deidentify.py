@@ -1,4 +1,4 @@
-"""De-identification with the toy bundle: everybody is replaced or hidden, the same in every frame, and it is measured."""
+"""De-identification with the toy bundle: everybody is replaced or hidden, always by the same, and it is measured."""
 
 import json
 from collections.abc import Callable
@@ -9,8 +9,8 @@ import fid.runtime.cli
 import numpy as np
 import pytest
 from fid.runtime import Composer, Identity
-from fid.runtime.bench import made_frames, render
 from fid.runtime.bench import bench as run_bench
+from fid.runtime.bench import made_frames, render
 from fid.runtime.deidentify import MATCH, Deidentifier, Person, mosaic, plan, summary
 from fid.runtime.errors import InputError
 from fid.runtime.identity import encoder_name
