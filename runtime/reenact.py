@@ -102,12 +102,14 @@ class Reenactor:
         if self.smooth == 0 and identity.w_offset is None and composer.resolution == composer.bundle.resolution:
             composed, w = composer.reenact(crop), None
         else:
-            w = composer.w(identity, composer.attribute_code(crop))
-            if self.smooth > 0:
-                w = self._filter.filter(w, time_s).astype(np.float32)
+            w = self.smooth_w(composer.w(identity, composer.attribute_code(crop)), time_s)
             composed = composer.image(w)
         self.timings |= composer.timings
         return composed, w
+
+    def smooth_w(self, w: np.ndarray, time_s: float) -> np.ndarray:
+        """The next w float32 [w_size] at its time in seconds, smoothed."""
+        return w if self.smooth == 0 else self._filter.filter(w, time_s).astype(np.float32)
 
     def state(self) -> dict[str, np.ndarray]:
         """What it remembers of former frames, as arrays; `restore` takes it back."""

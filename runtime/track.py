@@ -26,11 +26,11 @@ FLOW_SIDE = 160  # px, side of the aligned view in which flow is measured
 CORNERS, MIN_CORNERS = 70, 12  # points that flow follows at most, and at least
 FLOW_ERROR_PX = 1.5  # of the view: further off the common motion, a point is no witness
 MIN_AGREEMENT = 0.5  # of the points must agree on one motion
-PULL = 0.25  # of the way to a detection that is near
+PULL = 0.12  # of the way to a detection that is near
 NEAR, FAR = 0.03, 0.08  # mean distance of the five points, in sides of the crop: up to here PULL, from there all
 PATIENCE = 2  # detections that may fail in a row while flow still agrees
 FACE_PART = 0.45  # width of a face's box, in sides of its crop
-CUTOFF_HZ, BETA = 0.9, 14.0  # of the One-Euro filter, for positions in sides of the crop, logarithm of size, roll
+CUTOFF_HZ, BETA = 0.5, 14.0  # of the One-Euro filter, for positions in sides of the crop, logarithm of size, roll
 
 
 class Tracker:
