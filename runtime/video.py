@@ -165,6 +165,7 @@ def rework(
             parts.append(part)
             done += int(_read_state(part)["part.frames"])
         if not parts:
+            shutil.rmtree(folder)
             raise InputError(f"{clip.path} has no frames between {trim[0]:g} s and {trim[1] or 'its end'}.")
         with replacing(output) as temporary:
             _join(clip, parts, temporary, trim)
