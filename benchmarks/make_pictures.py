@@ -1,6 +1,6 @@
 """Draw the README's pictures from the shipped bundle and the shipped faces.
 
-    python benchmarks/make_pictures.py      writes docs/grid.jpg, docs/compose.jpg and docs/interpolate.jpg
+    python benchmarks/make_pictures.py      writes compose.jpg, deidentify.jpg, grid.jpg and interpolate.jpg into docs/
 
 Each picture carries the note that it is synthetic. JPEG keeps a table of faces small enough for a repository.
 """
@@ -11,8 +11,10 @@ import click
 import cv2
 import numpy as np
 from fid.runtime import Composer
-from fid.runtime.images import find_photos, write_image
+from fid.runtime.deidentify import Deidentifier
+from fid.runtime.images import find_photos, read_image, write_image
 from fid.runtime.interpolate import interpolate, strip
+from fid.runtime.sample import Sampler
 from fid.runtime.table import compose_table
 from machine import ROOT
 
@@ -59,6 +61,13 @@ def two_ways(composer: Composer, identities: list[Path], attributes: list[Path])
     return np.vstack([rows[0], gap, rows[1]])
 
 
+def replaced(composer: Composer, photo: Path) -> np.ndarray:
+    """A photo and what de-identification makes of it, side by side."""
+    sampler = Sampler(composer)
+    image = read_image(photo)
+    return np.hstack([image, Deidentifier(composer, lambda seed: sampler.person(seed)[1], 0).photo(image)])
+
+
 @click.command(help=__doc__)
 @click.option("--bundle", type=click.Path(exists=True, path_type=Path), help="Default: the bundle that ships with fid.")
 @click.option("-o", "--output", type=click.Path(file_okay=False, path_type=Path), default=ROOT / "docs")
@@ -71,6 +80,7 @@ def main(bundle: Path | None, output: Path) -> None:
     pictures = {
         "grid": grid(composer, identities, [FACES / f"attributes-{name}.jpg" for name in ROWS]),
         "compose": one(composer, identities[0], attributes[0]),
+        "deidentify": replaced(composer, FACES / "attributes-outdoors.jpg"),
         "interpolate": two_ways(composer, identities, attributes),
     }
     for name, picture in pictures.items():

@@ -1,0 +1,135 @@
+"""Paste-back: the composed head put into the frame that it came from, without a seam and without flicker.
+
+The composition is an aligned crop, so the inverse of the alignment takes it home. Three things hide the edge:
+
+- feathering: the opacity falls from 1 to 0 over a band along a rounded square just inside the crop, so that the whole
+  head, hair included, is inside of it;
+- colour matching at the border: the difference between frame and composition in that band is carried inwards to what
+  is near and of the same colour in the composition (a joint bilateral filter, Petschnigg et al. 2004, on a grid of
+  24 x 24), so that the generated wall takes the colour of the real one up to the hair, and the face keeps its own;
+- a memory: that difference is averaged over some frames, so that noise in the band does not make the head pulse. The
+  mask itself is fixed in the crop and moves with the alignment, which is smoothed already.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+
+import cv2
+import numpy as np
+
+from .align import Alignment
+
+EDGE = 0.02  # the opacity reaches 0 this far inside the crop, in sides of the crop: a composition is worst at its edge
+FEATHER = 0.11  # width of the band in which it rises to 1, in sides of the crop
+ROUNDNESS = 3.6  # exponent of the superellipse |x|^n + |y|^n = 1: 2 is a circle, infinity a square
+GRID = 24  # cells a side: colours are matched at this coarseness
+NEAR = 0.13  # sides of the crop; how far inwards a difference is carried (standard deviation)
+ALIKE = 28.0  # 0..255; how much a colour may differ from the band's to take part (standard deviation)
+SAME = 65.0  # 0..255; a larger difference is no shade of one thing but hair against wall: it counts little
+REACH = 0.13, 0.33  # sides of the crop; in full as far in as the first, not at all beyond the second: the face is there
+TRACE = 1.5  # so little trust around, in cells, and nothing is corrected
+MEMORY_S = 0.25  # seconds; time constant of the average of the difference
+CUT = 45.0  # 0..255; a mean jump of the difference beyond it is a cut to another scene, and nothing is remembered
+
+
+class Paster:
+    """Pastes one head, frame after frame. One for each face of a clip; `reset` before another clip.
+
+    paster = Paster()
+    frame = paster.paste(frame, composed, alignment)
+    """
+
+    def __init__(self) -> None:
+        self._difference: np.ndarray | None = None  # float32 [GRID, GRID, 3], averaged
+
+    def reset(self) -> None:
+        """Forget the colours of former frames."""
+        self._difference = None
+
+    def paste(
+        self,
+        image: np.ndarray,
+        composed: np.ndarray,
+        alignment: Alignment,
+        *,
+        step_s: float = 1 / 25,
+        crop: np.ndarray | None = None,
+    ) -> np.ndarray:
+        """A copy of the frame with the composed head in the place of its own.
+
+        `image` is RGB uint8 [height, width, 3], the frame; `composed` RGB uint8 [R, R, 3] of any R, the composition of
+        the crop that `alignment` cuts from it. `step_s` is the time since the last frame, in seconds. `crop`, the
+        aligned crop RGB uint8 [size, size, 3], saves cutting it again.
+        """
+        crop = alignment.crop(image) if crop is None else crop
+        difference = coarse(crop) - coarse(composed)
+        if self._difference is not None and np.abs(difference - self._difference).mean() < CUT:
+            difference = self._difference + (difference - self._difference) * (1 - np.exp(-step_s / MEMORY_S))
+        self._difference = difference
+        side = composed.shape[0]
+        matched = match_border(composed, difference)
+        return alignment.resized(side).paste(image, matched, head_mask(side))
+
+    def state(self) -> dict[str, np.ndarray]:
+        """What it remembers of former frames, as arrays; `restore` takes it back."""
+        return {} if self._difference is None else {"difference": self._difference}
+
+    def restore(self, state: dict[str, np.ndarray]) -> None:
+        """Remember what `state` gave."""
+        self._difference = state.get("difference")
+
+
+@cache
+def head_mask(side: int) -> np.ndarray:
+    """The opacity of the head in an aligned crop, float32 [side, side], 0..1, read-only: 1 inside, 0 at the edge."""
+    mask = smoothstep(_depth(side) / FEATHER)
+    mask.flags.writeable = False
+    return mask
+
+
+def match_border(composed: np.ndarray, difference: np.ndarray) -> np.ndarray:
+    """`composed` uint8 [R, R, 3] with its border, and what is near and looks like it, in the colours of the frame.
+
+    `difference` is float32 [GRID, GRID, 3]: frame less composition.
+    """
+    band, nearness, fade = _band()
+    cells = coarse(composed).reshape(-1, 3)
+    witness, change = cells[band], difference.reshape(-1, 3)[band]
+    distance = (cells**2).sum(1)[:, None] + (witness**2).sum(1)[None] - 2 * cells @ witness.T
+    trust = np.exp(-(change**2).mean(1) / SAME**2)
+    weight = np.exp(distance * (-0.5 / (3 * ALIKE**2))) * nearness * trust
+    field = fade * (weight @ change) / (weight.sum(axis=1, keepdims=True) + TRACE)
+    side = composed.shape[0]
+    full = cv2.resize(field.astype(np.float32).reshape(GRID, GRID, 3), (side, side), interpolation=cv2.INTER_LINEAR)
+    return cv2.add(composed, full, dtype=cv2.CV_8U)
+
+
+def coarse(crop: np.ndarray) -> np.ndarray:
+    """Means over the cells of the grid: uint8 [R, R, 3] -> float32 [GRID, GRID, 3], 0..255."""
+    return cv2.resize(crop.astype(np.float32), (GRID, GRID), interpolation=cv2.INTER_AREA)
+
+
+def smoothstep(t: np.ndarray) -> np.ndarray:
+    """0 below 0, 1 above 1, and 3 t^2 - 2 t^3 between: float32."""
+    t = np.clip(t, 0, 1)
+    return (t * t * (3 - 2 * t)).astype(np.float32)
+
+
+@cache
+def _band() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The cells of the band, int [n]; how near each is to every cell, float32 [GRID * GRID, n]; and how much of the
+    match a cell gets, float32 [GRID * GRID, 1]."""
+    depth = _depth(GRID).ravel()
+    band = np.flatnonzero((depth > -EDGE) & (depth < FEATHER))
+    places = np.indices((GRID, GRID)).reshape(2, -1).T / GRID
+    squared = ((places[:, None] - places[band][None]) ** 2).sum(-1)
+    fade = smoothstep((REACH[1] - depth) / (REACH[1] - REACH[0]))[:, None]
+    return band, np.exp(-0.5 * squared / NEAR**2).astype(np.float32), fade
+
+
+def _depth(side: int) -> np.ndarray:
+    """How far each pixel lies inside of the rounded square, in sides of the crop; < 0 outside. [side, side]"""
+    axis = np.abs((np.arange(side) + 0.5) / side - 0.5)
+    x, y = np.meshgrid(axis, axis)
+    return 0.5 - EDGE - (x**ROUNDNESS + y**ROUNDNESS) ** (1 / ROUNDNESS)
