@@ -47,7 +47,7 @@ def interpolate(
     else:
         for t in way:
             yield composer.image(
-                composer.w(_identity_between(start, end, t), between(attributes[0], attributes[-1], t))
+                composer.w(identity_between(start, end, t), between(attributes[0], attributes[-1], t))
             )
 
 
@@ -65,7 +65,7 @@ def between(first: np.ndarray, last: np.ndarray, t: float) -> np.ndarray:
     return ((1.0 - t) * first + t * last).astype(np.float32)
 
 
-def _identity_between(first: Identity, last: Identity, t: float) -> Identity:
+def identity_between(first: Identity, last: Identity, t: float) -> Identity:
     """On the straight way, brought back to unit length: the mapper has never seen another one."""
     if first is last:
         return first
