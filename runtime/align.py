@@ -55,6 +55,11 @@ class Alignment:
         """How far the head is tilted in the photo, clockwise, in degrees."""
         return -float(np.degrees(np.arctan2(self.matrix[1, 0], self.matrix[0, 0])))
 
+    def resized(self, size: int) -> Alignment:
+        """The same framing with a crop of `size` px."""
+        factor = size / self.size
+        return Alignment(factor * self.matrix + np.array([[0, 0, 1], [0, 0, 1]]) * (factor - 1) / 2, size)
+
     def crop(self, image: np.ndarray) -> np.ndarray:
         """The aligned crop uint8 [size, size, 3] of a photo uint8 [height, width, 3], in the photo's colour order.
 
@@ -87,10 +92,10 @@ class Alignment:
             return result
         to_region = self.inverse - np.array([[0, 0, left], [0, 0, top]])
         opacity = np.ones((self.size, self.size), np.float32) if mask is None else mask.astype(np.float32)
-        inner = warp(crop, to_region, right - left, bottom - top).astype(np.float32)
-        alpha = warp(opacity, to_region, right - left, bottom - top, border=cv2.BORDER_CONSTANT).clip(0, 1)[..., None]
+        inner = warp(crop, to_region, right - left, bottom - top)
+        alpha = warp(opacity, to_region, right - left, bottom - top, border=cv2.BORDER_CONSTANT).clip(0, 1)
         region = result[top:bottom, left:right]
-        region[:] = np.rint(region + (inner - region) * alpha).clip(0, 255).astype(np.uint8)
+        region[:] = cv2.blendLinear(inner, region, alpha, 1 - alpha)
         return result
 
     def _outside(self, height: int, width: int) -> np.ndarray:
