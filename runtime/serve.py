@@ -14,7 +14,6 @@ import io
 import json
 import socket
 import time
-import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
@@ -22,6 +21,7 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import quote
 
 import numpy as np
 
@@ -182,7 +182,7 @@ class Server:
             Mount("/faces", StaticFiles(directory=FACES)),
             Mount("/", StaticFiles(directory=WEB, html=True)),
         ]
-        handlers = {Refusal: _refused, InputError: _unusable, FidError: _failed, HTTPException: _http, 500: _bug}
+        handlers = {Refusal: _refused, InputError: _unusable, FidError: _failed, MemoryError: _full, HTTPException: _http, 500: _bug}
         starlette = Starlette(routes=routes, lifespan=lifespan, exception_handlers=handlers)  # pyright: ignore[reportArgumentType]
         return Guard(self._measured(starlette), self.access)
 
@@ -370,6 +370,7 @@ class Server:
         """The request's fields, all in memory, with a place in the queue for as long as they are used."""
         from starlette.datastructures import UploadFile
         from starlette.formparsers import MultiPartException, MultiPartParser
+        from starlette.requests import ClientDisconnect
 
         if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "multipart/form-data":
             raise Refusal(415, "send the fields as multipart/form-data.")
@@ -382,7 +383,7 @@ class Server:
                 items = (await asyncio.wait_for(parser.parse(), BODY_SECONDS)).multi_items()
             except MultiPartException as error:
                 raise Refusal(400, f"the form cannot be read: {error.message.rstrip('.').lower()}.") from error
-            except (KeyError, ValueError, UnicodeError) as error:
+            except (KeyError, ValueError, ClientDisconnect) as error:
                 raise Refusal(400, "the form cannot be read.") from error
             except TimeoutError:
                 raise Refusal(408, f"the photos did not arrive within {BODY_SECONDS:.0f} s.") from None
@@ -507,6 +508,16 @@ def listen(host: str, port: int) -> socket.socket:
     return listening
 
 
+def page_address(access: Access, listening: socket.socket, secure: bool = False) -> str:
+    """What to type into the browser. The token stands after a #, so browsers never send it along or log it."""
+    host, port = listening.getsockname()[:2]
+    if host in ("0.0.0.0", "::"):
+        host = socket.gethostname()
+    host = f"[{host}]" if ":" in host else host
+    token = "" if access.token is None else f"#token={quote(access.token)}"
+    return f"http{'s' * secure}://{host}:{port}/{token}"
+
+
 def serve(server: Server, listening: socket.socket, certificate: Path | None = None, key: Path | None = None) -> None:
     """Answer until Ctrl-C; with a certificate, over HTTPS. `InputError` for a certificate that cannot be used."""
     import uvicorn
@@ -596,13 +607,16 @@ async def _failed(_: Request, error: FidError) -> Response:
     return _answer(500, str(error))
 
 
+async def _full(_: Request, __: MemoryError) -> Response:
+    return _answer(503, "there is not enough memory for this picture now; use a smaller one.")
+
+
 async def _http(_: Request, error: Any) -> Response:
     sentence = {404: "there is nothing at this address.", 405: "this address takes other methods."}
     return _answer(error.status_code, sentence.get(error.status_code, str(error.detail)), error.headers)
 
 
-async def _bug(_: Request, error: Exception) -> Response:
-    traceback.print_exception(error)
+async def _bug(_: Request, __: Exception) -> Response:  # uvicorn prints the traceback
     return _answer(500, "something went wrong in the server; its terminal says what.")
 
 
