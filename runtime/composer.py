@@ -116,11 +116,9 @@ class Composer:
         """The aligned crop RGB uint8 [256, 256, 3] of a photo's largest face, or of face number `face`."""
         image, name = self._open(photo)
         with self._timed("detect"):
-            if self._detector is None:
-                self._detector = Detector()
-            chosen = choose_face(self._detector.faces(image), face, name)
+            chosen = choose_face(self.detector.faces(image), face, name)
         with self._timed("align"):
-            refined = self._detector.refine(image, chosen)
+            refined = self.detector.refine(image, chosen)
             return align(refined.points, CROP_SIZE).crop(image)
 
     def identity_code(self, crop: np.ndarray) -> np.ndarray:
@@ -145,6 +143,21 @@ class Composer:
         """G: w float32 [w_size] -> RGB uint8 [R, R, 3]."""
         with self._timed("synthesis"):
             return self._session("synthesis").run(w=w[None])["image"][0]
+
+    def reenact(self, crop: np.ndarray) -> np.ndarray:
+        """E_attr, M and G in one call: aligned crop RGB uint8 [256, 256, 3] -> RGB uint8 [256, 256, 3], at the bundle's
+        own resolution and with an identity that has no offset in W."""
+        if self.identity is None or self.identity.w_offset is not None or self.resolution != self.bundle.resolution:
+            raise ValueError("reenact is for the bundle's own resolution and for an identity without an offset in W.")
+        with self._timed("reenact"):
+            return self._session("reenact").run(crop=crop[None], identity=self.identity.code[None])["image"][0]
+
+    @property
+    def detector(self) -> Detector:
+        """The face detector, opened when first asked for."""
+        if self._detector is None:
+            self._detector = Detector()
+        return self._detector
 
     @property
     def provider(self) -> str:

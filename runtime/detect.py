@@ -75,7 +75,7 @@ class Detector:
         best, turns = _best_score(found), 0
         if best < SURE_SCORE:
             for quarter in (1, 2, 3):
-                score = _best_score(self._search(np.rot90(image, quarter), SEARCH_SIDES[0]))
+                score = _best_score(self.search(np.rot90(image, quarter), SEARCH_SIDES[0]))
                 if score > best + TURNED_GAIN:
                     best, turns = score, quarter
         if turns:
@@ -85,36 +85,40 @@ class Detector:
     def _all(self, image: np.ndarray) -> list[Face]:
         small, large = SEARCH_SIDES
         longest = max(image.shape[:2])
-        found = self._search(image, small)
+        found = self.search(image, small)
         if longest > small:
-            found += self._search(image, min(large, longest))
+            found += self.search(image, min(large, longest))
         if not found and longest > large:
-            found = self._search(image, min(CROWD_SIDE, longest))
+            found = self.search(image, min(CROWD_SIDE, longest))
         return _distinct(found)
 
     def refine(self, image: np.ndarray, face: Face) -> Face:
         """The same face, its points measured anew in upright views of fixed sizes and in their mirror images."""
         for sides in REFINE_SIDES:
-            measured = [points for side in sides for points in self._measure(image, face, side)]
+            views = [(side, mirrored) for side in sides for mirrored in (False, True)]
+            measured = [points for view in views if (points := self.measure(image, face.points, *view)) is not None]
             if not measured:  # it was seen in the whole photo only: its first points have to do
                 return face
             face = Face(face.box, np.mean(measured, axis=0), face.score)
         return face
 
-    def _measure(self, image: np.ndarray, face: Face, side: int) -> list[np.ndarray]:
-        """Up to two measurements of a face's points, float64 [5, 2] px in the photo: upright, and upright mirrored."""
-        alignment = align(face.points, side)
-        view = alignment.crop(image)
-        measured = []
-        if (seen := _central(self._search(view, side), side)) is not None:
-            measured.append(seen.points)
-        if (seen := _central(self._search(view[:, ::-1], side), side)) is not None:
-            swapped = seen.points[[1, 0, 2, 4, 3]]
-            measured.append(np.column_stack([side - 1 - swapped[:, 0], swapped[:, 1]]))
-        return [transform(alignment.inverse, points) for points in measured]
+    def measure(self, image: np.ndarray, points: np.ndarray, side: int, mirrored: bool = False) -> np.ndarray | None:
+        """One more measurement of a face's five points, float64 [5, 2] px in the photo, in an upright view of it.
 
-    def _search(self, image: np.ndarray, side: int) -> list[Face]:
-        """Faces found with the photo's longest side brought to `side` px."""
+        `points` say where the face is; `side` is that of the view, px. None when there is no face.
+        """
+        alignment = align(points, side)
+        view = alignment.crop(image)
+        seen = _central(self.search(view[:, ::-1] if mirrored else view, side), side)
+        if seen is None:
+            return None
+        own = seen.points
+        if mirrored:
+            own = own[[1, 0, 2, 4, 3]] * (-1, 1) + (side - 1, 0)
+        return transform(alignment.inverse, own)
+
+    def search(self, image: np.ndarray, side: int) -> list[Face]:
+        """Faces found in one go with the photo's longest side brought to `side` px, in the detector's order."""
         height, width = image.shape[:2]
         factor = side / max(height, width)
         small = (max(1, round(width * factor)), max(1, round(height * factor)))

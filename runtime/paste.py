@@ -69,6 +69,14 @@ class Paster:
         side = composed.shape[0]
         return alignment.resized(side).paste(image, match_border(composed, difference), head_mask(side))
 
+    def state(self) -> dict[str, np.ndarray]:
+        """What it remembers of former frames, as arrays; `restore` takes it back."""
+        return {} if self._difference is None else {"difference": self._difference}
+
+    def restore(self, state: dict[str, np.ndarray]) -> None:
+        """Remember what `state` gave."""
+        self._difference = state.get("difference")
+
 
 @cache
 def head_mask(side: int) -> np.ndarray:

@@ -1,0 +1,196 @@
+"""Reenactment: frame after frame, a person's identity on the pose, expression and light of whoever is in the frame.
+
+One `Reenactor` serves a webcam, a video file and a browser alike: track, align, encode, map, smooth, generate. What
+a user sees of it is laid out by `Layout`: the frame with the head pasted in, both side by side, or the composition alone.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from .align import Alignment
+from .composer import Composer
+from .errors import InputError
+from .identity import Identity
+from .paste import Paster
+from .smooth import OneEuro
+from .track import EVERY, Tracker, part_of
+
+VIEWS = ("paste", "side-by-side", "result-only")
+NO_FACE = ("hold", "pass", "blank")
+BLANK = 32  # grey of a picture without a face, 0..255
+W_CUTOFF_HZ, W_BETA = 1.6, 1.2  # of the One-Euro filter on w
+
+
+@dataclass(frozen=True)
+class Step:
+    """What came of one frame with a face."""
+
+    image: np.ndarray  # RGB uint8 [R, R, 3], the composition
+    crop: np.ndarray  # RGB uint8 [256, 256, 3], the aligned crop of the frame
+    alignment: Alignment  # smoothed; of the crop
+    w: np.ndarray | None  # float32 [w_size], smoothed; None when one graph did everything
+
+
+class Reenactor:
+    """One face of one camera or clip, with the composer's identity. For one thread.
+
+    composer.set_identity("ann.jpg")
+    reenactor = Reenactor(composer)
+    step = reenactor.step(frame, time_s)  # None: no face
+
+    `timings` holds the ms of each stage (track, align, attributes, mapper, synthesis; or reenact) of the last step.
+    """
+
+    def __init__(self, composer: Composer, *, smooth: float = 1.0, every: int = EVERY) -> None:
+        """`smooth`: strength of the smoothing of alignment and w, 0 for none, at most 10. `every`: frames from one
+        detection to the next."""
+        self.composer = composer
+        self.tracker = Tracker(composer.detector, every=every)
+        self.timings: dict[str, float] = {}
+        self._filter = OneEuro(W_CUTOFF_HZ, W_BETA)
+        self._identity: Identity | None = None
+        self.smooth = smooth
+
+    @property
+    def smooth(self) -> float:
+        """Strength of the smoothing."""
+        return self.tracker.smooth
+
+    @smooth.setter
+    def smooth(self, strength: float) -> None:
+        if not 0 <= strength <= 10:
+            raise InputError(f"a smoothing of {strength:g} is outside 0 (none) to 10.")
+        self.tracker.smooth = strength
+        if strength > 0:
+            self._filter.cutoff_hz, self._filter.beta = W_CUTOFF_HZ / strength, W_BETA / strength
+
+    def reset(self) -> None:
+        """Forget the face and all smoothing: for a cut, another camera, or when the user asks for it."""
+        self.tracker.reset()
+        self._filter.reset()
+
+    def step(self, image: np.ndarray, time_s: float) -> Step | None:
+        """Compose the next frame RGB uint8 [height, width, 3] at its time in seconds; None when there is no face."""
+        with self._timed("track"):
+            alignment = self.tracker.follow(image, time_s)
+        if alignment is None:
+            self._filter.reset()
+            return None
+        with self._timed("align"):
+            crop = alignment.crop(image)
+        composed, w = self.compose(crop, time_s)
+        return Step(composed, crop, alignment, w)
+
+    def compose(self, crop: np.ndarray, time_s: float) -> tuple[np.ndarray, np.ndarray | None]:
+        """The composition RGB uint8 [R, R, 3] of an aligned crop RGB uint8 [256, 256, 3], and its smoothed w."""
+        composer, identity = self.composer, self.composer.identity
+        if identity is None:
+            raise InputError("call set_identity(photo) of the composer first: it is not known yet whose face to compose.")
+        if identity is not self._identity:  # another person: no way leads there through w
+            self._filter.reset()
+            self._identity = identity
+        composer.timings.clear()
+        if self.smooth == 0 and identity.w_offset is None and composer.resolution == composer.bundle.resolution:
+            composed, w = composer.reenact(crop), None
+        else:
+            w = composer.w(identity, composer.attribute_code(crop))
+            if self.smooth > 0:
+                w = self._filter.filter(w, time_s).astype(np.float32)
+            composed = composer.image(w)
+        self.timings |= composer.timings
+        return composed, w
+
+    def state(self) -> dict[str, np.ndarray]:
+        """What it remembers of former frames, as arrays; `restore` takes it back."""
+        parts = {"tracker": self.tracker.state(), "w": self._filter.state()}
+        return {f"{part}.{name}": value for part, state in parts.items() for name, value in state.items()}
+
+    def restore(self, state: dict[str, np.ndarray]) -> None:
+        """Remember what `state` gave; the identity must be set already."""
+        self.tracker.restore(part_of(state, "tracker"))
+        self._filter.restore(part_of(state, "w"))
+        self._identity = self.composer.identity
+
+    @contextmanager
+    def _timed(self, stage: str) -> Iterator[None]:
+        if stage == "track":
+            self.timings = {}
+        start = time.perf_counter()
+        yield
+        self.timings[stage] = 1e3 * (time.perf_counter() - start)
+
+
+class Layout:
+    """What the user sees of a frame: always the same size for the same size of frame. For one thread."""
+
+    def __init__(self, view: str, no_face: str, side: int) -> None:
+        """`view`: one of `VIEWS`. `no_face`: one of `NO_FACE`: the last picture held, the frame passed through, or
+        grey. `side`: px, of the composition."""
+        if view not in VIEWS or no_face not in NO_FACE:
+            raise InputError(f"there is no view {view!r} with {no_face!r}; known are {VIEWS} and {NO_FACE}.")
+        self.view, self.no_face, self._side = view, no_face, side
+        self._paster = Paster()
+        self._held: np.ndarray | None = None
+        self._time_s = 0.0
+
+    def reset(self) -> None:
+        """Forget the colours and the picture that is held."""
+        self._paster.reset()
+        self._held = None
+
+    def picture(self, image: np.ndarray, step: Step | None, time_s: float) -> np.ndarray:
+        """RGB uint8 [height, width, 3] of a frame RGB uint8 and what came of it, at its time in seconds.
+
+        With "paste" it has the frame's size, with "side-by-side" the frame stands left of a composition as high as it,
+        with "result-only" it is the composition.
+        """
+        step_s, self._time_s = max(time_s - self._time_s, 0.0), time_s
+        if step is not None:
+            shown = self._composed(image, step, step_s)
+        elif self.no_face == "pass":
+            shown = image if self.view == "paste" else _square(image, self._result_side(image))
+        elif self.no_face == "hold" and self._held is not None and self._held.shape == self._shape(image):
+            shown = self._held
+        else:
+            shown = np.full(self._shape(image), BLANK, np.uint8)
+        if step is not None:
+            self._held = shown
+        return np.hstack([image, shown]) if self.view == "side-by-side" else shown
+
+    def _composed(self, image: np.ndarray, step: Step, step_s: float) -> np.ndarray:
+        if self.view == "paste":
+            return self._paster.paste(image, step.image, step.alignment, step_s=step_s, crop=step.crop)
+        side = self._result_side(image)
+        return step.image if side == step.image.shape[0] else cv2.resize(step.image, (side, side))
+
+    def _result_side(self, image: np.ndarray) -> int:
+        return image.shape[0] if self.view == "side-by-side" else self._side
+
+    def _shape(self, image: np.ndarray) -> tuple[int, int, int]:
+        side = self._result_side(image)
+        return (image.shape[0], image.shape[1], 3) if self.view == "paste" else (side, side, 3)
+
+    def state(self) -> dict[str, np.ndarray]:
+        """What it remembers of former frames, as arrays; `restore` takes it back."""
+        own = {"time_s": np.array(self._time_s)} | ({} if self._held is None else {"held": self._held})
+        return own | {f"paster.{name}": value for name, value in self._paster.state().items()}
+
+    def restore(self, state: dict[str, np.ndarray]) -> None:
+        """Remember what `state` gave."""
+        self._held, self._time_s = state.get("held"), float(state["time_s"])
+        self._paster.restore(part_of(state, "paster"))
+
+
+def _square(image: np.ndarray, side: int) -> np.ndarray:
+    """The middle square of a picture at `side` px."""
+    height, width = image.shape[:2]
+    small = min(height, width)
+    top, left = (height - small) // 2, (width - small) // 2
+    return cv2.resize(image[top : top + small, left : left + small], (side, side), interpolation=cv2.INTER_AREA)

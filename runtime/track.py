@@ -1,0 +1,173 @@
+"""Following one face from frame to frame: detected every few frames, carried between by optical flow, smoothed.
+
+A detection costs as much as a third of a composition and scatters by 2 to 4 px at the corners of the crop; optical flow
+costs a tenth of it and hardly scatters, but drifts. So flow carries the five points from each frame to the next, and
+every `every` frames one detection in an upright view pulls them back, a little if it is near and all the way if it is
+far. Views of two sizes, and mirrored ones, take turns, so that what they differ by averages out. When both fail, the
+face is lost and looked for in the whole frame.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+
+import cv2
+import numpy as np
+
+from .align import Alignment, align, transform, warp
+from .detect import MAX_YAW_DEGREES, MIN_FACE_PX, Detector, Face
+from .smooth import OneEuro
+
+EVERY = 4  # frames from one detection to the next
+VIEWS = ((256, False), (256, True), (320, False), (320, True))  # side in px, mirrored: they take turns
+FIND_SIDE = 320  # px, longest side of the whole frame when a face is looked for
+FAR_SIDE, FAR_EVERY = 640, 8  # px, frames: now and then a closer look, for small faces
+FLOW_SIDE = 160  # px, side of the aligned view in which flow is measured
+CORNERS, MIN_CORNERS = 70, 12  # points that flow follows at most, and at least
+FLOW_ERROR_PX = 1.5  # of the view: further off the common motion, a point is no witness
+MIN_AGREEMENT = 0.5  # of the points must agree on one motion
+PULL = 0.25  # of the way to a detection that is near
+NEAR, FAR = 0.03, 0.08  # mean distance of the five points, in sides of the crop: up to here PULL, from there all
+PATIENCE = 2  # detections that may fail in a row while flow still agrees
+FACE_PART = 0.45  # width of a face's box, in sides of its crop
+CUTOFF_HZ, BETA = 0.9, 14.0  # of the One-Euro filter, for positions in sides of the crop, logarithm of size, roll
+
+
+class Tracker:
+    """Follows the largest face, or the one given to `start`. One for each clip or camera, for one thread."""
+
+    def __init__(self, detector: Detector, *, smooth: float = 1.0, every: int = EVERY) -> None:
+        """`smooth`: strength of the smoothing, 1 as measured, 0 none, 2 twice as steady. `every`: frames from one
+        detection to the next."""
+        self._detector, self._every = detector, every
+        self._filter = OneEuro(CUTOFF_HZ, BETA)
+        self.smooth = smooth
+        self.points: np.ndarray | None = None  # float64 [5, 2], px of the last frame, not smoothed
+        self._grey: np.ndarray | None = None  # uint8 [height, width], the last frame
+        self._unit = np.ones(1)  # px, side of the crop when the face was found: the unit of positions
+        self._count = np.zeros(2, np.int64)  # frames since the start, detections failed in a row
+
+    def reset(self) -> None:
+        """Forget the face: the next frame is searched."""
+        self.points = None
+
+    def start(self, image: np.ndarray, face: Face) -> None:
+        """Follow this face of the frame RGB uint8 [height, width, 3] from now on."""
+        self.points = self._detector.refine(image, face).points
+        self._grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
+        self._unit = np.array([align(self.points).side_px])
+        self._count[1] = 0
+        self._filter.reset()
+
+    def follow(self, image: np.ndarray, time_s: float) -> Alignment | None:
+        """The alignment of the face in the next frame RGB uint8 [height, width, 3] at its time in seconds.
+
+        None while there is no face that fid can use: none at all, narrower than `MIN_FACE_PX`, or a profile.
+        """
+        self._count[0] += 1
+        grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
+        if self.points is not None and self._grey is not None and self._grey.shape == grey.shape:
+            carried = self._flow(self._grey, grey, self.points)
+            due = carried is None or self._count[0] % self._every == 0
+            self.points = self._correct(image, self.points, carried) if due else carried
+        else:
+            self.points = None
+        self._grey = grey
+        if self.points is None:
+            face = self._find(image)
+            if face is None:
+                return None
+            self.start(image, face)
+        return self._smoothed(align(self.points), time_s) if _usable(self.points) else None
+
+    def _find(self, image: np.ndarray) -> Face | None:
+        """The largest face of the frame that is large enough and no profile."""
+        closer = self._count[0] % FAR_EVERY == 0 and max(image.shape[:2]) > FIND_SIDE
+        faces = self._detector.search(image, min(FAR_SIDE, max(image.shape[:2])) if closer else FIND_SIDE)
+        usable = [face for face in faces if face.box[2] >= MIN_FACE_PX and abs(face.yaw_degrees) <= MAX_YAW_DEGREES]
+        return max(usable, key=lambda face: face.area, default=None)
+
+    def _flow(self, before: np.ndarray, now: np.ndarray, points: np.ndarray) -> np.ndarray | None:
+        """The five points carried along by the common motion of the face; None when there is none."""
+        alignment = align(points, FLOW_SIDE)
+        old, new = (warp(grey, alignment.matrix, FLOW_SIDE, FLOW_SIDE) for grey in (before, now))
+        corners = cv2.goodFeaturesToTrack(old, CORNERS, 0.01, 5, mask=_inner_face())
+        if corners is None or len(corners) < MIN_CORNERS:
+            return None
+        moved, found, _ = cv2.calcOpticalFlowPyrLK(old, new, corners, corners.copy(), winSize=(21, 21), maxLevel=3)
+        kept = found.ravel() == 1
+        if kept.sum() < MIN_CORNERS:
+            return None
+        motion, agree = cv2.estimateAffinePartial2D(
+            corners[kept], moved[kept], method=cv2.RANSAC, ransacReprojThreshold=FLOW_ERROR_PX
+        )
+        if motion is None or agree.sum() < max(MIN_CORNERS, MIN_AGREEMENT * len(corners)):
+            return None
+        if not 0.8 < float(np.hypot(motion[0, 0], motion[1, 0])) < 1.25:
+            return None
+        return transform(alignment.inverse, transform(motion, transform(alignment.matrix, points)))
+
+    def _correct(self, image: np.ndarray, last: np.ndarray, carried: np.ndarray | None) -> np.ndarray | None:
+        """The points after one detection; None when the face is lost."""
+        view = VIEWS[int(self._count[0] // self._every) % len(VIEWS)]
+        measured = self._detector.measure(image, last if carried is None else carried, *view)
+        if measured is None:
+            self._count[1] += 1
+            return None if self._count[1] >= PATIENCE else carried
+        self._count[1] = 0
+        if carried is None:
+            return measured
+        off = float(np.hypot(*(measured - carried).T).mean()) / align(carried).side_px
+        return carried + (measured - carried) * np.interp(off, (NEAR, FAR), (PULL, 1.0))
+
+    def _smoothed(self, alignment: Alignment, time_s: float) -> Alignment:
+        if self.smooth <= 0:
+            return alignment
+        self._filter.cutoff_hz, self._filter.beta = CUTOFF_HZ / self.smooth, BETA / self.smooth
+        unit, middle = float(self._unit[0]), (alignment.size - 1) / 2
+        centre = transform(alignment.inverse, np.array([[middle, middle]]))[0] / unit
+        turn = np.radians(alignment.roll_degrees)
+        if self._filter_turn is not None:  # no jump by a full circle
+            turn = self._filter_turn + (turn - self._filter_turn + np.pi) % (2 * np.pi) - np.pi
+        x, y, size, turn = self._filter.filter(np.array([*centre, np.log(alignment.side_px / unit), turn]), time_s)
+        scale = alignment.size / (np.exp(size) * unit)
+        rotation = scale * np.array([[np.cos(turn), np.sin(turn)], [-np.sin(turn), np.cos(turn)]])
+        offset = middle - rotation @ (x * unit, y * unit)
+        return Alignment(np.column_stack([rotation, offset]), alignment.size)
+
+    @property
+    def _filter_turn(self) -> float | None:
+        return float(self._filter.state()["value"][3]) if self._filter.state() else None
+
+    def state(self) -> dict[str, np.ndarray]:
+        """What it remembers, as arrays; `restore` takes it back."""
+        own = {"unit": self._unit, "count": self._count.copy()}
+        if self.points is not None and self._grey is not None:
+            own |= {"points": self.points, "grey": self._grey}
+        return own | {f"filter.{name}": value for name, value in self._filter.state().items()}
+
+    def restore(self, state: dict[str, np.ndarray]) -> None:
+        """Remember what `state` gave."""
+        self._unit, self._count = state["unit"], state["count"].copy()
+        self.points, self._grey = state.get("points"), state.get("grey")
+        self._filter.restore(part_of(state, "filter"))
+
+
+def part_of(state: dict[str, np.ndarray], name: str) -> dict[str, np.ndarray]:
+    """The arrays of one part, "NAME.something", under their own names."""
+    return {key.removeprefix(f"{name}."): value for key, value in state.items() if key.startswith(f"{name}.")}
+
+
+def _usable(points: np.ndarray) -> bool:
+    face = Face((0, 0, 0, 0), points, 1.0)
+    return abs(face.yaw_degrees) <= MAX_YAW_DEGREES and align(points).side_px * FACE_PART >= MIN_FACE_PX
+
+
+
+
+@cache
+def _inner_face() -> np.ndarray:
+    """Where flow looks for corners: an oval from the forehead to the chin. uint8 [FLOW_SIDE, FLOW_SIDE], 0 or 255."""
+    mask = np.zeros((FLOW_SIDE, FLOW_SIDE), np.uint8)
+    centre, axes = (FLOW_SIDE // 2, round(0.55 * FLOW_SIDE)), (round(0.27 * FLOW_SIDE), round(0.33 * FLOW_SIDE))
+    return np.asarray(cv2.ellipse(mask, centre, axes, 0, 0, 360, 255, cv2.FILLED))
