@@ -46,9 +46,7 @@ def interpolate(
             yield composer.image(between(first, last, t))
     else:
         for t in way:
-            yield composer.image(
-                composer.w(identity_between(start, end, t), between(attributes[0], attributes[-1], t))
-            )
+            yield composer.image(composer.w(identity_between(start, end, t), between(attributes[0], attributes[-1], t)))
 
 
 def check_numbers(identities: int, attributes: int) -> None:

@@ -28,9 +28,9 @@ import numpy as np
 from .composer import Composer
 from .errors import FidError, InputError
 from .identity import Identity, average
-from .images import MAX_PIXELS, PICTURE_SUFFIXES, decode_image, encode_image, stated_pixels
+from .images import PICTURE_SUFFIXES, decode_image, encode_image, stated_pixels
 from .interpolate import SPACES, between, identity_between
-from .serve_guard import Access, Guard, is_private
+from .serve_guard import Access, Guard, RefusedError, is_private
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette
@@ -77,14 +77,6 @@ class Limits:
         return round(self.upload_mb * 1e6)
 
 
-class Refusal(Exception):
-    """An answer other than 200: status, and one sentence for the person who asked."""
-
-    def __init__(self, status: int, sentence: str, **headers: str) -> None:
-        super().__init__(sentence)
-        self.status, self.headers = status, {name.replace("_", "-"): value for name, value in headers.items()}
-
-
 class Worker:
     """The one thread that computes: requests and live frames, in the order of arrival."""
 
@@ -94,9 +86,11 @@ class Worker:
 
     @contextmanager
     def place(self) -> Iterator[None]:
-        """A request's place in the queue, taken before its body is read; `Refusal` 503 when there is none."""
+        """A request's place in the queue, taken before its body is read; `RefusedError` 503 when there is none."""
         if self.waiting >= self.limit:
-            raise Refusal(503, f"{self.waiting} requests are waiting already; try again in a moment.", retry_after="1")
+            raise RefusedError(
+                503, f"{self.waiting} requests are waiting already; try again in a moment.", retry_after="1"
+            )
         self.waiting += 1
         try:
             yield
@@ -118,22 +112,22 @@ class Metrics:
     def __init__(self, server: Server) -> None:
         from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
 
-        self.registry = CollectorRegistry()
-        of = {"registry": self.registry}
-        self.requests = Counter("fid_requests", "Requests answered.", ["method", "route", "status"], **of)
-        self.seconds = Histogram("fid_request_seconds", "From request to answer.", ["route"], **of)
-        self.frames = Counter("fid_live_frames", "Live frames handed over.", **of)
-        self.dropped = Counter("fid_live_frames_dropped", "Live frames replaced by a newer one.", **of)
-        buckets = (0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0, 2.0)
-        self.age = Histogram(
-            "fid_live_frame_age_seconds", "From arrival of a frame to its hand-over.", buckets=buckets, **of
+        self.registry = of = CollectorRegistry()
+        self.requests = Counter("fid_requests", "Requests answered.", ["method", "route", "status"], registry=of)
+        self.seconds = Histogram("fid_request_seconds", "From request to answer.", ["route"], registry=of)
+        self.frames = Counter("fid_live_frames", "Live frames handed over.", registry=of)
+        self.dropped = Counter("fid_live_frames_dropped", "Live frames replaced by a newer one.", registry=of)
+        age, buckets = (
+            "From arrival of a frame to its hand-over.",
+            (0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 1),
         )
-        Gauge("fid_live_sessions", "Live videos now.", **of).set_function(lambda: len(server.sessions))
-        Gauge("fid_queue", "Requests being read, waiting or computed now.", **of).set_function(
-            lambda: server.worker.waiting
-        )
+        self.age = Histogram("fid_live_frame_age_seconds", age, buckets=buckets, registry=of)
+        sessions = Gauge("fid_live_sessions", "Live videos now.", registry=of)
+        sessions.set_function(lambda: len(server.sessions))
+        queue = Gauge("fid_queue", "Requests being read, waiting or computed now.", registry=of)
+        queue.set_function(lambda: server.worker.waiting)
         bundle = server.composer.bundle
-        Info("fid_build", "What serves.", **of).info(
+        Info("fid_build", "What serves.", registry=of).info(
             {"version": _version(), "bundle": f"{bundle.name} {bundle.version}", "provider": server.composer.provider}
         )
 
@@ -169,20 +163,30 @@ class Server:
             await asyncio.gather(*(session.close() for session in list(self.sessions.values())))
             await asyncio.to_thread(self.worker.close)
 
+        api = [
+            Route("/health", self.health),
+            Route("/identities", self.shipped, methods=["GET"]),
+            Route("/identities", self.make_identity, methods=["POST"]),
+            Route("/attributes", self.shipped, methods=["GET"]),
+            Route("/attributes", self.make_attributes, methods=["POST"]),
+            Route("/compose", self.compose, methods=["POST"]),
+            Route("/live", self.start_live, methods=["POST"]),
+            Route("/live/{session}", self.stop_live, methods=["DELETE"]),
+        ]
         routes = [
-            Route("/api/health", self.health),
-            Route("/api/identities", self.shipped, methods=["GET"]),
-            Route("/api/identities", self.make_identity, methods=["POST"]),
-            Route("/api/attributes", self.shipped, methods=["GET"]),
-            Route("/api/attributes", self.make_attributes, methods=["POST"]),
-            Route("/api/compose", self.compose, methods=["POST"]),
-            Route("/api/live", self.start_live, methods=["POST"]),
-            Route("/api/live/{session}", self.stop_live, methods=["DELETE"]),
+            Mount("/api", routes=api),
             Route("/metrics", self.show_metrics),
             Mount("/faces", StaticFiles(directory=FACES)),
             Mount("/", StaticFiles(directory=WEB, html=True)),
         ]
-        handlers = {Refusal: _refused, InputError: _unusable, FidError: _failed, MemoryError: _full, HTTPException: _http, 500: _bug}
+        handlers = {
+            RefusedError: _refused,
+            InputError: _unusable,
+            FidError: _failed,
+            MemoryError: _full,
+            HTTPException: _http,
+            500: _bug,
+        }
         starlette = Starlette(routes=routes, lifespan=lifespan, exception_handlers=handlers)  # pyright: ignore[reportArgumentType]
         return Guard(self._measured(starlette), self.access)
 
@@ -247,16 +251,16 @@ class Server:
         from .webrtc import LiveSession
 
         if request.headers.get("content-type", "").partition(";")[0].strip() != "application/json":
-            raise Refusal(415, "send the offer as application/json.")
+            raise RefusedError(415, "send the offer as application/json.")
         body = b"".join([part async for part in _limited(request, MAX_OFFER_BYTES)])
         try:
             offer = json.loads(body)
         except (ValueError, RecursionError):
-            raise Refusal(400, "the offer is not JSON.") from None
+            raise RefusedError(400, "the offer is not JSON.") from None
         if not isinstance(offer, dict) or offer.get("type") != "offer" or not isinstance(offer.get("sdp"), str):
-            raise Refusal(400, 'a WebRTC offer is needed: {"type": "offer", "sdp": ...}.')
+            raise RefusedError(400, 'a WebRTC offer is needed: {"type": "offer", "sdp": ...}.')
         if len(self.sessions) >= self.limits.sessions:
-            raise Refusal(
+            raise RefusedError(
                 503, f"{len(self.sessions)} live videos run already, which is the limit here.", retry_after="5"
             )
         session = LiveSession(self)
@@ -295,10 +299,10 @@ class Server:
         """The picture's bytes, their media type, and ms per stage."""
         suffix = "." + form.text("format", "png")
         if suffix not in PICTURE_SUFFIXES:
-            raise Refusal(400, f"there is no format {suffix[1:]!r}; there are png, jpeg and webp.")
+            raise RefusedError(400, f"there is no format {suffix[1:]!r}; there are png, jpeg and webp.")
         space = form.text("space", "w")
         if space not in SPACES:
-            raise Refusal(400, f"there is no space {space!r}; there are {' and '.join(SPACES)}.")
+            raise RefusedError(400, f"there is no space {space!r}; there are {' and '.join(SPACES)}.")
         self.composer.timings.clear()
         people = [self._identity(form, "identity", "identity_face")]
         codes = [self._attributes(form, "attributes", "face")]
@@ -319,7 +323,7 @@ class Server:
     def _identity(self, form: Form, field: str, face: str) -> Identity:
         values = form.values(field)
         if not 1 <= len(values) <= MAX_PHOTOS:
-            raise Refusal(400, f"{field} is needed once to {MAX_PHOTOS} times; it is there {len(values)} times.")
+            raise RefusedError(400, f"{field} is needed once to {MAX_PHOTOS} times; it is there {len(values)} times.")
         identities = []
         for value in values:
             if isinstance(value, str):
@@ -333,7 +337,7 @@ class Server:
     def _attributes(self, form: Form, field: str, face: str) -> np.ndarray:
         values = form.values(field)
         if len(values) != 1:
-            raise Refusal(400, f"{field} is needed once; it is there {len(values)} times.")
+            raise RefusedError(400, f"{field} is needed once; it is there {len(values)} times.")
         if isinstance(values[0], str):
             return self._shipped_attributes(values[0])
         if values[0][:6] == b"\x93NUMPY":
@@ -358,10 +362,10 @@ class Server:
             raise InputError(f"{name} is empty; give a photo.")
         pixels = stated_pixels(array)
         if pixels == 0:
-            raise Refusal(415, f"{name} is no JPEG, PNG or WebP picture.")
+            raise RefusedError(415, f"{name} is no JPEG, PNG or WebP picture.")
         if pixels > self.limits.megapixels * 1e6:
             found, limit = pixels / 1e6, self.limits.megapixels
-            raise Refusal(413, f"{name} has {found:.0f} megapixels, and {limit:g} are the limit; make it smaller.")
+            raise RefusedError(413, f"{name} has {found:.0f} megapixels, and {limit:g} are the limit; make it smaller.")
         return self.composer.crop(decode_image(array, name), face)
 
     @asynccontextmanager
@@ -372,7 +376,7 @@ class Server:
         from starlette.requests import ClientDisconnect
 
         if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "multipart/form-data":
-            raise Refusal(415, "send the fields as multipart/form-data.")
+            raise RefusedError(415, "send the fields as multipart/form-data.")
         with self.worker.place():
             limit = self.limits.upload_bytes
             stream = _limited(request, limit)
@@ -381,11 +385,11 @@ class Server:
             try:
                 items = (await asyncio.wait_for(parser.parse(), BODY_SECONDS)).multi_items()
             except MultiPartException as error:
-                raise Refusal(400, f"the form cannot be read: {error.message.rstrip('.').lower()}.") from error
+                raise RefusedError(400, f"the form cannot be read: {error.message.rstrip('.').lower()}.") from error
             except (KeyError, ValueError, ClientDisconnect) as error:
-                raise Refusal(400, "the form cannot be read.") from error
+                raise RefusedError(400, "the form cannot be read.") from error
             except TimeoutError:
-                raise Refusal(408, f"the photos did not arrive within {BODY_SECONDS:.0f} s.") from None
+                raise RefusedError(408, f"the photos did not arrive within {BODY_SECONDS:.0f} s.") from None
             values: list[tuple[str, str | bytes]] = []
             for name, item in items:
                 values.append((name, await item.read() if isinstance(item, UploadFile) else item))
@@ -424,7 +428,7 @@ class Form:
     def __init__(self, items: Sequence[tuple[str, str | bytes]], fields: Sequence[str]) -> None:
         unknown = sorted({name for name, _ in items} - set(fields))
         if unknown:
-            raise Refusal(400, f"there is no field {unknown[0][:40]!r} here; there are {', '.join(fields)}.")
+            raise RefusedError(400, f"there is no field {unknown[0][:40]!r} here; there are {', '.join(fields)}.")
         self._items = items
 
     def values(self, field: str) -> list[str | bytes]:
@@ -435,14 +439,14 @@ class Form:
         """The one text under this name."""
         values = self.values(field) or [default]
         if len(values) != 1 or not isinstance(values[0], str):
-            raise Refusal(400, f"{field} is one text.")
+            raise RefusedError(400, f"{field} is one text.")
         return values[0].lower()
 
     def number(self, field: str) -> int | None:
         """The one whole number from 1 under this name; None without."""
         text = self.text(field, "")
-        if text and not (text.isascii() and text.isdigit() and 1 <= int(text[:9]) and len(text) < 9):
-            raise Refusal(400, f"{field} is a number from 1; it is {text[:40]!r}.")
+        if text and not (text.isascii() and text.isdigit() and int(text[:9]) >= 1 and len(text) < 9):
+            raise RefusedError(400, f"{field} is a number from 1; it is {text[:40]!r}.")
         return int(text) if text else None
 
     def mix(self, what: str) -> float | None:
@@ -450,14 +454,14 @@ class Form:
         text = self.text(f"{what}_mix", "")
         if not self.values(f"{what}_to"):
             if text:
-                raise Refusal(400, f"{what}_mix needs {what}_to, to go there.")
+                raise RefusedError(400, f"{what}_mix needs {what}_to, to go there.")
             return None
         try:
             number = float(text or "0.5")
         except ValueError:
             number = -1.0
         if not 0 <= number <= 1:
-            raise Refusal(400, f"{what}_mix is a number from 0 to 1; it is {text[:40]!r}.")
+            raise RefusedError(400, f"{what}_mix is a number from 0 to 1; it is {text[:40]!r}.")
         return number
 
 
@@ -485,7 +489,7 @@ def shipped_faces(kind: str) -> dict[str, Path]:
 def _shipped_face(kind: str, name: str) -> Path:
     faces = shipped_faces(kind)
     if name not in faces:
-        raise Refusal(400, f"{name[:40]!r} is none of the {kind} that ship with fid: {', '.join(faces)}.")
+        raise RefusedError(400, f"{name[:40]!r} is none of the {kind} that ship with fid: {', '.join(faces)}.")
     return faces[name]
 
 
@@ -560,16 +564,16 @@ def check_extra() -> None:
 
 
 async def _limited(request: Request, limit: int) -> AsyncIterator[bytes]:
-    """The body as it arrives; `Refusal` 413 as soon as it is known to be too large."""
+    """The body as it arrives; `RefusedError` 413 as soon as it is known to be too large."""
     sentence = f"the request is too large; {limit / 1e6:g} MB are the limit."
     stated = request.headers.get("content-length", "0")
     if not stated.isdigit() or int(stated) > limit:
-        raise Refusal(413, sentence, connection="close")
+        raise RefusedError(413, sentence, connection="close")
     size = 0
     async for part in request.stream():
         size += len(part)
         if size > limit:
-            raise Refusal(413, sentence, connection="close")
+            raise RefusedError(413, sentence, connection="close")
         yield part
 
 
@@ -594,7 +598,7 @@ def _answer(status: int, sentence: str, headers: Mapping[str, str] | None = None
     return JSONResponse({"error": sentence}, status, headers)
 
 
-async def _refused(_: Request, error: Refusal) -> Response:
+async def _refused(_: Request, error: RefusedError) -> Response:
     return _answer(error.status, str(error), error.headers)
 
 

@@ -40,6 +40,14 @@ HEADERS = {
 """Sent with every answer: the page loads nothing from elsewhere, and nobody may frame it or embed its pictures."""
 
 
+class RefusedError(Exception):
+    """An answer other than 200: status, and one sentence for the person who asked."""
+
+    def __init__(self, status: int, sentence: str, **headers: str) -> None:
+        super().__init__(sentence)
+        self.status, self.headers = status, {name.replace("_", "-"): value for name, value in headers.items()}
+
+
 @dataclass(frozen=True)
 class Access:
     """Under which names the server answers, and to whom."""

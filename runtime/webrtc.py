@@ -13,27 +13,26 @@ import contextlib
 import json
 import secrets
 import time
+import traceback
 from collections import deque
+from collections.abc import Coroutine
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-import cv2
 import numpy as np
 
-from .align import Alignment, align
-from .crop import CROP_SIZE
-from .detect import Detector, Face
 from .errors import FidError
 from .identity import Identity
-from .paste import Paster
-from .serve import Refusal, mixed_w
+from .interpolate import identity_between
+from .reenact import NO_FACE, VIEWS, Layout, Reenactor
+from .serve_guard import RefusedError
 
 if TYPE_CHECKING:
     from aiortc import MediaStreamTrack, RTCDataChannel
 
+    from .composer import Composer
     from .serve import Server
 
-VIEWS = ("result", "paste", "side-by-side")
-NO_FACE = ("hold", "pass", "blank")
 MAX_SIDE = 1280  # px; larger frames are made smaller on arrival
 MAX_MESSAGE = 1 << 15  # characters of a message on the data channel; one with two identity files has 12 thousand
 MAX_MESSAGES = 32  # that wait to be read; a slider sends one a frame
@@ -53,17 +52,15 @@ class LiveSession:
         self.name = secrets.token_urlsafe(12)
         self._server = server
         self._connection = RTCPeerConnection(RTCConfiguration(iceServers=[]))  # nobody outside learns of it
-        self._people: list[Identity] = []  # one, or two to go between
-        self._mix = 0.0
-        self._view, self._no_face = "result", "hold"
+        self._settings = Settings()
         self._newest: tuple[Any, float] | None = None  # the slot: a video frame and when it arrived
         self._arrived, self._composed = asyncio.Event(), asyncio.Event()
         self._done: tuple[np.ndarray, Any, float] | None = None  # the other: picture, its frame, when that arrived
-        self._worker = FrameWorker()
+        self._maker = PictureMaker(server.composer)
         self._tasks: list[asyncio.Task] = []
         self._messages: asyncio.Queue[str | bytes] = asyncio.Queue(MAX_MESSAGES)
         self._channel: RTCDataChannel | None = None
-        self._seen = time.monotonic()  # the last frame
+        self._seen = time.monotonic()  # when the last frame arrived
         self._frames = 0
         self.dropped = 0
         self._hand_overs: deque[float] = deque(maxlen=256)
@@ -71,7 +68,7 @@ class LiveSession:
         self._closed = False
 
     async def answer(self, offer: str) -> str:
-        """The answer's SDP. `Refusal` 400 for an offer that cannot be read, 422 for one that is not one video."""
+        """The answer's SDP. `RefusedError` 400 for an offer that cannot be answered, 422 for one that is not one video."""
         from aiortc import MediaStreamError, RTCSessionDescription
 
         connection = self._connection
@@ -79,7 +76,7 @@ class LiveSession:
         @connection.on("track")
         def _(track: MediaStreamTrack) -> None:
             if track.kind == "video":
-                self._tasks.append(asyncio.ensure_future(self._receive(track, MediaStreamError)))
+                self._start(self._receive(track, MediaStreamError))
 
         @connection.on("datachannel")
         def _(channel: RTCDataChannel) -> None:
@@ -93,39 +90,34 @@ class LiveSession:
 
         try:
             await connection.setRemoteDescription(RTCSessionDescription(offer, "offer"))
+            if [transceiver.kind for transceiver in connection.getTransceivers()] != ["video"]:
+                raise RefusedError(422, "an offer of exactly one video is needed, and no audio.")
+            connection.addTrack(_outgoing_track(self._next))
+            await connection.setLocalDescription(await connection.createAnswer())
+        except RefusedError:
+            raise
         except Exception as error:  # the parser lets through whatever it stumbles over
-            raise Refusal(400, "the offer's SDP cannot be read.") from error
-        kinds = [transceiver.kind for transceiver in connection.getTransceivers()]
-        if kinds != ["video"]:
-            raise Refusal(422, "an offer of exactly one video is needed, and no audio.")
-        connection.addTrack(_outgoing_track(self._next))
-        try:
-            local = await connection.createAnswer()
-            await connection.setLocalDescription(local)
-        except Exception as error:
-            raise Refusal(422, "no codec of the offer is known here; VP8 and H.264 are.") from error
+            raise RefusedError(400, "the offer's SDP is malformed, or knows neither VP8 nor H.264.") from error
         self._seen = time.monotonic() + CONNECT_SECONDS - SILENCE_SECONDS
-        self._tasks += [asyncio.ensure_future(work) for work in (self._compose(), self._report(), self._obey())]
+        for work in (self._compose(), self._report(), self._obey()):
+            self._start(work)
         return connection.localDescription.sdp
 
     async def apply(self, settings: Any) -> None:
-        """Change settings, all or none of them: `Refusal` or `FidError` for what cannot be."""
+        """Change settings, all or none of them: `RefusedError` or `FidError` for what cannot be."""
         if not isinstance(settings, dict):
-            raise Refusal(400, "settings are a JSON object.")
-        unknown = settings.keys() - {"identity", "identity_to", "identity_mix", "view", "no_face"}
+            raise RefusedError(400, "settings are a JSON object.")
+        now = self._settings
+        unknown = settings.keys() - {"identity", "identity_to", *Settings.__dataclass_fields__} | settings.keys() & {
+            "people"
+        }
         if unknown:
-            raise Refusal(400, f"there is no setting {min(unknown)[:40]!r}.")
-        mix, view = settings.get("identity_mix", self._mix), settings.get("view", self._view)
-        no_face = settings.get("no_face", self._no_face)
-        if isinstance(mix, bool) or not isinstance(mix, int | float) or not 0 <= mix <= 1:
-            raise Refusal(400, "identity_mix is a number from 0 to 1.")
-        if view not in VIEWS or no_face not in NO_FACE:
-            raise Refusal(400, f"view is one of {', '.join(VIEWS)}, and no_face one of {', '.join(NO_FACE)}.")
-        people = self._people
-        if "identity" in settings or "identity_to" in settings:
-            ends = [settings.get("identity"), settings.get("identity_to")]
-            people = await self._server.worker.run(self._identities, [end for end in ends if end is not None])
-        self._people, self._mix, self._view, self._no_face = people, float(mix), view, no_face
+            raise RefusedError(400, f"there is no setting {min(unknown)[:40]!r}.")
+        people = now.people
+        if settings.keys() & {"identity", "identity_to"}:
+            people = await self._server.worker.run(self._identities, settings, people)
+        values = {name: value for name, value in settings.items() if name in Settings.__dataclass_fields__}
+        self._settings = replace(now, people=people, **values)
 
     async def close(self) -> None:
         """End the session; more than once does no harm."""
@@ -139,6 +131,24 @@ class LiveSession:
         await asyncio.gather(*tasks, return_exceptions=True)
         await self._connection.close()
 
+    def _start(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run `work` until the session ends; a bug in it ends the session, and its traceback is printed."""
+
+        def done(task: asyncio.Task[None]) -> None:
+            error = None if task.cancelled() else task.exception()
+            if error is not None:
+                traceback.print_exception(error)
+                self._send({"error": "something went wrong in the server; its terminal says what."})
+                self._end_soon()
+
+        task = asyncio.ensure_future(work)
+        task.add_done_callback(done)
+        self._tasks.append(task)
+
+    def _end_soon(self) -> None:
+        """Close from inside of a task of the session, when what was said last has left."""
+        asyncio.get_running_loop().call_later(0.2, lambda: asyncio.ensure_future(self.close()))
+
     def stats(self) -> dict[str, Any]:
         """What the page shows: rate, age, ms per stage, dropped frames, provider."""
         now = time.monotonic()
@@ -147,56 +157,60 @@ class LiveSession:
         return {
             "fps": round(recent / WINDOW_SECONDS, 1),
             "age_ms": dict(zip(("p50", "p95", "p99"), ages, strict=True)),
-            "stage_ms": {stage: round(ms, 1) for stage, ms in self._worker.stage_ms.items()},
+            "stage_ms": {stage: round(ms, 1) for stage, ms in self._maker.stage_ms.items()},
             "frames": self._frames,
             "dropped": self.dropped,
-            "face": self._worker.face_seen,
+            "face": self._maker.face_seen,
             "provider": self._server.composer.provider,
         }
 
-    def _identities(self, ends: list[Any]) -> list[Identity]:
-        """In the worker's thread: the name of a face that ships, or {"npz": an identity file in base64}."""
-        people = []
-        for end in ends:
-            if isinstance(end, str):
-                people.append(self._server.shipped_identity(end))
-                continue
-            text = end.get("npz") if isinstance(end, dict) else None
-            try:
-                data = base64.b64decode(text, validate=True) if isinstance(text, str) else b""
-            except ValueError:
-                data = b""
-            if not data:
-                raise Refusal(400, 'an identity is the name of a face that ships, or {"npz": base64}.')
-            people.append(self._server.composer.identify(Identity.from_bytes(data, "the identity")))
-        return people
+    def _identities(self, settings: dict[str, Any], people: tuple[Identity, ...]) -> tuple[Identity, ...]:
+        """In the worker's thread: who is meant, the others as they were. `identity_to` None takes the second away."""
+        first, second = people[:1], people[1:]
+        if "identity" in settings:
+            first = (self._identity(settings["identity"]),)
+        if "identity_to" in settings:
+            second = () if settings["identity_to"] is None else (self._identity(settings["identity_to"]),)
+        if second and not first:
+            raise RefusedError(400, "identity_to needs identity, to go from there.")
+        return (*first, *second)
+
+    def _identity(self, value: Any) -> Identity:
+        """The name of a face that ships, or {"npz": an identity file in base64}."""
+        if isinstance(value, str):
+            return self._server.shipped_identity(value)
+        text = value.get("npz") if isinstance(value, dict) else None
+        try:
+            data = base64.b64decode(text, validate=True) if isinstance(text, str) else b""
+        except ValueError:
+            data = b""
+        if not data:
+            raise RefusedError(400, 'an identity is the name of a face that ships, or {"npz": base64}.')
+        return self._server.composer.identify(Identity.from_bytes(data, "the identity"))
 
     async def _receive(self, track: MediaStreamTrack, ended: type[Exception]) -> None:
         """Take every frame as it arrives; the newest replaces the one that waits."""
         with contextlib.suppress(ended):
             while True:
                 frame = await track.recv()
-                self._seen = max(self._seen, time.monotonic())
+                self._seen = time.monotonic()
                 if self._newest is not None:
                     self.dropped += 1
                     self._server.metrics.dropped.inc()
-                self._newest = frame, time.monotonic()
+                self._newest = frame, self._seen
                 self._arrived.set()
 
     async def _compose(self) -> None:
         while True:
             await self._arrived.wait()
             self._arrived.clear()
-            if self._newest is None or not self._people:
+            if self._newest is None or not self._settings.people:
                 continue
             (frame, arrived), self._newest = self._newest, None
-            options = self._people, self._mix, self._view, self._no_face
             try:
-                picture = await self._server.worker.run(self._worker.picture, self._server, frame, *options)
+                picture = await self._server.worker.run(self._maker.picture, frame, self._settings)
             except FidError as error:
                 self._send({"error": str(error)})
-                continue
-            if picture is None:
                 continue
             if self._done is not None:
                 self.dropped += 1
@@ -228,7 +242,7 @@ class LiveSession:
             self._send({"stats": self.stats()})
             await asyncio.sleep(STATS_SECONDS)
         self._send({"error": "the video was ended, because no camera frame arrived any more."})
-        asyncio.get_running_loop().call_later(0.2, lambda: asyncio.ensure_future(self.close()))
+        self._end_soon()
 
     def _on_message(self, message: str | bytes) -> None:
         try:
@@ -246,7 +260,7 @@ class LiveSession:
                     self._send({"pong": content["ping"]})
                 else:
                     await self.apply(content)
-            except (Refusal, FidError) as error:
+            except (RefusedError, FidError) as error:
                 self._send({"error": str(error)})
 
     def _send(self, content: dict[str, Any]) -> None:
@@ -255,63 +269,75 @@ class LiveSession:
             channel.send(json.dumps(content))
 
 
-class FrameWorker:
+@dataclass(frozen=True)
+class Settings:
+    """What a live video shows. `RefusedError` 400 for a value that cannot be."""
+
+    people: tuple[Identity, ...] = ()  # nobody yet, one, or two to go between
+    identity_mix: float = 0.0  # 0..1, how far from the first to the second
+    view: str = "result-only"  # see `reenact.Layout`
+    no_face: str = "hold"  # see `reenact.Layout`
+    smooth: float = 1.0  # see `reenact.Reenactor`
+
+    def __post_init__(self) -> None:
+        for name, most in (("identity_mix", 1), ("smooth", 10)):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= most:
+                raise RefusedError(400, f"{name} is a number from 0 to {most}.")
+        for name, known in (("view", VIEWS), ("no_face", NO_FACE)):
+            if getattr(self, name) not in known:
+                raise RefusedError(400, f"{name} is one of {', '.join(known)}.")
+
+
+class PictureMaker:
     """A frame becomes a picture; in the worker's thread only. Keeps what one live video needs from frame to frame."""
 
-    def __init__(self) -> None:
+    def __init__(self, composer: Composer) -> None:
         self.stage_ms: dict[str, float] = {}  # of the last frame
         self.face_seen = False
-        self._detector: Detector | None = None
-        self._paster = Paster()
-        self._last: np.ndarray | None = None  # what is held while there is no face
+        self._composer = composer
+        self._reenactor: Reenactor | None = None
+        self._layout: Layout | None = None
+        self._settings = Settings()
+        self._person: Identity | None = None
 
-    def picture(
-        self, server: Server, frame: Any, people: list[Identity], mix: float, view: str, no_face: str
-    ) -> np.ndarray | None:
-        """RGB uint8 [height, width, 3], even sides; None when there is nothing to show yet."""
+    def picture(self, frame: Any, settings: Settings) -> np.ndarray:
+        """RGB uint8 [height, width, 3], even sides, of a video frame."""
         start = time.perf_counter()
+        reenactor, layout = self._prepare(settings)
         image = _rgb(frame)
-        alignment = self._find(image)
-        found = time.perf_counter()
-        self.face_seen = alignment is not None
-        self.stage_ms = {"find": 1e3 * (found - start)}
-        side = server.composer.resolution
-        if alignment is None:
-            self._paster.reset()
-            if no_face == "hold":
-                return self._last
-            if no_face == "blank":
-                return np.zeros_like(self._last if self._last is not None else image)
-            return image if view == "paste" else _square(image, side)
-        crop = alignment.crop(image)
-        composer = server.composer
-        composed = composer.image(mixed_w(composer, people, [composer.attribute_code(crop)], mix, 0.0))
+        at_s = frame.time or 0.0
+        self._composer.identity = self._person  # the sessions share the composer, and this thread runs one at a time
+        step = reenactor.step(image, at_s)
+        self.face_seen = step is not None
         made = time.perf_counter()
-        if view == "paste":
-            picture = self._paster.paste(image, composed, alignment, crop=crop)
-        elif view == "side-by-side":
-            picture = np.hstack([cv2.resize(crop, composed.shape[1::-1], interpolation=cv2.INTER_AREA), composed])
-        else:
-            picture = composed
-        self.stage_ms |= {"compose": 1e3 * (made - found), "show": 1e3 * (time.perf_counter() - made)}
-        self._last = picture
+        picture = layout.picture(image, step, at_s)
+        end = time.perf_counter()
+        self.stage_ms = {**reenactor.timings, "show": 1e3 * (end - made), "all": 1e3 * (end - start)}
         return picture
 
-    def _find(self, image: np.ndarray) -> Alignment | None:
-        """The alignment of the largest face; None without one."""
-        if self._detector is None:
-            self._detector = Detector()
-        faces: list[Face] = self._detector.faces(image)
-        return align(faces[0].points, CROP_SIZE) if faces else None
+    def _prepare(self, settings: Settings) -> tuple[Reenactor, Layout]:
+        """What is new since the last frame; a person in between is made once, so that smoothing knows them again."""
+        former, self._settings = self._settings, settings
+        if self._reenactor is None:
+            self._reenactor = Reenactor(self._composer, smooth=settings.smooth)
+        elif former.smooth != settings.smooth:
+            self._reenactor.smooth = settings.smooth
+        if self._layout is None or (former.view, former.no_face) != (settings.view, settings.no_face):
+            self._layout = Layout(settings.view, settings.no_face, self._composer.resolution)
+        same = former.people is settings.people and former.identity_mix == settings.identity_mix
+        if self._person is None or not same:
+            self._person = identity_between(settings.people[0], settings.people[-1], settings.identity_mix)
+        return self._reenactor, self._layout
 
 
 def _parsed(message: str | bytes) -> Any:
     if not isinstance(message, str) or len(message) > MAX_MESSAGE:
-        raise Refusal(400, f"a message is JSON of at most {MAX_MESSAGE} characters.")
+        raise RefusedError(400, f"a message is JSON of at most {MAX_MESSAGE} characters.")
     try:
         return json.loads(message)
     except (ValueError, RecursionError):
-        raise Refusal(400, "the message is not JSON.") from None
+        raise RefusedError(400, "the message is not JSON.") from None
 
 
 def _outgoing_track(next_frame: Any) -> MediaStreamTrack:
@@ -331,11 +357,3 @@ def _rgb(frame: Any) -> np.ndarray:
     factor = min(1.0, MAX_SIDE / max(frame.width, frame.height))
     width, height = (max(2, round(side * factor) // 2 * 2) for side in (frame.width, frame.height))
     return frame.to_ndarray(format="rgb24", width=width, height=height)
-
-
-def _square(image: np.ndarray, side: int) -> np.ndarray:
-    """The middle of a frame, RGB uint8 [side, side, 3]."""
-    height, width = image.shape[:2]
-    shortest = min(height, width)
-    top, left = (height - shortest) // 2, (width - shortest) // 2
-    return cv2.resize(image[top : top + shortest, left : left + shortest], (side, side), interpolation=cv2.INTER_AREA)

@@ -269,7 +269,8 @@ async function connect(mine) {
     setTimeout(done, OFFER_MS);
     check();
   });
-  const body = JSON.stringify({ type: "offer", sdp: connection.localDescription.sdp, settings: await settings() });
+  mine.told = await settings();
+  const body = JSON.stringify({ type: "offer", sdp: connection.localDescription.sdp, settings: mine.told });
   const answer = await ask("/api/live", { method: "POST", body, headers: { "Content-Type": "application/json" } });
   const said = await answer.json();
   mine.session = said.session;
@@ -304,8 +305,13 @@ async function tell() {
   telling = true;
   while (toTell) {
     toTell = false;
-    const message = JSON.stringify(await settings());
-    if (live?.channel?.readyState === "open") live.channel.send(message);
+    const now = await settings();
+    if (live?.channel?.readyState === "open") {
+      const told = live.told || {};
+      const fresh = Object.entries(now).filter(([name, value]) => JSON.stringify(value) !== JSON.stringify(told[name]));
+      if (fresh.length) live.channel.send(JSON.stringify(Object.fromEntries(fresh)));
+      live.told = now;
+    }
     await new Promise((done) => setTimeout(done, 40)); // a slider moves more often than frames come
   }
   telling = false;
@@ -323,7 +329,7 @@ async function hear(mine, message) {
   $("#hint").hidden = face || !frames;
   $("#hint").textContent = "No face is seen. Come closer, and let light fall on your face.";
   if (delay !== null && frames)
-    $("#figures").textContent = `${fps.toFixed(0)} fps · delay ${Math.round(delay)} ms · ${dropped} frames dropped`;
+    $("#figures").textContent = `${fps.toFixed(fps < 10 ? 1 : 0)} fps · delay ${Math.round(delay)} ms · ${dropped} frames dropped`;
 }
 
 // ms that a frame spends in this browser since the last report: encoding, waiting in the jitter buffer, decoding
