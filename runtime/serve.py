@@ -267,7 +267,7 @@ class Server:
         self.sessions[session.name] = session
         try:
             await session.apply(offer.get("settings", {}))
-            sdp = await session.answer(offer["sdp"])
+            sdp = await session.answer(offer["sdp"], request.client.host if request.client else "127.0.0.1")
         except BaseException:
             await session.close()
             raise

@@ -11,6 +11,7 @@ import asyncio
 import base64
 import contextlib
 import json
+import re
 import secrets
 import time
 import traceback
@@ -40,6 +41,7 @@ CONNECT_SECONDS = 20.0  # from the answer to the first frame
 SILENCE_SECONDS = 10.0  # without a frame, and the session ends
 STATS_SECONDS = 0.5  # between two reports to the page
 WINDOW_SECONDS = 2.0  # that a reported rate is measured over
+HIDDEN = re.compile(r"^(a=candidate:\S+ \S+ \S+ \S+ )\S+\.local ", flags=re.MULTILINE)
 AGES = 120  # frames that reported percentiles are taken over
 
 
@@ -67,8 +69,13 @@ class LiveSession:
         self.ages_ms: deque[float] = deque(maxlen=AGES)
         self._closed = False
 
-    async def answer(self, offer: str) -> str:
-        """The answer's SDP. `RefusedError` 400 for an offer that cannot be answered, 422 for one that is not one video."""
+    async def answer(self, offer: str, address: str) -> str:
+        """The answer's SDP. `RefusedError` 400 for an offer that cannot be answered, 422 for one that is not one video.
+
+        `address` is where the offer came from. Browsers hide their addresses behind names that only multicast DNS
+        knows; that address takes their place. Where it is 127.0.0.1, and media take another way, the browser's own
+        checks find the way, and the place holder keeps the connection waiting for them.
+        """
         from aiortc import MediaStreamError, RTCSessionDescription
 
         connection = self._connection
@@ -89,7 +96,9 @@ class LiveSession:
                 await self.close()
 
         try:
-            await connection.setRemoteDescription(RTCSessionDescription(offer, "offer"))
+            await connection.setRemoteDescription(
+                RTCSessionDescription(HIDDEN.sub(rf"\g<1>{address} ", offer), "offer")
+            )
             if [transceiver.kind for transceiver in connection.getTransceivers()] != ["video"]:
                 raise RefusedError(422, "an offer of exactly one video is needed, and no audio.")
             connection.addTrack(_outgoing_track(self._next))

@@ -291,7 +291,9 @@ def test_an_identity_of_another_encoder_and_a_code_of_another_shape(server: Serv
     for array in (np.zeros(7, np.float32), np.zeros(512), np.full(512, np.nan, np.float32)):
         file = io.BytesIO()
         np.save(file, array)
-        assert "no attribute code" in sentence(compose(server, ("identity", "ada"), ("attributes", file.getvalue())), 422)
+        assert "no attribute code" in sentence(
+            compose(server, ("identity", "ada"), ("attributes", file.getvalue())), 422
+        )
 
 
 def test_too_many_bytes(server: Server) -> None:
@@ -442,7 +444,9 @@ def test_fid_run_serve_answers_50_clients_and_ends_with_ctrl_c(toy_bundle: Path,
         assert set(statuses) <= {200, 503}
         assert statuses.count(200) >= 8
         composer.set_identity(ADA)
-        np.testing.assert_array_equal(picture(next(a for a in answers if a.status_code == 200)), composer.compose(SHADE))
+        np.testing.assert_array_equal(
+            picture(next(a for a in answers if a.status_code == 200)), composer.compose(SHADE)
+        )
         assert check(httpx.get(base + "api/identities")).status_code == 401
         large = {"identity": bytes(13_000_000)}
         assert check(httpx.post(base + "api/compose", files=large, headers=headers)).status_code == 413

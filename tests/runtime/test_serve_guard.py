@@ -33,7 +33,9 @@ def answer(access: Access, path: str = "/", method: str = "GET", **headers: str 
     return sent[0]["status"], {name.decode(): value.decode() for name, value in sent[0]["headers"]}
 
 
-@pytest.mark.parametrize("host", ["127.0.0.1", "127.0.0.1:8421", "localhost:8421", "LOCALHOST", "[::1]:8421", "127.9.9.9"])
+@pytest.mark.parametrize(
+    "host", ["127.0.0.1", "127.0.0.1:8421", "localhost:8421", "LOCALHOST", "[::1]:8421", "127.9.9.9"]
+)
 def test_loopback_answers_to_its_own_names(host: str) -> None:
     assert answer(Access("127.0.0.1"), host=host)[0] == 200
 
@@ -71,7 +73,15 @@ def test_the_own_origin_passes(origin: str | None) -> None:
 
 @pytest.mark.parametrize(
     "origin",
-    ["http://evil.example", "http://127.0.0.1:3000", "http://localhost:8421", "null", "", "file://", "http://127.0.0.1"],
+    [
+        "http://evil.example",
+        "http://127.0.0.1:3000",
+        "http://localhost:8421",
+        "null",
+        "",
+        "file://",
+        "http://127.0.0.1",
+    ],
 )
 def test_another_origin_is_refused(origin: str) -> None:
     for method in ("GET", "POST", "OPTIONS"):
@@ -94,7 +104,9 @@ def test_the_own_page_fetches() -> None:
         assert answer(Access("127.0.0.1"), "/api/identities", sec_fetch_site=site)[0] == 200
 
 
-@pytest.mark.parametrize("given", [None, "", "Bearer", "Bearer ", f"Bearer {TOKEN}x", f"Basic {TOKEN}", TOKEN, "Bearer ü"])
+@pytest.mark.parametrize(
+    "given", [None, "", "Bearer", "Bearer ", f"Bearer {TOKEN}x", f"Basic {TOKEN}", TOKEN, "Bearer ü"]
+)
 def test_a_wrong_token_is_refused_everywhere_but_on_the_page_and_the_health(given: str | None) -> None:
     access = Access("0.0.0.0", TOKEN)
     for path in ("/api/compose", "/api/live", "/api/live/x", "/api/identities", "/metrics", "/api/anything", "/api"):

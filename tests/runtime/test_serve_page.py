@@ -36,7 +36,7 @@ def write_camera(path: Path) -> Path:
 @pytest.fixture(scope="module")
 def address(toy_bundle: Path, fetched: Callable[[str], Path]) -> Iterator[str]:
     fetched("yunet")
-    with running(toy_bundle) as address:
+    with running(toy_bundle, "--token", TOKEN) as address:
         yield address
 
 
@@ -53,9 +53,15 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
 
 
 @pytest.fixture(params=SIZES)
-def page(request: pytest.FixtureRequest, browser: Browser, address: str) -> Iterator[Page]:
+def size(request: pytest.FixtureRequest) -> str:
+    """Both sizes, for the tests that do not name one."""
+    return request.param
+
+
+@pytest.fixture
+def page(size: str, browser: Browser, address: str) -> Iterator[Page]:
     """The page, opened and with its first picture, at each size; errors in its console fail the test."""
-    width, height = SIZES[request.param]
+    width, height = SIZES[size]
     context = browser.new_context(viewport={"width": width, "height": height}, permissions=["camera"])
     context.set_default_timeout(30_000)
     page = context.new_page()
@@ -64,6 +70,7 @@ def page(request: pytest.FixtureRequest, browser: Browser, address: str) -> Iter
     page.on("console", lambda said: complaints.append(said.text) if said.type in ("error", "warning") else None)
     page.goto(address)
     expect(page.locator("#picture")).to_be_visible(timeout=30_000)
+    assert page.url == address.partition("#")[0]  # the token is gone from what is shown and remembered
     yield page
     context.close()
     assert [said for said in complaints if "422" not in said] == []
@@ -83,6 +90,7 @@ def person(page: Page, kind: str, name: str) -> None:
     page.locator(f"[data-kind={kind}]").get_by_role("radio", name=name).check()
 
 
+@pytest.mark.parametrize("size", ["desktop"])
 def test_photos(page: Page, tmp_path: Path) -> None:
     first = shown(page)
     person(page, "identity", "eve")
@@ -109,6 +117,7 @@ def test_photos(page: Page, tmp_path: Path) -> None:
     expect(page.locator("#alert")).to_be_hidden()
 
 
+@pytest.mark.parametrize("size", ["desktop"])
 def test_a_photo_without_a_face_is_explained(page: Page, tmp_path: Path) -> None:
     cv2.imwrite(str(tmp_path / "wall.jpg"), np.full((200, 200, 3), 127, np.uint8))
     (tmp_path / "text.jpg").write_text("no picture")
@@ -119,6 +128,7 @@ def test_a_photo_without_a_face_is_explained(page: Page, tmp_path: Path) -> None
     expect(page.get_by_role("alert")).to_contain_text("not a picture that this browser can read")
 
 
+@pytest.mark.parametrize("size", ["phone"])
 def test_a_dropped_photo_and_one_that_the_browser_has_to_convert(page: Page, tmp_path: Path) -> None:
     cv2.imwrite(str(tmp_path / "face.bmp"), cv2.imread(str(FACES / "attributes-aside.jpg")))
     page.locator("#from-photo input[type=file]").set_input_files([tmp_path / "face.bmp"])
@@ -148,14 +158,15 @@ def test_the_camera(page: Page, address: str) -> None:
     page.locator("#view").select_option("side-by-side")
     page.wait_for_function(playing, arg=[560, 240])
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
-    assert httpx.get(address + "api/health").json()["live"]["sessions"] == 1
+    health = address.partition("#")[0] + "api/health"
+    assert httpx.get(health).json()["live"]["sessions"] == 1
     page.get_by_role("button", name="Stop camera").click()
     expect(figures).to_have_text("The camera is off.")
     for _ in range(50):
-        if httpx.get(address + "api/health").json()["live"]["sessions"] == 0:
+        if httpx.get(health).json()["live"]["sessions"] == 0:
             break
         page.wait_for_timeout(100)
-    assert httpx.get(address + "api/health").json()["live"]["sessions"] == 0
+    assert httpx.get(health).json()["live"]["sessions"] == 0
     page.get_by_role("radio", name="Photo", exact=True).check()
     expect(page.locator("#picture")).to_be_visible()
     expect(page.locator("#alert")).to_be_hidden()
@@ -177,24 +188,17 @@ def test_it_fits_and_everything_has_a_name(page: Page) -> None:
     assert small == []
 
 
-def test_the_token(browser: Browser, toy_bundle: Path) -> None:
-    with running(toy_bundle, "--token", TOKEN) as secret:
-        address, _, hidden = secret.partition("#")
-        assert hidden == f"token={TOKEN}"
-        context = browser.new_context()
-        page = context.new_page()
-        page.goto(address)
-        field = page.get_by_label("This server asks for its token")
-        field.fill("wrong-token-of-some-length")
-        page.get_by_role("button", name="Continue").click()
-        expect(page.get_by_role("alert")).to_contain_text("asks for its token")
-        field.fill(TOKEN)
-        page.get_by_role("button", name="Continue").click()
-        expect(page.locator("#picture")).to_be_visible(timeout=30_000)
-        context.close()
-        context = browser.new_context()
-        page = context.new_page()
-        page.goto(secret)
-        expect(page.locator("#picture")).to_be_visible(timeout=30_000)
-        assert page.url == address
-        context.close()
+def test_the_token(browser: Browser, address: str) -> None:
+    plain, _, hidden = address.partition("#")
+    assert hidden == f"token={TOKEN}"
+    context = browser.new_context()
+    page = context.new_page()
+    page.goto(plain)
+    field = page.get_by_label("This server asks for its token")
+    field.fill("wrong-token-of-some-length")
+    page.get_by_role("button", name="Continue").click()
+    expect(page.get_by_role("alert")).to_contain_text("asks for its token")
+    field.fill(TOKEN)
+    page.get_by_role("button", name="Continue").click()
+    expect(page.locator("#picture")).to_be_visible(timeout=30_000)
+    context.close()

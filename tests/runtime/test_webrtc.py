@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import json
+import re
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from fractions import Fraction
@@ -71,6 +72,7 @@ class Browser:
         self.connection = RTCPeerConnection(RTCConfiguration(iceServers=[]))
         self.connection.addTrack(camera)
         self.channel = self.connection.createDataChannel("settings")
+        self.change: Callable[[str], str] = lambda sdp: sdp  # of the offer
         self.heard: list[dict[str, Any]] = []
         self.channel.on("message", lambda text: self.heard.append(json.loads(text)))
         self.track: MediaStreamTrack | None = None
@@ -79,7 +81,7 @@ class Browser:
     async def start(self) -> httpx.Response:
         await self.connection.setLocalDescription(await self.connection.createOffer())
         local = self.connection.localDescription
-        offer = {"type": local.type, "sdp": local.sdp, "settings": self.settings}
+        offer = {"type": local.type, "sdp": self.change(local.sdp), "settings": self.settings}
         answer = await post(self.server, offer)
         if answer.status_code == 200:
             told = answer.json()
@@ -228,6 +230,21 @@ def test_a_slow_model_makes_few_frames_and_no_delay(server: Server, monkeypatch:
         assert late < early + composing_ms  # it does not grow with every frame that came meanwhile
 
     live(server, scene)
+
+
+def test_a_browser_that_hides_its_addresses_is_found(server: Server) -> None:
+    async def play() -> None:
+        browser = Browser(server, Camera(camera_picture()), {"identity": "ada"})
+        hidden = r"\g<1>e96228a0-e9da-474a-bcbe-282bc873adfd.local "
+        browser.change = lambda sdp: re.sub(r"(?m)^(a=candidate:\S+ \d udp \d+ )\S+ ", hidden, sdp)
+        try:
+            assert (await browser.start()).status_code == 200
+            await browser.picture()
+        finally:
+            await browser.connection.close()
+            await asyncio.gather(*(session.close() for session in list(server.sessions.values())))
+
+    asyncio.run(asyncio.wait_for(play(), 60))
 
 
 def test_what_is_shown_without_a_face(server: Server) -> None:
