@@ -6,6 +6,9 @@ const PHOTO_TYPES = ["image/jpeg", "image/png", "image/webp"]; // others are tur
 const AS_IT_IS_BYTES = 4e6; // a larger photo is made smaller before it is sent
 const LONGEST_SIDE = 2400; // px, of a photo that is made smaller
 const OFFER_MS = 3000; // at most so long for collecting network addresses
+const CONNECT_MS = 20000; // at most so long from the answer to a connection
+const NO_WAY =
+  "The video connection failed. Browser and server need a network in common, and browsers do not count loopback: without any network there is no live video.";
 const NO_PICTURE = "icon.svg"; // for an identity file
 
 const kinds = {
@@ -259,7 +262,7 @@ async function connect(mine) {
   });
   connection.addEventListener("connectionstatechange", () => {
     if (live !== mine) return;
-    if (connection.connectionState === "failed") end(mine, "The video connection failed.");
+    if (connection.connectionState === "failed") end(mine, NO_WAY);
     if (connection.connectionState === "disconnected") $("#figures").textContent = "Connection lost, trying again…";
   });
   await connection.setLocalDescription(await connection.createOffer());
@@ -276,6 +279,7 @@ async function connect(mine) {
   mine.session = said.session;
   if (live !== mine) return leave(mine);
   await connection.setRemoteDescription({ type: "answer", sdp: said.sdp });
+  setTimeout(() => live === mine && connection.connectionState !== "connected" && end(mine, NO_WAY), CONNECT_MS);
 }
 
 async function settings() {

@@ -22,7 +22,7 @@ pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is install
 
 
 def write_camera(path: Path) -> Path:
-    """A face that moves a little, as the uncompressed video that Chromium's fake camera plays: 320 x 240, 15 a second."""
+    """A face that moves a little, as the uncompressed video that Chromium's fake camera plays: 320 x 240, 15 fps."""
     face = cv2.resize(read_image(FACES / "attributes-shade.jpg"), (240, 240), interpolation=cv2.INTER_AREA)
     with path.open("wb") as file:
         file.write(b"YUV4MPEG2 W320 H240 F15:1 Ip A1:1 C420jpeg\n")
@@ -178,12 +178,13 @@ def test_it_fits_and_everything_has_a_name(page: Page) -> None:
         assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
         nameless = page.evaluate(
             "[...document.querySelectorAll('input, select, button, video, a')].filter((one) => one.checkVisibility() &&"
-            " !(one.ariaLabel || one.textContent.trim() || one.labels?.[0]?.textContent.trim())).map((one) => one.outerHTML)"
+            " !(one.ariaLabel || one.textContent.trim() || one.labels?.[0]?.textContent.trim()))"
+            ".map((one) => one.outerHTML)"
         )
         assert nameless == []
     small = page.evaluate(
-        "[...document.querySelectorAll('select, button, .button, .tiles label, .drop, input[type=range]')].filter((one) =>"
-        " one.checkVisibility() && one.getBoundingClientRect().height < 32).map((one) => one.outerHTML)"
+        "[...document.querySelectorAll('select, button, .button, .tiles label, .drop, input[type=range]')]"
+        ".filter((one) => one.checkVisibility() && one.getBoundingClientRect().height < 32).map((one) => one.outerHTML)"
     )
     assert small == []
 
