@@ -6,6 +6,7 @@
 The camera plays a shipped face that turns a little. Needs Chromium and the packages of the dev extra.
 """
 
+import contextlib
 import json
 import shutil
 import signal
@@ -69,6 +70,7 @@ def main(output: Path, everything: bool) -> None:
     program = next(filter(None, map(shutil.which, CHROMIUM)), None)
     if program is None:
         raise click.ClickException("no Chromium was found.")
+    output = output.absolute()
     output.mkdir(exist_ok=True)
     bundle = Composer().bundle
     note = Note(bundle.name, bundle.version, "page", PART_BY_ALGORITHM)
@@ -79,11 +81,11 @@ def main(output: Path, everything: bool) -> None:
         subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server,
     ):
         try:
-            write_camera(Path(folder) / "camera.y4m")
+            write_camera(Path(folder) / "camera")
             address = json.loads(server.stdout.readline() if server.stdout else "")["address"]
             flags = ["--use-fake-ui-for-media-stream", "--use-fake-device-for-media-stream"]
-            flags.append(f"--use-file-for-fake-video-capture={folder}/camera.y4m")
-            with sync_playwright() as playwright:
+            flags.append("--use-file-for-fake-video-capture=camera")  # the page shows this as the camera's name
+            with contextlib.chdir(folder), sync_playwright() as playwright:
                 browser = playwright.chromium.launch(executable_path=program, args=flags)
                 for size, camera in views:
                     name = f"serve-{'camera' if camera else 'photos'}-{size}" if everything else "serve"
