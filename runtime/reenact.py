@@ -1,7 +1,7 @@
 """Reenactment: frame after frame, a person's identity on the pose, expression and light of whoever is in the frame.
 
 One `Reenactor` serves a webcam, a video file and a browser alike: track, align, encode, map, smooth, generate. What
-a user sees of it is laid out by `Layout`: the frame with the head pasted in, both side by side, or the composition alone.
+a user sees of it is laid out by `Layout`: the frame with the head pasted in, both side by side, or the result alone.
 """
 
 from __future__ import annotations
@@ -92,7 +92,9 @@ class Reenactor:
         """The composition RGB uint8 [R, R, 3] of an aligned crop RGB uint8 [256, 256, 3], and its smoothed w."""
         composer, identity = self.composer, self.composer.identity
         if identity is None:
-            raise InputError("call set_identity(photo) of the composer first: it is not known yet whose face to compose.")
+            raise InputError(
+                "call set_identity(photo) of the composer first: it is not known yet whose face to compose."
+            )
         if identity is not self._identity:  # another person: no way leads there through w
             self._filter.reset()
             self._identity = identity

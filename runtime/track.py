@@ -163,8 +163,6 @@ def _usable(points: np.ndarray) -> bool:
     return abs(face.yaw_degrees) <= MAX_YAW_DEGREES and align(points).side_px * FACE_PART >= MIN_FACE_PX
 
 
-
-
 @cache
 def _inner_face() -> np.ndarray:
     """Where flow looks for corners: an oval from the forehead to the chin. uint8 [FLOW_SIDE, FLOW_SIDE], 0 or 255."""
