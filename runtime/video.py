@@ -35,6 +35,8 @@ ENCODERS = (
     "h264_amf",
     SOFTWARE,
 )  # tried in this order for live pictures
+BT709, LIMITED = 1, 1  # FFmpeg's numbers of the colour space of HD video and of its range 16..235
+EXACT = 4 | 0x2000 | 0x4000 | 0x40000  # swscale: bicubic, colour of every pixel, rounded; else all turns 1 to 2 darker
 QUALITY = {"crf": "18", "preset": "veryfast", "bf": "0"}  # of libx264; 18 is called visually lossless by its makers
 
 
@@ -115,7 +117,7 @@ def read_frames(clip: Clip, start: int | None = None, stop_s: float | None = Non
 
 def upright(frame: Any) -> np.ndarray:
     """A decoded frame as RGB uint8 [height, width, 3], turned as the file demands."""
-    image = frame.to_ndarray(format="rgb24")
+    image = frame.reformat(format="rgb24", interpolation=EXACT).to_ndarray()
     quarters = round(frame.rotation / 90) % 4
     return np.ascontiguousarray(np.rot90(image, quarters)) if quarters else image
 
@@ -237,9 +239,6 @@ def add_picture_stream(
     raise FidError("this build of PyAV has no H.264 encoder; `pip install --force-reinstall av` brings one.")
 
 
-BT709, LIMITED = 1, 1  # FFmpeg's numbers of the colour space of HD video and of its range 16..235
-
-
 def _encodes(name: str) -> bool:
     """Whether a hardware encoder really opens on this machine."""
     av = pyav()
@@ -257,7 +256,7 @@ def to_frame(picture: np.ndarray, stamp: int, time_base: Fraction) -> Any:
     """RGB uint8 [height, width, 3] as a frame for the encoder, in BT.709."""
     even = np.ascontiguousarray(picture[: picture.shape[0] // 2 * 2, : picture.shape[1] // 2 * 2])
     frame = pyav().VideoFrame.from_ndarray(even, format="rgb24")
-    frame = frame.reformat(format="yuv420p", dst_colorspace=BT709, dst_color_range=LIMITED)
+    frame = frame.reformat(format="yuv420p", dst_colorspace=BT709, dst_color_range=LIMITED, interpolation=EXACT)
     frame.pts, frame.time_base = stamp, time_base
     return frame
 
@@ -271,8 +270,9 @@ def _join(clip: Clip, parts: list[Path], output: Path, trim: tuple[float, float 
         picture.time_base = clip.time_base
         try:
             tracks = {track.index: target.add_stream_from_template(track) for track in source.streams.audio}
+            target.start_encoding()  # writes the head
         except (av.error.FFmpegError, ValueError) as error:
-            codec = source.streams.audio[0].codec_context.name
+            codec = source.streams.audio[0].codec_context.name if clip.sound else "no"
             raise InputError(
                 f"{output.suffix} files cannot hold {codec} sound unchanged; write a .mkv file."
             ) from error
