@@ -190,6 +190,42 @@ class Layout:
         self._paster.restore(part_of(state, "paster"))
 
 
+class Reenactment:
+    """A reenactor and a layout together: from frame to what the user sees. For one thread.
+
+    `timings` holds the ms of each stage of the last frame, the layout's as "paste"; `seen` whether it had a face.
+    """
+
+    def __init__(self, reenactor: Reenactor, layout: Layout) -> None:
+        self.reenactor, self.layout = reenactor, layout
+        self.timings: dict[str, float] = {}
+        self.seen = False
+
+    def reset(self) -> None:
+        """Forget all former frames."""
+        self.reenactor.reset()
+        self.layout.reset()
+
+    def picture(self, image: np.ndarray, time_s: float) -> np.ndarray:
+        """What the user sees of a frame RGB uint8 [height, width, 3] at its time in seconds: RGB uint8."""
+        step = self.reenactor.step(image, time_s)
+        start = time.perf_counter()
+        shown = self.layout.picture(image, step, time_s)
+        self.seen = step is not None
+        self.timings = {**self.reenactor.timings, "paste": 1e3 * (time.perf_counter() - start)}
+        return shown
+
+    def state(self) -> dict[str, np.ndarray]:
+        """What it remembers of former frames, as arrays; `restore` takes it back."""
+        parts = {"reenactor": self.reenactor.state(), "layout": self.layout.state()}
+        return {f"{part}.{name}": value for part, state in parts.items() for name, value in state.items()}
+
+    def restore(self, state: dict[str, np.ndarray]) -> None:
+        """Remember what `state` gave; the identity must be set already."""
+        self.reenactor.restore(part_of(state, "reenactor"))
+        self.layout.restore(part_of(state, "layout"))
+
+
 def _square(image: np.ndarray, side: int) -> np.ndarray:
     """The middle square of a picture at `side` px."""
     height, width = image.shape[:2]

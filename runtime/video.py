@@ -11,7 +11,9 @@ from __future__ import annotations
 import hashlib
 import heapq
 import json
+import queue
 import shutil
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
@@ -26,6 +28,7 @@ from .provenance import Note, append_note
 
 VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv")  # what can be written
 PART_FRAMES = 120
+CLOCK = Fraction(1, 90000)  # seconds; the unit of a recording's time stamps
 MISSING = "PyAV is not installed, which reads and writes videos: `pip install 'fid-face[video]'`."
 SOFTWARE = "libx264"
 ENCODERS = (
@@ -372,3 +375,60 @@ def _decoded(container: Any, stream: Any, path: Path) -> Iterator[Any]:
         return
     except av.error.FFmpegError as error:
         raise InputError(f"{path} cannot be decoded: {error}.") from error
+
+
+class Recorder:
+    """Writes live pictures into a file as they come, in a thread of its own; the file appears when it is closed."""
+
+    def __init__(self, output: Path, fps: float = 30.0, note: Note | None = None) -> None:
+        """Raises `InputError` for a name that cannot be written and `FidError` when PyAV is missing."""
+        pyav()
+        check_output(output, VIDEO_SUFFIXES)
+        self.output, self.encoder, self.count = output, "", 0
+        self._fps, self._note = fps, note
+        self._pictures: queue.Queue[tuple[np.ndarray, float] | None] = queue.Queue(8)
+        self._error: Exception | None = None
+        self._thread = threading.Thread(target=self._run, name="record", daemon=True)
+        self._thread.start()
+
+    def write(self, picture: np.ndarray, time_s: float) -> None:
+        """One picture RGB uint8 [height, width, 3] at its time in seconds; waits when the encoder is behind."""
+        if self._error is not None:
+            raise FidError(f"{self.output} could not be written: {self._error}.") from self._error
+        self._pictures.put((picture, time_s))
+
+    def close(self) -> None:
+        """Finish the file. Nothing is written when there was no picture."""
+        self._pictures.put(None)
+        self._thread.join()
+        if self._error is not None:
+            raise FidError(f"{self.output} could not be written: {self._error}.") from self._error
+
+    def _run(self) -> None:
+        try:
+            self._record()
+        except Exception as error:  # told by the next `write` or by `close`, in the caller's thread
+            self._error = error
+            while self._pictures.get() is not None:
+                pass
+
+    def _record(self) -> None:
+        first = self._pictures.get()
+        if first is None:
+            return
+        av, item, begin_s, last = pyav(), first, first[1], -1
+        shape = first[0].shape
+        with replacing(self.output) as temporary:
+            with av.open(str(temporary), "w") as container:
+                stream = add_picture_stream(container, shape, CLOCK, self._fps)
+                self.encoder = stream.codec_context.name
+                while item is not None:
+                    picture, time_s = item
+                    stamp = max(last + 1, round((time_s - begin_s) / CLOCK))
+                    if picture.shape == shape:  # another view may be chosen while it records; a file has one size
+                        container.mux(stream.encode(to_frame(picture, stamp, CLOCK)))
+                        self.count, last = self.count + 1, stamp
+                    item = self._pictures.get()
+                container.mux(stream.encode())
+            if self._note is not None:
+                append_note(temporary, self._note)

@@ -134,7 +134,7 @@ def test_pictures_and_their_colours_come_through(clip: Clip, tmp_path: Path) -> 
     own = np.stack([picture(number) for number in range(60)]).astype(float)
     assert np.abs(frames(clip.path) - own).mean() < 1.5
     assert np.abs(frames(tmp_path / "out.mp4") - own).mean() < 3.5
-    assert np.abs((frames(tmp_path / "out.mp4") - own).mean(axis=(0, 1, 2))).max() < 1.0  # no shift of colour
+    assert np.abs((frames(tmp_path / "out.mp4") - own).mean(axis=(0, 1, 2))).max() < 2.0  # no shift of colour
 
 
 @pytest.mark.parametrize("rotation", [90, 180, -90])
