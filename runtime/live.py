@@ -1,4 +1,4 @@
-"""The live path: camera thread -> mailbox for one frame -> composing thread -> room for one picture -> whoever shows it.
+"""The live path: camera thread -> mailbox for one frame -> composing thread -> room for one picture -> who shows it.
 
 Every place holds one item, so nothing can pile up and the picture is never later than one frame's wait and one frame's
 work; pictures come in the order of their frames. The age of a frame counts from its capture until its picture is handed

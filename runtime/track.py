@@ -51,13 +51,14 @@ class Tracker:
         """Forget the face: the next frame is searched."""
         self.points = None
 
-    def start(self, image: np.ndarray, face: Face) -> None:
-        """Follow this face of the frame RGB uint8 [height, width, 3] from now on."""
+    def start(self, image: np.ndarray, face: Face) -> np.ndarray:
+        """Follow this face of the frame RGB uint8 [height, width, 3] from now on; returns its points float64 [5, 2]."""
         self.points = self._detector.refine(image, face).points
         self._grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
         self._unit = np.array([align(self.points).side_px])
         self._count[1] = 0
         self._filter.reset()
+        return self.points
 
     def follow(self, image: np.ndarray, time_s: float) -> Alignment | None:
         """The alignment of the face in the next frame RGB uint8 [height, width, 3] at its time in seconds.
@@ -77,8 +78,10 @@ class Tracker:
             face = self._find(image)
             if face is None:
                 return None
-            self.start(image, face)
-        return self._smoothed(align(self.points), time_s) if _usable(self.points) else None
+            points = self.start(image, face)
+        else:
+            points = self.points
+        return self._smoothed(align(points), time_s) if _usable(points) else None
 
     def _find(self, image: np.ndarray) -> Face | None:
         """The largest face of the frame that is large enough and no profile."""
