@@ -466,6 +466,94 @@ def video(
 
 
 @main.command()
+@click.argument("source", type=FILE)
+@click.option("-o", "--output", type=FILE, required=True, help="A file, or a folder for a folder.")
+@click.option("--seed", type=click.IntRange(0, 2**31), default=0, show_default=True, help="Who stands in.")
+@click.option(
+    "--faces", type=click.Choice(["all", "largest"]), default="all", show_default=True, help="Whom to replace."
+)
+@click.option("--mute", is_flag=True, help="Leave the sound of videos out: a voice tells who somebody is.")
+@composing
+def deidentify(settings: Settings, source: Path, output: Path, seed: int, faces: str, mute: bool) -> None:
+    """Replace every person of a photo, a video, or a folder of them.
+
+    The report, in OUTPUT.json or in report.json of the folder, tells of every face whether a recogniser still takes
+    it for the same person. Exit code 1 when it does.
+    """
+    from functools import cache
+
+    from .deidentify import Deidentifier, plan, replace_people, summary
+    from .images import replacing
+    from .sample import Sampler
+
+    jobs, record = plan(source, output)
+    if source.is_dir():
+        _make_folder(output)
+    composer = settings.composer()
+    sampler = Sampler(composer)
+    draw = cache(lambda number: sampler.person(number)[1])
+    made_of = {"bundle": composer.bundle.version, "engine": settings.engine, "resolution": settings.resolution}
+    made_of |= {"deidentify": seed, "faces": faces}
+    note = settings.note(composer, "deidentification", with_photos=True)
+
+    def work(job: tuple[Path, Path]) -> dict[str, Any]:
+        person = Deidentifier(composer, draw, seed, faces)
+        with _frame_progress(job[0].name, None) as tick:
+            return replace_people(*job, person, settings=made_of, mute=mute, note=note, tick=tick)
+
+    done, failed = _attempt("files", jobs, work)
+    report = {**summary(done), "failed": failed}
+    with replacing(record) as temporary:
+        temporary.write_text(json.dumps(report, indent=1) + "\n")
+    text = f"{output}: {report['people']} people replaced, {report['still_matching']} still recognised"
+    if report["people"]:
+        text += f" (mean cosine {report['cosine_before']} before, {report['cosine_after']} after; "
+        text += f"{report['match_above']} and more is a match); see {record}"
+    settings.report(composer, text, report=record, **report)
+    _finish(failed)
+    if report["still_matching"]:
+        click.get_current_context().exit(1)
+
+
+@main.command()
+@click.option("--engine", "engines", type=click.Choice(ENGINES[1:]), multiple=True, help="[default: every one]")
+@click.option("--camera", type=FILE, metavar="FILE", help="A video to use as camera; the live path is measured too.")
+@click.option(
+    "--seconds", type=click.FloatRange(min=0.1), default=10.0, show_default=True, help="For each measurement."
+)
+@click.option("--bundle", type=FILE, help="A folder or .fid file with graphs. [default: the one in fid]")
+@click.option("--threads", type=click.IntRange(min=1), help="CPU threads. [default: one per core]")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+def bench(
+    engines: tuple[str, ...],
+    camera: Path | None,
+    seconds: float,
+    bundle: Path | None,
+    threads: int | None,
+    as_json: bool,
+) -> None:
+    """Measure speed and accuracy of every engine here."""
+    from .bench import bench as run_bench
+    from .bench import render
+
+    if camera is not None and not camera.is_file():
+        raise InputError(f"{camera} does not exist." if not camera.exists() else f"{camera} is not a file.")
+    face = min(FACES.glob("identity-*"))
+    options = {"bundle": bundle, "threads": threads}
+    rows = run_bench(
+        engines or ENGINES[1:],
+        face,
+        camera,
+        seconds,
+        options,
+        lambda engine: click.echo(f"fid-run: measuring {engine} ...", err=True),
+    )
+    click.echo(json.dumps({"seconds": seconds, "engines": rows}) if as_json else "\n".join(render(rows)))
+    if all("missing" in row for row in rows):
+        click.get_current_context().exit(1)
+
+
+@main.command()
 @click.option("-n", "--count", type=click.IntRange(min=1), default=1, show_default=True, help="How many people.")
 @click.option("--seed", type=click.IntRange(0, 2**32 - 1), help="The first person's number. [default: a random one]")
 @click.option(
@@ -658,7 +746,7 @@ def _progress(what: str, items: Iterable[T], count: int) -> Iterator[T]:
 
 
 @contextmanager
-def _frame_progress(what: str, count: int) -> Iterator[Callable[[int], None]]:
+def _frame_progress(what: str, count: int | None) -> Iterator[Callable[[int], None]]:
     """A bar with the time left, told how many frames are ready; nothing is drawn where nobody watches."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn

@@ -36,10 +36,10 @@ CUTOFF_HZ, BETA = 0.9, 14.0  # of the One-Euro filter, for positions in sides of
 class Tracker:
     """Follows the largest face, or the one given to `start`. One for each clip or camera, for one thread."""
 
-    def __init__(self, detector: Detector, *, smooth: float = 1.0, every: int = EVERY) -> None:
+    def __init__(self, detector: Detector, *, smooth: float = 1.0, every: int = EVERY, search: bool = True) -> None:
         """`smooth`: strength of the smoothing, 1 as measured, 0 none, 2 twice as steady. `every`: frames from one
-        detection to the next."""
-        self._detector, self._every = detector, every
+        detection to the next. `search`: look in the whole frame for a face that is lost; else it stays lost."""
+        self._detector, self._every, self._search = detector, every, search
         self._filter = OneEuro(CUTOFF_HZ, BETA)
         self.smooth = smooth
         self.points: np.ndarray | None = None  # float64 [5, 2], px of the last frame, not smoothed
@@ -75,7 +75,7 @@ class Tracker:
             self.points = None
         self._grey = grey
         if self.points is None:
-            face = self._find(image)
+            face = self._find(image) if self._search else None
             if face is None:
                 return None
             points = self.start(image, face)

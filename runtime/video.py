@@ -27,6 +27,7 @@ from .images import check_output, replacing
 from .provenance import Note, append_note
 
 VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv")  # what can be written
+VIDEO_INPUTS = (".mp4", ".mov", ".mkv", ".avi", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv", ".ts")  # what is looked for
 PART_FRAMES = 120
 CLOCK = Fraction(1, 90000)  # seconds; the unit of a recording's time stamps
 MISSING = "PyAV is not installed, which reads and writes videos: `pip install 'fid-face[video]'`."
@@ -69,7 +70,7 @@ class Clip:
     fps: float  # mean, frames/s
     frames: int  # as far as the file tells; else estimated from its duration
     time_base: Fraction  # seconds in one unit of its time stamps
-    sound: int  # how many sound tracks
+    sound: int  # how many sound tracks; 0 leaves them out
 
 
 def pyav() -> Any:
@@ -272,7 +273,9 @@ def _join(clip: Clip, parts: list[Path], output: Path, trim: tuple[float, float 
         picture = target.add_stream_from_template(head.streams.video[0])
         picture.time_base = clip.time_base
         try:
-            tracks = {track.index: target.add_stream_from_template(track) for track in source.streams.audio}
+            tracks = {
+                track.index: target.add_stream_from_template(track) for track in source.streams.audio if clip.sound
+            }
             target.start_encoding()  # writes the head
         except (av.error.FFmpegError, ValueError) as error:
             codec = source.streams.audio[0].codec_context.name if clip.sound else "no"
