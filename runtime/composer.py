@@ -170,6 +170,13 @@ class Composer:
         """One sentence for each way in which the open sessions are not what was asked for."""
         return list(dict.fromkeys(s.fallback for s in self._sessions.values() if s.fallback is not None))
 
+    def warm_up(self) -> None:
+        """Open the sessions of a frame and run them once, so that the first frame is as quick as the others."""
+        if self.identity is None:
+            raise InputError("call set_identity(photo) before warm_up().")
+        crop = np.zeros((CROP_SIZE, CROP_SIZE, 3), np.uint8)
+        self.image(self.w(self.identity, self.attribute_code(crop)))
+
     def note(self, kind: str, source_type: str = MADE_BY_ALGORITHM) -> Note:
         """The provenance note for a picture of this composer; `kind` as in `provenance.Note`."""
         return Note(self.bundle.name, self.bundle.version, kind, source_type)

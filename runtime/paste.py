@@ -4,9 +4,9 @@ The composition is an aligned crop, so the inverse of the alignment takes it hom
 
 - feathering: the opacity falls from 1 to 0 over a band along a rounded square just inside the crop, so that the whole
   head, hair included, is inside of it;
-- colour matching at the border: in that band, the smooth part of the difference between frame and composition is added
-  to the composition, fading out towards the face, so that the two backgrounds meet in one colour and the face keeps its
-  own. This is the membrane of Perez et al. 2003 ("Poisson image editing"), solved coarsely on a grid of 32 x 32;
+- colour matching at the border: the difference between frame and composition in that band is carried inwards to what
+  is near and of the same colour in the composition (a joint bilateral filter, Petschnigg et al. 2004, on a grid of
+  24 x 24), so that the generated wall takes the colour of the real one up to the hair, and the face keeps its own;
 - a memory: that difference is averaged over some frames, so that noise in the band does not make the head pulse. The
   mask itself is fixed in the crop and moves with the alignment, which is smoothed already.
 """
@@ -23,11 +23,12 @@ from .align import Alignment
 EDGE = 0.02  # the opacity reaches 0 this far inside the crop, in sides of the crop: a composition is worst at its edge
 FEATHER = 0.11  # width of the band in which it rises to 1, in sides of the crop
 ROUNDNESS = 3.6  # exponent of the superellipse |x|^n + |y|^n = 1: 2 is a circle, infinity a square
-GRID = 32  # cells a side: the colours of the band are matched at this coarseness
-REACH = 0.30  # how far inwards the matching fades out, in sides of the crop: it ends before the cheeks
-SPREAD = 1.6  # cells; the Gaussian that carries a difference along the band
-SAME = 55.0  # 0..255; a larger difference is no shade of one thing but hair against wall: it counts little
-TRACE = 0.02  # so little trust around, and nothing is corrected
+GRID = 24  # cells a side: colours are matched at this coarseness
+NEAR = 0.13  # sides of the crop; how far inwards a difference is carried (standard deviation)
+ALIKE = 28.0  # 0..255; how much a colour may differ from the band's to take part (standard deviation)
+SAME = 65.0  # 0..255; a larger difference is no shade of one thing but hair against wall: it counts little
+REACH = 0.13, 0.33  # sides of the crop; in full as far in as the first, not at all beyond the second: the face is there
+TRACE = 1.5  # so little trust around, in cells, and nothing is corrected
 MEMORY_S = 0.25  # seconds; time constant of the average of the difference
 CUT = 45.0  # 0..255; a mean jump of the difference beyond it is a cut to another scene, and nothing is remembered
 
@@ -40,7 +41,7 @@ class Paster:
     """
 
     def __init__(self) -> None:
-        self._difference: np.ndarray | None = None  # float32 [GRID, GRID, 3], remembered
+        self._difference: np.ndarray | None = None  # float32 [GRID, GRID, 3], averaged
 
     def reset(self) -> None:
         """Forget the colours of former frames."""
@@ -67,7 +68,8 @@ class Paster:
             difference = self._difference + (difference - self._difference) * (1 - np.exp(-step_s / MEMORY_S))
         self._difference = difference
         side = composed.shape[0]
-        return alignment.resized(side).paste(image, match_border(composed, difference), head_mask(side))
+        matched = match_border(composed, difference)
+        return alignment.resized(side).paste(image, matched, head_mask(side))
 
     def state(self) -> dict[str, np.ndarray]:
         """What it remembers of former frames, as arrays; `restore` takes it back."""
@@ -87,18 +89,19 @@ def head_mask(side: int) -> np.ndarray:
 
 
 def match_border(composed: np.ndarray, difference: np.ndarray) -> np.ndarray:
-    """`composed` uint8 [R, R, 3] with its border brought to the colours of the frame.
+    """`composed` uint8 [R, R, 3] with its border, and what is near and looks like it, in the colours of the frame.
 
-    `difference` is float32 [GRID, GRID, 3]: frame less composition. What lies in the band is spread along it and added,
-    in full at the edge of the mask and not at all beyond `REACH` inwards.
+    `difference` is float32 [GRID, GRID, 3]: frame less composition.
     """
-    band, fade = _band()
-    trust = band * np.exp(-((difference**2).mean(axis=2, keepdims=True)) / SAME**2)
-    spread = cv2.GaussianBlur(difference * trust, (0, 0), SPREAD, borderType=cv2.BORDER_CONSTANT)
-    weight = cv2.GaussianBlur(trust, (0, 0), SPREAD, borderType=cv2.BORDER_CONSTANT)[..., None]
-    field = spread / (weight + TRACE) * fade
+    band, nearness, fade = _band()
+    cells = coarse(composed).reshape(-1, 3)
+    witness, change = cells[band], difference.reshape(-1, 3)[band]
+    distance = (cells**2).sum(1)[:, None] + (witness**2).sum(1)[None] - 2 * cells @ witness.T
+    trust = np.exp(-(change**2).mean(1) / SAME**2)
+    weight = np.exp(distance * (-0.5 / (3 * ALIKE**2))) * nearness * trust
+    field = fade * (weight @ change) / (weight.sum(axis=1, keepdims=True) + TRACE)
     side = composed.shape[0]
-    full = cv2.resize(field, (side, side), interpolation=cv2.INTER_LINEAR)
+    full = cv2.resize(field.astype(np.float32).reshape(GRID, GRID, 3), (side, side), interpolation=cv2.INTER_LINEAR)
     return cv2.add(composed, full, dtype=cv2.CV_8U)
 
 
@@ -114,11 +117,15 @@ def smoothstep(t: np.ndarray) -> np.ndarray:
 
 
 @cache
-def _band() -> tuple[np.ndarray, np.ndarray]:
-    """Weight of each cell as a witness of the border, float32 [GRID, GRID, 1], and how much of the match it gets."""
-    depth = _depth(GRID)
-    witness = ((depth > -EDGE) & (depth < FEATHER)).astype(np.float32)[..., None]
-    return witness, smoothstep(1 - depth / REACH)[..., None]
+def _band() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The cells of the band, int [n]; how near each is to every cell, float32 [GRID * GRID, n]; and how much of the
+    match a cell gets, float32 [GRID * GRID, 1]."""
+    depth = _depth(GRID).ravel()
+    band = np.flatnonzero((depth > -EDGE) & (depth < FEATHER))
+    places = np.indices((GRID, GRID)).reshape(2, -1).T / GRID
+    squared = ((places[:, None] - places[band][None]) ** 2).sum(-1)
+    fade = smoothstep((REACH[1] - depth) / (REACH[1] - REACH[0]))[:, None]
+    return band, np.exp(-0.5 * squared / NEAR**2).astype(np.float32), fade
 
 
 def _depth(side: int) -> np.ndarray:

@@ -67,8 +67,16 @@ def embed_note(data: bytes, note: Note) -> bytes:
     if data[:4] == b"GIF8" and data.endswith(b"\x3b"):
         return data[:-1] + _GIF_HEAD + packet + _GIF_TAIL + b"\x3b"
     if data[4:8] == b"ftyp":
-        return data + struct.pack(">I", 24 + len(packet)) + b"uuid" + _MP4_UUID + packet
+        return data + _mp4_box(packet)
     raise ValueError("a provenance note can be put into PNG, JPEG, WebP, GIF and MP4 files only")
+
+
+def append_note(path: Path, note: Note) -> None:
+    """Put the note at the end of an MP4 or MOV file of any length; a file of another kind stays as it is."""
+    with open(path, "r+b") as file:
+        if file.read(8)[4:8] == b"ftyp":
+            file.seek(0, os.SEEK_END)
+            file.write(_mp4_box(_packet(note)))
 
 
 def read_note(path: str | os.PathLike[str]) -> Note | None:
@@ -83,6 +91,10 @@ def read_note(path: str | os.PathLike[str]) -> Note | None:
             known = {key: value for key, value in texts.items() if key in Note.__dataclass_fields__}
             return Note(**known, synthetic=synthetic)
     return None
+
+
+def _mp4_box(packet: bytes) -> bytes:
+    return struct.pack(">I", 24 + len(packet)) + b"uuid" + _MP4_UUID + packet
 
 
 def _packet(note: Note) -> bytes:

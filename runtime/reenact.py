@@ -1,7 +1,7 @@
 """Reenactment: frame after frame, a person's identity on the pose, expression and light of whoever is in the frame.
 
 One `Reenactor` serves a webcam, a video file and a browser alike: track, align, encode, map, smooth, generate. What
-a user sees of it is laid out by `Layout`: the frame with the head pasted in, both side by side, or the composition alone.
+a user sees of it is laid out by `Layout`: the frame with the head pasted in, both side by side, or the result alone.
 """
 
 from __future__ import annotations
@@ -92,7 +92,9 @@ class Reenactor:
         """The composition RGB uint8 [R, R, 3] of an aligned crop RGB uint8 [256, 256, 3], and its smoothed w."""
         composer, identity = self.composer, self.composer.identity
         if identity is None:
-            raise InputError("call set_identity(photo) of the composer first: it is not known yet whose face to compose.")
+            raise InputError(
+                "call set_identity(photo) of the composer first: it is not known yet whose face to compose."
+            )
         if identity is not self._identity:  # another person: no way leads there through w
             self._filter.reset()
             self._identity = identity
@@ -186,6 +188,42 @@ class Layout:
         """Remember what `state` gave."""
         self._held, self._time_s = state.get("held"), float(state["time_s"])
         self._paster.restore(part_of(state, "paster"))
+
+
+class Reenactment:
+    """A reenactor and a layout together: from frame to what the user sees. For one thread.
+
+    `timings` holds the ms of each stage of the last frame, the layout's as "paste"; `seen` whether it had a face.
+    """
+
+    def __init__(self, reenactor: Reenactor, layout: Layout) -> None:
+        self.reenactor, self.layout = reenactor, layout
+        self.timings: dict[str, float] = {}
+        self.seen = False
+
+    def reset(self) -> None:
+        """Forget all former frames."""
+        self.reenactor.reset()
+        self.layout.reset()
+
+    def picture(self, image: np.ndarray, time_s: float) -> np.ndarray:
+        """What the user sees of a frame RGB uint8 [height, width, 3] at its time in seconds: RGB uint8."""
+        step = self.reenactor.step(image, time_s)
+        start = time.perf_counter()
+        shown = self.layout.picture(image, step, time_s)
+        self.seen = step is not None
+        self.timings = {**self.reenactor.timings, "paste": 1e3 * (time.perf_counter() - start)}
+        return shown
+
+    def state(self) -> dict[str, np.ndarray]:
+        """What it remembers of former frames, as arrays; `restore` takes it back."""
+        parts = {"reenactor": self.reenactor.state(), "layout": self.layout.state()}
+        return {f"{part}.{name}": value for part, state in parts.items() for name, value in state.items()}
+
+    def restore(self, state: dict[str, np.ndarray]) -> None:
+        """Remember what `state` gave; the identity must be set already."""
+        self.reenactor.restore(part_of(state, "reenactor"))
+        self.layout.restore(part_of(state, "layout"))
 
 
 def _square(image: np.ndarray, side: int) -> np.ndarray:

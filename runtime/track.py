@@ -36,10 +36,10 @@ CUTOFF_HZ, BETA = 0.9, 14.0  # of the One-Euro filter, for positions in sides of
 class Tracker:
     """Follows the largest face, or the one given to `start`. One for each clip or camera, for one thread."""
 
-    def __init__(self, detector: Detector, *, smooth: float = 1.0, every: int = EVERY) -> None:
+    def __init__(self, detector: Detector, *, smooth: float = 1.0, every: int = EVERY, search: bool = True) -> None:
         """`smooth`: strength of the smoothing, 1 as measured, 0 none, 2 twice as steady. `every`: frames from one
-        detection to the next."""
-        self._detector, self._every = detector, every
+        detection to the next. `search`: look in the whole frame for a face that is lost; else it stays lost."""
+        self._detector, self._every, self._search = detector, every, search
         self._filter = OneEuro(CUTOFF_HZ, BETA)
         self.smooth = smooth
         self.points: np.ndarray | None = None  # float64 [5, 2], px of the last frame, not smoothed
@@ -51,13 +51,14 @@ class Tracker:
         """Forget the face: the next frame is searched."""
         self.points = None
 
-    def start(self, image: np.ndarray, face: Face) -> None:
-        """Follow this face of the frame RGB uint8 [height, width, 3] from now on."""
+    def start(self, image: np.ndarray, face: Face) -> np.ndarray:
+        """Follow this face of the frame RGB uint8 [height, width, 3] from now on; returns its points float64 [5, 2]."""
         self.points = self._detector.refine(image, face).points
         self._grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
         self._unit = np.array([align(self.points).side_px])
         self._count[1] = 0
         self._filter.reset()
+        return self.points
 
     def follow(self, image: np.ndarray, time_s: float) -> Alignment | None:
         """The alignment of the face in the next frame RGB uint8 [height, width, 3] at its time in seconds.
@@ -74,11 +75,13 @@ class Tracker:
             self.points = None
         self._grey = grey
         if self.points is None:
-            face = self._find(image)
+            face = self._find(image) if self._search else None
             if face is None:
                 return None
-            self.start(image, face)
-        return self._smoothed(align(self.points), time_s) if _usable(self.points) else None
+            points = self.start(image, face)
+        else:
+            points = self.points
+        return self._smoothed(align(points), time_s) if _usable(points) else None
 
     def _find(self, image: np.ndarray) -> Face | None:
         """The largest face of the frame that is large enough and no profile."""
@@ -161,8 +164,6 @@ def part_of(state: dict[str, np.ndarray], name: str) -> dict[str, np.ndarray]:
 def _usable(points: np.ndarray) -> bool:
     face = Face((0, 0, 0, 0), points, 1.0)
     return abs(face.yaw_degrees) <= MAX_YAW_DEGREES and align(points).side_px * FACE_PART >= MIN_FACE_PX
-
-
 
 
 @cache

@@ -1,0 +1,345 @@
+"""Cameras through OpenCV, and files that behave like cameras: one thread reads, and only the newest frame waits.
+
+A camera that is read slower than it delivers queues frames in its driver, and the picture is late by more and more. So
+a thread of its own reads all the time and puts each frame into a mailbox with room for one: whoever asks gets the
+newest, and the rest are counted as dropped. A file is paced by its own time stamps, so that all of this runs without a
+camera. What a camera does wrong is told as a notice: gone, back, black, frozen.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+import time
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import cv2
+import numpy as np
+
+from .errors import FidError, InputError
+
+VIDEO4LINUX = Path("/sys/class/video4linux")
+DEVICES = Path("/dev")
+PROBED = 6  # cameras 0 to 5 are tried where the system cannot be asked for a list
+BLACK_MEAN, BLACK_SPREAD = 12.0, 4.0  # 0..255; darker and flatter than this is black
+SUSPECT_S = 1.0  # seconds of black pictures before it is told
+FROZEN_S = 3.0  # seconds of one and the same picture before it is told; a real sensor has noise
+RETRY_S = 0.5  # between two attempts to open a camera that went away
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class CameraInfo:
+    """One camera of this machine."""
+
+    index: int  # what OpenCV calls it
+    name: str  # what its maker calls it
+    backend: str  # what reads it: V4L2, DSHOW, AVFOUNDATION
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One picture of a camera."""
+
+    image: np.ndarray  # RGB uint8 [height, width, 3]
+    number: int  # counted from 0, those that nobody took included
+    captured_s: float  # `time.perf_counter()` when it was there
+    time_s: float  # of the picture itself, from the first on
+
+
+class Mailbox(Generic[T]):
+    """Room for one: the newest wins. For one who puts and one who takes."""
+
+    def __init__(self) -> None:
+        self.dropped = 0  # how many were replaced before anybody took them
+        self._full = threading.Condition()
+        self._item: T | None = None
+        self._closed = False
+
+    def put(self, item: T) -> None:
+        """Replace whatever is in it."""
+        with self._full:
+            self.dropped += self._item is not None
+            self._item = item
+            self._full.notify()
+
+    def take(self, timeout_s: float | None = None) -> T | None:
+        """Wait for an item and take it; None when there was none in time, or none will come any more."""
+        with self._full:
+            self._full.wait_for(lambda: self._item is not None or self._closed, timeout_s)
+            item, self._item = self._item, None
+            return item
+
+    def close(self) -> None:
+        """Nothing will be put any more; what is in it can still be taken."""
+        with self._full:
+            self._closed = True
+            self._full.notify_all()
+
+    @property
+    def ended(self) -> bool:
+        """Whether it is closed and empty."""
+        with self._full:
+            return self._closed and self._item is None
+
+
+def list_cameras() -> list[CameraInfo]:
+    """The cameras of this machine. Only Linux and macOS tell names without further software; elsewhere the first few
+    numbers are tried one by one."""
+    backend = _backend()[1]
+    if sys.platform.startswith("linux"):
+        found = []
+        for entry in sorted(VIDEO4LINUX.glob("video*"), key=lambda path: int(path.name[5:] or 0)):
+            second = (entry / "index").read_text().strip() if (entry / "index").is_file() else "0"
+            if second == "0":  # further nodes of one camera carry its metadata
+                found.append(CameraInfo(int(entry.name[5:]), (entry / "name").read_text().strip(), backend))
+        return found
+    if sys.platform == "darwin":
+        return [CameraInfo(number, name, backend) for number, name in enumerate(_names_on_macos())]
+    return [CameraInfo(n, f"camera {n}", backend) for n in range(PROBED) if _probe(n)]
+
+
+def find_camera(text: str) -> int | Path:
+    """The number of the camera that is meant by a number or a part of its name, or the file that plays one.
+
+    Raises `InputError`, naming the cameras that are there, when there is none or more than one of that name.
+    """
+    if text.isdecimal():
+        return int(text)
+    if Path(text).is_file():
+        return Path(text)
+    if text.startswith("/dev/video") and text[10:].isdecimal():
+        return int(text[10:])
+    cameras = list_cameras()
+    exact = [camera for camera in cameras if camera.name.lower() == text.lower()]
+    named = exact or [camera for camera in cameras if text.lower() in camera.name.lower()]
+    if len(named) == 1:
+        return named[0].index
+    if Path(text).suffix and not named:
+        raise InputError(f"{text} does not exist; --camera takes a camera's number, its name, or a video file.")
+    many = "no camera is" if not named else f"{len(named)} cameras are"
+    raise InputError(f"{many} called {text!r}; {describe_cameras(named or cameras)}")
+
+
+def describe_cameras(cameras: list[CameraInfo]) -> str:
+    """One sentence that lists cameras."""
+    if not cameras:
+        return "this machine has no camera that can be seen; a video file can play one: --camera FILE."
+    return "there are " + ", ".join(f"{camera.index} ({camera.name})" for camera in cameras) + "."
+
+
+class Camera:
+    """A camera, or a file in its place, read by a thread of its own from `start` to `stop`.
+
+    camera = Camera(0)
+    camera.start()
+    frame = camera.mailbox.take(1.0)
+    """
+
+    def __init__(
+        self,
+        source: int | Path,
+        *,
+        width: int | None = None,
+        height: int | None = None,
+        fps: float | None = None,
+        again: bool = False,
+        notice: Callable[[str], None] = lambda text: None,
+    ) -> None:
+        """`width`, `height` px and `fps`: what is asked of a camera, which may give something else. `again`: a file
+        starts over at its end. `notice` is called from the reading thread with one sentence for what is wrong."""
+        self.mailbox: Mailbox[Frame] = Mailbox()
+        self.error: FidError | None = None  # why it ended, if it did not end well
+        self._source, self._again, self._notice = source, again, notice
+        self._wish = (width, height, fps)
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="camera", daemon=True)
+        self._watch = Watch(notice)
+        self._number = 0
+        self._capture: Any = None
+
+    def start(self) -> None:
+        """Open it and begin. Raises `InputError` or `FidError` in one sentence when it gives no picture."""
+        self._capture = self._opened()
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the thread and give the camera back."""
+        self._stop.set()
+        self.mailbox.close()
+        if self._thread.is_alive():
+            self._thread.join(5)
+
+    def _opened(self) -> Any:
+        if isinstance(self._source, Path):
+            capture = cv2.VideoCapture(str(self._source))
+            if not capture.isOpened():
+                raise InputError(f"{self._source} is not a video that can be read, so it cannot play a camera.")
+            return capture
+        capture = cv2.VideoCapture(self._source, _backend()[0])
+        if not capture.isOpened():
+            capture.release()
+            raise FidError(why_not(self._source))
+        width, height, fps = self._wish
+        capture.set(cv2.CAP_PROP_FOURCC, cv2.VideoWriter.fourcc(*"MJPG"))  # raw pictures of 1080p come at 5 a second
+        for what, value in ((cv2.CAP_PROP_FRAME_WIDTH, width), (cv2.CAP_PROP_FRAME_HEIGHT, height)):
+            if value is not None:
+                capture.set(what, value)
+        capture.set(cv2.CAP_PROP_FPS, fps or 30)
+        capture.set(cv2.CAP_PROP_BUFFERSIZE, 1)
+        if not capture.read()[0]:
+            capture.release()
+            raise FidError(
+                f"camera {self._source} opens and gives no picture; is another program using it? Close that one, "
+                "or choose another camera (--list)."
+            )
+        return capture
+
+    def _run(self) -> None:
+        try:
+            if isinstance(self._source, Path):
+                self._play()
+            else:
+                self._film()
+        except FidError as error:
+            self.error = error
+        finally:
+            self._capture.release()
+            self.mailbox.close()
+
+    def _film(self) -> None:
+        begin = time.perf_counter()
+        while not self._stop.is_set():
+            there, image = self._capture.read()
+            now = time.perf_counter()
+            if not there or image is None:
+                self._wait_for_return()
+                continue
+            self._put(image, now, now - begin)
+
+    def _wait_for_return(self) -> None:
+        self._notice(f"camera {self._source} is gone; plug it in again, and the picture comes back.")
+        self._capture.release()
+        while not self._stop.wait(RETRY_S):
+            try:
+                self._capture = self._opened()
+            except FidError:
+                continue
+            self._notice(f"camera {self._source} is back.")
+            return
+
+    def _play(self) -> None:
+        """Every frame of the file at its own time; those that are late are put all the same, as a camera would."""
+        base_s = 0.0
+        begin = time.perf_counter()
+        last_s = step_s = 0.0
+        while not self._stop.is_set():
+            there, image = self._capture.read()
+            if not there:
+                if self._number == 0:
+                    raise InputError(f"{self._source} has no frame that can be decoded.")
+                if not self._again:
+                    return
+                self._capture.release()
+                self._capture = self._opened()
+                base_s, last_s = last_s + step_s, -1.0
+                continue
+            own_s = base_s + self._capture.get(cv2.CAP_PROP_POS_MSEC) / 1e3
+            step_s = own_s - last_s if last_s >= 0 and own_s > last_s else step_s or 1 / 30
+            last_s = own_s
+            if self._stop.wait(max(0.0, begin + own_s - time.perf_counter())):
+                return
+            self._put(image, time.perf_counter(), own_s)
+
+    def _put(self, image: np.ndarray, captured_s: float, time_s: float) -> None:
+        if isinstance(self._source, int):
+            self._watch.look(image, captured_s)
+        image = cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+        self.mailbox.put(Frame(image, self._number, captured_s, time_s))
+        self._number += 1
+
+
+class Watch:
+    """Notices a black and a frozen picture, and tells each once until it is well again."""
+
+    def __init__(self, notice: Callable[[str], None]) -> None:
+        self._notice = notice
+        self._black_s: float | None = None
+        self._same_s: float | None = None
+        self._told: set[str] = set()
+        self._sum = -1
+
+    def look(self, image: np.ndarray, now_s: float) -> None:
+        """One picture uint8 [height, width, 3] at a time in seconds."""
+        small = image[::8, ::8]
+        black = small.mean() < BLACK_MEAN and small.std() < BLACK_SPREAD
+        self._black_s = (self._black_s if self._black_s is not None else now_s) if black else None
+        total = zlib.crc32(np.ascontiguousarray(small).data)
+        self._same_s = (self._same_s if self._same_s is not None else now_s) if total == self._sum else None
+        self._sum = total
+        self._tell(
+            "black",
+            self._black_s is not None and now_s - self._black_s >= SUSPECT_S,
+            "the camera gives black pictures; is its cover closed, is another program using it, or does the system "
+            "forbid it (privacy settings, camera)?",
+        )
+        self._tell(
+            "frozen",
+            not black and self._same_s is not None and now_s - self._same_s >= FROZEN_S,
+            "the camera gives the same picture again and again; unplug it and plug it in again.",
+        )
+
+    def _tell(self, what: str, wrong: bool, sentence: str) -> None:
+        if wrong and what not in self._told:
+            self._told.add(what)
+            self._notice(sentence)
+        elif not wrong:
+            self._told.discard(what)
+
+
+def why_not(index: int) -> str:
+    """One sentence on why camera `index` does not open, with what to do."""
+    if sys.platform.startswith("linux"):
+        device = DEVICES / f"video{index}"
+        if not device.exists():
+            return f"there is no camera {index}; {describe_cameras(list_cameras())}"
+        if not os.access(device, os.R_OK | os.W_OK):
+            return (
+                f"this user may not open {device}; `sudo usermod -aG video $USER`, then log in again, gives the "
+                "permission."
+            )
+        return f"camera {index} does not open; another program may be using it, or it records no pictures (--list)."
+    return (
+        f"camera {index} does not open; it may not exist (--list), another program may be using it, or the system's "
+        "privacy settings forbid it."
+    )
+
+
+def _backend() -> tuple[int, str]:
+    """OpenCV's number and name of what reads cameras here: the one whose numbers stay the same from start to start."""
+    if sys.platform.startswith("linux"):
+        return cv2.CAP_V4L2, "V4L2"
+    if sys.platform == "darwin":
+        return cv2.CAP_AVFOUNDATION, "AVFOUNDATION"
+    return cv2.CAP_DSHOW, "DSHOW"  # it opens at once; Media Foundation may take minutes and counts differently
+
+
+def _probe(index: int) -> bool:
+    capture = cv2.VideoCapture(index, _backend()[0])
+    try:
+        return capture.isOpened()
+    finally:
+        capture.release()
+
+
+def _names_on_macos() -> list[str]:
+    done = subprocess.run(["system_profiler", "SPCameraDataType"], capture_output=True, text=True, check=False)
+    lines = [line for line in done.stdout.splitlines() if line.startswith("    ") and not line.startswith("     ")]
+    return [line.strip().rstrip(":") for line in lines]

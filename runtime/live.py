@@ -1,0 +1,176 @@
+"""The live path: camera thread -> mailbox for one frame -> composing thread -> room for one picture -> who shows it.
+
+Every place holds one item, so nothing can pile up and the picture is never later than one frame's wait and one frame's
+work; pictures come in the order of their frames. The age of a frame counts from its capture until its picture is handed
+over, and is kept as a histogram, so that an hour takes no more memory than a minute.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from .camera import Camera, Frame
+from .errors import FidError
+from .reenact import Reenactment
+
+BIN_MS = 0.5  # width of a bin of the histogram of ages
+BINS = 20_000  # up to 10 s; what is older counts as 10 s
+WAIT_S = 0.1  # how often a waiting thread looks whether it should stop
+
+
+@dataclass(frozen=True)
+class Shown:
+    """One picture, handed over."""
+
+    image: np.ndarray  # RGB uint8 [height, width, 3]
+    number: int  # of its frame
+    time_s: float  # of its frame, from the first on
+    age_ms: float  # from capture to hand-over
+    seen: bool  # whether there was a face
+
+
+class Ages:
+    """Percentiles and slope of frame ages, in constant memory."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._bins = np.zeros(BINS + 1, np.int64)
+        self._sums = np.zeros(4)  # of t, age, t * t, t * age
+
+    def add(self, age_ms: float, time_s: float) -> None:
+        """One age, at a time in seconds."""
+        self.count += 1
+        self._bins[min(int(age_ms / BIN_MS), BINS)] += 1
+        self._sums += (time_s, age_ms, time_s * time_s, time_s * age_ms)
+
+    def percentile(self, percent: float) -> float:
+        """ms, to the width of a bin; 0 when there is none yet."""
+        if not self.count:
+            return 0.0
+        rank = np.searchsorted(np.cumsum(self._bins), percent / 100 * self.count)
+        return float((min(rank, BINS) + 1) * BIN_MS)
+
+    @property
+    def slope_ms_per_s(self) -> float:
+        """How much older the frames get with every second, by least squares."""
+        t, age, tt, t_age = self._sums
+        spread = self.count * tt - t * t
+        return float((self.count * t_age - t * age) / spread) if spread > 1e-9 else 0.0
+
+    def summary(self) -> dict[str, float]:
+        """p50, p95, p99 in ms."""
+        return {f"p{percent}": round(self.percentile(percent), 1) for percent in (50, 95, 99)}
+
+
+class Live:
+    """A camera through a reenactment, on threads of their own, from `start` to `stop`.
+
+    live = Live(camera, reenactment)
+    live.start()
+    shown = live.take(0.1)  # None: nothing new yet
+    """
+
+    def __init__(
+        self, camera: Camera, reenactment: Reenactment, *, mirror: bool = False, fps_cap: float | None = None
+    ) -> None:
+        """`mirror`: left and right of what is shown swapped. `fps_cap`: at most so many pictures a second."""
+        self.mirror, self.paused = mirror, False
+        self.ages, self.taken = Ages(), 0
+        self.started_s = 0.0
+        self._camera, self._reenactment = camera, reenactment
+        self._gap_s = 1 / fps_cap if fps_cap else 0.0
+        self._pictures: queue.Queue[tuple[Frame, np.ndarray, bool]] = queue.Queue(1)
+        self._orders: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="compose", daemon=True)
+        self._error: BaseException | None = None
+        self._stages: dict[str, tuple[float, int]] = {}  # sum of ms, count
+
+    def start(self) -> None:
+        """Open the camera and begin; raises what the camera raises."""
+        self._camera.start()
+        self.started_s = time.perf_counter()
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End both threads."""
+        self._stop.set()
+        self._camera.stop()
+        if self._thread.is_alive():
+            self._thread.join(10)
+
+    def order(self, change: Callable[[], None]) -> None:
+        """Have `change` run by the composing thread between two frames: composers are for one thread."""
+        self._orders.put(change)
+
+    def take(self, timeout_s: float) -> Shown | None:
+        """The next picture; None when there was none in time. Raises what ended the threads, if anything did."""
+        try:
+            frame, image, seen = self._pictures.get(timeout=timeout_s)
+        except queue.Empty:
+            if self._error is not None:
+                raise self._error from None
+            if self._camera.error is not None:
+                raise self._camera.error from None
+            return None
+        now = time.perf_counter()
+        age_ms = 1e3 * (now - frame.captured_s)
+        self.ages.add(age_ms, now - self.started_s)
+        self.taken += 1
+        return Shown(image, frame.number, frame.time_s, age_ms, seen)
+
+    @property
+    def ended(self) -> bool:
+        """Whether no picture will come any more."""
+        return not self._thread.is_alive() and self._pictures.empty() and self._error is None
+
+    @property
+    def dropped(self) -> int:
+        """Frames that nobody took because a newer one came."""
+        return self._camera.mailbox.dropped
+
+    @property
+    def stage_ms(self) -> dict[str, float]:
+        """Mean ms of every stage so far."""
+        return {stage: round(total / count, 2) for stage, (total, count) in list(self._stages.items())}
+
+    def _run(self) -> None:
+        due_s = 0.0
+        try:
+            while not self._stop.is_set() and not self._camera.mailbox.ended:
+                while not self._orders.empty():
+                    self._orders.get()()
+                if self._stop.wait(max(0.0, due_s - time.perf_counter())):
+                    return
+                frame = None if self._pause() else self._camera.mailbox.take(WAIT_S)
+                if frame is None:
+                    continue
+                due_s = max(due_s + self._gap_s, time.perf_counter())
+                image = self._reenactment.picture(frame.image, frame.time_s)
+                if self.mirror:
+                    image = np.ascontiguousarray(image[:, ::-1])
+                for stage, ms in self._reenactment.timings.items():
+                    total, count = self._stages.get(stage, (0.0, 0))
+                    self._stages[stage] = total + ms, count + 1
+                self._hand_over((frame, image, self._reenactment.seen))
+        except (FidError, MemoryError, ValueError, RuntimeError) as error:
+            self._error = error
+
+    def _pause(self) -> bool:
+        if self.paused:
+            self._stop.wait(WAIT_S)
+        return self.paused
+
+    def _hand_over(self, item: tuple[Frame, np.ndarray, bool]) -> None:
+        while not self._stop.is_set():
+            try:
+                self._pictures.put(item, timeout=WAIT_S)
+                return
+            except queue.Full:
+                continue
