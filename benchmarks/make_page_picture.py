@@ -81,10 +81,10 @@ def main(output: Path, everything: bool) -> None:
         subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server,
     ):
         try:
-            write_camera(Path(folder) / "camera")
+            write_camera(Path(folder) / "camera.y4m")
             address = json.loads(server.stdout.readline() if server.stdout else "")["address"]
             flags = ["--use-fake-ui-for-media-stream", "--use-fake-device-for-media-stream"]
-            flags.append("--use-file-for-fake-video-capture=camera")  # the page shows this as the camera's name
+            flags.append("--use-file-for-fake-video-capture=camera.y4m")  # the page shows this as the camera's name
             with contextlib.chdir(folder), sync_playwright() as playwright:
                 browser = playwright.chromium.launch(executable_path=program, args=flags)
                 for size, camera in views:
