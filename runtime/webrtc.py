@@ -25,7 +25,7 @@ import numpy as np
 from .errors import FidError
 from .identity import Identity
 from .interpolate import identity_between
-from .reenact import NO_FACE, VIEWS, Layout, Reenactor
+from .reenact import NO_FACE, VIEWS, Layout, Reenactment, Reenactor
 from .serve_guard import RefusedError
 
 if TYPE_CHECKING:
@@ -305,39 +305,39 @@ class PictureMaker:
         self.stage_ms: dict[str, float] = {}  # of the last frame
         self.face_seen = False
         self._composer = composer
-        self._reenactor: Reenactor | None = None
-        self._layout: Layout | None = None
         self._settings = Settings()
         self._person: Identity | None = None
+        self._reenactment: Reenactment | None = None
+        self._shape: tuple[int, ...] = ()  # of the last frame
 
     def picture(self, frame: Any, settings: Settings) -> np.ndarray:
         """RGB uint8 [height, width, 3], even sides, of a video frame."""
         start = time.perf_counter()
-        reenactor, layout = self._prepare(settings)
-        image = _rgb(frame)
-        at_s = frame.time or 0.0
+        reenactment = self._prepare(settings)
         self._composer.identity = self._person  # the sessions share the composer, and this thread runs one at a time
-        step = reenactor.step(image, at_s)
-        self.face_seen = step is not None
-        made = time.perf_counter()
-        picture = layout.picture(image, step, at_s)
-        end = time.perf_counter()
-        self.stage_ms = {**reenactor.timings, "show": 1e3 * (end - made), "all": 1e3 * (end - start)}
+        image = _rgb(frame)
+        if image.shape != self._shape:  # a phone was turned, or the browser sends smaller frames to save work
+            reenactment.reset()
+            self._shape = image.shape
+        picture = reenactment.picture(image, frame.time or 0.0)
+        self.face_seen = reenactment.seen
+        self.stage_ms = {**reenactment.timings, "all": 1e3 * (time.perf_counter() - start)}
         return picture
 
-    def _prepare(self, settings: Settings) -> tuple[Reenactor, Layout]:
+    def _prepare(self, settings: Settings) -> Reenactment:
         """What is new since the last frame; a person in between is made once, so that smoothing knows them again."""
         former, self._settings = self._settings, settings
-        if self._reenactor is None:
-            self._reenactor = Reenactor(self._composer, smooth=settings.smooth)
-        elif former.smooth != settings.smooth:
-            self._reenactor.smooth = settings.smooth
-        if self._layout is None or (former.view, former.no_face) != (settings.view, settings.no_face):
-            self._layout = Layout(settings.view, settings.no_face, self._composer.resolution)
-        same = former.people is settings.people and former.identity_mix == settings.identity_mix
-        if self._person is None or not same:
+        same_view = (former.view, former.no_face) == (settings.view, settings.no_face)
+        if self._reenactment is None or not same_view:
+            layout = Layout(settings.view, settings.no_face, self._composer.resolution)
+            reenactor = self._reenactment.reenactor if self._reenactment else Reenactor(self._composer)
+            self._reenactment = Reenactment(reenactor, layout)
+        if self._reenactment.reenactor.smooth != settings.smooth:
+            self._reenactment.reenactor.smooth = settings.smooth
+        same_person = former.people is settings.people and former.identity_mix == settings.identity_mix
+        if self._person is None or not same_person:
             self._person = identity_between(settings.people[0], settings.people[-1], settings.identity_mix)
-        return self._reenactor, self._layout
+        return self._reenactment
 
 
 def _parsed(message: str | bytes) -> Any:

@@ -168,7 +168,7 @@ def test_figures_and_pings(server: Server) -> None:
         assert stats["face"] is True
         assert stats["provider"] == "onnxruntime CPU"
         assert 0 < stats["age_ms"]["p50"] <= stats["age_ms"]["p95"] <= stats["age_ms"]["p99"]
-        assert {"track", "show", "all"} <= stats["stage_ms"].keys()
+        assert {"track", "paste", "all"} <= stats["stage_ms"].keys()
         await browser.say(ping=17.5)
         await browser.until(lambda: {"pong": 17.5} in browser.heard)
 
@@ -375,6 +375,18 @@ def test_large_frames_are_made_smaller() -> None:
     frame = VideoFrame(2561, 1441, "yuv420p")
     assert fid.runtime.webrtc._rgb(frame).shape == (720, 1280, 3)
     assert fid.runtime.webrtc._rgb(VideoFrame(321, 241, "yuv420p")).shape == (240, 320, 3)
+
+
+def test_frames_may_change_their_size(composer: Composer) -> None:
+    """A phone is turned; a browser sends smaller frames when it has much to do."""
+    maker = PictureMaker(composer)
+    settings = Settings((composer.identify(FACES / "identity-ada.jpg"),), view="paste")
+    sizes = ((320, 240), (320, 240), (160, 120), (240, 320), (320, 240))
+    for number, (width, height) in enumerate(sizes):
+        frame = VideoFrame.from_ndarray(cv2.resize(camera_picture(), (width, height)), format="rgb24")
+        frame.pts, frame.time_base = number, Fraction(1, 30)
+        assert maker.picture(frame, settings).shape == (height, width, 3)
+        assert maker.face_seen
 
 
 def test_a_session_closes_more_than_once(server: Server) -> None:
