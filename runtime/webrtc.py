@@ -46,7 +46,8 @@ AGES = 120  # frames that reported percentiles are taken over
 
 
 class LiveSession:
-    """One peer connection with its settings and figures. Everything but `_work` runs in the event loop."""
+    """One peer connection with its settings and figures. `_work` and `_identities` run in the worker's thread, the rest
+    in the event loop."""
 
     def __init__(self, server: Server) -> None:
         from aiortc import RTCConfiguration, RTCPeerConnection
@@ -55,7 +56,7 @@ class LiveSession:
         self._server = server
         self._connection = RTCPeerConnection(RTCConfiguration(iceServers=[]))  # nobody outside learns of it
         self._settings = Settings()
-        self._newest: tuple[Any, float] | None = None  # the slot: a video frame and when it arrived
+        self._newest: deque[tuple[Any, float]] = deque(maxlen=1)  # the slot: a video frame and when it arrived
         self._arrived, self._composed = asyncio.Event(), asyncio.Event()
         self._done: tuple[np.ndarray, Any, float] | None = None  # the other: picture, its frame, when that arrived
         self._maker = PictureMaker(server.composer)
@@ -117,15 +118,14 @@ class LiveSession:
         if not isinstance(settings, dict):
             raise RefusedError(400, "settings are a JSON object.")
         now = self._settings
-        unknown = settings.keys() - {"identity", "identity_to", *Settings.__dataclass_fields__} | settings.keys() & {
-            "people"
-        }
+        simple = Settings.__dataclass_fields__.keys() - {"people"}
+        unknown = settings.keys() - simple - {"identity", "identity_to"}
         if unknown:
             raise RefusedError(400, f"there is no setting {min(unknown)[:40]!r}.")
         people = now.people
         if settings.keys() & {"identity", "identity_to"}:
             people = await self._server.worker.run(self._identities, settings, people)
-        values = {name: value for name, value in settings.items() if name in Settings.__dataclass_fields__}
+        values = {name: value for name, value in settings.items() if name in simple}
         self._settings = replace(now, people=people, **values)
 
     async def close(self) -> None:
@@ -201,31 +201,41 @@ class LiveSession:
         """Take every frame as it arrives; the newest replaces the one that waits."""
         with contextlib.suppress(ended):
             while True:
-                frame = await track.recv()
-                self._seen = time.monotonic()
-                if self._newest is not None:
-                    self.dropped += 1
-                    self._server.metrics.dropped.inc()
-                self._newest = frame, self._seen
-                self._arrived.set()
+                self._put(await track.recv())
+
+    def _put(self, frame: Any) -> None:
+        self._seen = time.monotonic()
+        if self._newest:
+            self._drop()
+        self._newest.append((frame, self._seen))
+        self._arrived.set()
 
     async def _compose(self) -> None:
         while True:
             await self._arrived.wait()
             self._arrived.clear()
-            if self._newest is None or not self._settings.people:
-                continue
-            (frame, arrived), self._newest = self._newest, None
             try:
-                picture = await self._server.worker.run(self._maker.picture, frame, self._settings)
+                done = await self._server.worker.run(self._work)
             except FidError as error:
                 self._send({"error": str(error)})
                 continue
+            if done is None:
+                continue
             if self._done is not None:
-                self.dropped += 1
-                self._server.metrics.dropped.inc()
-            self._done = picture, frame, arrived
+                self._drop()
+            self._done = done
             self._composed.set()
+
+    def _work(self) -> tuple[np.ndarray, Any, float] | None:
+        """Compose the frame that is the newest now that the worker has come to it."""
+        if not self._newest or not self._settings.people:
+            return None
+        frame, arrived = self._newest.pop()
+        return self._maker.picture(frame, self._settings), frame, arrived
+
+    def _drop(self) -> None:
+        self.dropped += 1
+        self._server.metrics.dropped.inc()
 
     async def _next(self) -> Any:
         """The next frame for the encoder, with the time stamp of the one it was made from."""

@@ -389,6 +389,25 @@ def test_frames_may_change_their_size(composer: Composer) -> None:
         assert maker.face_seen
 
 
+def test_the_newest_frame_is_composed_when_its_turn_comes(server: Server, composer: Composer) -> None:
+    """Requests may stand before it in the queue; what arrived meanwhile replaced what was waiting."""
+
+    async def scene() -> None:
+        session = LiveSession(server)
+        await session.apply({"identity": "ada"})
+        assert session._work() is None
+        for number in range(3):
+            frame = VideoFrame.from_ndarray(camera_picture(), format="rgb24")
+            frame.pts, frame.time_base = number, Fraction(1, 30)
+            session._put(frame)
+        done = await server.worker.run(session._work)
+        assert done is not None
+        assert (done[1].pts, session.dropped) == (2, 2)
+        await session.close()
+
+    asyncio.run(scene())
+
+
 def test_a_session_closes_more_than_once(server: Server) -> None:
     async def scene() -> None:
         session = LiveSession(server)
