@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..runtime.errors import FidError, InputError
+from .losses import skin_colour
 from .networks_facemesh import FaceMesh
 from .networks_fan import FAN
 from .networks_mobilestylegan import W_SIZE, Mapping, Synthesis
@@ -49,6 +50,11 @@ class Faces:
     def crop(self) -> Tensor:
         """The images as networks take them: float [N, 3, S, S] in [-1, 1]."""
         return self.image.float() / 127.5 - 1
+
+    @property
+    def skin(self) -> Tensor:
+        """`losses.skin_colour` of every face, [N, 3]."""
+        return torch.cat([skin_colour(image.float() / 127.5 - 1) for image in self.image.split(64)])
 
 
 def joined(parts: list[Faces]) -> Faces:
@@ -207,6 +213,27 @@ class RealIdentities:
     def draw(self, n: int, generator: torch.Generator) -> Tensor:
         """n unit codes [n, 128]."""
         return F.normalize(self.mean + torch.randn(n, len(self.mean), generator=generator) @ self.root.T, dim=1)
+
+
+class SkinTones:
+    """What of a face's colour belongs to the person: the part that the identity code predicts; light is the rest.
+
+    A ridge regression of `losses.skin_colour` on the identity codes of known faces. So a person put into another
+    picture keeps their skin under that picture's light: colour = tone(identity) + colour(picture) - tone(its person).
+    """
+
+    def __init__(self, codes: Tensor, colours: Tensor, penalty: float = 0.1) -> None:
+        codes, colours = (x.double() - x.double().mean(0) for x in (codes, colours))
+        covariance = codes.T @ codes
+        ridge = covariance + penalty * covariance.trace() / len(covariance) * torch.eye(len(covariance)).to(codes)
+        self.weights = torch.linalg.solve(ridge, codes.T @ colours).float()  # [128, 3]
+
+    def change(self, identity: Tensor, attributes: Tensor) -> Tensor:
+        """By how much `skin_colour` of a picture changes when the person of code `attributes` gives way to `identity`.
+
+        Codes [N, 128] -> [N, 3].
+        """
+        return (identity - attributes) @ self.weights
 
 
 def augment(crop: Tensor, generator: torch.Generator, n: int | None = None, rows: slice = ALL) -> Tensor:

@@ -43,7 +43,7 @@ from .checkpoint import (
     tensors_of,
     write_json,
 )
-from .data import Faces, FrozenNetworks, RealIdentities, augment, read_dataset, read_photos
+from .data import Faces, FrozenNetworks, RealIdentities, SkinTones, augment, read_dataset, read_photos
 from .loop import Budget, Progress, Watch, best_device, machine_record
 from .networks import ATTRIBUTES_SIZE, AttributeEncoder, Mapper, Probe, WDiscriminator
 from .networks_inception import FEATURES, InceptionV3
@@ -87,6 +87,7 @@ class FitConfig:
     landmarks_weight: float = 1000.0
     reconstruction_weight: float = 0.0  # self pairs through the generator, equation (7)
     colour_weight: float = 0.5  # cross: coarse colour
+    skin_weight: float = 0.2  # by the probe; not 0: people keep the tone of their skin, in coarse colour too
     probe_weight: float = 0.5  # identity and landmarks of many more pairs by the probe, as a share of their weights
     probe_steps: int = 1000  # of the probe alone, at the start
     probe_faces: int = 2048  # it learns from, when there is no dataset
@@ -133,6 +134,7 @@ PAPER = FitConfig(
     landmarks_weight=1.0,
     reconstruction_weight=0.001,
     colour_weight=0.0,
+    skin_weight=0.0,
     probe_weight=0.0,
     adversarial_weight=1.0,
     adversarial_rate=5e-6,
@@ -281,7 +283,8 @@ class FitLoop:
             "probe": self.probe,
         }
         self.real_identities = RealIdentities()
-        self.known: Faces | None = None  # what the probe learns from
+        self.known: tuple[Tensor, ...] = ()  # w, identity codes, landmarks and skin colours that the probe learns from
+        self.skin_tones: SkinTones | None = None
         self.done = 0
 
     def generator(self, stream: int) -> torch.Generator:
@@ -323,23 +326,27 @@ class FitLoop:
         """Gathers the faces that the probe learns from; a new run's probe is trained on them alone first."""
         if not self.config.probe_weight:
             return
-        self.known = self.dataset
-        if self.known is None:
-            self.known = self.frozen.draw(self.config.probe_faces, self.config.psi, self.generator(7))
+        faces = self.dataset
+        if faces is None:
+            random = torch.Generator().manual_seed(self.config.seed * 1_000_003 * 16 + 7)  # a resumed run's too
+            faces = self.frozen.draw(self.config.probe_faces, self.config.psi, random)
+        self.known = (faces.w, faces.identity, faces.landmarks, faces.skin)
+        if self.config.skin_weight:
+            self.skin_tones = SkinTones(faces.identity, faces.skin)
         if self.done:
             return
-        landmarks = self.known.landmarks.to(self.device) / 256
+        landmarks, skin = (x.to(self.device) for x in (faces.landmarks / 256, faces.skin))
         self.probe.landmarks_mean.copy_(landmarks.mean(0))
         self.probe.landmarks_std.copy_(landmarks.std(0).mean())
+        self.probe.skin_mean.copy_(skin.mean(0))
+        self.probe.skin_std.copy_(skin.std(0))
         for step in range(self.config.probe_steps):
             self.train_probe(self.config.seed + step, PROBE_RATE * (1 - 0.8 * step / self.config.probe_steps))
 
-    def train_probe(self, seed: int, rate: float, seen: tuple[Tensor, Tensor, Tensor] | None = None) -> None:
-        """One step of the probe on known faces, and on (w, identity codes, landmarks) of compositions just seen."""
-        assert self.known is not None
-        random = torch.Generator().manual_seed(seed)
-        faces = self.known[torch.randint(len(self.known), (128,), generator=random)].to(self.device)
-        batches = [(faces.w, faces.identity, faces.landmarks)]
+    def train_probe(self, seed: int, rate: float, seen: tuple[Tensor, ...] | None = None) -> None:
+        """One step of the probe on known faces, and on what was just seen of compositions (as `self.known` has it)."""
+        index = torch.randint(len(self.known[0]), (128,), generator=torch.Generator().manual_seed(seed))
+        batches = [tuple(values[index].to(self.device) for values in self.known)]
         if seen is not None:
             batches.append(seen)
         with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):  # dropout
@@ -347,11 +354,12 @@ class FitLoop:
             loss = torch.stack([self.probe_loss(*batch) for batch in batches]).sum()
         self.optimise("probe_optimizer", loss, rate)
 
-    def probe_loss(self, w: Tensor, identity: Tensor, landmarks: Tensor) -> Tensor:
-        """How far the probe's guesses are from what the frozen networks said; landmarks in pixels of a 256 px crop."""
-        code, points = self.probe.train()(w)
-        error = (points - landmarks / 256) / self.probe.landmarks_std
-        return losses.identity_cosine(code, identity) + error.square().mean()
+    def probe_loss(self, w: Tensor, identity: Tensor, landmarks: Tensor, skin: Tensor) -> Tensor:
+        """How far the probe's guesses are from what was seen; landmarks in pixels of a 256 px crop."""
+        code, points, colour = self.probe.train()(w)
+        points_error = (points - landmarks / 256) / self.probe.landmarks_std
+        skin_error = (colour - skin) / self.probe.skin_std
+        return losses.identity_cosine(code, identity) + points_error.square().mean() + skin_error.square().mean()
 
     def optimise(self, name: str, loss: Tensor, rate: float | None = None, clip: float | None = None) -> None:
         """One step of an optimiser on a loss, the gradients averaged over the processes."""
@@ -413,22 +421,26 @@ class FitLoop:
             guesses = []
             for shift in PROBE_SHIFTS:
                 others = self.identities(all_codes.roll(shift, 0)[rows], n, self.generator(8 + shift))
-                code, points = self.probe.eval()(self.networks.mapper(others, attributes))
-                guesses.append((self.identity_loss(code, others), self.landmarks_loss(points, faces.landmarks / 256)))
-            identity, landmarks = (torch.stack(values).mean() for values in zip(*guesses, strict=True))
+                code, points, skin = self.probe.eval()(self.networks.mapper(others, attributes))
+                guess = [self.identity_loss(code, others), self.landmarks_loss(points, faces.landmarks / 256)]
+                if self.skin_tones:
+                    wanted = faces.skin + self.skin_tones.change(others, faces.identity)
+                    guess.append(((skin - wanted) / self.probe.skin_std).square().mean())
+                guesses.append(torch.stack(guess))
+            identity, landmarks, *skin = torch.stack(guesses).mean(0)
             terms |= {
                 "probe identity": config.probe_weight * identity,
                 "probe landmarks": config.probe_weight * landmarks,
             }
+            if skin:
+                terms["probe skin"] = config.skin_weight * skin[0]
         return terms
 
-    def image_losses(
-        self, same: bool
-    ) -> tuple[tuple[Tensor, Tensor, Tensor], tuple[Tensor, Tensor], dict[str, Tensor]]:
+    def image_losses(self, same: bool) -> tuple[tuple[Tensor, ...], tuple[Tensor, Tensor], dict[str, Tensor]]:
         """A batch of pairs through the generator and the frozen encoders, equations (3) to (8).
 
-        `same`: I_id = I_attr. Returns what was seen (w, identity codes, landmarks), without gradient; the inputs
-        (identity codes, attribute crops); and the weighted losses by name.
+        `same`: I_id = I_attr. Returns what was seen (w, identity codes, landmarks, skin colours), without gradient; the
+        inputs (identity codes, attribute crops); and the weighted losses by name.
         """
         config, n = self.config, self.config.cross_batch
         attributes = self.with_photos(self.faces(n, 5), n, 12)
@@ -444,14 +456,18 @@ class FitLoop:
         if config.landmarks_weight:
             terms["landmarks"] = self.landmarks_loss(points / 256, attributes.landmarks / 256)
         if config.colour_weight:
-            terms["colour"] = config.colour_weight * losses.coarse_colour(image, attributes.crop)
+            target = attributes.crop
+            if self.skin_tones:
+                target = losses.with_skin(target, self.skin_tones.change(identity, attributes.identity))
+            terms["colour"] = config.colour_weight * losses.coarse_colour(image, target)
         if config.reconstruction_weight and same:
             scales = 5 if config.resolution >= 11 << 4 else 4
             mix = losses.mix(image.float(), attributes.crop, scales=scales).mean()
             terms["reconstruction"] = config.reconstruction_weight * mix
         if config.adversarial_weight and config.adversarial_rate is None:
             terms["adversarial"] = config.adversarial_weight * losses.adversarial_g(self.discriminator(w))
-        return (w.detach().float(), code.detach(), points.detach().float()), (identity, crop), terms
+        seen = (w, code, points, losses.skin_colour(image.float()))
+        return tuple(x.detach().float() for x in seen), (identity, crop), terms
 
     def train_adversary(self, fake_w: Tensor, inputs: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
         """Equations (2) and, where it is optimised apart, (3): a step of D_W, and one of the mapper against it."""
@@ -492,7 +508,7 @@ class FitLoop:
         if seen is not None and inputs is not None and config.adversarial_weight:
             more = self.train_adversary(seen[0], inputs)
             figures |= {name: self.processes.mean(value).item() for name, value in more.items()}
-        if self.known is not None and self.done >= config.warm_steps:
+        if self.known and self.done >= config.warm_steps:
             self.train_probe(config.seed * 1_000_003 + self.done, 0.2 * PROBE_RATE, seen)
         decay = min(config.ema, (self.done + 1) / (self.done + 10))
         with torch.no_grad():

@@ -97,3 +97,27 @@ def reconstruction(image: Tensor, target: Tensor, same: Tensor, alpha: float = 0
 def coarse_colour(image: Tensor, target: Tensor, cells: int = 8) -> Tensor:
     """L1 of the images averaged to `cells` x `cells`: light and background, coarser than facial detail."""
     return (F.adaptive_avg_pool2d(image, cells) - F.adaptive_avg_pool2d(target, cells)).abs().mean()
+
+
+def _face_oval(size: int, device: torch.device) -> Tensor:
+    """1 on the face of an aligned crop, 0 off it, soft between: [size, size]."""
+    y, x = torch.meshgrid(*[(torch.arange(size, device=device) + 0.5) / size] * 2, indexing="ij")
+    distance = (((x - 0.5) / 0.26).square() + ((y - 0.57) / 0.34).square()).sqrt()
+    return ((1.15 - distance) / 0.3).clamp(0, 1)
+
+
+def skin_colour(image: Tensor) -> Tensor:
+    """Logarithm of the face's mean red, green and blue in linear light: crop [N, 3, S, S] in [-1, 1] -> [N, 3].
+
+    Linear light is taken as the power 2.2 of a value.
+    """
+    oval = _face_oval(image.shape[-1], image.device)
+    linear = ((image + 1) / 2).clamp_min(1e-3) ** 2.2
+    return ((linear * oval).sum(dim=(2, 3)) / oval.sum()).clamp_min(1e-3).log()
+
+
+def with_skin(image: Tensor, change: Tensor) -> Tensor:
+    """The crop, its face lightened or tinted until `skin_colour` differs by about `change` [N, 3]."""
+    oval = _face_oval(image.shape[-1], image.device)
+    gain = (change / 2.2).exp()[:, :, None, None]
+    return torch.lerp(image, (((image + 1) / 2 * gain) * 2 - 1).clamp(-1, 1), oval)

@@ -124,16 +124,18 @@ class WDiscriminator(nn.Module):
 
 
 class Probe(nn.Module):
-    """What E_id and E_lnd would answer about G(w), guessed from w alone: a perceptron that costs next to nothing.
+    """What E_id, E_lnd and `losses.skin_colour` would say of G(w), guessed from w alone at next to no cost.
 
-    w [N, 512] -> unit identity codes [N, 128] and landmarks [N, K, 2] as fractions of the crop. Works on standardised w
-    and standardised landmarks.
+    w [N, 512] -> unit identity codes [N, 128], landmarks [N, K, 2] as fractions of the crop and skin colours [N, 3]. A
+    perceptron on standardised w; landmarks and colours are learnt standardised.
     """
 
     w_mean: Tensor
     w_std: Tensor
     landmarks_mean: Tensor
     landmarks_std: Tensor
+    skin_mean: Tensor
+    skin_std: Tensor
 
     def __init__(self, n_landmarks: int, width: int = 1024) -> None:
         super().__init__()
@@ -145,14 +147,20 @@ class Probe(nn.Module):
             nn.Linear(width, width),
             nn.GELU(),
             nn.Dropout(0.3),
-            nn.Linear(width, IDENTITY_SIZE + 2 * n_landmarks),
+            nn.Linear(width, IDENTITY_SIZE + 3 + 2 * n_landmarks),
         )
         self.register_buffer("w_mean", torch.zeros(W_SIZE))
         self.register_buffer("w_std", torch.ones(W_SIZE))
         self.register_buffer("landmarks_mean", torch.zeros(n_landmarks, 2))
         self.register_buffer("landmarks_std", torch.ones(1))
+        self.register_buffer("skin_mean", torch.zeros(3))
+        self.register_buffer("skin_std", torch.ones(3))
 
-    def forward(self, w: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, w: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         answers = self.layers((w - self.w_mean) / self.w_std)
-        landmarks = answers[:, IDENTITY_SIZE:].unflatten(1, (-1, 2))
-        return F.normalize(answers[:, :IDENTITY_SIZE], dim=1), self.landmarks_mean + self.landmarks_std * landmarks
+        code, skin, landmarks = answers.split((IDENTITY_SIZE, 3, answers.shape[1] - IDENTITY_SIZE - 3), dim=1)
+        return (
+            F.normalize(code, dim=1),
+            self.landmarks_mean + self.landmarks_std * landmarks.unflatten(1, (-1, 2)),
+            self.skin_mean + self.skin_std * skin,
+        )

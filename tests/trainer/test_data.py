@@ -102,3 +102,15 @@ def test_photographs_become_inputs_and_what_shows_no_face_is_named(tmp_path, fro
     (tmp_path / "face.jpg").unlink()
     with pytest.raises(InputError, match="no photograph with a face"):
         data.read_photos(tmp_path, frozen, lines.append)
+
+
+def test_skin_tones_are_what_codes_predict_and_light_is_not():
+    random = torch.Generator().manual_seed(5)
+    codes = torch.nn.functional.normalize(torch.randn(3000, 128, generator=random), dim=1)
+    tone = torch.randn(128, 3, generator=random)
+    light = torch.randn(3000, 3, generator=random)
+    tones = data.SkinTones(codes, 4 + codes @ tone + light, penalty=1e-3)
+    change = tones.change(codes[:50], codes[50:100])
+    wanted = (codes[:50] - codes[50:100]) @ tone
+    assert torch.corrcoef(torch.stack([change.flatten(), wanted.flatten()]))[0, 1] > 0.95
+    assert torch.equal(tones.change(codes[:3], codes[:3]), torch.zeros(3, 3))

@@ -23,6 +23,7 @@ TINY = fit.FitConfig(
     resolution=128, steps=4, warm_steps=1, self_batch=4, cross_batch=2, cross_every=1, probe_steps=2, probe_faces=32
 )
 CPU = torch.device("cpu")
+LIVE = {"w", "probe identity", "probe landmarks", "probe skin"}  # losses between two cross steps
 
 
 @pytest.fixture
@@ -114,7 +115,7 @@ def test_another_configuration_cannot_resume(tmp_path):
 @pytest.mark.parametrize(
     ("preset", "names"),
     [
-        ("live", {"w", "probe identity", "probe landmarks", "identity", "landmarks", "colour", "adversarial"}),
+        ("live", {*LIVE, "identity", "landmarks", "colour", "adversarial"}),
         ("paper", {"identity", "landmarks", "adversarial"}),
         ("no-landmarks", {"identity", "adversarial"}),
         ("no-discriminator", {"identity", "landmarks"}),
@@ -127,7 +128,7 @@ def test_the_losses_of_every_preset(preset, names):
     if preset != "no-discriminator":
         names = names | {"discriminator"}
     assert set(figures[3]) == names  # the fourth step is a cross pair
-    between = {"w", "probe identity", "probe landmarks"} if preset == "live" else names | {"reconstruction"}
+    between = LIVE if preset == "live" else names | {"reconstruction"}
     assert set(figures[2]) == between
 
 
@@ -211,11 +212,12 @@ def test_the_probe_learns_to_guess_the_frozen_networks_answers():
     loop = fit.FitLoop(replace(TINY, probe_steps=150), frozen, known, CPU)
     loop.start_probe()
     with torch.no_grad():
-        code, points = loop.probe.eval()(unseen.w)
+        code, points, skin = loop.probe.eval()(unseen.w)
     right, chance = (code * unseen.identity).sum(1).mean(), (code * unseen.identity.roll(1, 0)).sum(1).mean()
     assert right > 0.5 + 0.5 * chance
     mistake = (points * 256 - unseen.landmarks).square().mean()
     assert mistake < 0.6 * unseen.landmarks.var(0).mean()
+    assert (skin - unseen.skin).square().mean() < 0.6 * unseen.skin.var(0).mean()
 
 
 def test_bf16_stays_close_to_float32():

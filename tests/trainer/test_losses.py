@@ -86,3 +86,21 @@ def test_coarse_colour_ignores_detail():
     checks = torch.tensor([[1.0, -1.0], [-1.0, 1.0]]).repeat(8, 8).expand(1, 3, 16, 16)
     assert losses.coarse_colour(checks, torch.zeros(1, 3, 16, 16)).item() == 0
     assert losses.coarse_colour(checks + 0.25, checks).item() == pytest.approx(0.25)
+
+
+def test_skin_colour_is_the_logarithm_of_linear_light():
+    image = torch.tensor([0.5, 0.0, -0.5]).view(1, 3, 1, 1).expand(1, 3, 64, 64).clone()
+    expected = [2.2 * math.log(0.75), 2.2 * math.log(0.5), 2.2 * math.log(0.25)]
+    assert losses.skin_colour(image)[0].tolist() == pytest.approx(expected, abs=1e-5)
+    image[:, :, :6] = 1.0  # above the face
+    assert losses.skin_colour(image)[0].tolist() == pytest.approx(expected, abs=1e-5)
+
+
+def test_with_skin_changes_the_face_and_nothing_else():
+    image = torch.full((1, 3, 64, 64), -0.2)
+    change = torch.tensor([[-0.6, 0.0, 0.4]])
+    changed = losses.with_skin(image, change)
+    moved = losses.skin_colour(changed) - losses.skin_colour(image)
+    torch.testing.assert_close(moved, change, rtol=0.15, atol=1e-5)
+    assert torch.equal(changed[:, :, :8], image[:, :, :8])
+    torch.testing.assert_close(changed[:, :, 36, 32], (0.8 * (change / 2.2).exp() - 1))
