@@ -2,12 +2,15 @@
 
 import asyncio
 import io
+import ipaddress
 import re
 import socket
+import ssl
 import struct
 import tempfile
 import zlib
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -20,6 +23,10 @@ import numpy as np
 import openapi_spec_validator
 import pytest
 from click.testing import CliRunner
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from fid.runtime.composer import Composer
 from fid.runtime.errors import FidError, InputError
 from fid.runtime.identity import Identity
@@ -450,6 +457,30 @@ def test_fid_run_serve_answers_50_clients_and_ends_with_ctrl_c(toy_bundle: Path,
             raw.sendall(b"\x16\x03\x01 this is no HTTP\r\n\r\n")
             assert b" 400 " in raw.recv(1000)
         assert httpx.get(base + "api/health").json()["queue"]["waiting"] == 0
+
+
+def write_certificate(path: Path) -> Path:
+    """A certificate of 127.0.0.1 for itself, and its key, in one file."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "fid")])
+    now, address = datetime.now(UTC), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))
+    made = x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+    made = made.not_valid_before(now - timedelta(days=1)).not_valid_after(now + timedelta(days=1))
+    made = made.add_extension(x509.SubjectAlternativeName([address]), critical=False)
+    certificate = made.sign(key, hashes.SHA256()).public_bytes(Encoding.PEM)
+    path.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()) + certificate)
+    return path
+
+
+def test_https(toy_bundle: Path, tmp_path: Path) -> None:
+    certificate = write_certificate(tmp_path / "certificate.pem")
+    trusted = ssl.create_default_context(cafile=str(certificate))
+    with running(toy_bundle, "--certificate", str(certificate)) as address:
+        assert address.startswith("https://127.0.0.1:")
+        assert httpx.get(address + "api/health", verify=trusted).json()["status"] == "ok"
+        headers = {"origin": address.rstrip("/")}
+        form = {"identity": (None, "ada"), "attributes": (None, "shade")}
+        assert httpx.post(address + "api/compose", files=form, headers=headers, verify=trusted).status_code == 200
 
 
 def test_bad_options_are_one_line(toy_bundle: Path, tmp_path: Path) -> None:
