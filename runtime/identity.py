@@ -7,6 +7,7 @@ recognise the person, and lets fid draw them.
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 import zipfile
 from collections.abc import Mapping, Sequence
@@ -39,6 +40,12 @@ class Identity:
         """Write the identity file. Raises `InputError` for another ending than .npz or a missing folder."""
         path = Path(path)
         check_output(path, (SUFFIX,))
+        data = self.to_bytes()
+        with replacing(path) as temporary:
+            temporary.write_bytes(data)
+
+    def to_bytes(self) -> bytes:
+        """The identity file's bytes."""
         arrays = {
             "format": np.array(FORMAT),
             "code": self.code,
@@ -47,8 +54,15 @@ class Identity:
         }
         if self.w_offset is not None:
             arrays |= {"w_offset": self.w_offset, "mapper": np.array(self.mapper or "")}
-        with replacing(path) as temporary:
-            np.savez(temporary, allow_pickle=False, **arrays)
+        file = io.BytesIO()
+        np.savez(file, allow_pickle=False, **arrays)
+        return file.getvalue()
+
+    @property
+    def fingerprint(self) -> str:
+        """The same text for the same person, and for nobody else."""
+        offset = b"" if self.w_offset is None else self.w_offset.tobytes()
+        return hashlib.sha256(self.code.tobytes() + offset).hexdigest()[:32]
 
     @property
     def fingerprint(self) -> str:
@@ -62,34 +76,44 @@ class Identity:
         path = Path(path)
         if not path.is_file():
             raise InputError(f"{path} does not exist." if not path.exists() else f"{path} is not a file.")
-        if path.stat().st_size > MAX_BYTES:
-            raise InputError(f"{path} is not an identity file: it is larger than 1 MB.")
         try:
-            with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
-                if sum(member.file_size for member in archive.zip.infolist()) > MAX_BYTES:
-                    raise InputError(f"{path} is not an identity file: it unpacks to more than 1 MB.")
-                arrays = {name: archive[name] for name in archive.files}
-        except (OSError, ValueError, EOFError, TypeError, KeyError, RuntimeError, zipfile.BadZipFile) as error:
-            raise InputError(f"{path} is not an identity file: it is broken or of another kind.") from error
-        return cls._checked(arrays, path)
+            with open(path, "rb") as file:
+                data = file.read(MAX_BYTES + 1)
+        except OSError as error:
+            raise InputError(f"{path} cannot be read: {error.strerror or error}.") from error
+        return cls.from_bytes(data, str(path))
 
     @classmethod
-    def _checked(cls, arrays: dict[str, np.ndarray], path: Path) -> Identity:
+    def from_bytes(cls, data: bytes, name: str) -> Identity:
+        """The same for the bytes of an identity file; `name` is what a message calls it."""
+        if len(data) > MAX_BYTES:
+            raise InputError(f"{name} is not an identity file: it is larger than 1 MB.")
+        try:
+            with np.load(io.BytesIO(data), allow_pickle=False) as archive:
+                if sum(member.file_size for member in archive.zip.infolist()) > MAX_BYTES:
+                    raise InputError(f"{name} is not an identity file: it unpacks to more than 1 MB.")
+                arrays = {key: archive[key] for key in archive.files}
+        except (OSError, ValueError, EOFError, TypeError, KeyError, RuntimeError, zipfile.BadZipFile) as error:
+            raise InputError(f"{name} is not an identity file: it is broken or of another kind.") from error
+        return cls._checked(arrays, name)
+
+    @classmethod
+    def _checked(cls, arrays: dict[str, np.ndarray], name: str) -> Identity:
         number = arrays.get("format")
         if number is None or number.shape != () or number.dtype.kind != "i" or not {"code", "encoder"} <= arrays.keys():
-            raise InputError(f"{path} is not an identity file: it was not written by fid.")
+            raise InputError(f"{name} is not an identity file: it was not written by fid.")
         if number != FORMAT:
-            raise InputError(f"{path} is an identity file of format {number}, and this fid reads format {FORMAT}.")
+            raise InputError(f"{name} is an identity file of format {number}, and this fid reads format {FORMAT}.")
         code, offset = arrays["code"], arrays.get("w_offset")
         if code.ndim != 1 or code.dtype != np.float32 or not abs(float(np.linalg.norm(code)) - 1) < UNIT_TOLERANCE:
-            raise InputError(f"{path} is a damaged identity file: its code is no unit vector.")
+            raise InputError(f"{name} is a damaged identity file: its code is no unit vector.")
         if offset is not None and (offset.ndim != 1 or offset.dtype != np.float32 or not np.isfinite(offset).all()):
-            raise InputError(f"{path} is a damaged identity file: its offset in W is no vector.")
+            raise InputError(f"{name} is a damaged identity file: its offset in W is no vector.")
         encoder, mapper = arrays["encoder"], arrays.get("mapper", np.array(""))
         sources = arrays.get("sources", np.array(1))
         kinds = [(array.dtype.kind, array.shape) for array in (encoder, mapper, sources)]
         if kinds != [("U", ()), ("U", ()), ("i", ())]:
-            raise InputError(f"{path} is a damaged identity file: its description cannot be read.")
+            raise InputError(f"{name} is a damaged identity file: its description cannot be read.")
         return cls(code, str(encoder), int(sources), offset, None if offset is None else str(mapper))
 
 

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 
 from .errors import FidError, InputError
-from .provenance import Note, embed_note
+from .provenance import Note, embed_note, webp_size
 
 # What a folder of photos is searched for; a file named on its own may have any name.
 PHOTO_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif", ".jp2", ".ppm")
@@ -34,24 +34,28 @@ def read_image(path: str | os.PathLike[str]) -> np.ndarray:
     `MAX_PIXELS` is halved until it fits. Raises `InputError`, one sentence, for everything that is no readable picture.
     """
     path = Path(path)
-    data = _read_bytes(path)
+    return decode_image(_read_bytes(path), str(path))
+
+
+def decode_image(data: np.ndarray, name: str) -> np.ndarray:
+    """The same for the bytes of a photo, uint8 [bytes]; `name` is what a message calls it."""
     head = data[:12].tobytes()
     if not head:
-        raise InputError(f"{path} is empty; give a photo.")
+        raise InputError(f"{name} is empty; give a photo.")
     if head[4:8] == b"ftyp" and head[8:12] in _HEIC_BRANDS:
-        raise InputError(f"{path} is a HEIC photo, which OpenCV cannot read; save it as JPEG or PNG first.")
+        raise InputError(f"{name} is a HEIC photo, which OpenCV cannot read; save it as JPEG or PNG first.")
     if head[:4] == b"\x89PNG" and not png_is_whole(data):
-        raise InputError(f"{path} is a PNG picture that is broken or cut off; copy or download it again.")
+        raise InputError(f"{name} is a PNG picture that is broken or cut off; copy or download it again.")
     try:
         image = _decode_jpeg(data) if head[:3] == b"\xff\xd8\xff" else _decode_other(data)
     except cv2.error as error:
         if "CV_IO_MAX_IMAGE" in str(error):
-            raise InputError(f"{path} has more pixels than OpenCV reads (2^30); make it smaller first.") from error
+            raise InputError(f"{name} has more pixels than OpenCV reads (2^30); make it smaller first.") from error
         image = None
     except MemoryError as error:
-        raise FidError(f"there is not enough memory to read {path}.") from error
+        raise FidError(f"there is not enough memory to read {name}.") from error
     if image is None or image.size == 0:
-        raise InputError(f"{path} is not a picture that can be read: it is broken, cut off, or of another format.")
+        raise InputError(f"{name} is not a picture that can be read: it is broken, cut off, or of another format.")
     return np.ascontiguousarray(_shrink(image))
 
 
@@ -94,16 +98,21 @@ def write_image(path: str | os.PathLike[str], image: np.ndarray, note: Note | No
     """
     path = Path(path)
     check_output(path)
-    suffix = path.suffix.lower()
+    data = encode_image(image, path.suffix.lower(), note, path.name)
+    with replacing(path) as temporary:
+        temporary.write_bytes(data)
+
+
+def encode_image(image: np.ndarray, suffix: str, note: Note | None = None, name: str = "the picture") -> bytes:
+    """The file's bytes of RGB uint8 [height, width, 3]; `suffix` is one of `PICTURE_SUFFIXES`."""
     parameters = {".png": [], ".webp": [cv2.IMWRITE_WEBP_QUALITY, WEBP_QUALITY]}.get(
         suffix, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY]
     )
     done, encoded = cv2.imencode(suffix, cv2.cvtColor(image, cv2.COLOR_RGB2BGR), parameters)
     if not done:
-        raise FidError(f"{path} could not be encoded.")
+        raise FidError(f"{name} could not be encoded.")
     data = encoded.tobytes()
-    with replacing(path) as temporary:
-        temporary.write_bytes(data if note is None else embed_note(data, note))
+    return data if note is None else embed_note(data, note)
 
 
 @contextmanager
@@ -180,6 +189,23 @@ def png_is_whole(data: np.ndarray) -> bool:
             return False
         at = end + 4
     return kind == b"IEND"
+
+
+def stated_pixels(data: np.ndarray) -> int:
+    """Width times height as the header of a JPEG, PNG or WebP file [bytes] uint8 says, without decoding it.
+
+    0 for any other file, and where there is no such header.
+    """
+    head = data[:32].tobytes()
+    if head[:3] == b"\xff\xd8\xff":
+        return jpeg_pixels(data)
+    if head[:8] == b"\x89PNG\r\n\x1a\n" and head[12:16] == b"IHDR" and len(head) >= 24:
+        width, height = struct.unpack(">II", head[16:24])
+        return width * height
+    if head[:4] == b"RIFF" and head[8:12] == b"WEBP" and len(head) >= 30:
+        width, height = webp_size(head[12:])
+        return width * height
+    return 0
 
 
 def _decode_other(data: np.ndarray) -> np.ndarray | None:

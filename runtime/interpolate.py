@@ -46,9 +46,7 @@ def interpolate(
             yield composer.image(between(first, last, t))
     else:
         for t in way:
-            yield composer.image(
-                composer.w(_identity_between(start, end, t), between(attributes[0], attributes[-1], t))
-            )
+            yield composer.image(composer.w(identity_between(start, end, t), between(attributes[0], attributes[-1], t)))
 
 
 def check_numbers(identities: int, attributes: int) -> None:
@@ -65,7 +63,7 @@ def between(first: np.ndarray, last: np.ndarray, t: float) -> np.ndarray:
     return ((1.0 - t) * first + t * last).astype(np.float32)
 
 
-def _identity_between(first: Identity, last: Identity, t: float) -> Identity:
+def identity_between(first: Identity, last: Identity, t: float) -> Identity:
     """On the straight way, brought back to unit length: the mapper has never seen another one."""
     if first is last:
         return first

@@ -146,7 +146,8 @@ def _embed_webp(data: bytes, packet: bytes) -> bytes:
     if chunks[:4] == b"VP8X":
         chunks = chunks[:8] + bytes([chunks[8] | _VP8X_XMP]) + chunks[9:]
     else:
-        width, height, alpha = _webp_size(chunks)
+        width, height = webp_size(chunks)
+        alpha = chunks[:4] == b"VP8L" and bool(chunks[12] >> 4 & 1)
         sizes = (width - 1).to_bytes(3, "little") + (height - 1).to_bytes(3, "little")
         flags = _VP8X_XMP | (_VP8X_ALPHA if alpha else 0)
         chunks = b"VP8X" + struct.pack("<I", 10) + bytes([flags, 0, 0, 0]) + sizes + chunks
@@ -154,13 +155,17 @@ def _embed_webp(data: bytes, packet: bytes) -> bytes:
     return b"RIFF" + struct.pack("<I", len(body) + 4) + b"WEBP" + body
 
 
-def _webp_size(chunks: bytes) -> tuple[int, int, bool]:
-    """Width, height and whether there is transparency, of the one chunk of a simple WebP file."""
+def webp_size(chunks: bytes) -> tuple[int, int]:
+    """Width and height, px, of a WebP file from its chunks, which start at byte 12; (0, 0) for an unknown first one."""
+    if chunks[:4] == b"VP8X":  # after 8 bytes of head and 4 of flags, both less one
+        return int.from_bytes(chunks[12:15], "little") + 1, int.from_bytes(chunks[15:18], "little") + 1
     if chunks[:4] == b"VP8 ":
         width, height = struct.unpack("<HH", chunks[14:18])  # after 8 bytes of head, 3 of frame tag, 3 of start code
-        return width & 0x3FFF, height & 0x3FFF, False
-    bits = int.from_bytes(chunks[9:13], "little")  # VP8L: after the signature byte
-    return (bits & 0x3FFF) + 1, ((bits >> 14) & 0x3FFF) + 1, bool(bits >> 28 & 1)
+        return width & 0x3FFF, height & 0x3FFF
+    if chunks[:4] != b"VP8L":
+        return 0, 0
+    bits = int.from_bytes(chunks[9:13], "little")  # after the signature byte
+    return (bits & 0x3FFF) + 1, ((bits >> 14) & 0x3FFF) + 1
 
 
 def _installed_version() -> str:

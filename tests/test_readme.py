@@ -90,7 +90,7 @@ def test_commands_parse(words: list[str], tmp_path: Path, monkeypatch: pytest.Mo
     elif program in ("python", "python3") and arguments[0].endswith(".py"):
         command = click_command(load_script(ROOT / arguments.pop(0)))
     else:
-        assert program in {"pip", "pytest", "python3", "ruff", "git", "cd", "export", ".", ".ci/run"}, words
+        assert program in {"pip", "pytest", "python3", "ruff", "git", "cd", "export", ".", ".ci/run", "curl"}, words
         return
     make_arguments_exist(arguments, tmp_path)
     monkeypatch.chdir(tmp_path)
