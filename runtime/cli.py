@@ -25,15 +25,8 @@ if TYPE_CHECKING:
     from .identity import Identity
     from .provenance import Note
 
-ENGINES = (
-    "auto",
-    "tensorrt",
-    "tensorrt-rtx",
-    "cuda",
-    "onnxruntime",
-    "openvino",
-    "openvino-bf16",
-)  # as in session.py, which a test compares
+# As in session.py, which a test compares.
+ENGINES = ("auto", "tensorrt", "tensorrt-rtx", "cuda", "onnxruntime", "openvino", "openvino-bf16")
 MODEL_ACTIONS = ("list", "fetch", "verify", "where")
 NEEDED_MODELS = ("yunet", "sface")  # for composing at 256 px
 FACES = Path(__file__).parent / "faces"  # of people who do not exist; made by benchmarks/make_demo_faces.py

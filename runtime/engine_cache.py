@@ -93,9 +93,10 @@ def obtain(key: Key, name: str, make: Callable[[Callable[[float], None]], bytes]
 def similar(key: Key) -> Key:
     """`key`, or that of an engine in the cache which differs in nothing but a range of batch sizes from 1 on: one that
     was exported with other sizes serves as well."""
-    if _read(key.digest)[0] is None:
+    if not (_folder() / key.digest / MANIFEST).is_file():
         for engine in _engines():
-            if replace(engine.key, batch=key.batch) == key and engine.key.batch.startswith("1:"):
+            serves = replace(engine.key, batch=key.batch) == key and engine.key.batch.startswith("1:")
+            if serves and engine.refused is None:
                 return engine.key
     return key
 

@@ -45,8 +45,8 @@ class TensorRTSession:
     ) -> None:
         path = Path(path)
         self.fallback: str | None = None
+        self._gpu = gpu()  # first: without a driver there is no need to load 200 MB of library
         self._lib = library(engine)
-        self._gpu = gpu()
         key = engine_key(self._lib, path, batch or Batch(), self._gpu)
         found, self._engine = self._load(path, key if batch else engine_cache.similar(key))
         names = [self._engine.get_tensor_name(i) for i in range(self._engine.num_io_tensors)]

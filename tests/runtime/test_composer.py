@@ -164,7 +164,7 @@ def test_full_resolution_comes_from_the_prepared_generator(
 
 def test_what_is_required_must_run(toy_bundle: Path) -> None:
     composer = Composer(toy_bundle, require="tensorrt")
-    with pytest.raises(FidError, match="tensorrt is required"):
+    with pytest.raises(FidError, match="TensorRT is not installed"):
         composer.image(np.zeros(512, np.float32))
 
 
