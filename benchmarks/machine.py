@@ -8,7 +8,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-LIBRARIES = ("fid-face", "numpy", "onnxruntime", "opencv-python-headless", "openvino", "tensorrt-rtx", "torch")
+LIBRARIES = (
+    *("fid-face", "numpy", "onnx", "onnxruntime", "onnxruntime-gpu", "opencv-python-headless", "openvino", "nncf"),
+    *("torch", "tensorrt", "tensorrt-rtx", "cuda-python"),
+)
+FEATURES = ("avx2", "avx512f", "avx_vnni", "avx512_vnni", "avx512_bf16", "amx_tile")
+"""Of the processor: what decides which kernels an engine takes."""
 
 
 def machine_record() -> dict[str, object]:
@@ -22,6 +27,9 @@ def machine_record() -> dict[str, object]:
         "date": datetime.now(UTC).date().isoformat(),
         "cpu": cpu_model(),
         "cpus": len(os.sched_getaffinity(0)),
+        "cpu_features": [name for name in FEATURES if name in _cpu_flags()],
+        "clock_mhz": _clock_mhz(),
+        "gpu": gpu(),
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
         "load_1min": round(os.getloadavg()[0], 2),
         "system": platform.system(),
@@ -47,12 +55,17 @@ def commit() -> str | None:
 
 def cpu_model() -> str:
     """Name of the processor as the system tells it."""
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        for line in info.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
+    return _cpuinfo("model name") or platform.processor() or platform.machine()
+
+
+def gpu() -> str | None:
+    """Name, memory and driver of the first NVIDIA GPU as its driver tells them, or None."""
+    query = ["nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"]
+    try:
+        done = subprocess.run(query, capture_output=True, text=True, check=True, timeout=20)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.splitlines()[0].strip() if done.stdout.strip() else None
 
 
 def version_of(distribution: str) -> str | None:
@@ -61,3 +74,19 @@ def version_of(distribution: str) -> str | None:
         return importlib.metadata.version(distribution)
     except importlib.metadata.PackageNotFoundError:
         return None
+
+
+def _cpuinfo(key: str) -> str:
+    """The first value of a line of /proc/cpuinfo, "" where there is none."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith(key)), "")
+
+
+def _cpu_flags() -> list[str]:
+    return _cpuinfo("flags").split()
+
+
+def _clock_mhz() -> int | None:
+    clock = _cpuinfo("cpu MHz")
+    return round(float(clock)) if clock else None

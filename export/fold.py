@@ -5,8 +5,11 @@ from itertools import chain
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
+
+from ..trainer.networks_mobilestylegan import Block, DistilledToImage, ToImage
 
 HALF_FROM = 4096
 """Tensors of so many numbers or more are stored in FP16; rounding smaller ones (biases, means) saves nothing."""
@@ -65,3 +68,24 @@ def rounded_to_half(network: nn.Module) -> nn.Module:
             if tensor.is_floating_point() and tensor.numel() >= HALF_FROM and tensor.abs().max() <= HALF_MAX:
                 tensor.copy_(tensor.half())
     return network
+
+
+def with_transposed_wavelets(synthesis: nn.Module) -> nn.Module:
+    """A frozen copy whose inverse wavelet transforms are transposed convolutions; equal up to float32 rounding.
+
+    The graph of `inverse_haar` is a dozen passes over the map and a shuffle, which the engines on a CPU do not fuse.
+    """
+    synthesis = frozen(synthesis)
+    for module in synthesis.modules():
+        if isinstance(module, Block | ToImage | DistilledToImage):
+            module.inverse_haar = transposed_haar  # type: ignore[method-assign]
+    return synthesis
+
+
+def transposed_haar(x: Tensor) -> Tensor:
+    """`inverse_haar` [N, 4C, H, W] -> [N, C, 2H, 2W] as two transposed convolutions, one kernel per band."""
+    c = x.shape[1] // 4
+    signs = [[[1, 1], [1, 1]], [[1, 1], [-1, -1]], [[1, -1], [1, -1]], [[1, -1], [-1, 1]]]
+    kernels = 0.5 * torch.tensor(signs, dtype=x.dtype, device=x.device)[:, None]
+    low = F.conv_transpose2d(x[:, :c], kernels[:1].repeat(c, 1, 1, 1), stride=2, groups=c)
+    return low + F.conv_transpose2d(x[:, c:], kernels[1:].repeat(c, 1, 1, 1), stride=2, groups=c)

@@ -18,6 +18,7 @@ from ..runtime import models
 from ..runtime.errors import FidError
 from ..runtime.prepare import SKELETON_WEIGHTS
 from ..trainer.networks_mobilestylegan import W_SIZE, Mapping, Synthesis
+from .fold import with_transposed_wavelets
 from .graphs import GraphModule, MappingGraph, SynthesisGraph
 from .parity import Parity, measure
 from .to_onnx import to_onnx
@@ -45,7 +46,7 @@ def write_skeletons(folder: Path, threads: int = 2) -> list[Skeleton]:
     source = models.ensure("generator")
     modules: dict[str, GraphModule] = {
         "mapping": MappingGraph(Mapping.load(source)),
-        "synthesis-1024": SynthesisGraph(Synthesis.load(1024, source), 1024),
+        "synthesis-1024": SynthesisGraph(with_transposed_wavelets(Synthesis.load(1024, source)), 1024),
     }
     generator = torch.Generator().manual_seed(0)
     z = torch.randn(INPUTS, W_SIZE, generator=generator)

@@ -14,12 +14,13 @@ from typing import Any
 
 import click
 import pytest
+import report
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
 SCRIPTS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
 # In front of a table: every number in the table's body comes from this record.
-RECORD_MARK = re.compile(r"<!-- figures: (benchmarks/results/[\w.-]+\.json) -->$")
+RECORD_MARK = re.compile(r"<!-- (?:figures|speed): (benchmarks/results/[\w.-]+\.json) -->$")
 MEASURED = re.compile(r"\d\s?(?:ms|s|fps|dB)\b|cosine", flags=re.IGNORECASE)
 
 
@@ -146,6 +147,11 @@ def tables() -> Iterator[tuple[str | None, list[list[str]]]]:
         mark = RECORD_MARK.search(README[: table.start()].rstrip())
         rows = [[cell.strip() for cell in line.strip().strip("|").split("|")] for line in table[1].splitlines()]
         yield (mark[1] if mark else None), rows[2:]
+
+
+def test_the_table_of_speed_is_that_of_its_record() -> None:
+    for mark in report.README_MARK.finditer(README):
+        assert mark[0].removeprefix(mark[1]) == report.short_table(json.loads((ROOT / mark[2]).read_text()))
 
 
 def numbers_in(record: Any) -> Iterator[float]:

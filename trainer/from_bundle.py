@@ -16,13 +16,14 @@ def load_graph(module: nn.Module, bundle: Bundle, graph: str) -> None:
 
     Raises FidError when the bundle was made from another network than this version of fid has.
     """
-    wanted = module.state_dict()
-    tensors = float_tensors(bundle.graph_path(graph), prefix=f"{graph}.")
-    for name in tensors.keys() & wanted.keys():
-        if tensors[name].numel() == wanted[name].numel():  # a bias that was stored without its axes of size 1
-            tensors[name] = tensors[name].reshape(wanted[name].shape)
+    stored = float_tensors(bundle.graph_path(graph), prefix=f"{graph}.")
+    shapes = {name: tensor.shape for name, tensor in module.state_dict().items()}
+    fitting = {  # PyTorch's exporter flattens the biases of convolutions
+        name: tensor.reshape(shapes[name]) if name in shapes and tensor.numel() == shapes[name].numel() else tensor
+        for name, tensor in stored.items()
+    }
     try:
-        module.load_state_dict(tensors, strict=True)
+        module.load_state_dict(fitting, strict=True)
     except RuntimeError as error:
         reason = str(error).splitlines()[-1].strip()
         raise FidError(f"the bundle {bundle.folder} does not hold the {graph} network of this fid: {reason}") from error
@@ -31,16 +32,18 @@ def load_graph(module: nn.Module, bundle: Bundle, graph: str) -> None:
 def float_tensors(graph: Path, prefix: str) -> dict[str, Tensor]:
     """The stored weights of an ONNX graph whose names start with `prefix`, as float32, by the rest of the name.
 
-    PyTorch's exporter forgets the name of a bias that the module reshapes; it is found at its convolution.
+    The bias of a convolution may have lost its name to the exporter: it is the one beside the weight.
     """
     model = onnx.load(graph)  # with its external data
-    names = {tensor.name: tensor.name for tensor in model.graph.initializer}
+    tensors = {tensor.name: tensor for tensor in model.graph.initializer}
+    casts = {node.output[0]: node.input[0] for node in model.graph.node if node.op_type == "Cast"}
+    names = {name: name for name in tensors}
     for node in model.graph.node:
         if node.op_type == "Conv" and len(node.input) == 3 and not node.input[2].startswith(prefix):
-            weight, dot, kind = node.input[1].removesuffix(".float32").rpartition(".")
-            names[node.input[2].removesuffix(".float32")] = f"{weight}{dot}bias" if kind == "weight" else ""
+            weight = casts.get(node.input[1], node.input[1])
+            names[casts.get(node.input[2], node.input[2])] = weight.removesuffix("weight") + "bias"
     return {
-        names[tensor.name].removeprefix(prefix): torch.from_numpy(numpy_helper.to_array(tensor).copy()).float()
-        for tensor in model.graph.initializer
-        if names[tensor.name].startswith(prefix)
+        names[name].removeprefix(prefix): torch.from_numpy(numpy_helper.to_array(tensor).copy()).float()
+        for name, tensor in tensors.items()
+        if names[name].startswith(prefix)
     }

@@ -143,6 +143,8 @@ class StyledConv(nn.Module):
 class Block(nn.Module):
     """Doubles the resolution by a modulated inverse wavelet transform, then two styled convolutions."""
 
+    inverse_haar = staticmethod(inverse_haar)
+
     def __init__(self, c_in: int, c_out: int, resolution: int) -> None:
         super().__init__()
         self.up = Modulation(c_in)
@@ -150,12 +152,14 @@ class Block(nn.Module):
         self.conv2 = StyledConv(c_out, c_out, resolution)
 
     def forward(self, x: Tensor, up: Tensor, conv1: Tensor, conv2: Tensor, origin: tuple[int, int] = (0, 0)) -> Tensor:
-        x = inverse_haar(x * self.up(up))
+        x = self.inverse_haar(x * self.up(up))
         return self.conv2(self.conv1(x, conv1, origin), conv2, origin)
 
 
 class ToImage(nn.Module):
     """The published to-image head: modulated 1x1 convolution to 12 wavelet bands, no activation."""
+
+    inverse_haar = staticmethod(inverse_haar)
 
     def __init__(self, c_in: int) -> None:
         super().__init__()
@@ -168,7 +172,7 @@ class ToImage(nn.Module):
         return F.conv2d(x * self.modulation(w), self.weight) + self.bias
 
     def forward(self, x: Tensor, w: Tensor) -> Tensor:
-        return inverse_haar(self.bands(x, w))
+        return self.inverse_haar(self.bands(x, w))
 
 
 class DistilledToImage(nn.Module):
@@ -178,6 +182,8 @@ class DistilledToImage(nn.Module):
     separable convolution of x and two more as residuals (they start at nothing). The skip has a closed-form start
     (`trainer/distill.py`).
     """
+
+    inverse_haar = staticmethod(inverse_haar)
 
     def __init__(self, c_in: int, resolution: int, width: int = 64) -> None:
         super().__init__()
@@ -201,7 +207,7 @@ class DistilledToImage(nn.Module):
         h = self.conv(x, w, origin)
         for conv in self.deeper:
             h = h + conv(h, w, origin)
-        return inverse_haar(bands + self.detail.bands(h, w))
+        return self.inverse_haar(bands + self.detail.bands(h, w))
 
 
 class Synthesis(nn.Module):

@@ -7,15 +7,16 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from fid.export.graphs import bundle_graphs
+from fid.export.graphs import GraphModule, bundle_graphs
 from fid.export.read import Networks, read_bundle, read_networks
-from fid.runtime.bundle import Bundle, Graph
+from fid.export.to_onnx import to_onnx
+from fid.runtime.bundle import Bundle, Graph, Tensor
 from fid.runtime.cache import sha256
 from fid.runtime.errors import FidError, InputError
 from fid.trainer.checkpoint import save, tensors_of
 from fid.trainer.fit import FitConfig, Trainable
 from fid.trainer.from_bundle import float_tensors
-from fid.trainer.networks_mobilestylegan import Synthesis
+from fid.trainer.networks_mobilestylegan import StyledConv, Synthesis
 from onnx import helper, numpy_helper
 
 RESOLUTION = 128  # the smallest generator
@@ -132,3 +133,23 @@ def test_a_wrong_folder_is_named(checkpoints, tmp_path):
         read_networks(tmp_path, checkpoints[1])
     with pytest.raises(FidError, match="does not fit"):
         read_networks(checkpoints[1], checkpoints[1])
+
+
+def test_the_bias_of_an_exported_convolution_keeps_its_name(tmp_path) -> None:
+    class OneConvolution(GraphModule):
+        inputs = (Tensor("x", ("batch", 4, 8, 8), "float32"), Tensor("w", ("batch", 512), "float32"))
+        outputs = (Tensor("y", ("batch", 6, 8, 8), "float32"),)
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.synthesis = StyledConv(4, 6, 8)
+
+        def forward(self, x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
+            return self.synthesis(x, w)
+
+    module = OneConvolution()
+    torch.nn.init.normal_(module.synthesis.bias)
+    onnx.save(to_onnx(module), tmp_path / "synthesis.onnx")
+    read = float_tensors(tmp_path / "synthesis.onnx", "synthesis.")
+    assert read.keys() == module.synthesis.state_dict().keys()
+    np.testing.assert_array_equal(read["bias"], module.synthesis.bias.detach().flatten())

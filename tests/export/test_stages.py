@@ -4,7 +4,13 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from fid.export.fold import HALF_FROM, fold_batch_norms, rounded_to_half
+from fid.export.fold import (
+    HALF_FROM,
+    fold_batch_norms,
+    rounded_to_half,
+    transposed_haar,
+    with_transposed_wavelets,
+)
 from fid.export.graphs import GraphModule, IdentityGraph, to_bytes, to_float
 from fid.export.parity import CODE, PICTURE, Difference, Parity, difference
 from fid.export.skeletons import point_into
@@ -16,6 +22,7 @@ from fid.runtime.prepare import prepared
 from fid.runtime.session import open_session
 from fid.trainer.fit import Trainable
 from fid.trainer.networks_inception import InceptionV3
+from fid.trainer.networks_mobilestylegan import Synthesis, inverse_haar
 from fid.trainer.networks_sface import SFace
 from onnx import TensorProto, helper, numpy_helper
 from torch import nn
@@ -153,3 +160,18 @@ def test_identity_graph_prepared_graph_and_module_agree():
     lean = open_session(prepared("identity"), engine="onnxruntime", threads=1).run(crop=crop)["identity"]
     np.testing.assert_allclose(graph, module, atol=1e-5)
     np.testing.assert_allclose(graph, lean, atol=1e-5)
+
+
+def test_transposed_wavelets_are_the_same_transform():
+    torch.manual_seed(0)
+    x = torch.randn(2, 12, 5, 7)
+    torch.testing.assert_close(transposed_haar(x), inverse_haar(x))
+    synthesis = Synthesis(128).eval()
+    for parameter in synthesis.parameters():
+        torch.nn.init.normal_(parameter, std=0.05)
+    changed, w = with_transposed_wavelets(synthesis), torch.randn(1, 512)
+    assert changed.state_dict().keys() == synthesis.state_dict().keys()
+    with torch.no_grad():
+        expected = synthesis(w)
+        torch.testing.assert_close(changed(w), expected, rtol=1e-4, atol=1e-5 * expected.abs().max().item())
+        torch.testing.assert_close(synthesis(w), expected, rtol=0, atol=0)  # the original is as it was

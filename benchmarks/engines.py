@@ -1,0 +1,237 @@
+"""The graphs that are measured and the engines that they run on; what an engine cannot run, it says why.
+
+Torch engines run the modules that `fid-export` exports, with the very weights of the bundle, so every other engine is
+compared with the same arithmetic. All others are opened as the runtime opens them, by `session.open_session`;
+`openvino-int8` is the one exception: NNCF quantises the graph here, for the comparison, and fid does not ship it.
+
+    python benchmarks/engines.py ENGINE GRAPH     a fresh process: start to first output, and its peak of memory
+"""
+
+import json
+import resource
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from fid.runtime.bundle import Bundle
+from fid.runtime.crop import CROP_SIZE
+from fid.runtime.errors import FidError
+from fid.runtime.prepare import prepared
+from fid.runtime.session import ENGINES as SESSION_ENGINES
+from fid.runtime.session import open_session, physical_cores
+
+Arrays = Mapping[str, np.ndarray]
+
+GRAPHS = ("identity", "attributes", "mapper", "synthesis", "reenact", "synthesis-1024", "reenact-1024")
+ENGINES = (
+    *("torch", "torch-compile", "torch-cuda", "torch-cudagraph"),
+    *("onnxruntime", "openvino", "openvino-bf16", "openvino-int8"),
+    *("cuda", "tensorrt", "tensorrt-rtx"),
+)
+IDENTITY_SIZE = 128
+CALIBRATION = 32  # inputs that NNCF sees
+
+
+class NotHereError(Exception):
+    """This engine cannot run this graph on this machine; the message says why."""
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A graph that is ready on an engine."""
+
+    run: Callable[[Arrays], np.ndarray]  # returns when the output is there, on the host
+    provider: str  # what really runs
+    open_s: float  # reading, building or compiling, with what the engine had cached
+
+
+def open_engine(engine: str, graph: str, threads: int, batch: int = 1) -> Opened:
+    """Open a graph for one batch size and run it once. Raises NotHereError when it cannot run here."""
+    start = time.perf_counter()
+    if engine.startswith("torch"):
+        run, provider = _torch(engine, graph, threads, batch)
+    elif graph == "reenact-1024":
+        run, provider = _three_graphs(engine, threads, batch)
+    elif engine == "openvino-int8":
+        run, provider = _quantised(graph, threads, batch)
+    else:
+        run, provider = _session(engine, graph, threads, batch)
+    try:
+        run(noise(graph, batch))  # what is built at the first call belongs to opening
+    except (RuntimeError, FidError) as error:
+        raise NotHereError(_one_line(error)) from error
+    return Opened(run, provider, round(time.perf_counter() - start, 3))
+
+
+@cache
+def inputs(graph: str, count: int, seed: int = 0) -> Arrays:
+    """Inputs of a graph: pictures of the generator around the mean of W, identity codes like those of real people."""
+    from fid.export.parity import parity_inputs
+
+    arrays = parity_inputs(networks(), count, seed)
+    return {name: arrays[name] for name in input_names(graph)}
+
+
+def noise(graph: str, batch: int) -> Arrays:
+    """Inputs of the right form that need no network to make."""
+    random = np.random.default_rng(0)
+    crop = random.integers(0, 256, (batch, CROP_SIZE, CROP_SIZE, 3), np.uint8)
+    codes = {"identity": IDENTITY_SIZE, "attributes": 512, "w": 512}
+    arrays = {name: 0.1 * random.standard_normal((batch, size), np.float32) for name, size in codes.items()}
+    return {name: crop if name == "crop" else arrays[name] for name in input_names(graph)}
+
+
+def input_names(graph: str) -> tuple[str, ...]:
+    """What a graph takes."""
+    wanted = {"identity": ("crop",), "attributes": ("crop",), "mapper": ("identity", "attributes")}
+    return wanted.get(graph, ("w",) if graph.startswith("synthesis") else ("crop", "identity"))
+
+
+@cache
+def networks() -> Any:
+    """The networks of the shipped bundle in PyTorch (`export.read.Networks`)."""
+    from fid.export.read import read_bundle
+
+    return read_bundle(Bundle.load())
+
+
+def torch_module(graph: str) -> Any:
+    """The module that a graph was exported from, on the CPU (`export.graphs.GraphModule`)."""
+    from fid.export.graphs import IdentityGraph, ReenactGraph, SynthesisGraph, bundle_graphs
+    from fid.trainer.networks_mobilestylegan import Synthesis
+    from fid.trainer.networks_sface import SFace
+
+    if graph == "identity":
+        return IdentityGraph(SFace.load())
+    if graph == "synthesis-1024":
+        return SynthesisGraph(Synthesis.load(1024), 1024)
+    if graph == "reenact-1024":
+        return ReenactGraph(replace(networks(), synthesis=Synthesis.load(1024), resolution=1024))
+    return bundle_graphs(networks())[graph]
+
+
+def graph_path(graph: str) -> Path:
+    """The ONNX file of a graph."""
+    return prepared(graph) if graph == "synthesis-1024" else Bundle.load().graph_path(graph)
+
+
+def _torch(engine: str, graph: str, threads: int, batch: int) -> tuple[Callable[[Arrays], np.ndarray], str]:
+    import torch
+
+    torch.set_num_threads(threads)
+    on_gpu = engine in ("torch-cuda", "torch-cudagraph")
+    if on_gpu and not torch.cuda.is_available():
+        raise NotHereError("no CUDA device")
+    device = torch.device("cuda" if on_gpu else "cpu")
+    module = torch_module(graph).to(device).eval().requires_grad_(False)
+    call: Callable[..., Any] = module
+    if engine == "torch-compile":
+        import torch._inductor.config as inductor
+
+        inductor.freezing = True  # its best documented setting for inference: weights become constants
+        call = torch.compile(module, dynamic=False)
+    if engine == "torch-cudagraph":
+        call = torch.compile(module, dynamic=False, mode="reduce-overhead")
+    names = [tensor.name for tensor in module.inputs]
+
+    @torch.no_grad()
+    def run(arrays: Arrays) -> np.ndarray:
+        return call(*(torch.from_numpy(arrays[name]).to(device) for name in names)).cpu().numpy()
+
+    return run, f"{engine.replace('-', ' ')} {torch.__version__}"
+
+
+def _session(engine: str, graph: str, threads: int, batch: int) -> tuple[Callable[[Arrays], np.ndarray], str]:
+    if engine not in SESSION_ENGINES:
+        raise NotHereError("this version of fid has no such engine")
+    try:
+        session = open_session(graph_path(graph), engine=engine, threads=threads, static_batch=batch)
+    except FidError as error:
+        raise NotHereError(_one_line(error)) from error
+    if session.fallback is not None:
+        raise NotHereError(_one_line(session.fallback))
+    (output,) = session.outputs
+    return (lambda arrays: session.run(**arrays)[output.name]), session.provider
+
+
+def _three_graphs(engine: str, threads: int, batch: int) -> tuple[Callable[[Arrays], np.ndarray], str]:
+    """Reenactment at 1024 px, which the runtime runs as three graphs."""
+    steps = {name: open_engine(engine, name, threads, batch) for name in ("attributes", "mapper", "synthesis-1024")}
+
+    def run(arrays: Arrays) -> np.ndarray:
+        code = steps["attributes"].run({"crop": arrays["crop"]})
+        w = steps["mapper"].run({"identity": arrays["identity"], "attributes": code})
+        return steps["synthesis-1024"].run({"w": w})
+
+    return run, steps["synthesis-1024"].provider
+
+
+def _quantised(graph: str, threads: int, batch: int) -> tuple[Callable[[Arrays], np.ndarray], str]:
+    import openvino
+
+    model = _quantised_model(graph).clone()
+    model.reshape({port.get_any_name(): [batch, *list(port.get_shape())[1:]] for port in model.inputs})
+    options = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": "f32"}
+    request = openvino.Core().compile_model(model, "CPU", options).create_infer_request()
+    return (lambda arrays: request.infer(dict(arrays))[0].copy()), "openvino CPU int8"
+
+
+@cache
+def _quantised_model(graph: str) -> Any:
+    """A graph in int8 by NNCF's post-training quantisation, batch 1 (`openvino.Model`)."""
+    try:
+        import nncf
+    except ImportError as error:
+        raise NotHereError("NNCF is not installed: `pip install 'fid-face[bench]'`") from error
+    import logging
+
+    import openvino
+
+    logging.getLogger("nncf").setLevel(logging.ERROR)
+    model = openvino.Core().read_model(str(graph_path(graph)))
+    model.reshape({port.get_any_name(): [1, *list(port.get_partial_shape())[1:]] for port in model.inputs})
+    count = 8 if graph.endswith("1024") else CALIBRATION
+    examples = inputs(graph, count, seed=1)
+    rows = [{name: array[i : i + 1] for name, array in examples.items()} for i in range(count)]
+    return nncf.quantize(model, nncf.Dataset(rows), subset_size=count)
+
+
+def first_output(engine: str, graph: str, threads: int) -> dict[str, Any]:
+    """In this process: seconds until the graph is open, and the peak of memory after some runs."""
+    before = peak_ram_mb()
+    opened = open_engine(engine, graph, threads)
+    for _ in range(3):
+        opened.run(noise(graph, 1))
+    record = {"open_s": opened.open_s, "provider": opened.provider}
+    record |= {"peak_ram_mb": peak_ram_mb(), "peak_ram_before_mb": before}
+    if "torch" in sys.modules and engine in ("torch-cuda", "torch-cudagraph"):
+        import torch
+
+        record["peak_vram_mb"] = round(torch.cuda.max_memory_allocated() / 2**20, 1)
+    return record
+
+
+def peak_ram_mb() -> float:
+    """The most memory that was resident so far. Not getrusage's figure: that one begins with the parent's."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+        return round(int(line.split()[1]) / 1024, 1)
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1)
+
+
+def _one_line(error: object) -> str:
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[0].strip().rstrip(".")[:200]
+
+
+if __name__ == "__main__":
+    try:
+        print(json.dumps(first_output(sys.argv[1], sys.argv[2], physical_cores())))
+    except NotHereError as problem:
+        print(json.dumps({"reason": str(problem)}))

@@ -1,0 +1,196 @@
+"""How fast is every engine against PyTorch, graph by graph and for a whole frame, and how far off are its outputs?
+
+Engines take turns in one process (A B C, A B C, ...), so that ratios hold on a machine that is not quiet; load, build
+and memory are measured in a fresh process each. Accuracy is against PyTorch in float32 with the same weights. A whole
+frame is decode, detect, align, reenact, paste, encode; only `reenact` changes its engine.
+
+    python benchmarks/latency.py                                     everything, about a quarter of an hour
+    python benchmarks/latency.py --quick --engines torch onnxruntime --graphs reenact
+"""
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+import cv2
+import numpy as np
+from accuracy import compare
+from engines import ENGINES, GRAPHS, NotHereError, Opened, inputs, open_engine
+from fid.runtime.align import align
+from fid.runtime.crop import CROP_SIZE
+from fid.runtime.detect import Detector, choose_face
+from fid.runtime.images import read_image
+from fid.runtime.session import physical_cores
+from machine import ROOT, machine_record
+from records import QUICK_RESULTS, RESULTS, add_run
+from timing import FULL, QUICK, Plan, interleaved, speedup, summary
+
+BATCHED = ("reenact",)  # graphs that are measured at larger batches too
+MEMORY = ("synthesis", "reenact", "synthesis-1024")  # graphs that get a process of their own
+FRAME = (720, 1280)  # px, height and width of the frame in the whole-frame measurement
+STAGES = ("decode", "detect", "align", "reenact", "paste", "encode")
+Choices = tuple[str, ...]
+
+
+def measure_graph(graph: str, engines: Choices, batch: int, threads: int, plan: Plan, checked: int) -> dict[str, Any]:
+    """All engines on one graph: figures, or the reason why not, by engine."""
+    opened, rows = {}, {}
+    for engine in engines:
+        try:
+            opened[engine] = open_engine(engine, graph, threads, batch)
+        except NotHereError as problem:
+            rows[engine] = {"reason": str(problem)}
+    arrays = inputs(graph, batch)
+    turns = interleaved({name: _call(engine, arrays) for name, engine in opened.items()}, plan)
+    expected = outputs(opened["torch"], graph, batch, checked) if "torch" in opened else None
+    for name, engine in opened.items():
+        rows[name] = {"provider": engine.provider, **summary(turns[name], batch), "open_s": engine.open_s}
+        if expected is not None:
+            rows[name]["speedup"] = speedup(turns["torch"], turns[name])
+            rows[name]["against_torch"] = compare(outputs(engine, graph, batch, checked), expected)
+        rows[name]["ms"] = [round(float(ms), 2) for ms in np.sort(turns[name].ravel())]
+    return {name: rows[name] for name in engines}
+
+
+def outputs(engine: Opened, graph: str, batch: int, count: int) -> np.ndarray:
+    """Outputs for `count` inputs, or for one batch when that is more."""
+    arrays = inputs(graph, max(count, batch), seed=2)
+    parts = range(0, max(count, batch) // batch * batch, batch)
+    return np.concatenate([engine.run({name: a[i : i + batch] for name, a in arrays.items()}) for i in parts])
+
+
+def measure_frame(engines: Choices, threads: int, plan: Plan) -> dict[str, Any]:
+    """The whole frame, by engine: figures with the median of every stage, or the reason why not."""
+    cv2.setNumThreads(threads)
+    detector, encoded = Detector(), _frame()
+    identity = inputs("reenact", 1)["identity"]
+    opened, rows = {}, {}
+    stages: dict[str, list[dict[str, float]]] = {}
+    for name in engines:
+        try:
+            opened[name] = open_engine(name, "reenact", threads)
+        except NotHereError as problem:
+            rows[name] = {"reason": str(problem)}
+    calls = {}
+    for name, engine in opened.items():
+        stages[name] = []
+        calls[name] = lambda engine=engine, kept=stages[name]: kept.append(
+            one_frame(detector, engine, encoded, identity)
+        )
+    turns = interleaved(calls, plan)
+    for name, engine in opened.items():
+        rows[name] = {"provider": engine.provider, **summary(turns[name])}
+        rows[name]["stages_ms"] = {
+            stage: round(float(np.median([one[stage] for one in stages[name]])), 2) for stage in STAGES
+        }
+        if "torch" in turns:
+            rows[name]["speedup"] = speedup(turns["torch"], turns[name])
+        rows[name]["ms"] = [round(float(ms), 2) for ms in np.sort(turns[name].ravel())]
+    return {name: rows[name] for name in engines}
+
+
+def one_frame(detector: Detector, engine: Opened, encoded: np.ndarray, identity: np.ndarray) -> dict[str, float]:
+    """JPEG of a frame in, JPEG with the composed face pasted back out; ms of every stage."""
+    marks = [time.perf_counter()]
+    frame = cv2.imdecode(encoded, cv2.IMREAD_COLOR_RGB)
+    marks.append(time.perf_counter())
+    face = choose_face(detector.faces(frame), None, "the frame")
+    marks.append(time.perf_counter())
+    alignment = align(detector.refine(frame, face).points, CROP_SIZE)
+    crop = alignment.crop(frame)
+    marks.append(time.perf_counter())
+    picture = engine.run({"crop": crop[None], "identity": identity})[0]
+    marks.append(time.perf_counter())
+    pasted = alignment.paste(frame, picture)
+    marks.append(time.perf_counter())
+    cv2.imencode(".jpg", pasted[..., ::-1])
+    marks.append(time.perf_counter())
+    return {stage: 1e3 * (b - a) for stage, a, b in zip(STAGES, marks, marks[1:], strict=False)}
+
+
+def fresh_process(engine: str, graph: str) -> dict[str, Any]:
+    """Start to first output in a process of its own, seconds, and its peak of memory; or the reason why not."""
+    start = time.perf_counter()
+    script = Path(__file__).with_name("engines.py")
+    done = subprocess.run([sys.executable, script, engine, graph], capture_output=True)
+    if done.returncode:
+        return {"reason": f"the process ended with {done.returncode}"}
+    record = json.loads(done.stdout.decode().splitlines()[-1])
+    return record if "reason" in record else {**record, "cold_start_s": round(time.perf_counter() - start, 2)}
+
+
+def _frame() -> np.ndarray:
+    """A 720p frame with one shipped face in it, as JPEG bytes uint8 [n]."""
+    height, width = FRAME
+    face = read_image(ROOT / "runtime" / "faces" / "attributes-speaking.jpg")
+    frame = cv2.GaussianBlur(cv2.resize(face, (width, height)), (0, 0), 25)
+    side = 400
+    frame[160 : 160 + side, 440 : 440 + side] = cv2.resize(face, (side, side), interpolation=cv2.INTER_CUBIC)
+    return cv2.imencode(".jpg", frame[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 95])[1]
+
+
+def _call(engine: Opened, arrays: Any) -> Callable[[], object]:
+    return lambda: engine.run(arrays)
+
+
+@click.command(help=__doc__)
+@click.option("--engines", multiple=True, type=click.Choice(ENGINES), help="May be repeated. Default: all.")
+@click.option("--graphs", multiple=True, type=click.Choice([*GRAPHS, "frame"]), help="May be repeated. Default: all.")
+@click.option("--batch", multiple=True, type=click.IntRange(min=1), help="May be repeated. Default: 1, 4, 8.")
+@click.option("--threads", type=click.IntRange(min=1), help="Default: one per physical core.")
+@click.option("--quick", is_flag=True, help="Few runs, to see that it works; kept apart from the records.")
+@click.option("-o", "--output", type=click.Path(file_okay=False, path_type=Path), help="Default: benchmarks/results/.")
+def main(
+    engines: Choices,
+    graphs: Choices,
+    batch: tuple[int, ...],
+    threads: int | None,
+    quick: bool,
+    output: Path | None,
+) -> None:
+    machine, plan = machine_record(), QUICK if quick else FULL
+    threads = threads or physical_cores()
+    engines = engines or ENGINES
+    graphs = graphs or (*GRAPHS, "frame")
+    batches = batch or ((1,) if quick else (1, 4, 8))
+    checked = 2 if quick else 16
+    figures: dict[str, Any] = {}
+    for graph in graphs:
+        for size in batches:
+            if graph == "frame" or (size > 1 and graph not in BATCHED):
+                continue
+            click.echo(f"{graph}, batch {size}", err=True)
+            count = 4 if graph.endswith("1024") else checked
+            figures[f"{graph} batch {size}"] = measure_graph(graph, engines, size, threads, plan, count)
+    frame: dict[str, Any] = {}
+    if "frame" in graphs:
+        click.echo("whole frame", err=True)
+        frame = measure_frame(engines, threads, plan)
+    memory: dict[str, Any] = {}
+    for graph in (g for g in MEMORY if g in graphs):
+        click.echo(f"{graph}, fresh processes", err=True)
+        here = [e for e, row in figures.get(f"{graph} batch 1", {}).items() if "reason" not in row]
+        memory[graph] = {engine: fresh_process(engine, graph) for engine in here if engine != "openvino-int8"}
+    run = {
+        "benchmark": "latency",
+        "quick": quick,
+        "settings": {"threads": threads, "plan": plan.text, "accuracy_inputs": checked, "frame_px": FRAME},
+        "graphs": figures,
+        "frame": frame,
+        "fresh_process": memory,
+    }
+    path = add_run(output or (QUICK_RESULTS if quick else RESULTS), run, machine)
+    click.echo(json.dumps({"record": path.name, "graphs": {g: _headline(rows) for g, rows in figures.items()}}))
+
+
+def _headline(rows: dict[str, Any]) -> dict[str, Any]:
+    return {name: row.get("speedup", row.get("p50_ms", row.get("reason"))) for name, row in rows.items()}
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,166 @@
+"""How fast is the same work with what a user would take instead?
+
+- `random-face`, whose generator fid took over: w to a 1024 px picture, the same weights. Its own engine calls an
+  interface that OpenVINO dropped in 2024; with --own-environment it is tried as its documentation says, in an
+  environment of its own, with the last OpenVINO that has the interface. What it does is also run on today's OpenVINO:
+  read its files, compile them for the CPU, infer, and turn the result into a picture with its own formula.
+- OpenCV's FaceRecognizerSF: an aligned face to a code, the same SFace weights.
+
+Where a peer does something else besides (detect, align, store), it is not measured here. All take turns in one process
+with the same number of threads.
+
+    python benchmarks/peers.py --own-environment
+"""
+
+import json
+import subprocess
+import sys
+import tempfile
+import venv
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+import cv2
+import numpy as np
+from accuracy import compare
+from engines import inputs, open_engine
+from fid.runtime import models
+from fid.runtime.crop import identity_view
+from fid.runtime.session import physical_cores
+from machine import machine_record, version_of
+from records import QUICK_RESULTS, RESULTS, add_run
+from timing import FULL, QUICK, Plan, interleaved, speedup, summary
+
+OPENCV = "OpenCV FaceRecognizerSF"
+LAST_OPENVINO = "2023.3.0"  # the last with the interface that random-face calls
+OWN_ENGINE = """
+import json, statistics, time
+import numpy, random_face
+engine = random_face.get_engine()
+style = engine.truncate(engine.var_to_style(numpy.random.normal(size=(1, 512)).astype("float32")))
+times = []
+for _ in range(15):
+    start = time.perf_counter()
+    engine.style_to_img(style)
+    times.append(1e3 * (time.perf_counter() - start))
+print(json.dumps({"p50_ms": round(statistics.median(times[3:]), 3), "min_ms": round(min(times[3:]), 3)}))
+"""
+
+
+def synthesis(threads: int, plan: Plan) -> dict[str, Any]:
+    """w to a picture: random-face's network on OpenVINO, fid at 1024 px and at 256 px."""
+    arrays = inputs("synthesis", 4)
+    first = {"w": arrays["w"][:1]}
+    infer = _random_face(threads)
+    calls: dict[str, Callable[[], object]] = {
+        "random-face on OpenVINO, network": lambda: infer(first["w"]),
+        "random-face on OpenVINO, network and picture": lambda: as_picture(infer(first["w"])),
+    }
+    opened = {
+        f"fid {side} px, {engine}": open_engine(engine, graph, threads)
+        for side, graph in ((1024, "synthesis-1024"), (256, "synthesis"))
+        for engine in ("onnxruntime", "openvino")
+    }
+    calls |= {name: lambda run=engine.run: run(first) for name, engine in opened.items()}
+    turns = interleaved(calls, plan)
+    rows = {name: summary(ms) | {"speedup": speedup(turns[next(iter(turns))], ms)} for name, ms in turns.items()}
+    theirs = np.stack([as_picture(infer(w[None]))[..., ::-1] for w in arrays["w"]])
+    for name, engine in opened.items():
+        ours = np.concatenate([engine.run({"w": w[None]}) for w in arrays["w"]])
+        if ours.shape[1] == 256:
+            seen = np.stack([cv2.resize(image, (256, 256), interpolation=cv2.INTER_AREA) for image in theirs])
+        else:
+            seen = theirs
+        rows[name]["against_random_face"] = compare(ours, seen)
+    return rows
+
+
+def _random_face(threads: int) -> Callable[[np.ndarray], np.ndarray]:
+    """style_to_img of random-face's engine: w [1, 512] -> picture [3, 1024, 1024] about -1..1."""
+    import openvino
+
+    core = openvino.Core()
+    folder = models.ensure("generator")
+    options = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": threads}
+    request = core.compile_model(folder / "SynthesisNetwork.xml", "CPU", options).create_infer_request()
+    return lambda w: request.infer([w])[0][0]
+
+
+def as_picture(image: np.ndarray) -> np.ndarray:
+    """random-face's formula for a network's result [3, S, S]: BGR uint8 [S, S, 3]."""
+    scaled = (np.clip(image, -1, 1) + 1) / (2 + 1e-5)
+    return np.clip(scaled * 255 + 0.5, 0, 255).transpose(1, 2, 0).astype(np.uint8)[:, :, ::-1]
+
+
+def identity(threads: int, plan: Plan) -> dict[str, Any]:
+    """An aligned face to SFace's code: OpenCV's own class, fid's graph, which begins with the crop's resampling."""
+    cv2.setNumThreads(threads)
+    folder = models.ensure("sface")
+    recogniser = cv2.FaceRecognizerSF.create(str(folder / models.model("sface").files[0].name), "")
+    crops = inputs("identity", 4)["crop"]
+    views = [np.rint(view).astype(np.uint8)[..., ::-1].copy() for view in identity_view(crops)]
+    theirs, rows, calls = None, {}, {}
+    try:
+        theirs = np.concatenate([recogniser.feature(view) for view in views])
+        theirs /= np.linalg.norm(theirs, axis=1, keepdims=True)
+        calls[OPENCV] = lambda: recogniser.feature(views[0])
+    except cv2.error as error:
+        rows[OPENCV] = {"reason": f"OpenCV {cv2.__version__}: {error.err.strip() or error}"[:200]}
+    opened = {f"fid, {engine}": open_engine(engine, "identity", threads) for engine in ("onnxruntime", "openvino")}
+    calls |= {name: lambda run=engine.run: run({"crop": crops[:1]}) for name, engine in opened.items()}
+    turns = interleaved(calls, plan)
+    for name, ms in turns.items():
+        rows[name] = summary(ms) | ({"speedup": speedup(turns[OPENCV], ms)} if OPENCV in turns else {})
+    for name, engine in opened.items():
+        if theirs is not None:
+            ours = np.concatenate([engine.run({"crop": c[None]}) for c in crops])
+            rows[name]["against_opencv"] = compare(ours, theirs)
+    return rows
+
+
+def own_environment() -> dict[str, Any]:
+    """random-face as its documentation says, in a fresh environment: ms a picture, or what it answers instead."""
+    entry = models.model("generator")
+    packages = [f"openvino=={LAST_OPENVINO}", "numpy<2", "opencv-python-headless", "gdown"]
+    with tempfile.TemporaryDirectory() as name:
+        venv.create(name, with_pip=True)
+        python = str(Path(name) / "bin" / "python")
+        for line in (packages, ["--no-deps", f"{entry.package}=={entry.version}"]):
+            done = subprocess.run([python, "-m", "pip", "install", "--quiet", *line], capture_output=True, text=True)
+            if done.returncode:
+                return {"reason": f"pip could not install {line[-1]}"}
+        done = subprocess.run([python, "-c", OWN_ENGINE], capture_output=True, text=True)
+    setting = {"openvino": LAST_OPENVINO, "random-face": entry.version, "python": sys.version.split()[0]}
+    if done.returncode:
+        said = [line.strip() for line in done.stderr.splitlines() if line.strip()]
+        problem = next((line for line in said if "Error" in line and "File" not in line), said[-1] if said else "")
+        return {"reason": problem[:200], **setting}
+    return json.loads(done.stdout.splitlines()[-1]) | setting
+
+
+@click.command(help=__doc__)
+@click.option("--own-environment", "own", is_flag=True, help="Try random-face's own engine too; installs packages.")
+@click.option("--threads", type=click.IntRange(min=1), help="Default: one per physical core.")
+@click.option("--quick", is_flag=True, help="Few runs, to see that it works; kept apart from the records.")
+@click.option("-o", "--output", type=click.Path(file_okay=False, path_type=Path), help="Default: benchmarks/results/.")
+def main(own: bool, threads: int | None, quick: bool, output: Path | None) -> None:
+    machine, plan, threads = machine_record(), QUICK if quick else FULL, threads or physical_cores()
+    figures = {"synthesis": synthesis(threads, plan), "identity": identity(threads, plan)}
+    if own:
+        figures["random-face's own engine"] = own_environment()
+    versions = {name: version_of(name) for name in ("openvino", "opencv-python-headless", "onnxruntime")}
+    versions["random-face"] = models.model("generator").version
+    run = {
+        "benchmark": "peers",
+        "quick": quick,
+        "settings": {"threads": threads, "plan": plan.text, "versions": versions},
+    }
+    path = add_run(output or (QUICK_RESULTS if quick else RESULTS), run | {"peers": figures}, machine)
+    speedups = {name: row.get("speedup") for name, row in figures["synthesis"].items()}
+    click.echo(json.dumps({"record": path.name, "synthesis": speedups}))
+
+
+if __name__ == "__main__":
+    main()

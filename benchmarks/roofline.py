@@ -1,0 +1,167 @@
+"""How close does each graph come to what this machine can do, and which layers have most to gain?
+
+The roof is measured first: the rate of large float32 matrix products and of copying memory. Then ONNX Runtime's
+profile gives, for every node of the graph as it runs it, its time and the shapes of its inputs and outputs: from these
+come its operations (2 for a multiply-add) and the bytes that it has to read and write. A node's floor is the larger of
+operations / matrix rate and bytes / copy rate.
+
+    python benchmarks/roofline.py --graphs reenact
+"""
+
+import json
+import math
+import time
+from collections import defaultdict
+from collections.abc import Mapping
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import click
+import numpy as np
+from engines import GRAPHS, graph_path, noise
+from fid.runtime.session import physical_cores
+from machine import machine_record
+from records import QUICK_RESULTS, RESULTS, add_run
+
+ONE_FILE = tuple(graph for graph in GRAPHS if graph != "reenact-1024")
+GROUPS = {
+    "pointwise convolution": ("Conv 1x1", "MatMul", "FusedMatMul"),
+    "depthwise convolution": ("Conv depthwise",),
+    "dense convolution": ("Conv dense",),
+    "perceptron, styles": ("Gemm", "FusedGemm"),
+    "wavelet": ("ConvTranspose", "DepthToSpace", "Split", "Slice", "Sub", "Concat"),
+    "layout": ("ReorderInput", "ReorderOutput", "Transpose"),
+}  # what is in none is elementwise
+
+
+def roof(threads: int, quick: bool) -> dict[str, float]:
+    """Best of several: GFLOP/s of a float32 matrix product, GB/s of a copy (bytes read and bytes written)."""
+    import torch
+
+    torch.set_num_threads(threads)
+    size, tries = (1024, 5) if quick else (2048, 20)
+    a, b = torch.randn(size, size), torch.randn(size, size)
+    source = torch.randn(1 << 24)  # 64 MB: more than the caches hold
+    target = torch.empty_like(source)
+    product = min(_seconds(lambda: torch.mm(a, b)) for _ in range(tries))
+    copy = min(_seconds(lambda: target.copy_(source)) for _ in range(tries))
+    return {
+        "matrix_gflops": round(2 * size**3 / product / 1e9, 1),
+        "copy_gb_s": round(2 * 4 * len(source) / copy / 1e9, 1),
+    }
+
+
+def measure(graph: str, threads: int, runs: int, limits: Mapping[str, float]) -> dict[str, Any]:
+    """One graph: its nodes, the layer groups, and the three nodes with most to gain."""
+    nodes = [node | _floor(node, limits) for node in profile(graph, threads, runs)]
+    groups: dict[str, dict[str, float]] = defaultdict(lambda: defaultdict(float))
+    for node in nodes:
+        for key in ("ms", "gflop", "mb", "floor_ms"):
+            groups[node["group"]][key] += node[key]
+    total = {key: sum(group[key] for group in groups.values()) for key in ("ms", "gflop", "mb", "floor_ms")}
+    most = sorted(nodes, key=lambda node: node["floor_ms"] - node["ms"])[:3]
+    return {
+        "total": _rounded(total),
+        "groups": {name: _rounded(group) for name, group in sorted(groups.items(), key=lambda item: -item[1]["ms"])},
+        "most_to_gain": [_rounded(node) for node in most],
+        "nodes": [_rounded(node) for node in sorted(nodes, key=lambda node: -node["ms"])[:40]],
+    }
+
+
+def profile(graph: str, threads: int, runs: int) -> list[dict[str, Any]]:
+    """Nodes as ONNX Runtime runs them: name, kind, group, median ms, GFLOP and MB."""
+    import onnxruntime as ort
+    from fid.runtime import session_onnxruntime
+
+    with TemporaryDirectory() as folder:
+        options = session_onnxruntime.session_options(threads)
+        options.enable_profiling = True
+        options.profile_file_prefix = str(Path(folder) / "profile")
+        model = session_onnxruntime.model_for(graph_path(graph), "CPUExecutionProvider", options)
+        session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        arrays = noise(graph, 1)
+        for _ in range(runs):
+            session.run(None, dict(arrays))
+        events = json.loads(Path(session.end_profiling()).read_text())
+    times: dict[str, list[float]] = defaultdict(list)
+    details: dict[str, Mapping[str, Any]] = {}
+    for event in events:
+        if event.get("cat") == "Node" and event["name"].endswith("_kernel_time"):
+            times[event["name"]].append(event["dur"] / 1e3)
+            details[event["name"]] = event["args"]
+    warm = max(1, runs // 4)
+    return [
+        {"name": name.removesuffix("_kernel_time"), "ms": float(np.median(ms[warm:] or ms)), **count(details[name])}
+        for name, ms in times.items()
+    ]
+
+
+def count(details: Mapping[str, Any]) -> dict[str, Any]:
+    """Kind, group, GFLOP and MB of a node from the types and shapes of its inputs and outputs in a profile."""
+    inputs, outputs = _tensors(details["input_type_shape"]), _tensors(details["output_type_shape"])
+    kind, size = str(details["op_name"]), math.prod(outputs[0][1]) if outputs else 0
+    flop = float(size)  # elementwise: one each
+    if kind in ("Conv", "FusedConv"):
+        weight = inputs[1][1]
+        c_out, c_in, *kernel = weight
+        kind = "Conv depthwise" if c_in == 1 else "Conv 1x1" if math.prod(kernel) == 1 else "Conv dense"
+        flop = 2 * size * math.prod(weight) / c_out
+    elif kind == "ConvTranspose":
+        flop = 2 * math.prod(inputs[0][1]) * math.prod(inputs[1][1][1:])
+    elif kind in ("MatMul", "FusedMatMul", "Gemm", "FusedGemm"):
+        flop = 2 * size * inputs[0][1][-1]
+    elif kind in ("Reshape", "Unsqueeze", "Squeeze", "Shape", "ReorderInput", "ReorderOutput", "Transpose"):
+        flop = 0.0
+    moved = sum(width * math.prod(shape) for width, shape in (*inputs, *outputs))
+    if kind in ("Reshape", "Unsqueeze", "Squeeze", "Shape"):
+        moved = 0  # views
+    group = next((name for name, kinds in GROUPS.items() if kind in kinds), "elementwise")
+    shape = "x".join(map(str, outputs[0][1])) if outputs else ""
+    return {"kind": kind, "group": group, "output": shape, "gflop": flop / 1e9, "mb": moved / 1e6}
+
+
+def _tensors(ports: list[dict[str, list[int]]]) -> list[tuple[int, list[int]]]:
+    """(bytes of a number, shape) of each tensor."""
+    widths = {"uint8": 1, "bool": 1, "float16": 2, "int64": 8, "double": 8}
+    return [(widths.get(dtype, 4), shape) for port in ports for dtype, shape in port.items()]
+
+
+def _floor(node: Mapping[str, Any], limits: Mapping[str, float]) -> dict[str, float]:
+    return {"floor_ms": 1e3 * max(node["gflop"] / limits["matrix_gflops"], node["mb"] / 1e3 / limits["copy_gb_s"])}
+
+
+def _rounded(record: Mapping[str, Any]) -> dict[str, Any]:
+    """With `of_roof`, the share of the time that the floor is; all numbers short."""
+    result = {key: round(value, 4) if isinstance(value, float) else value for key, value in record.items()}
+    return result | {"of_roof": round(record["floor_ms"] / record["ms"], 3) if record["ms"] else None}
+
+
+def _seconds(work: Any) -> float:
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+@click.command(help=__doc__)
+@click.option("--graphs", multiple=True, type=click.Choice(ONE_FILE), help="May be repeated. Default: all.")
+@click.option("--threads", type=click.IntRange(min=1), help="Default: one per physical core.")
+@click.option("--quick", is_flag=True, help="Few runs, to see that it works; kept apart from the records.")
+@click.option("-o", "--output", type=click.Path(file_okay=False, path_type=Path), help="Default: benchmarks/results/.")
+def main(graphs: tuple[str, ...], threads: int | None, quick: bool, output: Path | None) -> None:
+    machine, threads = machine_record(), threads or physical_cores()
+    limits = roof(threads, quick)
+    figures = {graph: measure(graph, threads, 4 if quick else 40, limits) for graph in graphs or ONE_FILE}
+    again = roof(threads, quick)  # a machine that slowed down or sped up meanwhile shows here
+    run = {"benchmark": "roofline", "quick": quick, "settings": {"threads": threads, "engine": "onnxruntime CPU"}}
+    path = add_run(
+        output or (QUICK_RESULTS if quick else RESULTS),
+        run | {"roof": limits, "roof_after": again, "graphs": figures},
+        machine,
+    )
+    verdict = {graph: {"ms": f["total"]["ms"], "of_roof": f["total"]["of_roof"]} for graph, f in figures.items()}
+    click.echo(json.dumps({"record": path.name, "roof": limits, "graphs": verdict}))
+
+
+if __name__ == "__main__":
+    main()

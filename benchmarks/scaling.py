@@ -1,0 +1,166 @@
+"""How does the cost grow: with batch, threads, processes, resolution, length of a clip, number of faces?
+
+Times take turns within each question. The clip goes through the whole path of a frame; its memory must not grow.
+
+    python benchmarks/scaling.py
+"""
+
+import json
+import resource
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+import cv2
+import numpy as np
+from engines import NotHereError, inputs, noise, open_engine
+from fid.runtime.align import align
+from fid.runtime.detect import Detector
+from fid.runtime.images import read_image
+from fid.runtime.session import physical_cores
+from latency import _frame, one_frame
+from machine import ROOT, machine_record
+from records import QUICK_RESULTS, RESULTS, add_run
+from timing import FULL, QUICK, Plan, interleaved, summary
+
+CPU_ENGINES = ("onnxruntime", "openvino")
+WORKER = "--worker"  # argument of a process of `processes`
+
+
+def by_batch(threads: int, plan: Plan, batches: tuple[int, ...]) -> dict[str, Any]:
+    """Reenactment by batch size: ms a call, pictures a second."""
+    return _turns(
+        {(engine, size): (engine, "reenact", threads, size) for engine in CPU_ENGINES for size in batches}, plan
+    )
+
+
+def by_threads(plan: Plan, counts: tuple[int, ...]) -> dict[str, Any]:
+    """Reenactment by number of threads."""
+    return _turns({(engine, count): (engine, "reenact", count, 1) for engine in CPU_ENGINES for count in counts}, plan)
+
+
+def by_resolution(threads: int, plan: Plan) -> dict[str, Any]:
+    """Synthesis by side of the picture, px."""
+    graphs = {256: "synthesis", 1024: "synthesis-1024"}
+    return _turns({(e, side): (e, graph, threads, 1) for e in CPU_ENGINES for side, graph in graphs.items()}, plan)
+
+
+def _turns(cases: dict[tuple[str, int], tuple[str, str, int, int]], plan: Plan) -> dict[str, Any]:
+    """Engine -> size -> figures, all cases in turns."""
+    calls, batches, result = {}, {}, {}
+    for key, (engine, graph, threads, batch) in cases.items():
+        try:
+            opened = open_engine(engine, graph, threads, batch)
+        except NotHereError as problem:
+            result.setdefault(key[0], {})[str(key[1])] = {"reason": str(problem)}
+            continue
+        arrays = inputs(graph, batch)
+        calls[str(key)], batches[str(key)] = (lambda run=opened.run, arrays=arrays: run(arrays)), batch
+    turns = interleaved(calls, plan)
+    for key in cases:
+        if str(key) in turns:
+            result.setdefault(key[0], {})[str(key[1])] = summary(turns[str(key)], batches[str(key)])
+    return result
+
+
+def by_processes(counts: tuple[int, ...], seconds: float) -> dict[str, Any]:
+    """Pictures a second of several processes, one thread each, that reenact for so long at the same time."""
+    result = {}
+    for count in counts:
+        command = [sys.executable, __file__, WORKER, str(seconds), str(time.time() + 4 + count)]
+        workers = [subprocess.Popen(command, stdout=subprocess.PIPE) for _ in range(count)]
+        done = [worker.communicate()[0] for worker in workers]
+        result[str(count)] = {"per_second": round(sum(int(out) for out in done) / seconds, 2)}
+    return {"onnxruntime": result}
+
+
+def work(seconds: float, begin: float) -> int:
+    """How many faces one thread reenacts from the clock time `begin` on, for so many seconds."""
+    opened, arrays = open_engine("onnxruntime", "reenact", 1), noise("reenact", 1)
+    time.sleep(max(0.0, begin - time.time()))
+    count, end = 0, time.perf_counter() + seconds
+    while time.perf_counter() < end:
+        opened.run(arrays)
+        count += 1
+    return count
+
+
+def by_clip_length(threads: int, lengths: tuple[int, ...]) -> dict[str, Any]:
+    """Resident memory, and ms a frame, after so many frames of one clip."""
+    detector, encoded, opened = Detector(), _frame(), open_engine("onnxruntime", "reenact", threads)
+    identity, done, start = inputs("reenact", 1)["identity"], 0, time.perf_counter()
+    result = {}
+    for length in lengths:
+        while done < length:
+            one_frame(detector, opened, encoded, identity)
+            done += 1
+        ms = 1e3 * (time.perf_counter() - start) / done
+        result[str(length)] = {"resident_mb": round(_resident_mb(), 1), "ms_a_frame": round(ms, 2)}
+    return result
+
+
+def by_faces(threads: int, counts: tuple[int, ...], runs: int) -> dict[str, Any]:
+    """A 720p frame with so many faces, all of them found, aligned, reenacted and pasted back."""
+    detector, opened = Detector(), open_engine("onnxruntime", "reenact", threads)
+    identity, result = inputs("reenact", 1)["identity"], {}
+    face = read_image(ROOT / "runtime" / "faces" / "attributes-speaking.jpg")
+    for count in counts:
+        frame = np.full((720, 1280, 3), 110, np.uint8)
+        for i in range(count):
+            top, left = 30 + 340 * (i // 4), 10 + 317 * (i % 4)
+            frame[top : top + 300, left : left + 300] = cv2.resize(face, (300, 300), interpolation=cv2.INTER_CUBIC)
+        times, found = [], 0
+        for _ in range(runs + 1):
+            start = time.perf_counter()
+            picture, faces = frame, detector.faces(frame)
+            for one in faces:
+                alignment = align(detector.refine(frame, one).points)
+                made = opened.run({"crop": alignment.crop(frame)[None], "identity": identity})[0]
+                picture = alignment.paste(picture, made)
+            times.append(1e3 * (time.perf_counter() - start))
+            found = len(faces)
+        result[str(count)] = {"found": found, "p50_ms": round(float(np.median(times[1:])), 2)}
+    return result
+
+
+def _resident_mb() -> float:
+    status = Path("/proc/self/statm")
+    if status.exists():
+        return int(status.read_text().split()[1]) * resource.getpagesize() / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+@click.command(help=__doc__)
+@click.option("--threads", type=click.IntRange(min=1), help="Default: one per physical core.")
+@click.option("--quick", is_flag=True, help="Few runs, to see that it works; kept apart from the records.")
+@click.option("-o", "--output", type=click.Path(file_okay=False, path_type=Path), help="Default: benchmarks/results/.")
+def main(threads: int | None, quick: bool, output: Path | None) -> None:
+    machine, plan, cores = machine_record(), QUICK if quick else FULL, physical_cores()
+    threads = threads or cores
+    counts = tuple(sorted({1, 2, cores, *(n for n in (4, 8, 16) if n <= cores)}))
+    lengths = (5, 10, 20) if quick else (50, 100, 200, 400)
+    click.echo("batch, threads, resolution", err=True)
+    figures = {
+        "batch": by_batch(threads, plan, (1, 2) if quick else (1, 2, 4, 8)),
+        "threads": by_threads(plan, counts),
+        "resolution": by_resolution(threads, plan),
+    }
+    click.echo("processes, clip, faces", err=True)
+    figures |= {
+        "processes": by_processes(counts, 2 if quick else 8),
+        "clip_length": by_clip_length(threads, lengths),
+        "faces": by_faces(threads, (1, 2) if quick else (1, 2, 4, 8), 2 if quick else 10),
+    }
+    run = {"benchmark": "scaling", "quick": quick, "settings": {"threads": threads, "plan": plan.text}, "by": figures}
+    path = add_run(output or (QUICK_RESULTS if quick else RESULTS), run, machine)
+    click.echo(json.dumps({"record": path.name, "clip_length": figures["clip_length"], "faces": figures["faces"]}))
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == [WORKER]:
+        print(work(float(sys.argv[2]), float(sys.argv[3])))
+    else:
+        main()
