@@ -64,12 +64,6 @@ class Identity:
         offset = b"" if self.w_offset is None else self.w_offset.tobytes()
         return hashlib.sha256(self.code.tobytes() + offset).hexdigest()[:32]
 
-    @property
-    def fingerprint(self) -> str:
-        """The same text for the same person, and for nobody else."""
-        offset = b"" if self.w_offset is None else self.w_offset.tobytes()
-        return hashlib.sha256(self.code.tobytes() + offset).hexdigest()[:32]
-
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Identity:
         """Read an identity file and check all of it. Raises `InputError` in one sentence; never runs code from it."""
