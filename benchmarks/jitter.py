@@ -2,9 +2,10 @@
 
     python benchmarks/jitter.py --clip talking.mp4 --frames 90
 
-A still clip is made from the first frame, with noise as of a small sensor. On it, standard deviation and mean step of the crop's corners and of w tell the jitter. On the
-moving clip, the cosine of the compositions' identity codes with their mean tells how much the person drifts, and the
-lag is how far the smoothed corners stay behind the others. Without --clip a face that ships with fid moves.
+A still clip is made from the first frame, with noise as of a small sensor. On it, standard deviation and mean step of
+the crop's corners and of w tell the jitter. On the moving clip, the cosine of the compositions' identity codes with
+their mean tells how much the person drifts, and the lag is how far the smoothed corners stay behind the others.
+Without --clip a face that ships with fid moves.
 """
 
 import json

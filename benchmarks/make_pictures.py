@@ -80,7 +80,7 @@ def main(bundle: Path | None, output: Path) -> None:
     pictures = {
         "grid": grid(composer, identities, [FACES / f"attributes-{name}.jpg" for name in ROWS]),
         "compose": one(composer, identities[0], attributes[0]),
-        "deidentify": replaced(composer, FACES / "attributes-outdoors.jpg"),
+        "deidentify": replaced(composer, FACES / "identity-dave.jpg"),
         "interpolate": two_ways(composer, identities, attributes),
     }
     for name, picture in pictures.items():
