@@ -399,7 +399,7 @@ def webcam(
     composer.set_identity(people[0])
     reenactor = Reenactor(composer, smooth=smooth)
     composer.warm_up()
-    layout = Layout(view or "paste", no_face, settings.resolution)
+    layout = Layout(view or "paste", no_face, composer.resolution)
     lens = Camera(source, width=width, height=height, fps=fps_cap, again=duration is not None, notice=say)
     show = Webcam(
         lens,
@@ -452,9 +452,9 @@ def video(
     clip = open_clip(driving)
     composer = settings.composer()
     who = composer.set_identity(average([composer.identify(photo, identity_face) for photo in identities]))
-    work = Reenactment(Reenactor(composer, smooth=smooth), Layout(view or "result-only", no_face, settings.resolution))
+    work = Reenactment(Reenactor(composer, smooth=smooth), Layout(view or "result-only", no_face, composer.resolution))
     made_of = {"identity": who.fingerprint, "bundle": composer.bundle.version, "engine": settings.engine}
-    made_of |= {"view": work.layout.view, "smooth": smooth, "no_face": no_face, "resolution": settings.resolution}
+    made_of |= {"view": work.layout.view, "smooth": smooth, "no_face": no_face, "resolution": composer.resolution}
     note = settings.note(composer, "reenactment", with_photos=work.layout.view != "result-only")
     total = max(1, round(min((span[1] or 1e9) - span[0], clip.frames / clip.fps - span[0]) * clip.fps))
     start = time.perf_counter()

@@ -210,7 +210,7 @@ class Webcam:
 def open_virtual_camera(shape: tuple[int, ...], fps: float = 30.0) -> Any:
     """A virtual camera for pictures RGB uint8 of that shape [height, width, 3]; `FidError` says how to get one."""
     try:
-        import pyvirtualcam
+        import pyvirtualcam  # pyright: ignore[reportMissingImports] - an extra, under the GPL
     except ImportError as error:
         raise FidError(VCAM_MISSING) from error
     try:
