@@ -492,7 +492,7 @@ def deidentify(settings: Settings, source: Path, output: Path, seed: int, faces:
     composer = settings.composer()
     sampler = Sampler(composer)
     draw = cache(lambda number: sampler.person(number)[1])
-    made_of = {"bundle": composer.bundle.version, "engine": settings.engine, "resolution": settings.resolution}
+    made_of = {"bundle": composer.bundle.version, "engine": settings.engine, "resolution": composer.resolution}
     made_of |= {"deidentify": seed, "faces": faces}
     note = settings.note(composer, "deidentification", with_photos=True)
 
