@@ -18,6 +18,12 @@ GAIN = 16  # how much the pictures of differences are amplified
 SIDE = 256  # px; larger pictures are shown at this size, and a piece of them in full
 
 
+ROW_STYLE = """
+.row{display:flex;gap:4px}.row div{flex:0 1 256px;min-width:0;font-size:.8em;color:#555}
+.row img{width:100%;display:block}
+"""
+
+
 @dataclass(frozen=True)
 class Shown:
     """One latent as a picture of each form, RGB uint8 [R, R, 3]."""
@@ -39,7 +45,7 @@ def report_page(bundle: Bundle, shown: Sequence[Shown]) -> str:
     parts.append(_list(_legend(any(s.fp16 is not None for s in shown))))
     parts.append("".join(map(_row, shown)))
     body = "\n".join(parts)
-    style = STYLE + "figure img{vertical-align:top;margin:0 4px 4px 0}"
+    style = STYLE + ROW_STYLE
     return f"<!doctype html><meta charset=utf-8><title>{html.escape(title)}</title><style>{style}</style>\n{body}\n"
 
 
@@ -114,19 +120,18 @@ def _gate(bundle: Bundle) -> Table:
 
 
 def _legend(with_half: bool) -> Iterator[str]:
-    forms = ["PyTorch", "FP32 graph", *(["FP16 graph, emulated"] if with_half else [])]
-    differences = ["FP32 from PyTorch", *(["FP16 from FP32"] if with_half else [])]
-    yield f"From the left: {', '.join(forms)}; then, around grey, what differs {GAIN} times as strong: " + (
-        f"{', '.join(differences)}."
-    )
+    forms = "PyTorch, the FP32 graph and the FP16 graph, emulated" if with_half else "PyTorch and the FP32 graph"
+    yield f"{forms}; then what differs, {GAIN} times as strong, around grey."
     yield f"Pictures stand at {SIDE} px; differences are taken at full size, and of each spot the strongest is shown."
 
 
 def _row(shown: Shown) -> str:
     forms = [shown.pytorch, shown.fp32, *([] if shown.fp16 is None else [shown.fp16])]
     differences = [_difference(after, before) for before, after in pairwise(forms)]
-    images = "".join(map(_image, [*map(_small, forms), *differences]))
-    return f"<figure class=wide>{images}<figcaption>{html.escape(shown.title)}</figcaption></figure>"
+    labels = ["PyTorch", "FP32", "FP16"][: len(forms)]
+    labels += [f"{after} − {before}, × {GAIN}" for before, after in pairwise(labels)]
+    images = "".join(map(_image, [*map(_small, forms), *differences], labels))
+    return f"<figure><figcaption>{html.escape(shown.title)}</figcaption><div class=row>{images}</div></figure>"
 
 
 def _small(image: np.ndarray) -> np.ndarray:
@@ -144,10 +149,10 @@ def _difference(after: np.ndarray, before: np.ndarray) -> np.ndarray:
     return np.clip(127 + GAIN * apart, 0, 255).astype(np.uint8)
 
 
-def _image(image: np.ndarray) -> str:
+def _image(image: np.ndarray, label: str) -> str:
     _, data = cv2.imencode(".webp", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_WEBP_QUALITY, 95])
     source = base64.b64encode(data.tobytes()).decode()
-    return f'<img alt="" width={image.shape[1]} src="data:image/webp;base64,{source}">'
+    return f'<div><img alt="{label}" src="data:image/webp;base64,{source}">{label}</div>'
 
 
 def _list(lines: Iterator[str]) -> str:

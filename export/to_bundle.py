@@ -101,7 +101,8 @@ def export_bundle(
         verdicts: dict[str, Verdict] = {}
         if fp16:
             if "identity" not in models:
-                models["identity"] = to_onnx(references["identity"]).SerializeToString()
+                rounded = IdentityGraph(rounded_to_half(identity) if half else identity)  # type: ignore[arg-type]
+                models["identity"] = to_onnx(rounded).SerializeToString()
             progress("inputs of the gate", 0, 1)
             arrays = gate_inputs(stored, max(inputs, GATE_INPUTS))
             for graph, description in graphs.items():

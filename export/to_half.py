@@ -79,7 +79,9 @@ class _Converter:
         self.types, self.shapes = _inferred(self.model)
         self.outputs = {port.name for port in self.model.graph.output}
         self.extra: list[onnx.NodeProto] = []
-        self.bounds: dict[str, float] = {}
+        self.bounds: dict[str, float] = {}  # of values in FP16, under their FP32 names
+        self.halves: dict[tuple[str, int], onnx.TensorProto] = {}  # FP16 weights by name and node
+        self.modulated: set[int] = set()  # FP16 layers whose map was multiplied by a style
         self._cached: dict[tuple, str] = {}
 
     # What is FP16
@@ -96,19 +98,21 @@ class _Converter:
                 raise FidError(
                     f"the convolution {self.nodes[i].name} computes its weights, which cannot be FP16 safely."
                 )
-        half = {i for i, name in layers.items() if name not in self.raised}
+        half = {i for i, name in layers.items() if name not in self.raised and self._fits(i)}
         self.modulated = {i for i in half if self._style_behind(i)}
         half |= self._moves_before(half)
         half |= self._cheap_after(half)
-        for part in self._components(half):
-            self._convert_component(part)
-        half = {i for i in half if i in self._done}
+        half = {i for part in self._components(half) if self._convert_component(part) for i in part}
         self._rewrite(half)
-        names = tuple(layers[i] for i in sorted(half) if i in layers)
-        raised = tuple(name for i, name in sorted(layers.items()) if i not in half)
+        # The exporter stores equal weights once, so two layers may have one name; they are raised together.
+        names = tuple(dict.fromkeys(layers[i] for i in sorted(half) if i in layers))
+        raised = tuple(dict.fromkeys(name for i, name in sorted(layers.items()) if i not in half))
         return HalfModel(self.model, names, raised, max(self.bounds.values(), default=0.0))
 
-    _done: set[int]
+    def _fits(self, i: int) -> bool:
+        """Whether FP16 holds the numbers of a layer."""
+        constants = [self.constants[name] for name in self.nodes[i].input if name in self.constants]
+        return all(np.abs(c).max() <= LIMIT / 2 for c in constants if c.dtype == np.float32)
 
     def layer_name(self, i: int) -> str:
         """A convolution goes by the name of its weight's module, another layer by its node's."""
@@ -239,7 +243,6 @@ class _Converter:
 
     def _components(self, half: set[int]) -> Iterator[list[int]]:
         """FP16 nodes that are joined by FP16 values, in graph order. A modulated convolution with a bias ends one."""
-        self._done = set()
         parent = {i: i for i in half}
 
         def root(i: int) -> int:
@@ -260,7 +263,8 @@ class _Converter:
 
     # One component
 
-    def _convert_component(self, part: list[int]) -> None:
+    def _convert_component(self, part: list[int]) -> bool:
+        """Make the nodes around one component; False when it has to stay FP32."""
         inside = set(part)
         entries = dict.fromkeys(
             name for i in part for name in self._floats(i) if self.producer.get(name, -1) not in inside
@@ -268,14 +272,12 @@ class _Converter:
         styles = {name: self._style_of(name) for name in entries} if any(i in self.modulated for i in part) else {}
         if any(styles.values()):
             if len(entries) > 1:
-                return  # two scales in one sum: stays FP32
+                return False  # two scales in one sum
             ((entry, style),) = styles.items()
             assert style is not None
-            if not self._convert_modulated(part, entry, *style):
-                return
-        else:
-            self._convert_plain(part, list(entries))
-        self._done |= inside
+            return self._convert_modulated(part, entry, *style)
+        self._convert_plain(part, list(entries))
+        return True
 
     def _convert_modulated(self, part: list[int], entry: str, x: str, style: str) -> bool:
         """x s -> the linear nodes -> y becomes clip(x) s/m -> the nodes in FP16 -> y m/k, and + b.
@@ -283,7 +285,7 @@ class _Converter:
         False when no clip keeps the nodes under the limit.
         """
         clamp = CLAMP
-        while (gain := self._scale(part, entry, min(clamp, self._bound(x)))) is None:
+        while (gains := self._scale(part, entry, min(clamp, self._bound(x)))) is None:
             clamp /= 2
             if clamp < 1:
                 return False
@@ -298,9 +300,9 @@ class _Converter:
             if out in self.outputs or any(j not in inside for j in self.consumers[out]):
                 back = f"{out}.scaled"
                 factor = largest
-                if gain != 1:
+                if (rest := 1 / gains[out]) != 1:
                     factor = self._once(
-                        (largest, 1 / gain), lambda name: self._node("Mul", [largest, self._number(1 / gain)], name)
+                        (largest, rest), lambda name, by=rest: self._node("Mul", [largest, self._number(by)], name)
                     )
                 cast = self._node("Cast", [_half(out)], f"{out}.wide", to=TensorProto.FLOAT)
                 bias = self._bias(i)
@@ -309,16 +311,20 @@ class _Converter:
                     self._node("Add", [back, bias], out)
         return True
 
-    def _scale(self, part: list[int], entry: str, bound: float) -> float | None:
+    def _scale(self, part: list[int], entry: str, bound: float) -> dict[str, float] | None:
         """Choose k for each convolution of a part and compute its bounds from that of its entry.
 
-        Returns the product of all k, or None when a bound is past the limit.
+        Returns by which product of them each value is larger, or None when a bound is past the limit or two values in a
+        sum differ in it.
         """
         self.bounds[entry] = bound
         layers = [i for i in part if self.nodes[i].op_type in CONVOLUTIONS]
-        gain = 1.0
+        gains = {entry: 1.0}
         for i in part:
             node = self.nodes[i]
+            (gain, *others) = {gains[name] for name in node.input if name in gains}
+            if others:
+                return None
             if i in layers:
                 # Only the last may use the whole range: numbers in between are best kept where they are.
                 target = LIMIT if i == layers[-1] else CLAMP
@@ -326,8 +332,9 @@ class _Converter:
                 k = 2.0 ** math.floor(math.log2(target / (self.bounds[node.input[0]] * max(norm, 1e-30))))
                 self._weight(i, k)
                 gain *= k
+            gains[node.output[0]] = gain
             self.bounds[node.output[0]] = self._answer(i)
-        return gain if all(self.bounds[self.nodes[i].output[0]] <= LIMIT for i in part) else None
+        return gains if all(self.bounds[self.nodes[i].output[0]] <= LIMIT for i in part) else None
 
     def _convert_plain(self, part: list[int], entries: list[str]) -> None:
         for entry in entries:
@@ -343,9 +350,10 @@ class _Converter:
                 allowed = (LIMIT - float(bias)) / max(_largest_sum(weight, node), 1e-30)
                 if self.bounds[node.input[0]] > allowed:
                     self._clip_inside(i, 2.0 ** math.floor(math.log2(allowed)))
-            elif node.op_type in ("Add", "Sub", "Concat") and self._answer(i) > LIMIT:
-                for slot in range(len(node.input)):
-                    self._clip_inside(i, CLAMP, slot)
+            elif (answer := self._answer(i)) > LIMIT:  # a sum, a steep slope
+                for slot, name in enumerate(node.input):
+                    if name in self.bounds:
+                        self._clip_inside(i, 2.0 ** math.floor(math.log2(self.bounds[name] * LIMIT / answer)), slot)
             self.bounds[node.output[0]] = self._answer(i)
             out = node.output[0]
             if out in self.outputs or any(j not in inside for j in self.consumers[out]):
@@ -356,8 +364,8 @@ class _Converter:
         name = self.nodes[i].input[slot]
         ends = [self._number(sign * limit, np.float16) for sign in (-1, 1)]
         clipped = self._once(
-            (name, "clip16", limit), lambda out: self._node("Clip", [_half(name), *ends], _half(out)) and out
-        )
+            (name, "clip16", limit), lambda out: self._node("Clip", [_half(name), *ends], _half(out))
+        ).removesuffix(".half")
         self.bounds[clipped] = min(limit, self.bounds[name])
         self.nodes[i].input[slot] = clipped
 
@@ -366,7 +374,7 @@ class _Converter:
         node = self.nodes[i]
         given = [self.bounds[name] for name in node.input if name in self.bounds]
         if node.op_type in CONVOLUTIONS:
-            weight = numpy_helper.to_array(self._halves[node.input[1], i]).astype(np.float64)
+            weight = numpy_helper.to_array(self.halves[node.input[1], i]).astype(np.float64)
             bias = np.abs(self.constants[node.input[2]]).max() if self._keeps_bias(i) else 0.0
             return given[0] * _largest_sum(weight, node) + float(bias)
         if node.op_type in ("Add", "Sub"):
@@ -382,10 +390,6 @@ class _Converter:
 
     # Pieces
 
-    @property
-    def _halves(self) -> dict[tuple[str, int], onnx.TensorProto]:
-        return self.__dict__.setdefault("_half_tensors", {})
-
     def _keeps_bias(self, i: int) -> bool:
         return self._has_bias(i) and i not in self.modulated
 
@@ -394,7 +398,7 @@ class _Converter:
         name = self.nodes[i].input[1]
         scaled = (self.constants[name].astype(np.float64) * k).astype(np.float16)
         key = _half(name) if k == 1 else f"{_half(name)}.times{k:g}"
-        self._halves[name, i] = numpy_helper.from_array(scaled, key)
+        self.halves[name, i] = numpy_helper.from_array(scaled, key)
 
     def _bias(self, i: int) -> str | None:
         """The bias that a modulated convolution leaves to FP32, shaped for its map."""
@@ -469,7 +473,7 @@ class _Converter:
             node = self.nodes[i]
             for slot, name in enumerate(node.input):
                 if name in self.constants and self.constants[name].dtype == np.float32:
-                    tensor = self._halves.get((name, i))
+                    tensor = self.halves.get((name, i))
                     if tensor is None:
                         tensor = numpy_helper.from_array(self.constants[name].astype(np.float16), _half(name))
                     tensors[tensor.name] = tensor
@@ -485,7 +489,8 @@ class _Converter:
                 node.doc_string = f"|y| <= {self.bounds[name]:.6g}"
         graph = self.model.graph
         graph.initializer.extend(tensors.values())
-        nodes = _sorted([*self.nodes, *self.extra], {t.name for t in graph.initializer} | {p.name for p in graph.input})
+        known = {tensor.name for tensor in graph.initializer} | {port.name for port in graph.input}
+        nodes = _sorted([*self.nodes, *self.extra], known, self.outputs)
         del graph.node[:]
         graph.node.extend(nodes)
         used = {name for node in graph.node for name in node.input} | self.outputs
@@ -528,25 +533,28 @@ def _inferred(model: onnx.ModelProto) -> tuple[dict[str, int], dict[str, tuple[i
     return types, shapes
 
 
-def _sorted(nodes: list[onnx.NodeProto], known: set[str]) -> list[onnx.NodeProto]:
-    """In an order in which every node comes after what it takes; nodes that nothing needs are dropped by no one."""
+def _sorted(nodes: list[onnx.NodeProto], known: Collection[str], outputs: Collection[str]) -> list[onnx.NodeProto]:
+    """The nodes that the outputs need, each behind those that it takes from; otherwise in the order given."""
     producer = {out: node for node in nodes for out in node.output}
-    done: set[str] = set(known) | {""}
-    result: list[onnx.NodeProto] = []
+    needed, todo = set(), list(outputs)
+    while todo:
+        name = todo.pop()
+        if name in producer and name not in needed:
+            needed.add(name)
+            todo.extend(producer[name].input)
+    done, result = {*known, ""}, []
     for start in nodes:
-        stack = [start]
+        stack = [start] if start.output[0] in needed else []
         while stack:
             node = stack[-1]
-            if node.output[0] in done:
-                stack.pop()
-                continue
-            missing = [producer[name] for name in node.input if name not in done]
+            missing = [] if node.output[0] in done else [producer[name] for name in node.input if name not in done]
             if missing:
                 stack.extend(missing)
                 continue
-            result.append(node)
-            done.update(node.output)
             stack.pop()
+            if node.output[0] not in done:
+                result.append(node)
+                done.update(node.output)
     return result
 
 

@@ -161,3 +161,101 @@ def test_weights_that_are_computed_are_refused(tmp_path):
     conv.input[1] = "computed"
     with pytest.raises(FidError, match="computes its weights"):
         to_half(model)
+
+
+def small(nodes: list[onnx.NodeProto], **tensors: np.ndarray) -> onnx.ModelProto:
+    """x [batch, 4, 8, 8], s [batch, 4, 1, 1] -> y."""
+    ports = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", 4, side, side])
+        for name, side in (("x", 8), ("s", 1), ("y", 8))
+    ]
+    stored = [numpy_helper.from_array(tensor.astype(np.float32), name) for name, tensor in tensors.items()]
+    graph = helper.make_graph(nodes, "g", ports[:2], ports[2:], stored)
+    for i, node in enumerate(graph.node):
+        node.name = f"node_{i}"
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+
+
+def arrays(scale: float = 1.0) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(3)
+    return {
+        "x": (rng.standard_normal((2, 4, 8, 8)) * scale).astype(np.float32),
+        "s": (rng.standard_normal((2, 4, 1, 1)) * scale).astype(np.float32),
+    }
+
+
+def agreement(model: onnx.ModelProto, half: onnx.ModelProto) -> float:
+    """Largest difference, as a share of the largest number."""
+    expected = ReferenceEvaluator(model).run(None, arrays())[0]
+    return float(np.abs(open_emulated(half, 1).run(**arrays())["y"] - expected).max() / np.abs(expected).max())
+
+
+def test_a_map_that_leaves_between_two_convolutions_keeps_its_scale():
+    weights = np.random.default_rng(4).standard_normal((2, 4, 4, 3, 3))
+    model = small(
+        [
+            helper.make_node("Mul", ["x", "s"], ["a"]),
+            helper.make_node("Conv", ["a", "w0"], ["b"], pads=[1, 1, 1, 1]),
+            helper.make_node("Conv", ["b", "w1"], ["c"], pads=[1, 1, 1, 1]),
+            helper.make_node("Tanh", ["b"], ["d"]),
+            helper.make_node("Add", ["c", "d"], ["y"]),
+        ],
+        w0=weights[0] / 10,
+        w1=weights[1],
+    )
+    half = to_half(model)
+    assert half.layers == ("w0", "w1")
+    assert agreement(model, half.model) < 3e-3
+
+
+def test_sums_of_differently_scaled_maps_stay_fp32():
+    weights = np.random.default_rng(4).standard_normal((2, 4, 4, 1, 1))
+    model = small(
+        [
+            helper.make_node("Mul", ["x", "s"], ["a"]),
+            helper.make_node("Conv", ["a", "w0"], ["b"]),
+            helper.make_node("Add", ["a", "b"], ["c"]),
+            helper.make_node("Conv", ["c", "w1"], ["y"]),
+        ],
+        w0=weights[0] * 100,
+        w1=weights[1],
+    )
+    half = to_half(model)
+    assert agreement(model, half.model) < 3e-3
+
+
+@pytest.mark.parametrize("slope", [0.25, 3.0])
+def test_steep_slopes_are_kept_in_bounds(slope):
+    weights = np.random.default_rng(4).standard_normal((2, 4, 4, 1, 1)) * 3
+    model = small(
+        [
+            helper.make_node("Conv", ["x", "w0"], ["a"]),
+            helper.make_node("PRelu", ["a", "slope"], ["b"]),
+            helper.make_node("Add", ["a", "b"], ["c"]),
+            helper.make_node("Conv", ["c", "w1"], ["d"]),
+            helper.make_node("Mul", ["d", "s"], ["y"]),
+        ],
+        w0=weights[0],
+        w1=weights[1],
+        slope=np.full((4, 1, 1), slope),
+    )
+    half = to_half(model)
+    assert half.layers == ("w0", "w1")
+    assert max(bound for _, bound in styled.all_half(half.model).values()) <= LIMIT
+    assert agreement(model, half.model) < 3e-3
+    got = open_emulated(half.model, 1).run(**arrays(scale=1e6))["y"]
+    assert np.isfinite(got).all()
+
+
+def test_weights_that_fp16_cannot_hold_stay_fp32():
+    model = small([helper.make_node("Conv", ["x", "w0"], ["y"])], w0=np.full((4, 4, 1, 1), 1e5))
+    half = to_half(model)
+    assert half.layers == ()
+    assert half.raised == ("w0",)
+
+
+def test_what_nothing_needs_is_left_out(tmp_path):
+    half = to_half(styled.synthesis(tmp_path)).model
+    used = {name for node in half.graph.node for name in node.input} | {port.name for port in half.graph.output}
+    assert [node.op_type for node in half.graph.node if used.isdisjoint(node.output)] == []
+    assert [tensor.name for tensor in half.graph.initializer if tensor.name not in used] == []
