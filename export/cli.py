@@ -1,17 +1,20 @@
 """`fid-export`: a trained checkpoint to a bundle that the runtime uses."""
 
 import sys
+from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 from rich.console import Console
+from rich.progress import Progress
 from rich.table import Table
 
 from ..runtime.errors import FidError
 
 if TYPE_CHECKING:
+    from .gate import Verdict
     from .parity import Parity
 
 NEEDED = ("torch", "safetensors", "onnxscript")
@@ -24,7 +27,17 @@ FOLDER = click.Path(path_type=Path)
 @click.option("--generator", type=FOLDER, help="Run or checkpoint of `fid-train distill`. [default: the shipped one]")
 @click.option("--name", default="default", show_default=True, help="Name of the bundle.")
 @click.option(
-    "--precision",
+    "--resolution",
+    type=click.Choice(["256", "1024"]),
+    help="Side of the pictures in px; 1024 takes the published generator. [default: what the generator makes]",
+)
+@click.option(
+    "--fp16",
+    is_flag=True,
+    help="Add graphs that compute in FP16, for engines on a GPU, where their pictures pass a comparison with FP32.",
+)
+@click.option(
+    "--weights",
     type=click.Choice(["fp16", "fp32"]),
     default="fp16",
     show_default=True,
@@ -32,7 +45,11 @@ FOLDER = click.Path(path_type=Path)
 )
 @click.option("--self-contained", is_flag=True, help="Put the identity encoder in, so that nothing has to be fetched.")
 @click.option(
-    "--inputs", type=click.IntRange(min=32), default=32, show_default=True, help="Inputs to measure parity on."
+    "--inputs",
+    type=click.IntRange(min=32),
+    default=32,
+    show_default=True,
+    help="Inputs to measure parity on; FP16 takes at least 64.",
 )
 @click.option("--threads", type=click.IntRange(min=1), default=2, show_default=True, help="CPU threads to use.")
 @click.option("--skeletons", is_flag=True, help="Write the graph skeletons of the fetched generator to OUTPUT instead.")
@@ -41,7 +58,9 @@ def command(
     output: Path,
     generator: Path | None,
     name: str,
-    precision: str,
+    resolution: str | None,
+    fp16: bool,
+    weights: str,
     self_contained: bool,
     inputs: int,
     threads: int,
@@ -67,29 +86,44 @@ def command(
                 soft_wrap=True,
             )
         return
+    from .parity import Parity
     from .read import read_networks
     from .to_bundle import export_bundle
 
     measured: dict[str, Parity] = {}
+    judged: dict[str, Verdict] = {}
+    networks = read_networks(checkpoint, generator, int(resolution) if resolution else None)
+    with Progress(console=console, transient=True) as bar:
+        task = bar.add_task("exporting", total=None)
 
-    def show(graph: str, parity: "Parity") -> None:
-        measured[graph] = parity
-        console.print(f"measured {graph}")
+        def show(graph: str, found: "Parity | Verdict") -> None:
+            if isinstance(found, Parity):
+                measured[graph] = found
+            else:
+                judged[graph] = found
+            console.print(f"measured {graph}{'' if isinstance(found, Parity) else ' in FP16'}")
 
-    try:
-        bundle = export_bundle(
-            read_networks(checkpoint, generator),
-            output,
-            name=name,
-            half=precision == "fp16",
-            self_contained=self_contained,
-            inputs=inputs,
-            threads=threads,
-            report=show,
-        )
-    finally:
-        if measured:
-            console.print(_table(measured))
+        try:
+            bundle = export_bundle(
+                networks,
+                output,
+                name=name,
+                half=weights == "fp16",
+                fp16=fp16,
+                self_contained=self_contained,
+                inputs=inputs,
+                threads=threads,
+                report=show,
+                progress=lambda what, done, of: bar.update(task, description=what, completed=done, total=of),
+            )
+        finally:
+            bar.stop()
+            if measured:
+                console.print(_table(measured))
+    if fp16:
+        console.print(_gate_table(judged))
+        for line in _remarks(judged):
+            console.print(line, soft_wrap=True)
     size = sum((bundle.folder / file).stat().st_size for file, _ in bundle.files())
     console.print(f"wrote {output}: {size / 1e6:.1f} MB, {bundle.precision}", soft_wrap=True)
 
@@ -114,6 +148,35 @@ def _table(measured: "dict[str, Parity]") -> Table:
             "ok" if parity.fault is None else "REFUSED",
         )
     return table
+
+
+def _gate_table(judged: "dict[str, Verdict]") -> Table:
+    """The FP16 gate as a table of less than 80 columns."""
+    title = f"FP16, rounded as a GPU does, against FP32, {next(iter(judged.values())).inputs} inputs" if judged else ""
+    table = Table("graph", "dB: mean", "worst", "cosine: mean", "worst", "bound", "", title=title, box=None)
+    for graph, verdict in judged.items():
+        found = verdict.figures
+        pictures = found.psnr_mean_db is not None
+        cosines = (found.identity_cosine_mean, found.identity_cosine_worst)
+        if not pictures:
+            cosines = (found.cosine_mean, found.cosine_worst)
+        table.add_row(
+            graph,
+            *("" if value is None else f"{value:.1f}" for value in (found.psnr_mean_db, found.psnr_worst_db)),
+            *(f"{value:.6f}" for value in cosines),
+            f"{verdict.half.bound:.0f}",
+            "ok" if verdict.reason is None else "stays FP32",
+        )
+    return table
+
+
+def _remarks(judged: "dict[str, Verdict]") -> Iterator[str]:
+    """What the table cannot tell of layers and graphs that stay FP32."""
+    for graph, verdict in judged.items():
+        if verdict.reason is not None:
+            yield f"{graph} stays FP32: {verdict.reason}."
+        elif verdict.raised:
+            yield f"{graph}: FP32 because FP16 spoiled the result ({verdict.first.fault}): {', '.join(verdict.raised)}."
 
 
 def main() -> None:

@@ -14,6 +14,7 @@ from ..runtime.bundle import Bundle
 from ..runtime.cache import sha256
 from ..runtime.crop import CROP_SIZE
 from ..runtime.errors import InputError
+from ..runtime.prepare import SKELETON_WEIGHTS
 from ..trainer.checkpoint import read_record
 from ..trainer.fit import FitConfig, Trainable, load_generator, load_trained
 from ..trainer.from_bundle import load_graph
@@ -52,14 +53,19 @@ class Networks:
         )
 
 
-def read_networks(checkpoint: Path | None, generator: Path | None) -> Networks:
+FULL_RESOLUTION = 1024  # px, of the published generator
+
+
+def read_networks(checkpoint: Path | None, generator: Path | None, resolution: int | None = None) -> Networks:
     """The networks to export.
 
     checkpoint: a run or checkpoint of `fid-train fit`; generator: one of `fid-train distill`. What is None comes from
-    the bundle that ships with fid. Raises InputError when a folder holds no checkpoint or a mapper into W+, FidError
-    when it holds other networks.
+    the bundle that ships with fid, and with `resolution` 1024 the generator is the published one, fetched when it is
+    missing. Raises InputError when a folder holds no checkpoint, a mapper into W+ or a generator of another resolution,
+    FidError when it holds other networks.
     """
-    shipped = read_bundle(Bundle.load()) if checkpoint is None or generator is None else None
+    full = generator is None and resolution == FULL_RESOLUTION
+    shipped = None if checkpoint is not None and (full or generator is not None) else read_bundle(Bundle.load())
     provenance: dict[str, Any] = dict(shipped.provenance) if shipped else {}
     if checkpoint is not None:
         trained = load_trained(checkpoint)
@@ -71,13 +77,22 @@ def read_networks(checkpoint: Path | None, generator: Path | None) -> Networks:
         assert shipped is not None
         attributes, mapper, size = shipped.attributes, shipped.mapper, shipped.attributes_size
     if generator is not None:
-        resolution = int(read_record(generator)["configuration"]["resolution"])
-        synthesis: nn.Module = load_generator(generator, resolution)
+        made = int(read_record(generator)["configuration"]["resolution"])
+        synthesis: nn.Module = load_generator(generator, made)
         provenance["generator"] = _origin(generator)
+    elif full:
+        made, folder = FULL_RESOLUTION, models.ensure("generator")
+        synthesis = Synthesis.load(made, folder)
+        provenance["generator"] = {
+            "generator": "MobileStyleGAN FFHQ 1024",
+            "sha256": sha256(folder / SKELETON_WEIGHTS["synthesis-1024"]),
+        }
     else:
         assert shipped is not None
-        synthesis, resolution = shipped.synthesis, shipped.resolution
-    return Networks(attributes, mapper, synthesis, resolution, provenance | _environment(), size)
+        synthesis, made = shipped.synthesis, shipped.resolution
+    if resolution not in (None, made):
+        raise InputError(f"the generator {generator or 'that ships with fid'} makes {made} px and not {resolution}.")
+    return Networks(attributes, mapper, synthesis, made, provenance | _environment(), size)
 
 
 def read_bundle(bundle: Bundle) -> Networks:

@@ -1,19 +1,26 @@
 """Last stage: a whole bundle, written aside, measured, and moved to its place when every graph agrees with PyTorch."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from importlib.metadata import version as installed_version
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from ..runtime.bundle import Bundle, Graph, Weights
+import onnx
+
+from ..runtime.bundle import Bundle, Graph, Half, Weights
 from ..runtime.cache import new_folder, plain_disk_errors, sha256
 from ..runtime.errors import FidError, InputError
 from ..runtime.prepare import prepared
+from ..runtime.session import open_session
 from ..trainer.networks_sface import SFace
 from .fold import rounded_to_half
-from .graphs import IDENTITY_SIZE, W_SIZE, IdentityGraph, bundle_graphs
-from .parity import Parity, measure, parity_inputs
+from .gate import MIN_INPUTS as GATE_INPUTS
+from .gate import Progress, Verdict, gate, gate_inputs, latent_names, psnr_db
+from .graphs import IDENTITY_SIZE, W_SIZE, GraphModule, IdentityGraph, bundle_graphs
+from .parity import Arrays, Parity, measure, parity_inputs, run_module
 from .read import Networks
+from .report import REPORT_FILE, Shown, report_page
 from .to_onnx import to_onnx
 from .to_weights import WEIGHTS_FILE, WeightsFile, store
 
@@ -27,16 +34,20 @@ def export_bundle(
     *,
     name: str = "default",
     half: bool = True,
+    fp16: bool = False,
     self_contained: bool = False,
     inputs: int = MIN_INPUTS,
     threads: int = 2,
-    report: Callable[[str, Parity], None] = lambda graph, parity: None,
+    report: Callable[[str, Parity | Verdict], None] = lambda graph, found: None,
+    progress: Progress = lambda what, done, of: None,
 ) -> Bundle:
-    """Write a bundle to `target`, a folder or a .fid file, and return it.
+    """Write a bundle to `target`, a folder or a .fid file, and return it. A page with pictures and all figures lies in
+    the folder, or beside the file.
 
-    half: store large weights in FP16. self_contained: put the identity encoder into the bundle as well, which else
-    comes from fetched files. inputs: how many inputs each graph is measured on. `report` is called with each
-    measurement.
+    half: store large weights in FP16. fp16: add the form of each graph that computes in FP16, on a GPU, where it passes
+    the gate. self_contained: put the identity encoder into the bundle as well, which else comes from fetched files.
+    inputs: how many inputs each graph is measured on; the FP16 gate takes 64 at least. `report` is called with each
+    measurement, `progress` while the gate is at work.
 
     A bundle that is already at `target` is replaced when the new one is good. Raises FidError, and leaves nothing
     behind, when a graph differs from PyTorch by more than its tolerance; InputError when `target` holds something else.
@@ -49,11 +60,14 @@ def export_bundle(
                 Path(scratch) / "bundle",
                 name=name,
                 half=half,
+                fp16=fp16,
                 self_contained=self_contained,
                 inputs=inputs,
                 threads=threads,
                 report=report,
+                progress=progress,
             )
+            (bundle.folder / REPORT_FILE).replace(target.with_suffix(f".{REPORT_FILE}"))
             bundle.pack(Path(scratch) / target.name).replace(target)
         return Bundle.load(target)
     original = networks.for_inference()
@@ -65,8 +79,12 @@ def export_bundle(
     references["identity"] = IdentityGraph(identity)
     with plain_disk_errors("writing the bundle", _parent(target)), new_folder(target) as folder:
         weights, graphs = WeightsFile(folder / WEIGHTS_FILE), {}
+        models: dict[str, bytes] = {}
         for graph, module in modules.items():
-            store(to_onnx(module), folder / f"{graph}.onnx", weights)
+            model = to_onnx(module)
+            if fp16:
+                models[graph] = model.SerializeToString()
+            store(model, folder / f"{graph}.onnx", weights)
             file = f"{graph}.onnx"
             graphs[graph] = Graph(file, sha256(folder / file), module.inputs, module.outputs)
         if not self_contained:
@@ -80,6 +98,24 @@ def export_bundle(
             parity[graph] = measure(path, modules[graph], references[graph], arrays, threads)
             report(graph, parity[graph])
         _check_parity(parity)
+        verdicts: dict[str, Verdict] = {}
+        if fp16:
+            if "identity" not in models:
+                models["identity"] = to_onnx(references["identity"]).SerializeToString()
+            progress("inputs of the gate", 0, 1)
+            arrays = gate_inputs(stored, max(inputs, GATE_INPUTS))
+            for graph, description in graphs.items():
+                path = folder / description.file if description.file else prepared(graph)
+
+                def watch(what: str, done: int, of: int, graph: str = graph) -> None:
+                    progress(f"{graph}: {what}", done, of)
+
+                model = onnx.load_from_string(models.pop(graph))
+                verdict = gate(model, path, description, arrays, threads=threads, progress=watch)
+                if verdict is not None:
+                    verdicts[graph] = verdict
+                    graphs[graph] = replace(description, half=_store_half(verdict, folder, graph))
+                    report(graph, verdict)
         bundle = Bundle(
             folder=folder,
             name=name,
@@ -87,7 +123,7 @@ def export_bundle(
             resolution=networks.resolution,
             graphs=graphs,
             weights=(Weights(WEIGHTS_FILE, sha256(folder / WEIGHTS_FILE)),),
-            precision="fp16 weights, fp32 arithmetic" if half else "fp32",
+            precision=_precision(half, graphs),
             identity_size=IDENTITY_SIZE,
             attributes_size=networks.attributes_size,
             w_size=W_SIZE,
@@ -96,7 +132,50 @@ def export_bundle(
         )
         bundle.save()
         bundle.verify()
+        shown = _pictures(modules["synthesis"], bundle, verdicts.get("synthesis"), arrays)
+        (folder / REPORT_FILE).write_text(report_page(bundle, shown), encoding="utf-8")
     return Bundle.load(target)
+
+
+def _store_half(verdict: Verdict, folder: Path, graph: str) -> Half:
+    """Write the typed graph beside its FP32 form, unless it has to stay FP32."""
+    if verdict.reason is not None:
+        return Half(None, None, reason=verdict.reason, gate=verdict.to_json())
+    file = f"{graph}.fp16.onnx"
+    store(verdict.half.model, folder / file, None)
+    return Half(
+        file,
+        sha256(folder / file),
+        raised=verdict.raised,
+        bound=verdict.half.bound,
+        gate=verdict.to_json(),
+    )
+
+
+def _pictures(module: GraphModule, bundle: Bundle, verdict: Verdict | None, arrays: Arrays) -> list[Shown]:
+    """What the report shows: the hardest pictures for FP16, if it was tried, and some that nobody chose."""
+    path = bundle.graph_path("synthesis")
+    session = open_session(path, engine="onnxruntime")
+    count = len(arrays["w"])
+    chosen = dict.fromkeys((0, 1, 2, count - 1), "")
+    names = [f"Latent {index}" for index in range(count)]
+    if verdict is not None:
+        chosen |= dict.fromkeys(verdict.hardest[:3], ", among the three that FP16 changes most")
+        names = latent_names(count)
+    shown = []
+    for index, note in sorted(chosen.items()):
+        w = arrays["w"][index : index + 1]
+        fp32 = session.run(w=w)["image"]
+        fp16 = None if verdict is None else verdict.outputs[index]
+        decibels = "" if fp16 is None else f": FP16 {psnr_db(fp16[None], fp32)[0]:.1f} dB from FP32"
+        shown.append(Shown(f"{names[index]}{decibels}{note}.", run_module(module, {"w": w})[0], fp32[0], fp16))
+    return shown
+
+
+def _precision(half: bool, graphs: dict[str, Graph]) -> str:
+    """What bundle.json and the commands call the bundle's arithmetic."""
+    text = "fp16 weights, fp32 arithmetic" if half else "fp32"
+    return f"{text}, fp16 on GPUs" if any(graph.half and graph.half.file for graph in graphs.values()) else text
 
 
 def _check_parity(parity: dict[str, Parity]) -> None:

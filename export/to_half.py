@@ -26,17 +26,19 @@ from onnx import TensorProto, helper, numpy_helper, shape_inference
 
 from ..runtime.errors import FidError
 
-CLAMP = 1024.0
-"""Maps are clipped to +-CLAMP where they turn FP16. The shipped generator's reach 125 at psi 1."""
+CLAMP = 16384.0
+"""Maps are clipped to +-CLAMP where they turn FP16. The shipped generator's reach some 2000 at psi 1."""
 
-LIMIT = 32752.0
-"""No FP16 tensor can be larger; the largest FP16 number is 65504."""
+LIMIT = 60000.0
+"""No FP16 tensor can be larger. The largest FP16 number is 65504; the rest is for rounding in an FP16 accumulator."""
 
 CONVOLUTIONS = {"Conv", "ConvTranspose"}
 MOVES = {"Slice", "Reshape", "Squeeze", "Unsqueeze", "Concat", "DepthToSpace", "SpaceToDepth", "Transpose"}
 ACTIVATIONS = {"LeakyRelu", "Relu", "PRelu", "Clip"}
 POOLS = {"AveragePool", "MaxPool", "GlobalAveragePool"}
-TAIL = MOVES | {"Cast", "Clip", "Round", "Add", "Sub", "Mul", "Div", "Resize"}  # between the last layers and the image
+TAIL = (
+    MOVES | POOLS | {"Cast", "Clip", "Round", "Add", "Sub", "Mul", "Div", "Resize"}
+)  # from the last layers to the image
 COLOURS = 12  # channels of a picture or of its four wavelet bands; wider maps are not the picture yet
 
 
@@ -91,7 +93,9 @@ class _Converter:
         }
         for i in layers:
             if self.nodes[i].op_type in CONVOLUTIONS and self.nodes[i].input[1] not in self.constants:
-                raise FidError(f"the convolution {self.nodes[i].name} computes its weights, which cannot be FP16 safely.")
+                raise FidError(
+                    f"the convolution {self.nodes[i].name} computes its weights, which cannot be FP16 safely."
+                )
         half = {i for i, name in layers.items() if name not in self.raised}
         self.modulated = {i for i in half if self._style_behind(i)}
         half |= self._moves_before(half)
@@ -267,31 +271,27 @@ class _Converter:
                 return  # two scales in one sum: stays FP32
             ((entry, style),) = styles.items()
             assert style is not None
-            self._convert_modulated(part, entry, *style)
+            if not self._convert_modulated(part, entry, *style):
+                return
         else:
             self._convert_plain(part, list(entries))
         self._done |= inside
 
-    def _convert_modulated(self, part: list[int], entry: str, x: str, style: str) -> None:
-        """x s -> the linear nodes -> y becomes clip(x) s/m -> the nodes in FP16 -> y m/k, and + b."""
+    def _convert_modulated(self, part: list[int], entry: str, x: str, style: str) -> bool:
+        """x s -> the linear nodes -> y becomes clip(x) s/m -> the nodes in FP16 -> y m/k, and + b.
+
+        False when no clip keeps the nodes under the limit.
+        """
+        clamp = CLAMP
+        while (gain := self._scale(part, entry, min(clamp, self._bound(x)))) is None:
+            clamp /= 2
+            if clamp < 1:
+                return False
         largest = self._once(("largest", style), lambda name: self._largest(style, name))
         unit = self._once(("unit", style), lambda name: self._node("Div", [style, largest], name))
-        clipped = self._clipped(x)
+        clipped = self._clipped(x, clamp)
         product = self._once((clipped, unit), lambda name: self._node("Mul", [clipped, unit], name))
-        bound = min(CLAMP, self._bound(x))
-        self._cast(entry, product, bound)
-        layers = [i for i in part if self.nodes[i].op_type in CONVOLUTIONS]
-        gain = 1.0  # k of all weights so far
-        for i in part:
-            node = self.nodes[i]
-            if i in layers:
-                # Only the last may use the whole range: numbers in between are best kept where they are.
-                target = LIMIT if i == layers[-1] else CLAMP
-                norm = _largest_sum(self.constants[node.input[1]], node)
-                k = 2.0 ** math.floor(math.log2(target / (self.bounds[node.input[0]] * max(norm, 1e-30))))
-                self._weight(i, k)
-                gain *= k
-            self.bounds[node.output[0]] = self._answer(i)
+        self._cast(entry, product)
         inside = set(part)
         for i in part:
             out = self.nodes[i].output[0]
@@ -307,11 +307,32 @@ class _Converter:
                 self._node("Mul", [cast, factor], back if bias else out)
                 if bias:
                     self._node("Add", [back, bias], out)
+        return True
+
+    def _scale(self, part: list[int], entry: str, bound: float) -> float | None:
+        """Choose k for each convolution of a part and compute its bounds from that of its entry.
+
+        Returns the product of all k, or None when a bound is past the limit.
+        """
+        self.bounds[entry] = bound
+        layers = [i for i in part if self.nodes[i].op_type in CONVOLUTIONS]
+        gain = 1.0
+        for i in part:
+            node = self.nodes[i]
+            if i in layers:
+                # Only the last may use the whole range: numbers in between are best kept where they are.
+                target = LIMIT if i == layers[-1] else CLAMP
+                norm = _largest_sum(self.constants[node.input[1]], node)
+                k = 2.0 ** math.floor(math.log2(target / (self.bounds[node.input[0]] * max(norm, 1e-30))))
+                self._weight(i, k)
+                gain *= k
+            self.bounds[node.output[0]] = self._answer(i)
+        return gain if all(self.bounds[self.nodes[i].output[0]] <= LIMIT for i in part) else None
 
     def _convert_plain(self, part: list[int], entries: list[str]) -> None:
         for entry in entries:
-            clipped = self._clipped(entry)
-            self._cast(entry, clipped, min(CLAMP, self._bound(entry)))
+            self.bounds[entry] = min(CLAMP, self._bound(entry))
+            self._cast(entry, self._clipped(entry, CLAMP))
         inside = set(part)
         for i in part:
             node = self.nodes[i]
@@ -389,16 +410,15 @@ class _Converter:
         top = self._node("ReduceMax", [size, axes], f"{name}.max", keepdims=1)
         return self._node("Max", [top, self._number(2.0**-24)], name)
 
-    def _clipped(self, name: str) -> str:
-        if self._bound(name) <= CLAMP:
+    def _clipped(self, name: str, limit: float) -> str:
+        if self._bound(name) <= limit:
             return name
-        ends = [self._number(sign * CLAMP) for sign in (-1, 1)]
-        return self._once((name, "clip"), lambda out: self._node("Clip", [name, *ends], out))
+        ends = [self._number(sign * limit) for sign in (-1, 1)]
+        return self._once((name, "clip", limit), lambda out: self._node("Clip", [name, *ends], out))
 
-    def _cast(self, entry: str, source: str, bound: float) -> None:
+    def _cast(self, entry: str, source: str) -> None:
         """FP16 nodes that take `entry` get `source`, rounded."""
         node = self._once((_half(entry),), lambda _: self._node("Cast", [source], _half(entry), to=TensorProto.FLOAT16))
-        self.bounds[entry] = bound
         assert node == _half(entry)
 
     def _bound(self, name: str) -> float:
@@ -461,8 +481,8 @@ class _Converter:
             node.output[0] = _half(out := node.output[0])
             node.doc_string = f"|y| <= {self.bounds[out]:.6g}"
         for node in self.extra:
-            if node.op_type == "Cast" and node.output[0].endswith(".half"):
-                node.doc_string = f"|y| <= {self.bounds[node.output[0].removesuffix('.half')]:.6g}"
+            if (name := node.output[0].removesuffix(".half")) != node.output[0]:
+                node.doc_string = f"|y| <= {self.bounds[name]:.6g}"
         graph = self.model.graph
         graph.initializer.extend(tensors.values())
         nodes = _sorted([*self.nodes, *self.extra], {t.name for t in graph.initializer} | {p.name for p in graph.input})
@@ -475,7 +495,7 @@ class _Converter:
 
 
 def cast_at_borders(graph: onnx.GraphProto) -> None:
-    """Transpose pictures as floats: TensorRT takes uint8 at the borders of a graph only, for a Cast and nothing else."""
+    """Transpose pictures as floats: TensorRT takes uint8 at the borders of a graph only, and only for a Cast."""
     pictures = {port.name for port in graph.input if port.type.tensor_type.elem_type == TensorProto.UINT8}
     readers: dict[str, list[onnx.NodeProto]] = defaultdict(list)
     for node in graph.node:

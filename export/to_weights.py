@@ -34,8 +34,8 @@ class WeightsFile:
         return self._offsets[key]
 
 
-def store(model: onnx.ModelProto, path: Path, weights: WeightsFile) -> None:
-    """Write a float32 model to `path` with its large tensors in `weights`, a file beside it.
+def store(model: onnx.ModelProto, path: Path, weights: WeightsFile | None) -> None:
+    """Write a model to `path` with its large tensors in `weights`, a file beside it, or all in one file with None.
 
     A float32 tensor of `HALF_FROM` numbers or more that holds only FP16 values is stored as FP16 and cast to float32 in
     the graph: the arithmetic is the same, the file half as large. Engines compute the cast once, while loading.
@@ -50,7 +50,10 @@ def store(model: onnx.ModelProto, path: Path, weights: WeightsFile) -> None:
             array = array.astype(np.float16)
             renamed[tensor.name] = f"{tensor.name}.float32"
             casts.append(helper.make_node("Cast", [tensor.name], [renamed[tensor.name]], to=TensorProto.FLOAT))
-        refer(tensor, array.dtype, weights.path.name, weights.add(array), array.nbytes)
+        if weights is not None:
+            refer(tensor, array.dtype, weights.path.name, weights.add(array), array.nbytes)
+        else:
+            tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))
     for node in model.graph.node:
         node.input[:] = [renamed.get(name, name) for name in node.input]
     nodes = [*casts, *model.graph.node]

@@ -47,6 +47,18 @@ class Tensor:
 
 
 @dataclass(frozen=True)
+class Half:
+    """The form of a graph that is typed in FP16, for engines on a GPU. CPUs gain nothing from it."""
+
+    file: str | None  # one ONNX file with its weights; None where the graph stays FP32 on a GPU too
+    sha256: str | None
+    reason: str | None = None  # why there is no file, in words
+    raised: tuple[str, ...] = ()  # layers in it that compute in FP32 because FP16 spoiled the result
+    bound: float = 0.0  # no FP16 number in it can be larger, whatever the input
+    gate: Mapping[str, Any] = field(default_factory=dict)  # how it differs from FP32, and what was allowed
+
+
+@dataclass(frozen=True)
 class Graph:
     """One ONNX graph: a file of the bundle, or the name of one that is prepared from fetched files."""
 
@@ -55,6 +67,7 @@ class Graph:
     inputs: tuple[Tensor, ...]
     outputs: tuple[Tensor, ...]
     prepared: str | None = None
+    half: Half | None = None
 
 
 @dataclass(frozen=True)
@@ -180,7 +193,8 @@ class Bundle:
     def files(self) -> Iterator[tuple[str, str]]:
         """(name, SHA-256) of every file of the bundle besides bundle.json, each name once."""
         listed = {w.file: w.sha256 for w in self.weights}
-        listed |= {g.file: g.sha256 or "" for g in self.graphs.values() if g.file is not None}
+        halves = [graph.half for graph in self.graphs.values() if graph.half is not None]
+        listed |= {g.file: g.sha256 or "" for g in (*self.graphs.values(), *halves) if g.file is not None}
         yield from listed.items()
 
     def verify(self) -> None:
@@ -196,10 +210,10 @@ class Bundle:
                 raise FidError(f"the bundle {self.folder} is damaged: {name} does not have the SHA-256 in bundle.json.")
         if not shipped:
             allowed = {w.file for w in self.weights}
-            for graph in self.graphs.values():
-                if graph.file is not None and (strange := _external_files(self.folder / graph.file) - allowed):
+            for name, _ in self.files():
+                if name not in allowed and (strange := _external_files(self.folder / name) - allowed):
                     raise FidError(
-                        f"the bundle {self.folder} is refused: {graph.file} reads {sorted(strange)[0]!r}, "
+                        f"the bundle {self.folder} is refused: {name} reads {sorted(strange)[0]!r}, "
                         "which bundle.json does not list as weights."
                     )
 
@@ -219,6 +233,11 @@ class Bundle:
 
         assert graph.prepared is not None  # from_json saw to it
         return prepared(graph.prepared)
+
+    def half_path(self, name: str) -> Path | None:
+        """The ONNX file of a graph's FP16 form, for engines on a GPU; None when it has none."""
+        half = self.graph(name).half
+        return None if half is None or half.file is None else self.folder / half.file
 
 
 def _typed(record: Any, key: str, kind: type) -> Any:
@@ -248,6 +267,19 @@ def _graph(record: Any) -> Graph:
         inputs=tuple(map(_tensor, _typed(record, "inputs", list))),
         outputs=tuple(map(_tensor, _typed(record, "outputs", list))),
         prepared=record.get("prepared"),
+        half=None if record.get("half") is None else _half(_typed(record, "half", dict)),
+    )
+
+
+def _half(record: Any) -> Half:
+    file = None if record.get("file") is None else _typed(record, "file", str)
+    return Half(
+        file=file,
+        sha256=None if file is None else _typed(record, "sha256", str),
+        reason=None if record.get("reason") is None else _typed(record, "reason", str),
+        raised=tuple(map(str, _typed(record, "raised", list))),
+        bound=float(record["bound"]),
+        gate=_typed(record, "gate", dict),
     )
 
 

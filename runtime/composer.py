@@ -43,14 +43,15 @@ class Composer:
         engine: str = "auto",
         require: str | None = None,
         threads: int | None = None,
-        resolution: int = 256,
+        resolution: int | None = None,
     ) -> None:
         """`bundle`: one that is loaded, a folder, a .fid file, or None for the one that ships with fid.
 
         `engine`, `require`, `threads`: see `session.open_session`. `resolution`: px, side of the composed picture; the
-        bundle's own (256), or 1024 for the full generator.
+        bundle's own, which None stands for (256 in the one that ships), or 1024 for the full generator.
         """
         self.bundle = bundle if isinstance(bundle, Bundle) else Bundle.load(None if bundle is None else Path(bundle))
+        resolution = resolution or self.bundle.resolution
         if resolution not in (self.bundle.resolution, FULL_RESOLUTION):
             own = self.bundle.resolution
             raise InputError(
@@ -184,7 +185,8 @@ class Composer:
 
     def _session(self, graph: str) -> Session:
         if graph not in self._sessions:
-            self._sessions[graph] = open_session(self._graph_path(graph), **self._options)
+            path, half = self._graph_path(graph), self._half_path(graph)
+            self._sessions[graph] = open_session(path, half=half, **self._options)
         return self._sessions[graph]
 
     def _graph_path(self, graph: str) -> Path:
@@ -194,6 +196,10 @@ class Composer:
         from .prepare import prepared  # here: composing at 256 px needs nothing of it
 
         return prepared(f"synthesis-{self.resolution}" if full else graph)
+
+    def _half_path(self, graph: str) -> Path | None:
+        full = graph == "synthesis" and self.resolution != self.bundle.resolution
+        return None if full or graph not in self.bundle.graphs else self.bundle.half_path(graph)
 
     @contextmanager
     def _timed(self, stage: str) -> Iterator[None]:

@@ -56,12 +56,14 @@ class Session(Protocol):
 def open_session(
     path: Path | str,
     *,
+    half: Path | str | None = None,
     engine: str = "auto",
     require: str | None = None,
     threads: int | None = None,
     static_batch: int | None = None,
 ) -> Session:
-    """Open the ONNX graph at `path`; external weights lie beside it.
+    """Open the ONNX graph at `path`; external weights lie beside it. `half` is the same graph typed in FP16, which
+    engines on a GPU take in its place.
 
     engine: one of `ENGINES`. require: an engine, device or precision ("cuda", "openvino", "bf16", "tensorrt") that must
     be what runs; with engine `auto` it also chooses. threads: at most so many CPU threads, None for one per
@@ -86,7 +88,8 @@ def open_session(
     else:
         from .session_onnxruntime import OnnxRuntimeSession
 
-        session = OnnxRuntimeSession(path, {"onnxruntime": "CPU", "cuda": "CUDA"}.get(engine, "auto"), count)
+        device = {"onnxruntime": "CPU", "cuda": "CUDA"}.get(engine, "auto")
+        session = OnnxRuntimeSession(path, device, count, half)
     if require is not None and not satisfies(session.provider, require):
         raise FidError(f"{require} is required and {session.provider} is what runs{_because(session)}.")
     return session

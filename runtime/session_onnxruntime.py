@@ -22,9 +22,10 @@ DTYPES = {"tensor(uint8)": "uint8", "tensor(float)": "float32", "tensor(float16)
 
 
 class OnnxRuntimeSession:
-    """See `session.Session`. `device`: "CPU", "CUDA", or "auto" for CUDA where it works."""
+    """See `session.Session`. `device`: "CPU", "CUDA", or "auto" for CUDA where it works. `half`: the graph for CUDA,
+    where that is another one."""
 
-    def __init__(self, path: Path | str, device: str, threads: int) -> None:
+    def __init__(self, path: Path | str, device: str, threads: int, half: Path | str | None = None) -> None:
         ort.set_default_logger_severity(4)  # failures come as exceptions; the log would reach the user's terminal
         compiled_in = "CUDAExecutionProvider" in ort.get_available_providers()  # which says nothing about a GPU
         if device == "CUDA" and not compiled_in:
@@ -36,7 +37,7 @@ class OnnxRuntimeSession:
         session: ort.InferenceSession | None = None
         if device != "CPU" and compiled_in:
             try:
-                session = _open(path, "CUDAExecutionProvider", threads)
+                session = _open(half or path, "CUDAExecutionProvider", threads)
             except FidError as error:
                 if device == "CUDA":
                     self.fallback = f"CUDA was asked for and does not work here: {error}"

@@ -1,0 +1,163 @@
+"""The typed FP16 converter: what becomes FP16, that it computes the same, and that it cannot overflow."""
+
+import numpy as np
+import onnx
+import pytest
+import styled
+from fid.export.emulate import emulated, open_emulated
+from fid.export.to_half import CLAMP, LIMIT, to_half
+from fid.runtime.errors import FidError
+from fid.runtime.session import open_session
+from onnx import TensorProto, helper, numpy_helper
+from onnx.reference import ReferenceEvaluator
+
+
+def latents(count: int = 4) -> np.ndarray:
+    return np.random.default_rng(1).standard_normal((count, 512)).astype(np.float32)
+
+
+def types(model: onnx.ModelProto) -> dict[str, int]:
+    """Element type of every value."""
+    graph = onnx.shape_inference.infer_shapes(model, strict_mode=True).graph
+    return {v.name: v.type.tensor_type.elem_type for v in (*graph.input, *graph.value_info, *graph.output)} | {
+        t.name: t.data_type for t in graph.initializer
+    }
+
+
+def test_convolutions_are_fp16_and_the_rest_is_not(tmp_path):
+    half = to_half(styled.synthesis(tmp_path))
+    assert half.layers == styled.LAYERS
+    found = types(half.model)
+    for node in half.model.graph.node:
+        kinds = {found[name] for name in (*node.input, *node.output) if found.get(name) in (1, 10)}
+        if node.op_type == "Conv":
+            last = node.input[1] == "g.to_image.weight"
+            assert kinds == {TensorProto.FLOAT if last else TensorProto.FLOAT16}, node.input[1]
+        elif node.op_type in ("Gemm", "MatMul", "Sqrt", "Reciprocal", "LeakyRelu", "Add"):
+            assert kinds == {TensorProto.FLOAT}, node.op_type  # styles, demodulation, noise and bias
+    onnx.checker.check_model(half.model, full_check=True)
+
+
+def test_an_encoder_is_fp16_up_to_its_code(tmp_path):
+    half = to_half(styled.encoder(tmp_path))
+    assert half.layers == ("e.stem", "e.conv")
+    found = types(half.model)
+    for kind, wanted in (("LeakyRelu", 10), ("AveragePool", 10), ("Gemm", 1), ("Div", 1)):
+        assert {found[n.output[0]] for n in half.model.graph.node if n.op_type == kind} == {wanted}, kind
+    assert sum(n.op_type == "Cast" for n in half.model.graph.node) == 3  # in, to FP16, back
+
+
+@pytest.mark.parametrize("gain", [1.0, 1e-4, 300.0])
+def test_it_computes_the_same_picture(tmp_path, gain):
+    model = styled.synthesis(tmp_path, gain)
+    w = latents()
+    expected = open_session(tmp_path / "synthesis.onnx", engine="onnxruntime", threads=1).run(w=w)["image"]
+    got = open_emulated(to_half(model).model, 1).run(w=w)["image"]
+    assert expected.std() > 20
+    assert np.abs(got.astype(int) - expected).max() <= 2  # of 255: a dozen roundings of 2^-11 each
+
+
+def test_it_computes_the_same_code(tmp_path):
+    model = styled.encoder(tmp_path)
+    crop = np.random.default_rng(2).integers(0, 256, (3, 256, 256, 3), np.uint8)
+    expected = open_session(tmp_path / "encoder.onnx", engine="onnxruntime", threads=1).run(crop=crop)["attributes"]
+    got = open_emulated(to_half(model).model, 1).run(crop=crop)["attributes"]
+    np.testing.assert_allclose(got, expected, atol=4e-3 * np.abs(expected).max())
+
+
+def test_without_rounding_nothing_changes(tmp_path):
+    """The rewriting is exact: with FP32 in the place of FP16 both graphs give the same numbers."""
+    model = styled.synthesis(tmp_path)
+    wide = emulated(to_half(model).model)
+    for node in wide.graph.node:
+        if node.op_type == "Cast" and node.attribute[0].i == TensorProto.FLOAT16:
+            node.attribute[0].i = TensorProto.FLOAT
+    w = latents()
+    images = [ReferenceEvaluator(m).run(None, {"w": w})[0] for m in (model, wide)]
+    assert np.abs(images[0].astype(int) - images[1]).max() <= 1  # a .5 may round either way
+    assert (images[0] != images[1]).mean() < 1e-3
+
+
+@pytest.mark.parametrize("scale", [0.0, 1.0, 1e3, 1e12])
+def test_no_latent_comes_past_the_bounds(tmp_path, scale):
+    half = to_half(styled.synthesis(tmp_path))
+    bounds = styled.all_half(half.model)
+    assert max(bound for _, bound in bounds.values()) == pytest.approx(half.bound, rel=1e-5)
+    assert half.bound <= LIMIT
+    names = sorted(bounds)
+    wide = styled.with_outputs(emulated(half.model), names)
+    values = ReferenceEvaluator(wide).run(names, {"w": latents() * np.float32(scale)})
+    for name, value in zip(names, values, strict=True):
+        assert np.isfinite(value).all(), name
+        assert np.abs(value).max() <= bounds[name][1] * (1 + 2**-10), name
+
+
+def test_no_picture_comes_past_the_bounds(tmp_path):
+    """Weights so large that the clip before a convolution has to act: the sign of the weight in every pixel."""
+    model = styled.encoder(tmp_path, gain=3e3)
+    half = to_half(model)
+    bounds = styled.all_half(half.model)
+    assert "Clip" in {kind for kind, _ in bounds.values()}
+    assert half.bound <= LIMIT
+    weight = next(t for t in model.graph.initializer if t.name == "e.stem.weight")
+    worst = np.where(numpy_helper.to_array(weight) > 0, 255, 0).astype(np.uint8)  # [8, 3, 16, 16]
+    crop = np.tile(worst.transpose(0, 2, 3, 1), (1, 16, 16, 1))
+    names = sorted(bounds)
+    values = ReferenceEvaluator(styled.with_outputs(emulated(half.model), names)).run(names, {"crop": crop})
+    for name, value in zip(names, values, strict=True):
+        assert np.abs(value).max() <= bounds[name][1] * (1 + 2**-10), name
+    reached = max(np.abs(v).max() for n, v in zip(names, values, strict=True) if bounds[n][0] == "Conv")
+    assert reached > 0.5 * half.bound  # and it is no loose bound
+
+
+def test_weights_are_scaled_by_powers_of_two_and_lose_nothing(tmp_path):
+    model = styled.synthesis(tmp_path)
+    before = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
+    half = to_half(model)
+    after = {t.name: numpy_helper.to_array(t) for t in half.model.graph.initializer}
+    for name in styled.LAYERS:
+        (scaled,) = (a for n, a in after.items() if n.startswith(f"{name}.weight.half"))
+        assert scaled.dtype == np.float16
+        k = scaled.astype(np.float64).ravel()[0] / before[f"{name}.weight"].astype(np.float64).ravel()[0]
+        assert np.log2(k) == round(np.log2(k))
+        np.testing.assert_allclose(scaled / k, before[f"{name}.weight"], atol=2**-24 / k)
+        constant = np.abs(before["g.constant"]).max()  # what the first layer takes is known
+        largest = np.abs(scaled.astype(np.float64)).sum((1, 2, 3)).max()
+        assert LIMIT / 2 < largest * (constant if name == "g.conv0" else CLAMP) <= LIMIT
+
+
+def test_raised_layers_are_fp32(tmp_path):
+    half = to_half(styled.synthesis(tmp_path), raised=["g.conv1"])
+    assert half.layers == ("g.conv0", "g.conv2")
+    assert half.raised == ("g.conv1",)
+    found = types(half.model)
+    assert found["g.conv1.weight"] == TensorProto.FLOAT
+    everything = to_half(styled.synthesis(tmp_path), raised=styled.LAYERS)
+    assert everything.layers == ()
+    assert TensorProto.FLOAT16 not in types(everything.model).values()
+
+
+def test_pictures_are_uint8_beside_a_cast_only(tmp_path):
+    for model, picture in ((styled.synthesis(tmp_path), "image"), (styled.encoder(tmp_path), "crop")):
+        half = to_half(model).model
+        touching = {n.op_type for n in half.graph.node if picture in (*n.input, *n.output)}
+        assert touching == {"Cast"}
+
+
+def test_a_graph_without_convolutions_stays_as_it_is(tmp_path):
+    gemm = helper.make_node("Gemm", ["w", "a"], ["y"])
+    ports = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", 512]) for name in "wy"]
+    tensor = numpy_helper.from_array(np.eye(512, dtype=np.float32), "a")
+    graph = helper.make_graph([gemm], "g", ports[:1], ports[1:], [tensor])
+    half = to_half(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10))
+    assert half.layers == ()
+    assert TensorProto.FLOAT16 not in types(half.model).values()
+
+
+def test_weights_that_are_computed_are_refused(tmp_path):
+    model = styled.synthesis(tmp_path)
+    conv = next(node for node in model.graph.node if node.op_type == "Conv")
+    model.graph.node.insert(0, helper.make_node("Abs", [conv.input[1]], ["computed"]))
+    conv.input[1] = "computed"
+    with pytest.raises(FidError, match="computes its weights"):
+        to_half(model)
