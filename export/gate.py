@@ -152,11 +152,12 @@ def gate(
     reason = None
     hardest: list[int] = []
     while figures.fault is not None and reason is None:
-        hardest = sorted({*hardest, *scores.hardest()[:HARDEST]})
-        raised = fewest(half.layers, lambda names, on=tuple(hardest): comparison.passes(model, names, on))
-        if len(raised) == len(half.layers) or len(hardest) == comparison.count:
+        harder = sorted({*hardest, *scores.hardest()[:HARDEST]})
+        raised = fewest(half.layers, lambda names, on=tuple(harder): comparison.passes(model, names, on))
+        if len(raised) == len(half.layers) or harder == hardest:
             reason = f"{first.fault}, and no choice of FP32 layers mends it"
             break
+        hardest = harder
         candidate = to_half(model, raised)
         scores, outputs = comparison.measure(candidate.model, f"FP16, {len(raised)} layers raised")
         figures = scores.figures()

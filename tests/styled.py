@@ -115,3 +115,11 @@ def with_outputs(model: onnx.ModelProto, names: list[str]) -> onnx.ModelProto:
     for name in names:
         copy.graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, None))
     return copy
+
+
+def with_picture(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy that also gives the picture before it is rounded to bytes, as `picture`."""
+    (before,) = (node.input[0] for node in model.graph.node if node.op_type == "Round")
+    copy = with_outputs(model, ["picture"])
+    copy.graph.node.append(helper.make_node("Identity", [before], ["picture"]))
+    return copy

@@ -43,7 +43,7 @@ def test_a_folder_without_checkpoint(monkeypatch, capsys, tmp_path):
     ],
 )
 def test_failures_are_one_sentence(monkeypatch, capsys, tmp_path, error, code, sentence):
-    def fail(checkpoint, generator):
+    def fail(checkpoint, generator, resolution):
         raise error
 
     monkeypatch.setattr("fid.export.read.read_networks", fail)

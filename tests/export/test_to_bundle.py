@@ -1,6 +1,8 @@
 """A whole export of tiny networks: what is written, what is measured, and that a wrong graph is refused."""
 
+import dataclasses
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,6 +11,7 @@ import onnx
 import pytest
 import torch
 from click.testing import CliRunner
+from fid.export import gate as gates
 from fid.export import parity, to_bundle
 from fid.export.cli import command
 from fid.export.graphs import GraphModule
@@ -182,7 +185,7 @@ def test_other_peoples_folders_are_not_replaced(networks, tmp_path):
 
 
 def test_command_prints_the_table_and_exits_1(networks, tmp_path, monkeypatch):
-    monkeypatch.setattr("fid.export.read.read_networks", lambda checkpoint, generator: networks)
+    monkeypatch.setattr("fid.export.read.read_networks", lambda checkpoint, generator, resolution: networks)
     monkeypatch.setattr(parity, "CODE", parity.Tolerance("relative", 1e-12, 1e-12))
     result = CliRunner().invoke(command, ["-o", str(tmp_path / "bundle"), "--threads", "1"])
     assert isinstance(result.exception, FidError)
@@ -190,3 +193,70 @@ def test_command_prints_the_table_and_exits_1(networks, tmp_path, monkeypatch):
     assert "REFUSED" in result.output
     assert "grey levels" in result.output
     assert not (tmp_path / "bundle").exists()
+
+
+@pytest.fixture(scope="module")
+def half_bundle(networks, tmp_path_factory) -> Bundle:
+    """A .fid file with FP16 forms, exported once."""
+    return export_bundle(networks, tmp_path_factory.mktemp("half") / "tiny.fid", fp16=True, threads=1)
+
+
+def test_fp16_graphs_lie_beside_the_others_in_one_file_each(half_bundle, bundle):
+    assert half_bundle.precision == "fp16 weights, fp32 arithmetic, fp16 on GPUs"
+    assert bundle.half_path("synthesis") is None
+    assert half_bundle.half_path("mapper") is None  # it has no convolution
+    for graph in ("attributes", "synthesis", "reenact", "identity"):
+        half = half_bundle.graph(graph).half
+        assert half is not None
+        assert half.file == f"{graph}.fp16.onnx"
+        assert external(half_bundle.half_path(graph)) == {}
+        assert half.raised == ()
+        assert 0 < half.bound < 65504
+        assert half.gate["inputs"] == 64
+        for name, value in half.gate.items():
+            if name.startswith("psnr_") and name != "psnr_db":
+                assert value >= 45, f"{graph}: {name}"
+            if "cosine_" in name:
+                assert value >= 0.999, f"{graph}: {name}"
+    assert {"psnr_mean_db", "psnr_worst_db", "identity_cosine_worst"} <= half_bundle.graph("reenact").half.gate.keys()
+    assert "cosine_worst" in half_bundle.graph("attributes").half.gate
+
+
+def test_a_cpu_computes_the_fp16_graphs_too(half_bundle):
+    w = np.random.default_rng(0).standard_normal((2, 512)).astype(np.float32)
+    images = [
+        open_session(path, engine="onnxruntime", threads=1).run(w=w)["image"].astype(int)
+        for path in (half_bundle.graph_path("synthesis"), half_bundle.half_path("synthesis"))
+    ]
+    assert np.abs(images[0] - images[1]).max() <= 2
+
+
+def test_the_report_needs_no_other_file(bundle, half_bundle, tmp_path_factory):
+    pages = [
+        (bundle.folder / "report.html").read_text(),
+        next(tmp_path_factory.getbasetemp().glob("half*/tiny.report.html")).read_text(),
+    ]
+    for page in pages:
+        assert not re.search(r"(?:src|href)=[\"']?(?!data:)", page)
+        assert "The FP32 graphs against PyTorch" in page
+    assert pages[0].count("<figure") == 4
+    assert "FP16 against FP32" not in pages[0]
+    assert "FP16 against FP32" in pages[1]
+    assert "among the three that FP16 changes most" in pages[1]
+    worst = half_bundle.graph("synthesis").half.gate["psnr_worst_db"]
+    assert f"{worst:.1f} dB from FP32" in pages[1]
+
+
+def test_a_graph_that_fails_the_gate_stays_fp32_with_the_reason(networks, tmp_path, monkeypatch):
+    def nothing_helps(model, reference, graph, inputs, **options):
+        verdict = gates.gate(model, reference, graph, inputs, **options)
+        return verdict and dataclasses.replace(verdict, reason="the worst picture has 3.0 dB, 45 are wanted")
+
+    monkeypatch.setattr(to_bundle, "gate", nothing_helps)
+    monkeypatch.setattr(to_bundle, "gate_inputs", lambda networks, count: parity.parity_inputs(networks, 8))
+    bundle = export_bundle(networks, tmp_path / "bundle", fp16=True, threads=1)
+    assert bundle.precision == "fp16 weights, fp32 arithmetic"
+    assert bundle.half_path("reenact") is None
+    assert not list(bundle.folder.glob("*.fp16.onnx"))
+    assert bundle.graph("reenact").half.reason == "the worst picture has 3.0 dB, 45 are wanted"
+    assert "reenact stays FP32: the worst picture has 3.0 dB" in (bundle.folder / "report.html").read_text()

@@ -1,0 +1,175 @@
+"""The FP16 gate: what it measures, what it catches, and which layers it raises."""
+
+import numpy as np
+import onnx
+import pytest
+import styled
+import torch
+from fid.export import gate as gates
+from fid.export.emulate import open_emulated
+from fid.export.gate import COSINE, PSNR_DB, Figures, fewest, gate, gate_inputs, latent_names, psnr_db
+from fid.export.to_half import HalfModel, to_half
+from fid.runtime.errors import InputError
+from fid.runtime.session import open_session
+from fid.trainer.networks_mobilestylegan import Mapping
+from tiny import tiny_networks
+
+COUNT = 8  # inputs; what the exporter takes at least is tested by itself
+LARGE = 300.0  # of styles: their squares, weighed and summed, are past 65504
+
+
+def latents() -> dict[str, np.ndarray]:
+    return {"w": np.random.default_rng(1).standard_normal((COUNT, 512)).astype(np.float32)}
+
+
+@pytest.mark.parametrize("count", [1, 2, 7, 32, 33])
+def test_the_fewest_layers_are_found_in_few_trials(count):
+    rng = np.random.default_rng(count)
+    layers = [f"layer {i}" for i in range(count)]
+    for size in {0, 1, min(2, count), min(3, count)}:
+        culprits = set(rng.choice(layers, size, replace=False).tolist())
+        trials = []
+
+        def passes(raised, culprits=culprits, trials=trials):
+            trials.append(raised)
+            return culprits <= set(raised)
+
+        assert set(fewest(layers, passes)) == culprits
+        assert len(trials) <= 2 * size * (np.log2(count / max(size, 1)) + 2) + 1
+
+
+def test_either_of_two_layers_is_enough_and_one_is_taken():
+    assert len(fewest(list("abcdefgh"), lambda raised: "c" in raised or "f" in raised)) == 1
+
+
+def test_all_layers_when_nothing_less_will_do():
+    assert fewest(list("abc"), lambda raised: len(raised) == 3) == tuple("abc")
+
+
+@pytest.mark.parametrize(
+    ("figures", "fault"),
+    [
+        (Figures(60, 45.0, 1, 0.999), None),
+        (Figures(60, 44.9, 1, 1), "the worst picture has 44.9 dB"),
+        (Figures(60, 50, 1, 0.9989), "the worst identity cosine is 0.99890"),
+        (Figures(cosine_mean=1, cosine_worst=0.99), "the worst code cosine is 0.99000"),
+        (Figures(cosine_mean=1, cosine_worst=float("nan")), "the worst code cosine is nan"),
+        (Figures(cosine_mean=1, cosine_worst=0.9995), None),
+    ],
+)
+def test_thresholds(figures, fault):
+    assert figures.fault is None if fault is None else figures.fault.startswith(fault)
+    assert (PSNR_DB, COSINE) == (45, 0.999)
+
+
+def test_psnr_of_each_picture():
+    black = np.zeros((2, 4, 4, 3), np.uint8)
+    grey = black.copy()
+    grey[1] += 2
+    np.testing.assert_allclose(psnr_db(black, grey), [99, 42.11], atol=0.01)
+
+
+def test_a_sound_graph_passes(tmp_path):
+    model = styled.synthesis(tmp_path, LARGE)
+    verdict = gate(model, tmp_path / "synthesis.onnx", styled.SYNTHESIS, latents(), threads=1)
+    assert verdict is not None
+    assert verdict.reason is None
+    assert verdict.raised == ()
+    assert verdict.half.layers == styled.LAYERS
+    assert verdict.inputs == COUNT
+    assert verdict.figures.psnr_worst_db > PSNR_DB
+    record = verdict.to_json()
+    assert record["psnr_worst_db"] <= record["psnr_mean_db"]
+    assert record["identity_cosine_worst"] <= record["identity_cosine_mean"] <= 1 + 1e-6
+    worst = verdict.hardest[0]
+    expected = open_session(tmp_path / "synthesis.onnx", engine="onnxruntime", threads=1).run(**latents())["image"]
+    assert psnr_db(verdict.outputs, expected)[worst] == pytest.approx(record["psnr_worst_db"])
+
+
+def broken_converter(name: str, folder):
+    """As `to_half`, but the demodulation of one layer goes FP16 with it, as long as the layer does."""
+
+    def convert(model: onnx.ModelProto, raised=()) -> HalfModel:
+        folder.mkdir(exist_ok=True)
+        wrong = styled.synthesis(folder, LARGE, broken=() if name in raised else (name,))
+        return to_half(wrong, raised)
+
+    return convert
+
+
+def test_demodulation_in_fp16_is_finite_and_wrong_and_hidden_by_the_plain_engine(tmp_path):
+    styled.synthesis(tmp_path, LARGE)
+    fp32 = open_session(tmp_path / "synthesis.onnx", engine="onnxruntime", threads=1).run(**latents())["image"]
+    broken = broken_converter("g.conv1", tmp_path / "broken")(None).model
+    onnx.save(broken, tmp_path / "typed.onnx")
+    plain = open_session(tmp_path / "typed.onnx", engine="onnxruntime", threads=1).run(**latents())["image"]
+    assert psnr_db(plain, fp32).min() > PSNR_DB
+    real = open_emulated(styled.with_picture(broken), 1).run(**latents())
+    assert np.isfinite(real["picture"]).all()  # rsqrt(inf) is 0: the layer gives its noise and its bias, no NaN
+    assert psnr_db(real["image"], fp32).max() < 30
+
+
+def test_the_layer_with_broken_demodulation_is_caught_and_raised(tmp_path, monkeypatch):
+    model = styled.synthesis(tmp_path, LARGE)
+    monkeypatch.setattr(gates, "to_half", broken_converter("g.conv1", tmp_path / "broken"))
+    verdict = gate(model, tmp_path / "synthesis.onnx", styled.SYNTHESIS, latents(), threads=1)
+    assert verdict is not None
+    assert verdict.first.fault is not None
+    assert "dB" in verdict.first.fault
+    assert verdict.raised == ("g.conv1",)
+    assert verdict.half.layers == ("g.conv0", "g.conv2")
+    assert verdict.figures.fault is None
+    assert verdict.reason is None
+
+
+def test_a_graph_that_cannot_be_mended_stays_fp32_with_the_reason(tmp_path, monkeypatch):
+    model = styled.synthesis(tmp_path, LARGE)
+
+    def convert(model, raised=()):
+        wrong = styled.synthesis(tmp_path / "broken", LARGE, broken=("g.conv0",))  # whatever is raised
+        return to_half(wrong, raised)
+
+    (tmp_path / "broken").mkdir()
+    monkeypatch.setattr(gates, "to_half", convert)
+    verdict = gate(model, tmp_path / "synthesis.onnx", styled.SYNTHESIS, latents(), threads=1)
+    assert verdict is not None
+    assert verdict.reason is not None
+    assert "dB" in verdict.reason
+    assert "no choice of FP32 layers mends it" in verdict.reason
+
+
+def test_codes_are_compared_by_direction(tmp_path):
+    model = styled.encoder(tmp_path)
+    crops = {"crop": np.random.default_rng(2).integers(0, 256, (COUNT, 256, 256, 3), np.uint8)}
+    verdict = gate(model, tmp_path / "encoder.onnx", styled.ENCODER, crops, threads=1)
+    assert verdict is not None
+    assert verdict.figures.psnr_mean_db is None
+    assert COSINE <= verdict.figures.cosine_worst <= verdict.figures.cosine_mean
+
+
+def test_a_graph_without_convolutions_needs_no_verdict(tmp_path):
+    model = styled.encoder(tmp_path)
+    del model.graph.node[:]
+    assert gate(model, tmp_path / "encoder.onnx", styled.ENCODER, {}) is None
+
+
+def test_latents_are_at_psi_1_and_at_4_sigma():
+    inputs = gate_inputs(tiny_networks(), 64)
+    w, names = inputs["w"], latent_names(64)
+    assert w.shape == (64, 512)
+    assert inputs["crop"].shape == (64, 256, 256, 3)
+    assert np.allclose(np.linalg.norm(inputs["identity"], axis=1), 1, atol=1e-5)
+    assert names[0] == "psi 1, latent 1"
+    assert names[48:51] == ["+4 sigma along axis 1 of W", "-4 sigma along axis 1 of W", "+4 sigma along axis 2 of W"]
+    own = Mapping.load()(torch.randn(4096, 512, generator=torch.Generator().manual_seed(9))).detach().numpy()
+    for i in range(48, 64, 2):
+        axis = w[i] - w[i + 1]
+        length = np.linalg.norm(axis)
+        along = (own - own.mean(0)) @ (axis / length)
+        assert length / along.std() == pytest.approx(8, rel=0.1)  # +4 sigma to -4 sigma
+        assert (w[i] + w[i + 1]) / 2 == pytest.approx(own.mean(0), abs=0.1)
+
+
+def test_too_few_inputs_do_not_count():
+    with pytest.raises(InputError, match="at least 64"):
+        gate_inputs(tiny_networks(), 63)
