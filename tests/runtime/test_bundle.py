@@ -1,6 +1,7 @@
 import json
 import shutil
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -9,7 +10,9 @@ import pytest
 import toy
 from fid.runtime.bundle import Bundle
 from fid.runtime.cache import sha256
+from fid.runtime.composer import Composer
 from fid.runtime.errors import FidError, InputError
+from fid.runtime.session import open_session
 
 
 @pytest.fixture
@@ -205,3 +208,69 @@ class TestBadZip:
         monkeypatch.setattr("fid.runtime.bundle.MAX_BYTES", 1000)
         with pytest.raises(FidError, match="unpacks to more than"):
             Bundle.load(path)
+
+
+@pytest.fixture
+def with_half(copy) -> Path:
+    """A toy bundle whose synthesis graph has an FP16 form."""
+    (copy / "synthesis.fp16.onnx").write_bytes((copy / "synthesis.onnx").read_bytes())
+    record = json.loads((copy / "bundle.json").read_text())
+    record["graphs"]["synthesis"]["half"] = {
+        "file": "synthesis.fp16.onnx",
+        "sha256": sha256(copy / "synthesis.fp16.onnx"),
+        "reason": None,
+        "raised": ["conv1"],
+        "bound": 1000.0,
+        "gate": {"psnr_worst_db": 50.0},
+    }
+    edit(copy, graphs=record["graphs"])
+    return copy
+
+
+def test_an_fp16_form_is_found_and_checked(with_half, tmp_path):
+    bundle = Bundle.load(with_half)
+    assert bundle.half_path("synthesis") == with_half / "synthesis.fp16.onnx"
+    assert bundle.half_path("mapper") is None
+    assert bundle.graph_path("synthesis") == with_half / "synthesis.onnx"
+    assert Bundle.from_json(json.loads(json.dumps(bundle.to_json())), with_half) == bundle
+    assert zipfile.ZipFile(bundle.pack(tmp_path / "toy.fid")).namelist()[-1] == "synthesis.fp16.onnx"
+    (with_half / "synthesis.fp16.onnx").write_bytes(b"something else")
+    with pytest.raises(FidError, match=r"synthesis\.fp16\.onnx does not have the SHA-256"):
+        Bundle.load(with_half)
+
+
+def test_a_graph_may_stay_fp32_with_a_reason(with_half):
+    record = json.loads((with_half / "bundle.json").read_text())
+    record["graphs"]["synthesis"]["half"] |= {"file": None, "sha256": None, "reason": "the worst picture has 3.0 dB"}
+    edit(with_half, graphs=record["graphs"])
+    bundle = Bundle.load(with_half)
+    assert bundle.half_path("synthesis") is None
+    assert bundle.graph("synthesis").half.reason == "the worst picture has 3.0 dB"
+
+
+@pytest.mark.parametrize(
+    "change", [{"file": "../x.onnx"}, {"file": 3}, {"bound": "large"}, {"raised": None}, {"gate": 1}]
+)
+def test_a_misstated_fp16_form_is_refused(with_half, change):
+    record = json.loads((with_half / "bundle.json").read_text())
+    record["graphs"]["synthesis"]["half"] |= change
+    edit(with_half, graphs=record["graphs"])
+    with pytest.raises(FidError, match="bundle"):
+        Bundle.load(with_half)
+
+
+def test_cpus_take_the_fp32_graph(with_half, monkeypatch):
+    opened = {}
+
+    def remember(path, *, half=None, **options):
+        opened[path.name] = half
+        return open_session(path, engine="onnxruntime", threads=1)
+
+    monkeypatch.setattr("fid.runtime.composer.open_session", remember)
+    composer = Composer(with_half)
+    composer.image(np.zeros(512, np.float32))
+    composer.w(np.zeros(128, np.float32), np.zeros(512, np.float32))
+    assert opened == {"synthesis.onnx": with_half / "synthesis.fp16.onnx", "mapper.onnx": None}
+    missing = with_half / "no.onnx"  # so that taking it would fail
+    session = open_session(with_half / "synthesis.onnx", half=missing, engine="onnxruntime", threads=1)
+    assert session.provider == "onnxruntime CPU"
