@@ -17,7 +17,7 @@ under `LIMIT`,
 
 import math
 from collections import defaultdict
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -270,14 +270,22 @@ class _Converter:
             name for i in part for name in self._floats(i) if self.producer.get(name, -1) not in inside
         )
         styles = {name: self._style_of(name) for name in entries} if any(i in self.modulated for i in part) else {}
-        if any(styles.values()):
-            if len(entries) > 1:
-                return False  # two scales in one sum
+        # Each part has FP16 forms of its own: the scale of a style is in them.
+        own = {name: f"{name}.for.{self.nodes[part[0]].output[0]}" for name in entries}
+        before = {i: list(self.nodes[i].input) for i in part}
+        for i in part:
+            self.nodes[i].input[:] = [own.get(name, name) for name in before[i]]
+        if not any(styles.values()):
+            self._convert_plain(part, own)
+            return True
+        if len(entries) == 1:
             ((entry, style),) = styles.items()
             assert style is not None
-            return self._convert_modulated(part, entry, *style)
-        self._convert_plain(part, list(entries))
-        return True
+            if self._convert_modulated(part, own[entry], *style):
+                return True
+        for i in part:  # two scales in one sum, or no clip that helps
+            self.nodes[i].input[:] = before[i]
+        return False
 
     def _convert_modulated(self, part: list[int], entry: str, x: str, style: str) -> bool:
         """x s -> the linear nodes -> y becomes clip(x) s/m -> the nodes in FP16 -> y m/k, and + b.
@@ -336,10 +344,11 @@ class _Converter:
             self.bounds[node.output[0]] = self._answer(i)
         return gains if all(self.bounds[self.nodes[i].output[0]] <= LIMIT for i in part) else None
 
-    def _convert_plain(self, part: list[int], entries: list[str]) -> None:
-        for entry in entries:
-            self.bounds[entry] = min(CLAMP, self._bound(entry))
-            self._cast(entry, self._clipped(entry, CLAMP))
+    def _convert_plain(self, part: list[int], entries: Mapping[str, str]) -> None:
+        """`entries`: FP32 values and the names that the part has for them."""
+        for entry, own in entries.items():
+            self.bounds[own] = min(CLAMP, self._bound(entry))
+            self._cast(own, self._clipped(entry, CLAMP))
         inside = set(part)
         for i in part:
             node = self.nodes[i]
@@ -422,8 +431,7 @@ class _Converter:
 
     def _cast(self, entry: str, source: str) -> None:
         """FP16 nodes that take `entry` get `source`, rounded."""
-        node = self._once((_half(entry),), lambda _: self._node("Cast", [source], _half(entry), to=TensorProto.FLOAT16))
-        assert node == _half(entry)
+        self._node("Cast", [source], _half(entry), to=TensorProto.FLOAT16)
 
     def _bound(self, name: str) -> float:
         """The largest that a float32 value can be, as far as the graph tells."""

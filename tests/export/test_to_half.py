@@ -164,10 +164,10 @@ def test_weights_that_are_computed_are_refused(tmp_path):
 
 
 def small(nodes: list[onnx.NodeProto], **tensors: np.ndarray) -> onnx.ModelProto:
-    """x [batch, 4, 8, 8], s [batch, 4, 1, 1] -> y."""
+    """x [batch, 4, 8, 8], s [batch, 4, 1, 1] -> y, a map of any size."""
     ports = [
         helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", 4, side, side])
-        for name, side in (("x", 8), ("s", 1), ("y", 8))
+        for name, side in (("x", 8), ("s", 1), ("y", None))
     ]
     stored = [numpy_helper.from_array(tensor.astype(np.float32), name) for name, tensor in tensors.items()]
     graph = helper.make_graph(nodes, "g", ports[:2], ports[2:], stored)
@@ -259,3 +259,38 @@ def test_what_nothing_needs_is_left_out(tmp_path):
     used = {name for node in half.graph.node for name in node.input} | {port.name for port in half.graph.output}
     assert [node.op_type for node in half.graph.node if used.isdisjoint(node.output)] == []
     assert [tensor.name for tensor in half.graph.initializer if tensor.name not in used] == []
+
+
+def test_a_modulated_convolution_with_a_bias_hands_on_what_it_means():
+    """The FP16 answer is scaled and lacks the bias; the layer behind it, FP16 as well, takes the real one."""
+    model = small(
+        [
+            helper.make_node("Mul", ["x", "s"], ["a"]),
+            helper.make_node("Conv", ["a", "w0", "b0"], ["b"], pads=[1, 1, 1, 1]),
+            helper.make_node("DepthToSpace", ["b"], ["c"], blocksize=2),
+            helper.make_node("Tanh", ["c"], ["y"]),
+        ],
+        w0=np.random.default_rng(4).standard_normal((16, 4, 3, 3)) / 10,
+        b0=np.random.default_rng(5).standard_normal(16),
+    )
+    half = to_half(model)
+    assert half.layers == ("w0", "node_2")
+    assert agreement(model, half.model) < 3e-3
+
+
+def test_one_map_for_a_styled_layer_and_a_plain_one():
+    weights = np.random.default_rng(4).standard_normal((2, 4, 4, 1, 1))
+    model = small(
+        [
+            helper.make_node("Mul", ["x", "s"], ["a"]),
+            helper.make_node("Conv", ["a", "w0"], ["b"]),
+            helper.make_node("Tanh", ["b"], ["c"]),
+            helper.make_node("Conv", ["x", "w1"], ["d"]),
+            helper.make_node("Conv", ["a", "w1"], ["e"]),
+            helper.make_node("Add", ["d", "e"], ["f"]),
+            helper.make_node("Add", ["c", "f"], ["y"]),
+        ],
+        w0=weights[0],
+        w1=weights[1],
+    )
+    assert agreement(model, to_half(model).model) < 3e-3
