@@ -527,6 +527,7 @@ def serve(server: Server, listening: socket.socket, certificate: Path | None = N
 
     config = uvicorn.Config(
         server.app(),
+        log_config=None,  # its own would close the log handlers of other libraries
         log_level="warning",
         access_log=False,
         server_header=False,

@@ -7,6 +7,7 @@ import signal
 import sys
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import onnx
 import pytest
@@ -69,7 +70,7 @@ class TestCommand:
     @pytest.fixture
     def run(self, monkeypatch, toy_bundle, tmp_path):
         """`fid-export` with the export itself left out."""
-        monkeypatch.setattr("fid.export.read.read_networks", lambda *_: None)
+        monkeypatch.setattr("fid.export.read.read_networks", lambda *_: SimpleNamespace(provenance={}))
         monkeypatch.setattr("fid.export.to_bundle.export_bundle", lambda *_, **__: Bundle.load(toy_bundle))
         return lambda *words: CliRunner().invoke(cli.command, ["-o", str(tmp_path / "bundle"), *words])
 
