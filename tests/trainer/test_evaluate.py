@@ -219,7 +219,7 @@ def test_a_bundle_with_another_identity_encoder_is_refused(toy_bundle):
 def test_command_line(frozen, capsys, monkeypatch, tmp_path):
     """The shipped networks through a generator of 128 px, a page, and the JSON file."""
     monkeypatch.setattr(judges, "find_spec", lambda name: None)
-    monkeypatch.setattr(evaluate.FrozenNetworks, "load", lambda synthesis, device: frozen)
+    monkeypatch.setattr(evaluate.FrozenNetworks, "load", lambda synthesis, device, **_: frozen)
     cli.main_group.main(
         ["evaluate", "--pairs", "2", "--page", str(tmp_path / "page"), "-o", str(tmp_path / "figures.json")],
         standalone_mode=False,
