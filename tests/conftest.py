@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -12,6 +13,8 @@ import stand_in_gpu
 import toy
 
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # for the tests that import onnxruntime themselves
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as for anything that a shell starts in the background
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # some tests press Ctrl-C
 
 
 @pytest.fixture(autouse=True)

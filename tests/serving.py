@@ -24,9 +24,7 @@ OPENAPI = json.loads((fid.runtime.serve.WEB / "openapi.json").read_text())
 @contextmanager
 def running(bundle: Path, *options: str) -> Iterator[str]:
     """The address of a server on a free port; it is stopped as Ctrl-C would, and has to end cleanly."""
-    # a process that was started in the background ignores Ctrl-C, and so would its children
-    heeding = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
-    start = [sys.executable, "-c", f"{heeding}; from fid.runtime.cli import main; main()"]
+    start = [sys.executable, "-c", "from fid.runtime.cli import main; main()"]
     command = [*start, "serve", "--bundle", str(bundle), "--port", "0", "--json"]
     quiet = os.environ | {"PYTHONWARNINGS": "ignore"}
     process = subprocess.Popen(
