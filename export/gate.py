@@ -92,7 +92,8 @@ def gate_inputs(networks: Networks, count: int = MIN_INPUTS, seed: int = 1) -> A
     if count < MIN_INPUTS:
         raise InputError(f"{count} inputs are too few for the FP16 gate: at least {MIN_INPUTS}.")
     generator = torch.Generator().manual_seed(seed)
-    samples = MappingNetwork.load()(torch.randn(SAMPLES, W_SIZE, generator=generator))
+    mapping = networks.mapping or MappingNetwork.load()
+    samples = mapping(torch.randn(SAMPLES, W_SIZE, generator=generator))
     mean = samples.mean(0)
     variances, axes = torch.linalg.eigh((samples - mean).T @ (samples - mean) / SAMPLES)  # ascending
     far = []
