@@ -174,6 +174,7 @@ class TestRealBuilds:
             build(lib, tmp_path / "rare.onnx", Batch(), targets=("89",))
 
     def test_ctrl_c_stops_a_build(self, lib, empty_cache, monkeypatch):
+        threads = set(threading.enumerate())  # other tests may have left some
         monkeypatch.delenv("FID_CACHE")  # the graph is the user's own
         path = self.graph("attributes")
         shares: list[float] = []
@@ -185,7 +186,7 @@ class TestRealBuilds:
 
         with pytest.raises(KeyboardInterrupt):
             build(lib, path, Batch(), targets=RTX_TARGETS, watch=watch)
-        assert threading.active_count() == 1
+        assert set(threading.enumerate()) <= threads
 
     def test_the_whole_bundle_through_the_cache(self, lib, toy_bundle, empty_cache):
         try:
