@@ -532,9 +532,14 @@ def bench(
     threads: int | None,
     as_json: bool,
 ) -> None:
-    """Measure speed and accuracy of every engine here."""
+    """Measure speed and accuracy of every engine here.
+
+    The faster CPU engine for each graph is kept, for --engine auto, when the shipped bundle was measured with the usual
+    number of threads.
+    """
     from .bench import bench as run_bench
     from .bench import render
+    from .choice import faster, remember
 
     if camera is not None and not camera.is_file():
         raise InputError(f"{camera} does not exist." if not camera.exists() else f"{camera} is not a file.")
@@ -548,7 +553,12 @@ def bench(
         options,
         lambda engine: click.echo(f"fid-run: measuring {engine} ...", err=True),
     )
-    click.echo(json.dumps({"seconds": seconds, "engines": rows}) if as_json else "\n".join(render(rows)))
+    kept = {} if bundle or threads else faster(rows)
+    if kept:
+        remember(kept)
+    told = [", ".join(f"{graph} {engine}" for graph, engine in kept.items()) + ": what auto takes from now on"]
+    report = {"seconds": seconds, "engines": rows, "auto": kept}
+    click.echo(json.dumps(report) if as_json else "\n".join(render(rows) + (told if kept else [])))
     if all("missing" in row for row in rows):
         click.get_current_context().exit(1)
 

@@ -13,14 +13,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .bundle import Tensor
+from .choice import remembered
 from .errors import FidError, InputError
 
 ENGINES = ("auto", "tensorrt", "tensorrt-rtx", "cuda", "onnxruntime", "openvino", "openvino-bf16")
 """What `open_session` takes as `engine`.
 
-`auto`: the first of `GPU_ENGINES` that is installed and works, else ONNX Runtime on the CPU. `tensorrt`,
-`tensorrt-rtx`: NVIDIA's builders, on the GPU. `cuda`: ONNX Runtime on CUDA. `onnxruntime`: on the CPU. `openvino`: on
-the CPU in float32. `openvino-bf16`: bfloat16 where the CPU has it.
+`auto`: the first of `GPU_ENGINES` that is installed and works, else the CPU engine that `fid-run bench` found faster
+for the graph, ONNX Runtime until it has run. `tensorrt`, `tensorrt-rtx`: NVIDIA's builders, on the GPU. `cuda`: ONNX
+Runtime on CUDA. `onnxruntime`: on the CPU. `openvino`: on the CPU in float32. `openvino-bf16`: bfloat16 where the CPU
+has it.
 """
 
 GPU_ENGINES = ("tensorrt", "tensorrt-rtx", "cuda")
@@ -107,8 +109,6 @@ def open_session(
 
 def _on_gpu(path: Path, half: Path | None, engine: str, threads: int, static_batch: int | None) -> Session:
     """A session on `engine`, or on the first that works of those after it; with "auto" only installed ones count."""
-    from .session_onnxruntime import OnnxRuntimeSession
-
     named = engine != "auto"
     reason = ""  # the first: without a driver, all that follow are the same
     session: Session | None = None
@@ -126,10 +126,28 @@ def _on_gpu(path: Path, half: Path | None, engine: str, threads: int, static_bat
                 reason = reason or f"{candidate} does not work here{typed}: {str(error).rstrip('.')}"
         if session is not None:
             break
-    session = session or OnnxRuntimeSession(path, "CPU", threads)
+    session = session or _on_cpu(path, threads, static_batch)
     if reason:
         session.fallback = f"{reason}; {session.provider} runs in its place."
     return session
+
+
+def _on_cpu(path: Path, threads: int, static_batch: int | None) -> Session:
+    """A session on the faster CPU engine for a graph; where that does not open, on ONNX Runtime."""
+    from .session_onnxruntime import OnnxRuntimeSession
+
+    if remembered(path.stem) == "openvino":
+        from .session_openvino import OpenVINOSession
+
+        try:
+            return OpenVINOSession(path, "f32", threads, static_batch)
+        except FidError as error:
+            session = OnnxRuntimeSession(path, "CPU", threads)
+            session.fallback = (
+                f"openvino does not work here: {str(error).rstrip('.')}; {session.provider} runs instead."
+            )
+            return session
+    return OnnxRuntimeSession(path, "CPU", threads)
 
 
 def _open_on_gpu(graph: Path, reference: Path, engine: str, threads: int, static_batch: int | None) -> Session:

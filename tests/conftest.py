@@ -19,9 +19,11 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as for anything that a 
 
 @pytest.fixture(autouse=True)
 def _no_tensorrt(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What `auto` chooses depends on what is installed: tests see TensorRT only where they bring or name it."""
+    """What `auto` chooses depends on what is installed and was measured: tests see TensorRT only where they bring or
+    name it, and nothing measured."""
     from fid.runtime import session
 
+    monkeypatch.setattr(session, "remembered", lambda graph: "onnxruntime")
     real = session.installed
     if not {"gpu", "rtx"} & {mark.name for mark in request.node.iter_markers()}:
         monkeypatch.setattr(session, "installed", lambda engine: engine == "cuda" and real(engine))

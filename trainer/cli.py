@@ -55,6 +55,12 @@ def main_group() -> None:
 @click.option("--images", type=click.IntRange(min=32), default=1024, help="Training targets to make.")
 @click.option("--steps", type=click.IntRange(min=1), default=2000)
 @click.option("--targets", type=click.Path(path_type=Path), help="Folder of targets, shared between runs.")
+@click.option(
+    "--narrow",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    help="A run or checkpoint of this command to make narrower and train on.",
+)
+@click.option("--widths", help="With --narrow: channels of the blocks, such as 512,512,512,320,160.")
 @minutes_option
 @resume_option
 @dry_run_option
@@ -64,17 +70,31 @@ def distill(
     images: int,
     steps: int,
     targets: Path | None,
+    narrow: Path | None,
+    widths: str | None,
     max_minutes: float | None,
     resume: bool,
     dry_run: bool,
 ) -> None:
-    """Distil a small generator from the 1024 px one."""
+    """Distil a small generator from the 1024 px one, or a narrower one from that."""
     from .distill import DistillConfig
     from .distill import distill as run
 
-    config = DistillConfig(resolution=int(resolution), images=images, steps=steps)
+    try:
+        channels = tuple(map(int, widths.split(","))) if widths else None
+    except ValueError as error:
+        raise click.BadParameter(f"{widths!r} is no list of numbers such as 512,512,512,320,160.") from error
+    config = DistillConfig(resolution=int(resolution), images=images, steps=steps, widths=channels)
     _plan("distill", asdict(config), dry_run)
-    checkpoint = run(output, config, targets=targets, max_minutes=max_minutes, resume=resume, console=console)
+    checkpoint = run(
+        output,
+        config,
+        targets=targets,
+        narrow=narrow,
+        max_minutes=max_minutes,
+        resume=resume,
+        console=console,
+    )
     console.print(f"saved {checkpoint}")
 
 

@@ -2,8 +2,11 @@
 
 The target is the 1024 px image averaged over squares of pixels. The to-image head starts in closed form (least squares
 from the last activations to the target's wavelet bands) and is then trained together with the last block: L1 on the
-image and on its coarse copies (colour), and LPIPS. All blocks before stay as published, so their activations are
-computed once, and training sees windows of them: a quarter of an image each, of four times as many people.
+image and on its coarse copies (colour), squared error, LPIPS, and the identity code. All blocks before stay as
+published, so their activations are computed once.
+
+With `narrow`, a generator that was distilled before is made narrower first (`narrow.py`), which makes it faster, and
+every block from the first narrowed one on is trained.
 """
 
 import copy
@@ -21,6 +24,7 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from ..runtime.errors import FidError, InputError
+from . import losses
 from .checkpoint import (
     latest,
     load_into,
@@ -31,13 +35,15 @@ from .checkpoint import (
     save,
     tensors_of,
 )
-from .loop import Budget, Progress, best_device
+from .loop import Budget, Progress, best_device, keep_freed_memory
 from .lpips import LPIPS
-from .networks_mobilestylegan import W_SIZE, DistilledToImage, Mapping, Synthesis, haar
+from .narrow import narrowed
+from .networks_mobilestylegan import CHANNELS, W_SIZE, DistilledToImage, Mapping, Synthesis, haar
+from .networks_sface import SFace
 
 SHARD = 32  # images in one file of targets
 SAVE_EVERY_S = 240
-INSIDE = (..., slice(10, -10), slice(10, -10))  # of a window: five 3x3 convolutions at half resolution reach 10 px
+NARROWED_ON = 24  # images that a generator is made narrower on
 
 
 @dataclass(frozen=True)
@@ -49,12 +55,14 @@ class DistillConfig:
     held_out: int = 64
     held_out_psi: float = 0.8
     psi: tuple[float, float] = (0.5, 1.0)  # training targets are truncated by a factor drawn from this range
-    batch: int = 16  # windows
+    batch: int = 8
     steps: int = 2000
     rate_head: float = 2e-3  # relative to the size of each tensor
     rate_block: float = 1e-3
-    squared: float = 4.0  # weight of the squared error
-    lpips: float = 0.05  # weight; 0 leaves it out
+    squared: float = 8.0  # weight of the squared error
+    lpips: float = 0.03  # weight; 0 leaves it out
+    identity: float = 0.1  # weight of 1 - cosine of the identity codes; 0 leaves it out
+    widths: tuple[int, ...] | None = None  # channels of the blocks, for `narrow`
     seed: int = 7
 
 
@@ -136,7 +144,7 @@ def closed_form_head(network: Synthesis, w: Tensor, images: Tensor, ridge: float
     size = channels + 1
     gram, moment = torch.zeros(size, size, dtype=torch.float64), torch.zeros(size, 12, dtype=torch.float64)
     for code, image in zip(w.split(4), images.split(4), strict=True):
-        x = network.last_block(network.trunk(code), code) * head.skip_modulation(code)
+        x = network.trunk(code, len(network.blocks)) * head.skip_modulation(code)
         for features, bands in zip(x, haar(image.float()), strict=True):
             rows = F.pad(features.reshape(channels, -1), (0, 0, 0, 1), value=1.0)
             gram += (rows @ rows.T).double()
@@ -156,13 +164,19 @@ def psnr(image: Tensor, target: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def measure(network: Synthesis, w: Tensor, images: Tensor) -> dict[str, float]:
-    """PSNR (dB) and colour drift (mean absolute difference of an image's mean colour, grey levels) on targets."""
+def measure(network: Synthesis, w: Tensor, images: Tensor, identity: nn.Module | None = None) -> dict[str, float]:
+    """PSNR (dB), colour drift (mean absolute difference of an image's mean colour, grey levels) and cosine of the
+    identity codes on targets."""
     outputs = torch.cat([network(code).float() for code in w.split(4)])
     target = images.float()
     values = psnr(outputs, target)
     drift = (outputs.clamp(-1, 1).mean((2, 3)) - target.clamp(-1, 1).mean((2, 3))).abs().mean() * 127.5
-    return {"psnr_mean": values.mean().item(), "psnr_min": values.min().item(), "colour_drift": drift.item()}
+    figures = {"psnr_mean": values.mean().item(), "psnr_min": values.min().item(), "colour_drift": drift.item()}
+    if identity is not None:
+        pairs = zip(outputs.split(8), target.split(8), strict=True)
+        cosines = torch.cat([(identity(a.clamp(-1, 1)) * identity(b)).sum(1) for a, b in pairs])
+        figures["identity_cosine"] = cosines.mean().item()
+    return figures
 
 
 def batches(n: int, batch: int, generator: torch.Generator) -> Iterator[Tensor]:
@@ -191,19 +205,25 @@ def image_loss(output: Tensor, target: Tensor, perceptual: nn.Module | None, con
     return loss
 
 
-def window(maps: Tensor, corner: list[int], scale: int) -> Tensor:
-    """Half of the side of maps [N, C, S, S] from a corner (top, left), in pixels of maps `scale` times smaller."""
-    top, left = (scale * c for c in corner)
-    half = maps.shape[-1] // 2
-    return maps[..., top : top + half, left : left + half]
+def first_trained(network: Synthesis) -> int:
+    """The number of the first block that is not as published, or of the last."""
+    changed = [own != published for own, published in zip(network.widths, CHANNELS, strict=False)]
+    return changed.index(True) if True in changed else len(changed) - 1
 
 
-def window_image(network: Synthesis, x: Tensor, w: Tensor, corner: list[int]) -> Tensor:
-    """The image [N, 3, R/2, R/2] of a window [N, C, R/8, R/8] of the trunk's activations; the rim lacks neighbours."""
-    origin = (2 * corner[0], 2 * corner[1])
-    head = network.to_image
-    assert isinstance(head, DistilledToImage)
-    return head(network.last_block(x.contiguous(memory_format=torch.channels_last), w, origin), w, origin)
+def start(config: DistillConfig, narrow: Path | None, w: Tensor, images: Tensor) -> Synthesis:
+    """The generator that training begins with."""
+    if narrow is None:
+        network = Synthesis.load(config.resolution)
+        closed_form_head(network, w[:64], images[:64])
+        return network
+    weights = read_weights(narrow)
+    wide = Synthesis.shaped_as(weights, config.resolution, "synthesis.")
+    load_into(wide, weights, "synthesis")
+    try:
+        return narrowed(wide, config.widths or (), w[:NARROWED_ON])
+    except ValueError as error:
+        raise InputError(f"{error}.") from error
 
 
 def distill(
@@ -211,40 +231,47 @@ def distill(
     config: DistillConfig,
     *,
     targets: Path | None = None,
+    narrow: Path | None = None,
     max_minutes: float | None = None,
     resume: bool = False,
     console: Console | None = None,
 ) -> Path:
     """Trains a generator into `run` and returns its last checkpoint folder.
 
-    Targets are made first (in `targets`, default `run/targets`) and kept. With `resume` it goes on from the newest
-    checkpoint. Raises FidError when the loss is not finite; the last good checkpoint stays.
+    Targets are made first (in `targets`, default `run/targets`) and kept. `narrow`: a run or checkpoint of this command
+    to make narrower, to `config.widths`. With `resume` it goes on from the newest checkpoint. Raises InputError for
+    widths that do not fit; FidError when the loss is not finite, and the last good checkpoint stays.
     """
     console = console or Console()
+    if (narrow is None) != (config.widths is None):
+        raise InputError("--narrow and --widths belong together: a generator, and the channels of its blocks.")
+    keep_freed_memory()
     budget = Budget(max_minutes)
     targets = targets or run / "targets"
     write_targets(targets, config, log=console.print)
     (w, images), held_out = read_targets(targets, config)
     device = best_device()
     torch.manual_seed(config.seed)
-    network = Synthesis.load(config.resolution)
+    identity = SFace.load().to(device).eval().requires_grad_(False) if config.identity else None
     first = 0
     record = {"kind": "distill", "configuration": asdict(config), "generator": "MobileStyleGAN FFHQ 1024"}
     state: dict[str, Tensor] = {}
     if resume and (found := latest(run)):
         state = read_weights(found, "state.safetensors")
+        network = Synthesis.shaped_as(state, config.resolution, "synthesis.").eval()
         load_into(network, state, "synthesis")
         first = int(read_record(found)["step"])
     else:
-        closed_form_head(network, w[:64], images[:64])
-        console.print(f"closed-form head: {measure(network, *held_out)}")
+        network = start(config, narrow, w, images)
+        console.print(f"closed form: {measure(network.to(device), *(t.to(device) for t in held_out), identity)}")
     average = copy.deepcopy(network)
     if state:
         load_into(average, state, "average")
     network.to(device).requires_grad_(False)
     network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue] - torch's stubs lack it
     average.to(device).requires_grad_(False)
-    parts = ((network.to_image, config.rate_head), (network.blocks[-1], config.rate_block))
+    blocks = first_trained(network)
+    parts = ((network.to_image, config.rate_head), *((block, config.rate_block) for block in network.blocks[blocks:]))
     groups = [
         {"params": [p.requires_grad_(True)], "rate": rate * typical_size(p)}
         for part, rate in parts
@@ -267,7 +294,9 @@ def distill(
     progress = Progress(console, config.steps, config.batch, first)
     order = batches(len(w), config.batch, torch.Generator().manual_seed(config.seed))
     with torch.no_grad():
-        trunk = torch.cat([network.trunk(code.to(device)).half() for code in w.split(8)])
+        trunk = torch.cat([network.trunk(code.to(device), blocks).half().cpu() for code in w.split(8)])
+        codes = [identity(image.to(device).float()) for image in images.split(8)] if identity else []
+        wanted = torch.cat(codes) if codes else None
     console.print(f"trunk activations of {len(w)} images: {trunk.nbytes / 2**30:.1f} GiB")
     step = first
     for _ in range(first):
@@ -279,13 +308,11 @@ def distill(
             for group in optimizer.param_groups:
                 warm = min(1.0, (step + 1) / 20)
                 group["lr"] = group["rate"] * warm * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * step / config.steps)))
-            corners = torch.randint(
-                trunk.shape[-1] // 2 + 1, (2,), generator=torch.Generator().manual_seed(step)
-            ).tolist()
-            code = w[index].to(device)
-            output = window_image(network, window(trunk[index], corners, 1).float(), code, corners)
-            target = window(images[index].to(device), corners, 4).float()
-            loss = image_loss(output[INSIDE], target[INSIDE], perceptual, config)
+            x = trunk[index].to(device).float().contiguous(memory_format=torch.channels_last)
+            output = network.tail(x, w[index].to(device), blocks)
+            loss = image_loss(output, images[index].to(device).float(), perceptual, config)
+            if identity is not None and wanted is not None:
+                loss = loss + config.identity * losses.identity_cosine(identity(output), wanted[index])
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             if not torch.isfinite(loss):
@@ -302,6 +329,6 @@ def distill(
             if budget.seconds - saved > SAVE_EVERY_S:
                 saved = budget.seconds
                 save_now(step, {})
-    figures = measure(average, *(t.to(device) for t in held_out))
+    figures = measure(average, *(t.to(device) for t in held_out), identity)
     console.print(f"held out: {figures}")
     return save_now(step, figures)

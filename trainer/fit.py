@@ -45,7 +45,7 @@ from .checkpoint import (
 )
 from .data import Faces, FrozenNetworks, RealIdentities, SkinTones, augment, read_dataset, read_photos
 from .from_stylegan2 import read_stylegan2
-from .loop import Budget, Progress, Watch, best_device, machine_record
+from .loop import Budget, Progress, Watch, best_device, keep_freed_memory, machine_record
 from .networks import ATTRIBUTES_SIZE, AttributeEncoder, Mapper, Probe, WDiscriminator
 from .networks_inception import FEATURES, InceptionV3
 from .networks_mobilestylegan import CHANNELS, STYLES_PER_BLOCK, Mapping, Synthesis
@@ -238,8 +238,9 @@ def load_generator(source: Path | None, resolution: int) -> Synthesis | StyleGAN
         raise InputError(
             f"no generator given for {resolution} px: name a `fid-train distill` checkpoint with --generator."
         )
-    network = Synthesis(resolution)
-    load_into(network, read_weights(source), "synthesis")
+    weights = read_weights(source)
+    network = Synthesis.shaped_as(weights, resolution, "synthesis.")
+    load_into(network, weights, "synthesis")
     return network.eval().requires_grad_(False)
 
 
@@ -608,6 +609,7 @@ def fit(
     console, budget, processes = console or Console(), Budget(max_minutes), Processes.start()
     if not processes.first:
         console = Console(quiet=True)
+    keep_freed_memory()
     device = best_device()
     if config.w_plus and generator is not None and generator.is_file():
         raise InputError(f"W+ is not trained through {generator}: use --set w_plus=false, or a distilled generator.")

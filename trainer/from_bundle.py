@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from ..runtime.bundle import Bundle
 from ..runtime.errors import FidError
+from .networks_mobilestylegan import Synthesis
 
 
 def load_graph(module: nn.Module, bundle: Bundle, graph: str) -> None:
@@ -27,6 +28,14 @@ def load_graph(module: nn.Module, bundle: Bundle, graph: str) -> None:
     except RuntimeError as error:
         reason = str(error).splitlines()[-1].strip()
         raise FidError(f"the bundle {bundle.folder} does not hold the {graph} network of this fid: {reason}") from error
+
+
+def load_synthesis(bundle: Bundle) -> Synthesis:
+    """The bundle's generator, with the widths that it has there. Raises FidError as `load_graph` does."""
+    stored = float_tensors(bundle.graph_path("synthesis"), prefix="synthesis.")
+    network = Synthesis.shaped_as(stored, bundle.resolution)
+    load_graph(network, bundle, "synthesis")
+    return network
 
 
 def float_tensors(graph: Path, prefix: str) -> dict[str, Tensor]:

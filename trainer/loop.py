@@ -1,5 +1,6 @@
 """What every training loop shares: where it runs, when to stop, and what one sees meanwhile."""
 
+import ctypes
 import os
 import platform
 import signal
@@ -16,12 +17,28 @@ import numpy as np
 import torch
 from rich.console import Console
 
+M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4  # of malloc.h
 ROOT = Path(__file__).resolve().parents[1]  # of the repository, where this is a checkout
 
 
 def best_device() -> torch.device:
     """The GPU where there is one, else the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def keep_freed_memory() -> None:
+    """Lets glibc keep what is freed instead of handing it back to the system, page by page, after every layer.
+
+    The maps of the generator are large enough that each would be mapped anew and its pages filled with zeros: a step on
+    a CPU takes up to 1.7 times as long that way. The memory goes back when the process ends. Elsewhere: nothing.
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError, TypeError):  # not glibc
+        return
+    mallopt(M_MMAP_MAX, 0)
+    mallopt(M_TRIM_THRESHOLD, -1)
+    mallopt(M_TOP_PAD, 256 << 20)
 
 
 def machine_record() -> dict[str, Any]:

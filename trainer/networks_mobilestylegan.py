@@ -3,7 +3,7 @@
 `Mapping` takes z [N, 512] to w [N, 512]. `Synthesis` takes w [N, 512], or W+ [N, n_styles, 512], to an image
 [N, 3, R, R], RGB, about [-1, 1]. At 1024 px it is the published network; at 256 and 128 px it stops after the 128 or
 64 px block and ends in a to-image head of our own, trained by `fid-train distill` (128 px serves training on small
-machines).
+machines), which can also make the last blocks narrower.
 
 Noise is a constant of the published file, so an image is a function of w alone. Demodulation is folded into the
 weights; only the modulation depends on w.
@@ -11,6 +11,8 @@ weights; only the modulation depends on w.
 
 import math
 import xml.etree.ElementTree as ElementTree
+from collections.abc import Mapping as Tensors
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -124,12 +126,7 @@ class StyledConv(nn.Module):
         self.noise = nn.Parameter(torch.zeros(1, 1, resolution, resolution))
         self.bias = nn.Parameter(torch.zeros(1, c_out, 1, 1))
 
-    def forward(self, x: Tensor, w: Tensor, origin: tuple[int, int] = (0, 0)) -> Tensor:
-        """x [N, C, H, W]; a window of the whole map has its top left corner at `origin`."""
-        noise = self.noise
-        if noise.shape[-2:] != x.shape[-2:]:
-            top, left = origin
-            noise = noise[..., top : top + x.shape[-2], left : left + x.shape[-1]]
+    def forward(self, x: Tensor, w: Tensor) -> Tensor:
         x = x * self.modulation(w)
         bias = self.bias.flatten()
         if self.depthwise is not None:
@@ -137,7 +134,7 @@ class StyledConv(nn.Module):
             x = F.conv2d(x, self.weight, bias)
         else:
             x = F.conv2d(x, self.weight, bias, padding=1)
-        return F.leaky_relu(x + noise, 0.2)
+        return F.leaky_relu(x + self.noise, 0.2)
 
 
 class Block(nn.Module):
@@ -151,9 +148,8 @@ class Block(nn.Module):
         self.conv1 = StyledConv(c_in // 4, c_out, resolution)
         self.conv2 = StyledConv(c_out, c_out, resolution)
 
-    def forward(self, x: Tensor, up: Tensor, conv1: Tensor, conv2: Tensor, origin: tuple[int, int] = (0, 0)) -> Tensor:
-        x = self.inverse_haar(x * self.up(up))
-        return self.conv2(self.conv1(x, conv1, origin), conv2, origin)
+    def forward(self, x: Tensor, up: Tensor, conv1: Tensor, conv2: Tensor) -> Tensor:
+        return self.conv2(self.conv1(self.inverse_haar(x * self.up(up)), conv1), conv2)
 
 
 class ToImage(nn.Module):
@@ -202,26 +198,30 @@ class DistilledToImage(nn.Module):
                 nn.init.dirac_(module.depthwise, groups=len(module.depthwise))
         nn.init.kaiming_normal_(self.conv.weight, a=0.2)
 
-    def forward(self, x: Tensor, w: Tensor, origin: tuple[int, int] = (0, 0)) -> Tensor:
+    def forward(self, x: Tensor, w: Tensor) -> Tensor:
         bands = F.conv2d(x * self.skip_modulation(w), self.skip) + self.colour(w)[:, :, None, None]
-        h = self.conv(x, w, origin)
+        h = self.conv(x, w)
         for conv in self.deeper:
-            h = h + conv(h, w, origin)
+            h = h + conv(h, w)
         return self.inverse_haar(bands + self.detail.bands(h, w))
 
 
 class Synthesis(nn.Module):
     """The synthesis network: w [N, 512] or W+ [N, n_styles, 512] -> image [N, 3, R, R], RGB, about [-1, 1].
 
-    Raises ValueError for a resolution other than 128, 256 or 1024, and for a W+ with another number of styles.
+    `widths` are the channels of the blocks, the published ones by default. Raises ValueError for a resolution other
+    than 128, 256 or 1024, for another number of widths, and for a W+ with another number of styles.
     """
 
-    def __init__(self, resolution: int = 256) -> None:
+    def __init__(self, resolution: int = 256, widths: tuple[int, ...] | None = None) -> None:
         super().__init__()
         if resolution not in RESOLUTIONS:
             raise ValueError(f"resolution {resolution}: expected one of {RESOLUTIONS}")
         self.resolution = resolution
-        channels = CHANNELS[: int(math.log2(resolution)) - 3]
+        published = CHANNELS[: int(math.log2(resolution)) - 3]
+        self.widths = channels = widths or published
+        if len(channels) != len(published):
+            raise ValueError(f"widths {channels}: expected {len(published)} at {resolution} px")
         self.n_styles = 2 + STYLES_PER_BLOCK * len(channels)
         self.constant = nn.Parameter(torch.zeros(1, 512, 4, 4))
         self.conv1 = StyledConv(512, 512, 4, separable=False)
@@ -239,20 +239,30 @@ class Synthesis(nn.Module):
             raise ValueError(f"W+ with {w.shape[1]} styles: this generator has {self.n_styles}")
         return w.unbind(1)
 
-    def trunk(self, w: Tensor) -> Tensor:
-        """Everything before the last block: activations [N, C, R/4, R/4]."""
+    def trunk(self, w: Tensor, blocks: int) -> Tensor:
+        """The first blocks: activations [N, C, 4 << blocks, 4 << blocks]."""
         first, *rest = self.styles(w)
         x = self.conv1(self.constant.expand(w.shape[0], -1, -1, -1), first)
-        for i, block in enumerate(list(self.blocks)[:-1]):
-            x = block(x, *rest[STYLES_PER_BLOCK * i : STYLES_PER_BLOCK * (i + 1)])
+        return self._through(x, rest, range(blocks))
+
+    def tail(self, x: Tensor, w: Tensor, blocks: int) -> Tensor:
+        """What is left after `trunk`: its activations -> the image."""
+        _, *rest, last = self.styles(w)
+        return self.to_image(self._through(x, rest, range(blocks, len(self.blocks))), last)
+
+    def _through(self, x: Tensor, styles: Sequence[Tensor], numbers: range) -> Tensor:
+        for i in numbers:
+            x = self.blocks[i](x, *styles[STYLES_PER_BLOCK * i : STYLES_PER_BLOCK * (i + 1)])
         return x
 
-    def last_block(self, x: Tensor, w: Tensor, origin: tuple[int, int] = (0, 0)) -> Tensor:
-        """The trunk's activations, or a window of them -> the last block's [N, C, R/2, R/2]; `origin` in its pixels."""
-        return self.blocks[-1](x, *self.styles(w)[-1 - STYLES_PER_BLOCK : -1], origin)
-
     def forward(self, w: Tensor) -> Tensor:
-        return self.to_image(self.last_block(self.trunk(w), w), self.styles(w)[-1])
+        return self.tail(self.trunk(w, 0), w, 0)
+
+    @classmethod
+    def shaped_as(cls, tensors: Tensors[str, Tensor], resolution: int, prefix: str = "") -> "Synthesis":
+        """An empty network with the widths of a kept one, whose tensors are given by name."""
+        names = [f"{prefix}blocks.{i}.conv1.weight" for i in range(int(math.log2(resolution)) - 3)]
+        return cls(resolution, tuple(len(tensors[name]) for name in names) if set(names) <= tensors.keys() else None)
 
     @classmethod
     def load(cls, resolution: int = 1024, folder: Path | None = None) -> "Synthesis":

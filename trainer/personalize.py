@@ -28,11 +28,11 @@ from ..runtime.images import check_output, find_photos
 from . import losses
 from .checkpoint import read_record
 from .fit import load_generator, load_mapping, load_trained
-from .from_bundle import load_graph
-from .loop import Progress, best_device
+from .from_bundle import load_graph, load_synthesis
+from .loop import Progress, best_device, keep_freed_memory
 from .networks import Mapper
 from .networks_facemesh import FaceMesh
-from .networks_mobilestylegan import W_SIZE, Mapping, Synthesis
+from .networks_mobilestylegan import W_SIZE, Mapping
 from .networks_sface import SFace
 
 SAME_PERSON = 0.363  # cosine of SFace codes from which OpenCV, its publisher, takes two photos for one person
@@ -119,6 +119,7 @@ def personalize(
     check_output(output, (SUFFIX,))
     if output.exists():
         raise InputError(f"{output} exists already; delete it first or choose another name.")
+    keep_freed_memory()
     device, composer = best_device(), Composer(bundle)
     paths = find_photos(photos)
     crops = [composer.crop(path) for path in paths]
@@ -172,9 +173,8 @@ def bundle_networks(composer: Composer, device: torch.device) -> Networks:
             f"the bundle {composer.bundle.name} has a generator of its own: "
             "name the run that it was exported from with --checkpoint and the generator's file with --generator."
         )
-    mapper, synthesis = Mapper(), Synthesis(composer.bundle.resolution)
+    mapper, synthesis = Mapper(), load_synthesis(composer.bundle)
     load_graph(mapper, composer.bundle, "mapper")
-    load_graph(synthesis, composer.bundle, "synthesis")
 
     def attributes(crop: Tensor) -> Tensor:
         codes = [composer.attribute_code(one) for one in _bytes(crop)]

@@ -1,0 +1,78 @@
+"""Which CPU engine `auto` takes for a graph: what `fid-run bench` found faster here, ONNX Runtime until it has run."""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Mapping, Sequence
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from .cache import cache_folder, locked, new_file, plain_disk_errors
+
+CPU_ENGINES = ("onnxruntime", "openvino")
+"""The first is the one to beat."""
+
+MARGIN = 0.95
+"""Another engine has to need at most this share of the first one's time."""
+
+LEAST_COSINE = 0.995
+"""Identity cosine to the reference below which an engine is not taken, however fast it is."""
+
+
+def faster(rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """Graph -> the faster of `CPU_ENGINES`, by the rows of `bench.bench`; {} unless all of them have been measured."""
+    found = {row["engine"]: row for row in rows if row["engine"] in CPU_ENGINES and "missing" not in row}
+    if len(found) < len(CPU_ENGINES):
+        return {}
+    first, other = (found[engine] for engine in CPU_ENGINES)
+    result = {}
+    for graph in ("attributes", "mapper", "synthesis"):
+        wins = other["stage_ms"][graph]["p50"] <= MARGIN * first["stage_ms"][graph]["p50"]
+        accurate = other["identity_cosine"] >= LEAST_COSINE
+        result[graph] = CPU_ENGINES[1] if wins and accurate else CPU_ENGINES[0]
+    return result
+
+
+def remember(graphs: Mapping[str, str]) -> Path:
+    """Keep graph -> engine for this machine and these versions; returns the file."""
+    path = _file()
+    with plain_disk_errors("keeping the faster engines", path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with locked(path.name), new_file(path) as partial:
+            partial.write_text(json.dumps({"machine": _machine(), "graphs": dict(graphs)}, indent=1) + "\n")
+    _remembered.cache_clear()
+    return path
+
+
+def remembered(graph: str) -> str:
+    """The CPU engine for a graph ("synthesis"): ONNX Runtime where nothing was measured, or under other versions."""
+    return _remembered(_file()).get(graph, CPU_ENGINES[0])
+
+
+@cache
+def _remembered(path: Path) -> dict[str, str]:
+    try:
+        kept = json.loads(path.read_text())
+        graphs = kept["graphs"] if kept["machine"] == _machine() else {}
+        return {str(graph): str(engine) for graph, engine in graphs.items() if engine in CPU_ENGINES}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):  # none, or not ours: measure again
+        return {}
+
+
+def _file() -> Path:
+    return cache_folder("engines.json")
+
+
+def _machine() -> dict[str, str | None]:
+    """What the outcome depends on."""
+    return {"host": platform.node(), **{engine: _version(engine) for engine in CPU_ENGINES}}
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
