@@ -173,8 +173,9 @@ def bundle_networks(composer: Composer, device: torch.device) -> Networks:
             f"the bundle {composer.bundle.name} has a generator of its own: "
             "name the run that it was exported from with --checkpoint and the generator's file with --generator."
         )
-    mapper, synthesis = Mapper(), load_synthesis(composer.bundle)
+    mapper = Mapper()
     load_graph(mapper, composer.bundle, "mapper")
+    synthesis = load_synthesis(composer.bundle)
 
     def attributes(crop: Tensor) -> Tensor:
         codes = [composer.attribute_code(one) for one in _bytes(crop)]

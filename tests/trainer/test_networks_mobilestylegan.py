@@ -74,7 +74,7 @@ def test_small_generator_is_the_published_one_up_to_its_head(mapping, folder, fu
         x = full.conv1(full.constant.expand(2, -1, -1, -1), w)
         for block in full.blocks[:5]:
             x = block(x, w, w, w)
-        torch.testing.assert_close(small.last_block(small.trunk(w), w), x)
+        torch.testing.assert_close(small.trunk(w, 5), x)
         assert small(w).shape == (2, 3, 256, 256)
     assert isinstance(small.to_image, DistilledToImage)
     assert Synthesis(128).n_styles == 14
@@ -106,15 +106,22 @@ def test_gradient_reaches_w_and_is_the_finite_difference(mapping, folder):
     torch.testing.assert_close(gradient[0] @ direction, slope, rtol=1e-4, atol=1e-6)
 
 
-def test_a_window_of_the_last_block_is_that_window_of_the_image(mapping, folder):
-    w, network = mapping(Z[:1]), Synthesis.load(256, folder)
+def test_trunk_and_tail_are_the_whole(mapping, folder):
+    w, network = mapping(Z[:1]), Synthesis.load(128, folder)
     torch.nn.init.normal_(network.to_image.skip, std=0.01)
-    torch.nn.init.normal_(network.to_image.detail.weight, std=0.1)
     with torch.no_grad():
-        trunk = network.trunk(w)
-        window = network.last_block(trunk[..., 10:42, 4:36], w, (20, 8))
-        window = network.to_image(window, w, (20, 8))
-        torch.testing.assert_close(window[..., 8:-8, 8:-8], network(w)[..., 48:160, 24:136], atol=1e-5, rtol=1e-5)
+        for blocks in (1, 4):
+            torch.testing.assert_close(network.tail(network.trunk(w, blocks), w, blocks), network(w), atol=0, rtol=0)
+
+
+def test_widths_are_read_from_kept_tensors():
+    network = Synthesis(128, (512, 64, 32, 16))
+    assert Synthesis.shaped_as(network.state_dict(), 128).widths == (512, 64, 32, 16)
+    named = {f"synthesis.{name}": tensor for name, tensor in network.state_dict().items()}
+    assert Synthesis.shaped_as(named, 128, "synthesis.").widths == (512, 64, 32, 16)
+    assert Synthesis.shaped_as({}, 128).widths == (512, 512, 512, 512)
+    with pytest.raises(ValueError, match="expected 4 at 128 px"):
+        Synthesis(128, (512, 64))
 
 
 def test_haar_known_values_and_inverse():
