@@ -81,15 +81,17 @@ def noise(graph: str, batch: int) -> Arrays:
     """Inputs of the right form that need no network to make."""
     random = np.random.default_rng(0)
     crop = random.integers(0, 256, (batch, CROP_SIZE, CROP_SIZE, 3), np.uint8)
-    codes = {"identity": IDENTITY_SIZE, "attributes": 512, "w": 512}
+    codes = {"identity": IDENTITY_SIZE, "attributes": 512, "appearance": 512, "w": 512}
     arrays = {name: 0.1 * random.standard_normal((batch, size), np.float32) for name, size in codes.items()}
     return {name: crop if name == "crop" else arrays[name] for name in input_names(graph)}
 
 
 def input_names(graph: str) -> tuple[str, ...]:
     """What a graph takes."""
-    wanted = {"identity": ("crop",), "attributes": ("crop",), "mapper": ("identity", "attributes")}
-    return wanted.get(graph, ("w",) if graph.startswith("synthesis") else ("crop", "identity"))
+    if graph.startswith("synthesis"):
+        return ("w",)
+    described = Bundle.load().graph(graph.removesuffix("-1024"))
+    return tuple(tensor.name for tensor in described.inputs)
 
 
 @cache
@@ -165,7 +167,8 @@ def _three_graphs(engine: str, threads: int, batch: int) -> tuple[Callable[[Arra
 
     def run(arrays: Arrays) -> np.ndarray:
         code = steps["attributes"].run({"crop": arrays["crop"]})
-        w = steps["mapper"].run({"identity": arrays["identity"], "attributes": code})
+        person = {name: array for name, array in arrays.items() if name != "crop"}
+        w = steps["mapper"].run({**person, "attributes": code})
         return steps["synthesis-1024"].run({"w": w})
 
     return run, steps["synthesis-1024"].provider

@@ -58,7 +58,7 @@ def load_networks() -> tuple[Any, dict[str, str]]:
     except Exception as error:  # a missing library is as good a reason as a missing file
         networks = types.SimpleNamespace(
             attributes=AttributeEncoder().eval(),
-            mapper=Mapper().eval(),
+            mapper=Mapper(appearance=48).eval(),
             synthesis=_filled(Synthesis(256)),
             resolution=256,
         )
@@ -84,15 +84,16 @@ def _filled(network: torch.nn.Module) -> torch.nn.Module:
 
 
 class Reenact(torch.nn.Module):
-    """uint8 crop [N, 256, 256, 3] and code [N, 128] -> uint8 picture [N, R, R, 3], as `export.graphs.ReenactGraph`."""
+    """uint8 crop [N, 256, 256, 3], code [N, 128], appearance [N, 512] -> uint8 picture [N, R, R, 3], as
+    `export.graphs.ReenactGraph`."""
 
     def __init__(self, networks: Any, synthesis: torch.nn.Module) -> None:
         super().__init__()
         self.attributes, self.mapper, self.synthesis = networks.attributes, networks.mapper, synthesis
 
-    def forward(self, crop: torch.Tensor, identity: torch.Tensor) -> torch.Tensor:
+    def forward(self, crop: torch.Tensor, identity: torch.Tensor, appearance: torch.Tensor) -> torch.Tensor:
         x = crop.permute(0, 3, 1, 2).float() / 127.5 - 1
-        return picture(self.synthesis(self.mapper(identity, self.attributes(x))))
+        return picture(self.synthesis(self.mapper(identity, self.attributes(x), appearance)))
 
 
 class Synthesise(torch.nn.Module):
@@ -119,7 +120,8 @@ def inputs_of(graph: str, batch: int, networks: Any, device: torch.device) -> li
         return [w.to(device)]
     code = torch.nn.functional.normalize(torch.randn(batch, 128, generator=random))
     crop = torch.randint(0, 256, (batch, 16, 16, 3), generator=random).repeat_interleave(16, 1).repeat_interleave(16, 2)
-    return [crop.to(torch.uint8).to(device), code.to(device)]
+    appearance = 0.15 * torch.randn(batch, 512, generator=random)
+    return [crop.to(torch.uint8).to(device), code.to(device), appearance.to(device)]
 
 
 @contextlib.contextmanager
@@ -263,10 +265,10 @@ def networks_on_cpu(networks: Any) -> Any:
 
 def from_host(module: torch.nn.Module, arrays: list[torch.Tensor], device: torch.device) -> Callable[[], np.ndarray]:
     """The live form of a call: crop up, picture down."""
-    crop, code = arrays[0].cpu(), arrays[1]
+    crop, *person = arrays[0].cpu(), *arrays[1:]
     if device.type == "cuda":
         crop = crop.pin_memory()
-    return lambda: module(crop.to(device, non_blocking=True), code).cpu().numpy()
+    return lambda: module(crop.to(device, non_blocking=True), *person).cpu().numpy()
 
 
 def against(got: torch.Tensor, expected: torch.Tensor) -> dict[str, float | None]:
@@ -284,6 +286,7 @@ def measure_sessions(record: dict[str, Any], quick: bool, clock: Clock, save: Ca
         "reenact": {
             "crop": random.integers(0, 256, (1, 256, 256, 3), np.uint8),
             "identity": np.full((1, 128), 128**-0.5, np.float32),
+            "appearance": np.zeros((1, 512), np.float32),
         },
         "synthesis": {"w": 0.3 * random.standard_normal((1, 512), np.float32)},
     }
@@ -301,6 +304,7 @@ def measure_sessions(record: dict[str, Any], quick: bool, clock: Clock, save: Ca
                     raise LookupError("this version of fid has no such engine")
                 start = time.perf_counter()
                 session = open_session(Bundle.load().graph_path(graph), engine=engine, static_batch=1)
+                arrays = {tensor.name: arrays[tensor.name] for tensor in session.inputs}
                 session.run(**arrays)
                 ready = round(time.perf_counter() - start, 2)
                 rows[graph] = {"provider": session.provider, "fallback": session.fallback, "ready_s": ready}

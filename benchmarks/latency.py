@@ -68,7 +68,7 @@ def measure_frame(engines: Choices, threads: int, plan: Plan) -> dict[str, Any]:
     """The whole frame, by engine: figures with the median of every stage, or the reason why not."""
     cv2.setNumThreads(threads)
     detector, encoded = Detector(), _frame()
-    identity = inputs("reenact", 1)["identity"]
+    person = a_person()
     opened, rows = {}, {}
     stages: dict[str, list[dict[str, float]]] = {}
     for name in engines:
@@ -79,9 +79,7 @@ def measure_frame(engines: Choices, threads: int, plan: Plan) -> dict[str, Any]:
     calls = {}
     for name, engine in opened.items():
         stages[name] = []
-        calls[name] = lambda engine=engine, kept=stages[name]: kept.append(
-            one_frame(detector, engine, encoded, identity)
-        )
+        calls[name] = lambda engine=engine, kept=stages[name]: kept.append(one_frame(detector, engine, encoded, person))
     turns = interleaved(calls, plan)
     for name, engine in opened.items():
         rows[name] = {"provider": engine.provider, **summary(turns[name])}
@@ -94,7 +92,14 @@ def measure_frame(engines: Choices, threads: int, plan: Plan) -> dict[str, Any]:
     return {name: rows[name] for name in engines}
 
 
-def one_frame(detector: Detector, engine: Opened, encoded: np.ndarray, identity: np.ndarray) -> dict[str, float]:
+def a_person() -> dict[str, np.ndarray]:
+    """What `reenact` takes of an identity, by name."""
+    return {name: array for name, array in inputs("reenact", 1).items() if name != "crop"}
+
+
+def one_frame(
+    detector: Detector, engine: Opened, encoded: np.ndarray, person: dict[str, np.ndarray]
+) -> dict[str, float]:
     """JPEG of a frame in, JPEG with the composed face pasted back out; ms of every stage."""
     marks = [time.perf_counter()]
     frame = cv2.imdecode(encoded, cv2.IMREAD_COLOR_RGB)
@@ -104,7 +109,7 @@ def one_frame(detector: Detector, engine: Opened, encoded: np.ndarray, identity:
     alignment = align(detector.refine(frame, face).points, CROP_SIZE)
     crop = alignment.crop(frame)
     marks.append(time.perf_counter())
-    picture = engine.run({"crop": crop[None], "identity": identity})[0]
+    picture = engine.run({"crop": crop[None], **person})[0]
     marks.append(time.perf_counter())
     pasted = alignment.paste(frame, picture)
     marks.append(time.perf_counter())

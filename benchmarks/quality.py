@@ -14,7 +14,7 @@ import click
 import numpy as np
 import torch
 from accuracy import compare
-from engines import ENGINES, NotHereError, Opened, networks, open_engine
+from engines import ENGINES, NotHereError, Opened, input_names, networks, open_engine
 from fid.runtime.session import physical_cores
 from fid.trainer.data import FrozenNetworks
 from fid.trainer.evaluate import EvaluateConfig, generated_pairs, pair_measures, reconstruction_measures
@@ -37,12 +37,13 @@ class ThroughEngine:
         self.opened: dict[str, Opened] = opened
         self.resolution, self.provider = 256, opened["synthesis"].provider
 
-    def networks(self, identity: torch.Tensor, crop: torch.Tensor) -> torch.Tensor:
-        """Codes [N, 128] and crops [N, 3, 256, 256] in [-1, 1] -> w [N, 512]."""
+    def networks(self, identity: torch.Tensor, crop: torch.Tensor, portrait: torch.Tensor) -> torch.Tensor:
+        """Codes [N, 128], attribute and identity crops [N, 3, 256, 256] in [-1, 1] -> w [N, 512]."""
         rows = []
-        for code, one in zip(identity.numpy(), to_uint8(crop), strict=True):
-            attributes = self.opened["attributes"].run({"crop": one[None]})
-            rows.append(self.opened["mapper"].run({"identity": code[None], "attributes": attributes})[0])
+        for code, *crops in zip(identity.numpy(), to_uint8(crop), to_uint8(portrait), strict=True):
+            attributes, appearance = (self.opened["attributes"].run({"crop": one[None]}) for one in crops)
+            codes = {"identity": code[None], "attributes": attributes, "appearance": appearance}
+            rows.append(self.opened["mapper"].run({name: codes[name] for name in input_names("mapper")})[0])
         return torch.from_numpy(np.stack(rows))
 
     def synthesis(self, w: torch.Tensor) -> torch.Tensor:

@@ -21,7 +21,7 @@ from fid.runtime.align import align
 from fid.runtime.detect import Detector
 from fid.runtime.images import read_image
 from fid.runtime.session import physical_cores
-from latency import _frame, one_frame
+from latency import _frame, a_person, one_frame
 from machine import ROOT, machine_record
 from records import QUICK_RESULTS, RESULTS, add_run
 from timing import FULL, QUICK, Plan, interleaved, summary
@@ -91,11 +91,11 @@ def work(seconds: float, begin: float) -> int:
 def by_clip_length(threads: int, lengths: tuple[int, ...]) -> dict[str, Any]:
     """Resident memory, and ms a frame, after so many frames of one clip."""
     detector, encoded, opened = Detector(), _frame(), open_engine("onnxruntime", "reenact", threads)
-    identity, done, start = inputs("reenact", 1)["identity"], 0, time.perf_counter()
+    person, done, start = a_person(), 0, time.perf_counter()
     result = {}
     for length in lengths:
         while done < length:
-            one_frame(detector, opened, encoded, identity)
+            one_frame(detector, opened, encoded, person)
             done += 1
         ms = 1e3 * (time.perf_counter() - start) / done
         result[str(length)] = {"resident_mb": round(_resident_mb(), 1), "ms_a_frame": round(ms, 2)}
@@ -105,7 +105,7 @@ def by_clip_length(threads: int, lengths: tuple[int, ...]) -> dict[str, Any]:
 def by_faces(threads: int, counts: tuple[int, ...], runs: int) -> dict[str, Any]:
     """A 720p frame with so many faces, all of them found, aligned, reenacted and pasted back."""
     detector, opened = Detector(), open_engine("onnxruntime", "reenact", threads)
-    identity, result = inputs("reenact", 1)["identity"], {}
+    person, result = a_person(), {}
     face = read_image(ROOT / "runtime" / "faces" / "attributes-speaking.jpg")
     for count in counts:
         frame = np.full((720, 1280, 3), 110, np.uint8)
@@ -118,7 +118,7 @@ def by_faces(threads: int, counts: tuple[int, ...], runs: int) -> dict[str, Any]
             picture, faces = frame, detector.faces(frame)
             for one in faces:
                 alignment = align(detector.refine(frame, one).points)
-                made = opened.run({"crop": alignment.crop(frame)[None], "identity": identity})[0]
+                made = opened.run({"crop": alignment.crop(frame)[None], **person})[0]
                 picture = alignment.paste(picture, made)
             times.append(1e3 * (time.perf_counter() - start))
             found = len(faces)

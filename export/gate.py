@@ -107,8 +107,11 @@ def gate_inputs(networks: Networks, count: int = MIN_INPUTS, seed: int = 1) -> A
         if image.shape[-1] != CROP_SIZE:
             image = F.interpolate(image, (CROP_SIZE, CROP_SIZE), mode="bilinear", antialias=True)
         crops.append(to_bytes(image))
-    crop = torch.cat(crops).contiguous().numpy()
-    return {"w": w.numpy(), "crop": crop, "identity": RealIdentities().draw(count, generator).numpy()}
+    crop = torch.cat(crops).contiguous()
+    attributes = torch.cat([networks.attributes(part.permute(0, 3, 1, 2) / 127.5 - 1) for part in crop.split(8)])
+    identity = RealIdentities().draw(count, generator)
+    inputs = {"w": w, "crop": crop, "identity": identity, "appearance": attributes.roll(1, 0)}
+    return {name: values.numpy() for name, values in inputs.items()}
 
 
 def _far(count: int) -> int:

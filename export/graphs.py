@@ -18,6 +18,11 @@ IDENTITY = Tensor("identity", ("batch", IDENTITY_SIZE), "float32")
 W = Tensor("w", ("batch", W_SIZE), "float32")
 
 
+def appearance_of(networks: Networks) -> tuple[Tensor, ...]:
+    """The port of the identity image's attribute code, where the mapper takes it."""
+    return (Tensor("appearance", ("batch", networks.attributes_size), "float32"),) if networks.takes_appearance else ()
+
+
 def attributes_of(size: int) -> Tensor:
     """The attribute code: float32 [batch, size]."""
     return Tensor("attributes", ("batch", size), "float32")
@@ -71,18 +76,20 @@ class AttributesGraph(GraphModule):
 
 
 class MapperGraph(GraphModule):
-    """Identity code and attribute code -> w."""
+    """Identity code, attribute code and, where the mapper takes it, appearance -> w."""
 
     outputs = (W,)
 
     def __init__(self, networks: Networks) -> None:
         super().__init__()
         self.mapper = networks.mapper
-        self.inputs = (IDENTITY, attributes_of(networks.attributes_size))
+        self.inputs = (IDENTITY, attributes_of(networks.attributes_size), *appearance_of(networks))
 
-    def forward(self, identity: torch.Tensor, attributes: torch.Tensor) -> torch.Tensor:
-        """Codes float32 [N, 128] and [N, attributes_size] -> w float32 [N, 512]."""
-        return self.mapper(identity, attributes)
+    def forward(
+        self, identity: torch.Tensor, attributes: torch.Tensor, appearance: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Codes float32 [N, 128] and one or two [N, attributes_size] -> w float32 [N, 512]."""
+        return self.mapper(identity, attributes, *(() if appearance is None else (appearance,)))
 
 
 class SynthesisGraph(GraphModule):
@@ -101,20 +108,22 @@ class SynthesisGraph(GraphModule):
 
 
 class ReenactGraph(GraphModule):
-    """The one call of a live frame: aligned crop and identity code -> picture."""
-
-    inputs = (CROP, IDENTITY)
+    """The one call of a live frame: aligned crop and what is known of the person -> picture."""
 
     def __init__(self, networks: Networks) -> None:
         super().__init__()
+        self.inputs = (CROP, IDENTITY, *appearance_of(networks))
         self.attributes = networks.attributes
         self.mapper = networks.mapper
         self.synthesis = networks.synthesis
         self.outputs = (image_of(networks.resolution),)
 
-    def forward(self, crop: torch.Tensor, identity: torch.Tensor) -> torch.Tensor:
-        """Crop uint8 [N, 256, 256, 3] and code float32 [N, 128] -> picture uint8 [N, R, R, 3]."""
-        return to_bytes(self.synthesis(self.mapper(identity, self.attributes(to_float(crop)))))
+    def forward(
+        self, crop: torch.Tensor, identity: torch.Tensor, appearance: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Crop uint8 [N, 256, 256, 3], code float32 [N, 128], appearance -> picture uint8 [N, R, R, 3]."""
+        codes = (self.attributes(to_float(crop)), *(() if appearance is None else (appearance,)))
+        return to_bytes(self.synthesis(self.mapper(identity, *codes)))
 
 
 class MappingGraph(GraphModule):

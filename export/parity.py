@@ -87,7 +87,7 @@ class Parity:
 @torch.no_grad()
 def parity_inputs(networks: Networks, count: int, seed: int = 0) -> Arrays:
     """Inputs of all graphs by name, `count` of each: pictures and latents of the generator around the mean of W, codes
-    like those of photographed people, attribute codes of the pictures."""
+    like those of photographed people, attribute codes of the pictures, appearances of others among them."""
     generator = torch.Generator().manual_seed(seed)
     mapper = networks.mapper
     assert isinstance(mapper.w_mean, torch.Tensor)
@@ -101,6 +101,7 @@ def parity_inputs(networks: Networks, count: int, seed: int = 0) -> Arrays:
     identity = RealIdentities().draw(count, generator)
     z = torch.randn(count, len(mapper.w_mean), generator=generator)
     inputs = {"w": w, "crop": crop, "attributes": attributes, "identity": identity, "z": z}
+    inputs["appearance"] = attributes.roll(1, 0)  # of somebody else
     return {name: values.numpy() for name, values in inputs.items()}
 
 

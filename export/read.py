@@ -43,6 +43,11 @@ class Networks:
     attributes_size: int = 512
     mapping: nn.Module | None = None  # z [N, 512] -> w, of a generator of the user's; None: the fetched one
 
+    @property
+    def takes_appearance(self) -> bool:
+        """Whether the mapper takes the attribute code of the identity image, too."""
+        return getattr(self.mapper, "appearance", None) is not None
+
     def for_inference(self) -> "Networks":
         """Frozen copies in the form that runs fastest: batch norms folded, wavelets as convolutions; equal up to
         float32 rounding."""

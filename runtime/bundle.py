@@ -222,6 +222,11 @@ class Bundle:
         """Whether the generator is the user's, with a mapping network beside it, and not one of MobileStyleGAN's W."""
         return "mapping" in self.graphs
 
+    @property
+    def takes_appearance(self) -> bool:
+        """Whether the mapper takes the attribute code of the identity photo beside its identity code."""
+        return any(tensor.name == "appearance" for tensor in self.graph("mapper").inputs)
+
     def graph(self, name: str) -> Graph:
         """The description of a graph; FidError when the bundle has none of that name."""
         if name not in self.graphs:

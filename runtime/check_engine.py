@@ -63,15 +63,17 @@ def trial_inputs(session: Session, path: Path) -> dict[str, NDArray]:
 
 @cache
 def _codes(folder: Path) -> dict[str, NDArray]:
-    """crop, identity, attributes and w of `INPUTS` people, by the graphs of a bundle's folder on the CPU."""
+    """crop, identity, attributes, appearance and w of `INPUTS` people, by a bundle's graphs on the CPU."""
     faces = [read_image(face) for face in sorted(FACES.glob("*.jpg"))[:INPUTS]]
     size = (CROP_SIZE, CROP_SIZE)
     crop = np.stack([cv2.resize(face, size, interpolation=cv2.INTER_AREA) for face in faces])
     code = np.random.default_rng(1).standard_normal((len(crop), 128)).astype(np.float32)
     identity = code / np.linalg.norm(code, axis=1, keepdims=True)
     attributes = _reference(folder / "attributes.onnx").run(crop=crop)["attributes"]
-    w = _reference(folder / "mapper.onnx").run(identity=identity, attributes=attributes)["w"]
-    return {"crop": crop, "identity": identity, "attributes": attributes, "w": w}
+    codes = {"identity": identity, "attributes": attributes, "appearance": attributes[::-1].copy()}
+    mapper = _reference(folder / "mapper.onnx")
+    w = mapper.run(**{tensor.name: codes[tensor.name] for tensor in mapper.inputs})["w"]
+    return {"crop": crop, **codes, "w": w}
 
 
 def _reference(path: Path) -> Session:

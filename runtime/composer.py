@@ -15,7 +15,7 @@ from .bundle import Bundle
 from .crop import CROP_SIZE
 from .detect import Detector, choose_face
 from .errors import InputError
-from .identity import SUFFIX, Identity, average, encoder_name, mapper_name
+from .identity import SUFFIX, Identity, attributes_name, average, encoder_name, mapper_name
 from .images import read_image
 from .provenance import MADE_BY_ALGORITHM, Note
 from .session import Session, open_session
@@ -102,6 +102,15 @@ class Composer:
                 f"this identity was made by the identity encoder {identity.encoder}, and the bundle "
                 f"{self.bundle.name} uses {encoder_name(self.bundle)}; make it again from photos."
             )
+        if self.bundle.takes_appearance:
+            looks = identity.appearance
+            fits = looks is not None and looks.shape == (self.bundle.attributes_size,)
+            same = identity.w_offset is not None or identity.attributes == attributes_name(self.bundle)
+            if not (fits and same):  # with an offset, the mapper's name decides, above
+                raise InputError(
+                    f"this identity was made with another bundle than {self.bundle.name} {self.bundle.version}, which "
+                    "has to see the person's photo once itself; make it again from photos."
+                )
         if identity.w_offset is not None and identity.mapper != self._mapper_name():
             raise InputError(
                 f"this identity was personalised for another bundle than {self.bundle.name} {self.bundle.version}; "
@@ -111,7 +120,11 @@ class Composer:
 
     def identity_of(self, crop: np.ndarray) -> Identity:
         """The identity of one aligned crop RGB uint8 [256, 256, 3]."""
-        return Identity(self.identity_code(crop), encoder_name(self.bundle))
+        code, encoder = self.identity_code(crop), encoder_name(self.bundle)
+        if not self.bundle.takes_appearance:
+            return Identity(code, encoder)
+        appearance = self.attribute_code(crop)
+        return Identity(code, encoder, appearance=appearance, attributes=attributes_name(self.bundle))
 
     def crop(self, photo: Photo, face: int | None = None) -> np.ndarray:
         """The aligned crop RGB uint8 [256, 256, 3] of a photo's largest face, or of face number `face`."""
@@ -132,13 +145,20 @@ class Composer:
         with self._timed("attributes"):
             return self._session("attributes").run(crop=crop[None])["attributes"][0]
 
-    def w(self, identity: Identity | np.ndarray, attributes: np.ndarray) -> np.ndarray:
-        """M: identity (or its code float32 [identity_size]) and attribute code -> w float32 [w_size]."""
-        code = identity.code if isinstance(identity, Identity) else identity
+    def w(self, identity: Identity, attributes: np.ndarray) -> np.ndarray:
+        """M: identity and attribute code float32 [attributes_size] -> w float32 [w_size]."""
         with self._timed("mapper"):
-            w = self._session("mapper").run(identity=code[None], attributes=attributes[None])["w"][0]
-        offset = identity.w_offset if isinstance(identity, Identity) else None
-        return w if offset is None else w + offset
+            w = self._session("mapper").run(attributes=attributes[None], **self._codes(identity))["w"][0]
+        return w if identity.w_offset is None else w + identity.w_offset
+
+    def _codes(self, identity: Identity) -> dict[str, np.ndarray]:
+        """What the mapper takes of an identity, by the names of its inputs, batch of 1."""
+        codes = {"identity": identity.code[None]}
+        if self.bundle.takes_appearance:
+            if identity.appearance is None:
+                raise ValueError(f"the bundle {self.bundle.name} wants identities with appearance: use identity_of.")
+            codes["appearance"] = identity.appearance[None]
+        return codes
 
     def image(self, w: np.ndarray) -> np.ndarray:
         """G: w float32 [w_size] -> RGB uint8 [R, R, 3]."""
@@ -151,7 +171,7 @@ class Composer:
         if self.identity is None or self.identity.w_offset is not None or self.resolution != self.bundle.resolution:
             raise ValueError("reenact is for the bundle's own resolution and for an identity without an offset in W.")
         with self._timed("reenact"):
-            return self._session("reenact").run(crop=crop[None], identity=self.identity.code[None])["image"][0]
+            return self._session("reenact").run(crop=crop[None], **self._codes(self.identity))["image"][0]
 
     @property
     def detector(self) -> Detector:

@@ -35,6 +35,8 @@ class Identity:
     sources: int = 1  # how many photos were averaged; 0: nobody's photo, a sampled person
     w_offset: np.ndarray | None = None  # float32 [w_size], added to w: `fid-train personalize` tuned it to the person
     mapper: str | None = None  # whose w that offset belongs to, see `mapper_name`; None without an offset
+    appearance: np.ndarray | None = None  # float32 [attributes_size], the attribute code of the photo: skin, hair, age
+    attributes: str | None = None  # which attribute encoder made it, see `attributes_name`; None without appearance
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the identity file. Raises `InputError` for another ending than .npz or a missing folder."""
@@ -54,6 +56,8 @@ class Identity:
         }
         if self.w_offset is not None:
             arrays |= {"w_offset": self.w_offset, "mapper": np.array(self.mapper or "")}
+        if self.appearance is not None:
+            arrays |= {"appearance": self.appearance, "attributes": np.array(self.attributes or "")}
         file = io.BytesIO()
         np.savez(file, allow_pickle=False, **arrays)
         return file.getvalue()
@@ -61,8 +65,8 @@ class Identity:
     @property
     def fingerprint(self) -> str:
         """The same text for the same person, and for nobody else."""
-        offset = b"" if self.w_offset is None else self.w_offset.tobytes()
-        return hashlib.sha256(self.code.tobytes() + offset).hexdigest()[:32]
+        more = [b"" if part is None else part.tobytes() for part in (self.w_offset, self.appearance)]
+        return hashlib.sha256(b"".join([self.code.tobytes(), *more])).hexdigest()[:32]
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Identity:
@@ -98,23 +102,38 @@ class Identity:
             raise InputError(f"{name} is not an identity file: it was not written by fid.")
         if number != FORMAT:
             raise InputError(f"{name} is an identity file of format {number}, and this fid reads format {FORMAT}.")
-        code, offset = arrays["code"], arrays.get("w_offset")
+        code, offset, appearance = arrays["code"], arrays.get("w_offset"), arrays.get("appearance")
         if code.ndim != 1 or code.dtype != np.float32 or not abs(float(np.linalg.norm(code)) - 1) < UNIT_TOLERANCE:
             raise InputError(f"{name} is a damaged identity file: its code is no unit vector.")
-        if offset is not None and (offset.ndim != 1 or offset.dtype != np.float32 or not np.isfinite(offset).all()):
-            raise InputError(f"{name} is a damaged identity file: its offset in W is no vector.")
-        encoder, mapper = arrays["encoder"], arrays.get("mapper", np.array(""))
+        for what, vector in (("offset in W", offset), ("appearance", appearance)):
+            if vector is not None and (vector.ndim != 1 or vector.dtype != np.float32 or not np.isfinite(vector).all()):
+                raise InputError(f"{name} is a damaged identity file: its {what} is no vector.")
+        encoder, mapper, attributes = (arrays.get(key, np.array("")) for key in ("encoder", "mapper", "attributes"))
         sources = arrays.get("sources", np.array(1))
-        kinds = [(array.dtype.kind, array.shape) for array in (encoder, mapper, sources)]
-        if kinds != [("U", ()), ("U", ()), ("i", ())]:
+        kinds = [(array.dtype.kind, array.shape) for array in (encoder, mapper, attributes, sources)]
+        if kinds != [("U", ()), ("U", ()), ("U", ()), ("i", ())]:
             raise InputError(f"{name} is a damaged identity file: its description cannot be read.")
-        return cls(code, str(encoder), int(sources), offset, None if offset is None else str(mapper))
+        return cls(
+            code,
+            str(encoder),
+            int(sources),
+            offset,
+            None if offset is None else str(mapper),
+            appearance,
+            None if appearance is None else str(attributes),
+        )
 
 
 def encoder_name(bundle: Bundle) -> str:
     """The name of a bundle's identity encoder: the same name, the same codes."""
     graph = bundle.graph("identity")
     return {"identity": "sface"}.get(graph.prepared or "", f"sha256:{graph.sha256}")
+
+
+def attributes_name(bundle: Bundle) -> str:
+    """The name of a bundle's attribute encoder: the same name, the same codes."""
+    parts = [bundle.graph("attributes").sha256 or "", *(weights.sha256 for weights in bundle.weights)]
+    return f"sha256:{hashlib.sha256(' '.join(parts).encode()).hexdigest()[:32]}"
 
 
 def mapper_name(bundle: Bundle) -> str:
@@ -142,7 +161,8 @@ def average(identities: Sequence[Identity]) -> Identity:
     """The mean of unit codes, brought back to unit length: several photos of one person make a steadier identity.
 
     Each identity counts as much as its photos. A single one is returned as it is. Raises `InputError` for codes of
-    different encoders, for offsets in W of different mappers or of some identities only, and for codes that cancel out.
+    different encoders, for offsets in W of different mappers or of some identities only, for appearances of different
+    attribute encoders or of some identities only, and for codes that cancel out.
     """
     if len(identities) == 1:
         return identities[0]
@@ -162,5 +182,10 @@ def average(identities: Sequence[Identity]) -> Identity:
     if len(mappers) != 1:
         raise InputError("identities that were personalised for different bundles cannot be averaged.")
     offset = weights @ np.stack(known) / weights.sum() if known else None
+    if len({identity.attributes for identity in identities}) != 1:
+        raise InputError("identities with appearances of different bundles cannot be averaged; use photos.")
+    looks = [identity.appearance for identity in identities if identity.appearance is not None]
+    appearance = (weights @ np.stack(looks) / weights.sum()).astype(np.float32) if looks else None
     sources = int(sum(identity.sources for identity in identities))
-    return Identity((code / length).astype(np.float32), encoders.pop(), sources, offset, mappers.pop())
+    unit = (code / length).astype(np.float32)
+    return Identity(unit, encoders.pop(), sources, offset, mappers.pop(), appearance, identities[0].attributes)

@@ -64,7 +64,7 @@ def between(first: np.ndarray, last: np.ndarray, t: float) -> np.ndarray:
 
 
 def identity_between(first: Identity, last: Identity, t: float) -> Identity:
-    """On the straight way, brought back to unit length: the mapper has never seen another one."""
+    """On the straight way, the code brought back to unit length: the mapper has never seen another one."""
     if first is last:
         return first
     if first.encoder != last.encoder:
@@ -77,7 +77,11 @@ def identity_between(first: Identity, last: Identity, t: float) -> Identity:
     start, end = (zero if i.w_offset is None else i.w_offset for i in (first, last))
     offset = None if first.w_offset is None and last.w_offset is None else between(start, end, t)
     mapper = None if offset is None else first.mapper or last.mapper
-    return Identity((code / length).astype(np.float32), first.encoder, 0, offset, mapper)
+    looks = None
+    if first.appearance is not None and last.appearance is not None:
+        looks = between(first.appearance, last.appearance, t)
+    unit = (code / length).astype(np.float32)
+    return Identity(unit, first.encoder, 0, offset, mapper, looks, None if looks is None else first.attributes)
 
 
 def write_interpolation(

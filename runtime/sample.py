@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import cv2
 import numpy as np
 
 from .composer import Composer
 from .crop import CROP_SIZE
 from .errors import InputError
-from .identity import Identity, encoder_name
+from .identity import Identity
 from .session import Session
 
 PSI = 0.8  # truncation: 1 is the generator's full variety with its failures, 0 the mean face
@@ -40,5 +42,4 @@ class Sampler:
         """
         image = self._composer.image(self.w(seed))
         crop = cv2.resize(image, (CROP_SIZE, CROP_SIZE), interpolation=cv2.INTER_AREA)
-        code = self._composer.identity_code(crop)
-        return image, Identity(code, encoder_name(self._composer.bundle), sources=0)
+        return image, replace(self._composer.identity_of(crop), sources=0)

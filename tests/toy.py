@@ -20,6 +20,8 @@ CROP = Tensor("crop", ("batch", 256, 256, 3), "uint8", (0, 255), "RGB")
 IMAGE = Tensor("image", ("batch", 256, 256, 3), "uint8", (0, 255), "RGB")
 IDENTITY = Tensor("identity", ("batch", 128), "float32")
 ATTRIBUTES = Tensor("attributes", ("batch", 512), "float32")
+APPEARANCE = Tensor("appearance", ("batch", 512), "float32")
+LOOKS = 0.25  # how strongly the appearance shows in w, in the toy whose mapper takes it
 W = Tensor("w", ("batch", 512), "float32")
 
 
@@ -108,8 +110,10 @@ class Net:
     def attributes(self, crop: str, out: str | None = None) -> str:
         return self.op("Mul", self.coarse(crop, 16, 512), self.stored("gain"), out=out)
 
-    def mapper(self, identity: str, attributes: str, out: str | None = None) -> str:
+    def mapper(self, identity: str, attributes: str, out: str | None = None, appearance: bool = False) -> str:
         tint = self.op("Mul", self.op("Tile", identity, np.array([1, 4])), array(TINT))
+        if appearance:
+            tint = self.op("Add", tint, self.op("Mul", "appearance", array(LOOKS)))
         return self.op("Add", self.op("Add", attributes, tint), self.stored("bias"), out=out)
 
     def synthesis(self, w: str) -> None:
@@ -134,22 +138,24 @@ class Net:
         onnx.checker.check_model(str(path))
 
 
-def write_bundle(folder: Path) -> Bundle:
-    """Write the toy bundle into `folder` (made if missing) and return it."""
+def write_bundle(folder: Path, appearance: bool = False) -> Bundle:
+    """Write the toy bundle into `folder` (made if missing) and return it; `appearance`: its mapper takes that, too."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "weights.bin").write_bytes(b"".join(tensor.tobytes() for tensor in weights().values()))
     nets = {name: Net() for name in ("identity", "attributes", "mapper", "synthesis", "reenact")}
     nets["identity"].identity("crop")
     nets["attributes"].attributes("crop", "attributes")
-    nets["mapper"].mapper("identity", "attributes", "w")
+    nets["mapper"].mapper("identity", "attributes", "w", appearance)
     nets["synthesis"].synthesis("w")
-    nets["reenact"].synthesis(nets["reenact"].mapper("identity", nets["reenact"].attributes("crop")))
+    code = nets["reenact"].attributes("crop")
+    nets["reenact"].synthesis(nets["reenact"].mapper("identity", code, appearance=appearance))
+    person = (IDENTITY, APPEARANCE) if appearance else (IDENTITY,)
     borders = {
         "identity": ((CROP,), (IDENTITY,)),
         "attributes": ((CROP,), (ATTRIBUTES,)),
-        "mapper": ((IDENTITY, ATTRIBUTES), (W,)),
+        "mapper": ((*person, ATTRIBUTES), (W,)),
         "synthesis": ((W,), (IMAGE,)),
-        "reenact": ((CROP, IDENTITY), (IMAGE,)),
+        "reenact": ((CROP, *person), (IMAGE,)),
     }
     graphs = {}
     for name, (inputs, outputs) in borders.items():

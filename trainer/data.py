@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..runtime.errors import FidError, InputError
-from .losses import skin_colour
+from .losses import border_colours, skin_colour
 from .networks_facemesh import FaceMesh
 from .networks_fan import FAN
 from .networks_mobilestylegan import W_SIZE, Mapping, Synthesis
@@ -56,6 +56,11 @@ class Faces:
     def skin(self) -> Tensor:
         """`losses.skin_colour` of every face, [N, 3]."""
         return torch.cat([skin_colour(image.float() / 127.5 - 1) for image in self.image.split(64)])
+
+    @property
+    def border(self) -> Tensor:
+        """`losses.border_colours` of every face, [N, D]."""
+        return torch.cat([border_colours(image.float() / 127.5 - 1) for image in self.image.split(64)])
 
 
 def joined(parts: list[Faces]) -> Faces:
@@ -205,7 +210,7 @@ def read_photos(folder: Path, frozen: FrozenNetworks, log: Callable[[str], None]
 
 
 class RealIdentities:
-    """Identity codes like those of photographed people, drawn from statistics of real SFace codes.
+    """Identity codes like those of photographed people, from statistics of real SFace codes.
 
     Codes of generated faces fill a corner of code space; these do not. The statistics are a mean and a covariance; they
     hold no picture and nobody's code (NOTICE tells where they come from).
@@ -222,26 +227,67 @@ class RealIdentities:
         """n unit codes [n, 128]."""
         return F.normalize(self.mean + torch.randn(n, len(self.mean), generator=generator) @ self.root.T, dim=1)
 
+    def towards(self, codes: Tensor, share: float, generator: torch.Generator, rows: slice, n: int) -> Tensor:
+        """Unit codes [rows of n, 128], each led towards a drawn one by up to `share`: code + u * drawn, at length 1.
 
-class SkinTones:
-    """What of a face's colour belongs to the person: the part that the identity code predicts; light is the rest.
+        Whatever a generated code says of a person, the mapper then cannot take it for certain, as it cannot of a
+        photograph's.
+        """
+        drawn = self.draw(n, generator)[rows].to(codes.device)
+        u = share * torch.rand(n, 1, generator=generator)[rows].to(codes.device)
+        return F.normalize(codes + u * drawn, dim=1)
 
-    A ridge regression of `losses.skin_colour` on the identity codes of known faces. So a person put into another
-    picture keeps their skin under that picture's light: colour = tone(identity) + colour(picture) - tone(its person).
+
+class Light:
+    """What of a face's colour is the light of its picture: the part that the picture's border predicts.
+
+    A ridge regression of `losses.skin_colour` on `losses.border_colours` of known faces; the rest is the person's tone.
+    So a person put into another picture keeps their skin under that picture's light:
+    colour = tone(identity image) + light(attribute image).
     """
 
-    def __init__(self, codes: Tensor, colours: Tensor, penalty: float = 0.1) -> None:
-        codes, colours = (x.double() - x.double().mean(0) for x in (codes, colours))
-        covariance = codes.T @ codes
-        ridge = covariance + penalty * covariance.trace() / len(covariance) * torch.eye(len(covariance)).to(codes)
-        self.weights = torch.linalg.solve(ridge, codes.T @ colours).float()  # [128, 3]
+    def __init__(self, borders: Tensor, colours: Tensor, penalty: float = 0.1) -> None:
+        """Borders [N, D] and skin colours [N, 3] of the faces to learn from."""
+        self.mean = borders.mean(0)
+        self.weights = ridge_regression(borders, colours, penalty)
 
-    def change(self, identity: Tensor, attributes: Tensor) -> Tensor:
-        """By how much `skin_colour` of a picture changes when the person of code `attributes` gives way to `identity`.
+    def __call__(self, borders: Tensor) -> Tensor:
+        """Borders [N, D] -> light [N, 3], 0 on average."""
+        return (borders - self.mean.to(borders)) @ self.weights.to(borders)
 
-        Codes [N, 128] -> [N, 3].
-        """
-        return (identity - attributes) @ self.weights
+
+class Transfer:
+    """Where in W a person goes with the attributes of another: a target that costs no picture.
+
+    Of the way from the person's w to the other's, the part is gone that changes what belongs to the attributes:
+    landmarks (pose, expression) and border colours (background, light), both taken as linear in w. With F the two
+    regressions side by side, weighted, in standard deviations of W, it is (I + F F')^-1 F F' (w_other - w_person): the
+    least way whose end shows the other's attributes.
+    """
+
+    def __init__(
+        self, w: Tensor, landmarks: Tensor, borders: Tensor, weights: tuple[float, float] = (30.0, 5.0)
+    ) -> None:
+        """w [N, 512], landmarks [N, K, 2] as fractions of the crop and borders [N, D] of the faces to learn from."""
+        standard = (w - w.mean(0)) / w.std(0)
+        parts = (landmarks.flatten(1), borders)
+        maps = [k * ridge_regression(standard, part, 0.05) for k, part in zip(weights, parts, strict=True)]
+        both = torch.cat(maps, dim=1).double()
+        square = both @ both.T
+        part = torch.linalg.solve(torch.eye(len(square), dtype=torch.float64) + square, square).float()
+        self.matrix = part / w.std(0)[:, None] * w.std(0)  # for row vectors of w as it is
+
+    def __call__(self, person: Tensor, other: Tensor) -> Tensor:
+        """w of the person and of the other [N, 512] -> w of the person with the other's attributes."""
+        return person + (other - person) @ self.matrix.to(person)
+
+
+def ridge_regression(x: Tensor, y: Tensor, penalty: float) -> Tensor:
+    """Weights [D, E] that predict y [N, E] from x [N, D], both centred; `penalty` is a share of x's mean variance."""
+    x, y = (values.double() - values.double().mean(0) for values in (x, y))
+    square = x.T @ x
+    size = penalty * square.trace() / len(square)
+    return torch.linalg.solve(square + size * torch.eye(len(square)).to(square), x.T @ y).float()
 
 
 def augment(crop: Tensor, generator: torch.Generator, n: int | None = None, rows: slice = ALL) -> Tensor:

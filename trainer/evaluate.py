@@ -40,7 +40,7 @@ from .networks_stylegan2 import Synthesis as StyleGAN2Synthesis
 AXES = ("pitch", "yaw", "roll")
 SHIPPED_SIDE = 256  # px, of the bundle's own generator
 Networks = Callable[[Tensor, Tensor], Tensor]
-"""E_attr and M: identity codes [N, 128] and attribute crops [N, 3, S, S] in [-1, 1] -> w [N, 512]."""
+"""E_attr and M: identity codes [N, 128], attribute and identity crops [N, 3, S, S] in [-1, 1] -> w [N, 512]."""
 
 
 @dataclass(frozen=True)
@@ -144,22 +144,28 @@ def _distance(points: Tensor, others: Tensor) -> Tensor:
 
 @torch.no_grad()
 def compose(
-    networks: Networks, frozen: FrozenNetworks, identity: Tensor, image: Tensor, batch: int
+    networks: Networks, frozen: FrozenNetworks, identity: Tensor, image: Tensor, portrait: Tensor, batch: int
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """(w, pictures in [-1, 1]) batch by batch, of identity codes [N, 128] and attribute images uint8 [N, 3, S, S]."""
+    """(w, pictures in [-1, 1]) batch by batch, of identity codes [N, 128], attribute and identity images uint8
+    [N, 3, S, S]."""
     for i in range(0, len(identity), batch):
-        w = networks(identity[i : i + batch], image[i : i + batch].float() / 127.5 - 1)
+        crops = (images[i : i + batch].float() / 127.5 - 1 for images in (image, portrait))
+        w = networks(identity[i : i + batch], *crops)
         yield w, frozen.synthesis(w)
 
 
 def compose_crops(
-    networks: Networks, frozen: FrozenNetworks, identity: Tensor, crops: np.ndarray, batch: int
+    networks: Networks, frozen: FrozenNetworks, identity: Tensor, crops: np.ndarray, portraits: np.ndarray, batch: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """w [N, 512] and crops uint8 [N, 256, 256, 3] of identity codes [N, 128] and attribute crops of that shape."""
-    image = torch.from_numpy(np.ascontiguousarray(crops)).permute(0, 3, 1, 2).to(identity.device)
+    """w [N, 512] and crops uint8 [N, 256, 256, 3] of identity codes [N, 128], attribute and identity crops of that
+    shape."""
+    image, portrait = (
+        torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).to(identity.device)
+        for images in (crops, portraits)
+    )
     parts = [
         (w.cpu().numpy(), as_crops(to_uint8(picture)))
-        for w, picture in compose(networks, frozen, identity, image, batch)
+        for w, picture in compose(networks, frozen, identity, image, portrait, batch)
     ]
     return np.concatenate([w for w, _ in parts]), np.concatenate([c for _, c in parts])
 
@@ -174,7 +180,7 @@ def generated_pairs(networks: Networks, frozen: FrozenNetworks, config: Evaluate
     def outputs(identity: Faces) -> Outputs:
         parts = [
             (w, frozen.identity(image), frozen.inner_face(image), as_crops(to_uint8(image)))
-            for w, image in compose(networks, frozen, identity.identity, attributes.image, config.batch)
+            for w, image in compose(networks, frozen, identity.identity, attributes.image, identity.image, config.batch)
         ]
         w, codes, points, crops = zip(*parts, strict=True)
         return Outputs(torch.cat(w), torch.cat(codes), torch.cat(points), np.concatenate(crops))
@@ -291,7 +297,7 @@ def evaluate_all(
         rows = [people.crops[:8], attributes.crops[:8], output.crops[:8]]
         for name, other in ablations.items():
             log(f"ablation {name}")
-            w, crops = compose_crops(other, frozen, pairs.people.identity, _crops(pairs.attributes), config.batch)
+            w, crops = compose_crops(other, frozen, pairs.people.identity, attributes.crops, people.crops, config.batch)
             figures["ablations"][name] = pair_measures(people, attributes, judges.look(crops), judges.features_name)
             spaces[name] = w
             rows.append(crops[:8])
@@ -478,9 +484,9 @@ def _measure_photos(
     codes = torch.from_numpy(seen.codes["SFace"]).to(frozen.w_mean.device)
     index = photo_pairs(names, config.pairs, config.seed)
     identity, attributes = seen[index[:, 0]], seen[index[:, 1]]
-    _, crops = compose_crops(networks, frozen, codes[index[:, 0]], attributes.crops, config.batch)
+    _, crops = compose_crops(networks, frozen, codes[index[:, 0]], attributes.crops, identity.crops, config.batch)
     output = judges.look(crops)
-    _, own_crops = compose_crops(networks, frozen, codes, photos.crops, config.batch)
+    _, own_crops = compose_crops(networks, frozen, codes, photos.crops, photos.crops, config.batch)
     own = judges.look(own_crops)
     same = np.array([(i, j) for i, a in enumerate(names) for j, b in enumerate(names) if a == b and i < j])
     figures = {
@@ -538,7 +544,9 @@ def _measure_clip(
     }
     for name, person in people:
         code = torch.from_numpy(person.codes["SFace"]).to(frozen.w_mean.device).expand(len(driving), -1)
-        _, crops = compose_crops(networks, frozen, code, clip.crops, config.batch)
+        _, crops = compose_crops(
+            networks, frozen, code, clip.crops, np.repeat(person.crops[:1], len(driving), axis=0), config.batch
+        )
         output = judges.look(crops)
         figures["people"][name] = {
             **sequence_measures(output, clip.numbers),
@@ -632,7 +640,8 @@ def _table(
 ) -> np.ndarray:
     """The paper's table: identities [n] on top, attributes [m] on the left."""
     every = torch.from_numpy(np.tile(codes, (len(left), 1))).to(judges.frozen.w_mean.device)
-    _, crops = compose_crops(networks, judges.frozen, every, np.repeat(left, len(top), axis=0), batch)
+    portraits = np.tile(top, (len(left), 1, 1, 1))
+    _, crops = compose_crops(networks, judges.frozen, every, np.repeat(left, len(top), axis=0), portraits, batch)
     cells = crops.reshape(len(left), len(top), *crops.shape[1:])
     labels = [[""] * len(top), [""] * len(left)]
     return compose_table(list(top), list(left), [list(row) for row in cells], *labels)

@@ -7,11 +7,14 @@ pair). Two kinds of recipe share the loop; `PRESETS` has them.
 - Ours (`live`), which learns with far fewer gradients through the generator:
   - Self: a generated face has a known w, so reconstruction is regression of w. Alone (the warm start) it already
     teaches most of the task cheaply.
-  - Probe: the attributes of the self batch are put on other people, and a small network that knows w only guesses what
-    E_id and E_lnd would say. It learns from the dataset and, at every cross step, from what they really said.
+  - Transfer and probe: the attributes of the self batch are put on other people. Where their w should go is known
+    roughly (`data.Transfer`), and a small network that knows w only guesses what E_id and E_lnd would say. It learns
+    from the dataset and, at every cross step, from what they really said.
   - Cross, every third step after the warm start: identity, landmarks, coarse colour and the W adversary through the
-    generator and the frozen encoders. Some identity codes are drawn from statistics of real people
-    (`data.RealIdentities`).
+    generator and the frozen encoders.
+  - The mapper sees the attribute code of the identity image, too, through a narrow layer (`appearance`): on photographs
+    the identity code says little about skin, hair, sex and age. Identity codes are led towards ones drawn from
+    statistics of real people (`data.RealIdentities`), so that it is not trusted in these.
 
 All randomness is a function of the seed and the step, so a resumed run equals one that was never stopped, and several
 processes (`torchrun`) equal one.
@@ -22,7 +25,7 @@ import math
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -43,7 +46,7 @@ from .checkpoint import (
     tensors_of,
     write_json,
 )
-from .data import Faces, FrozenNetworks, RealIdentities, SkinTones, augment, read_dataset, read_photos
+from .data import Faces, FrozenNetworks, Light, RealIdentities, Transfer, augment, read_dataset, read_photos
 from .from_stylegan2 import read_stylegan2
 from .loop import Budget, Progress, Watch, best_device, keep_freed_memory, machine_record
 from .networks import ATTRIBUTES_SIZE, AttributeEncoder, Mapper, Probe, WDiscriminator
@@ -66,6 +69,8 @@ class FitConfig:
 
     resolution: int = 256  # of the generator that training sees
     attribute_encoder: str = "light"  # or "inception", the paper's
+    train_attributes: bool = True  # or E_attr stays as --init has it, and the dataset's codes are computed once
+    appearance: int = 48  # numbers that the mapper takes of the identity image's attribute code; 0: none
     w_plus: bool = False  # the mapper answers in W+, a w for every style
     psi: float = 0.8  # truncation of faces drawn online
     steps: int = 2500
@@ -74,7 +79,7 @@ class FitConfig:
     cross_batch: int = 8
     cross_every: int = 3  # a cross batch every so many steps
     self_images: bool = False  # between cross batches, self pairs go through the generator too
-    real_identities: float = 0.33  # share of cross identities drawn from statistics of real people
+    real_identities: float = 0.8  # how far identity codes are led, at most, towards ones drawn from real people's
     photo_share: float = 0.25  # share of cross attributes and identities taken from the user's photographs, where given
     augmentation: bool = True  # of attribute images
     rate: float = 5e-4
@@ -83,13 +88,14 @@ class FitConfig:
     beta2: float = 0.99  # of Adam; beta1 is 0.9
     weight_decay: float = 1e-4
     w_weight: float = 1.0  # self: mean squared error of w in standard deviations of W
+    transfer_weight: float = 0.5  # cross: the same, against `data.Transfer`
     identity_loss: str = "cosine"  # or "l1", equation (4)
     identity_weight: float = 1.0
     landmarks_loss: str = "squared"  # or "l2", equation (5); of fractions of the crop
     landmarks_weight: float = 1000.0
     reconstruction_weight: float = 0.0  # self pairs through the generator, equation (7)
     colour_weight: float = 0.5  # cross: coarse colour
-    skin_weight: float = 0.2  # by the probe; not 0: people keep the tone of their skin, in coarse colour too
+    skin_weight: float = 0.3  # by the probe; not 0: people keep the tone of their skin, in coarse colour too
     probe_weight: float = 0.5  # identity and landmarks of many more pairs by the probe, as a share of their weights
     probe_steps: int = 1000  # of the probe alone, at the start
     probe_faces: int = 2048  # it learns from, when there is no dataset
@@ -117,6 +123,7 @@ class FitConfig:
 
 PAPER = FitConfig(
     attribute_encoder="inception",
+    appearance=0,
     psi=1.0,
     steps=100_000,
     warm_steps=0,
@@ -131,6 +138,7 @@ PAPER = FitConfig(
     beta2=0.999,
     weight_decay=0.0,
     w_weight=0.0,
+    transfer_weight=0.0,
     identity_loss="l1",
     landmarks_loss="l2",
     landmarks_weight=1.0,
@@ -162,6 +170,25 @@ PRESETS = {
 }
 
 
+class Known(NamedTuple):
+    """What is known of faces without looking at the pictures again."""
+
+    w: Tensor  # [N, 512]
+    identity: Tensor  # [N, 128]
+    landmarks: Tensor  # [N, K, 2], pixels of a 256 px crop
+    skin: Tensor  # [N, 3], `losses.skin_colour`
+    light: Tensor  # [N, 3], the part of it that is the picture's light
+
+    @property
+    def tone(self) -> Tensor:
+        """The part of the skin colour that is the person's, [N, 3]."""
+        return self.skin - self.light
+
+    def at(self, index: Tensor, device: torch.device) -> "Known":
+        """The same of some faces, on a device."""
+        return Known(*(values[index].to(device) for values in self))
+
+
 class Trainable(nn.Module):
     """The networks that ship: E_attr and M."""
 
@@ -170,15 +197,25 @@ class Trainable(nn.Module):
         config = config or FitConfig()
         self.attributes = AttributeEncoder() if config.attribute_encoder == "light" else InceptionV3()
         self.attributes_size = config.attributes_size
-        self.mapper = Mapper(config.attributes_size, config.n_styles)
+        self.mapper = Mapper(config.attributes_size, config.n_styles, appearance=config.appearance)
 
-    def forward(self, identity: Tensor, crop: Tensor) -> Tensor:
-        """Identity codes [N, 128], attribute crops [N, 3, S, S] in [-1, 1] -> w [N, 512] or W+ [N, n_styles, 512]."""
-        return self.mapper(identity, self.attributes(crop))
+    def forward(self, identity: Tensor, crop: Tensor, portrait: Tensor) -> Tensor:
+        """Identity codes [N, 128], attribute and identity crops [N, 3, S, S] in [-1, 1] -> w [N, 512] or W+.
+
+        The identity crops count where the mapper takes appearance; E_attr gets no gradient through them. W+ is
+        [N, n_styles, 512].
+        """
+        if self.mapper.appearance is None:
+            return self.mapper(identity, self.attributes(crop))
+        training = self.attributes.training
+        with torch.no_grad():
+            appearance = self.attributes.eval()(portrait)
+        self.attributes.train(training)
+        return self.mapper(identity, self.attributes(crop), appearance)
 
 
 def parameter_counts(config: FitConfig | None = None) -> dict[str, int]:
-    """Parameters of the networks that ship; of the `live` preset 5,820,160 of E_attr and 3,280,384 of M."""
+    """Parameters of the networks that ship; of the `live` preset 5,820,160 of E_attr and 3,354,160 of M."""
     with torch.device("meta"):
         networks = Trainable(config)
     parts = {"E_attr": networks.attributes, "M": networks.mapper}
@@ -203,12 +240,12 @@ def memory_estimate(config: FitConfig) -> int:
         networks, synthesis = Trainable(config), Synthesis(config.resolution).requires_grad_(False)
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
             outputs = [
-                synthesis(networks(torch.zeros(n, 128), torch.zeros(n, 3, 256, 256))) for n in [config.cross_batch]
+                synthesis(networks(torch.zeros(n, 128), *[torch.zeros(n, 3, 256, 256)] * 2))
+                for n in [config.cross_batch]
             ]
-            if config.self_batch:
-                outputs.append(
-                    networks(torch.zeros(config.self_batch, 128), torch.zeros(config.self_batch, 3, 256, 256))
-                )
+            if config.self_batch and config.train_attributes:
+                n = config.self_batch
+                outputs.append(networks(torch.zeros(n, 128), *[torch.zeros(n, 3, 256, 256)] * 2))
     weights = sum(parameter_counts(config).values()) * 4 * 5 + sum(p.numel() for p in synthesis.parameters()) * 4
     return weights + sum(kept.values())
 
@@ -217,7 +254,8 @@ def load_trained(checkpoint: Path) -> Trainable:
     """E_attr and M of a checkpoint folder, in evaluation mode. Raises FidError when it holds something else."""
     record = read_record(checkpoint)
     known = FitConfig.__dataclass_fields__
-    kept = {name: value for name, value in record.get("configuration", {}).items() if name in known}
+    kept = {"appearance": 0}  # of before there was a choice
+    kept |= {name: value for name, value in record.get("configuration", {}).items() if name in known}
     networks, weights = Trainable(FitConfig(**kept)), read_weights(checkpoint)
     load_into(networks.attributes, weights, "attributes")
     load_into(networks.mapper, weights, "mapper")
@@ -264,6 +302,8 @@ class FitLoop:
     ) -> None:
         if config.w_plus and config.probe_weight:
             raise InputError("the probe knows W only: W+ needs --set probe_weight=0.")
+        if not config.train_attributes and dataset is None:
+            raise InputError("--set train_attributes=false needs a --dataset, whose attribute codes are kept.")
         self.config, self.frozen, self.dataset, self.device = config, frozen, dataset, device
         self.photos, self.processes = photos, processes or Processes()
         torch.manual_seed(config.seed)
@@ -277,7 +317,8 @@ class FitLoop:
         self.average = copy.deepcopy(self.networks).eval().requires_grad_(False)
         self.processes.synchronise_batch_norms(self.networks)
         betas = (0.9, config.beta2)
-        parameters = list(self.networks.parameters())
+        self.networks.attributes.requires_grad_(config.train_attributes)
+        parameters = [p for p in self.networks.parameters() if p.requires_grad]
         self.optimizers: dict[str, torch.optim.Optimizer] = {
             "optimizer": torch.optim.AdamW(parameters, config.rate, betas, weight_decay=config.weight_decay),
             "d_optimizer": torch.optim.Adam(
@@ -294,8 +335,10 @@ class FitLoop:
             "probe": self.probe,
         }
         self.real_identities = RealIdentities()
-        self.known: tuple[Tensor, ...] = ()  # w, identity codes, landmarks and skin colours that the probe learns from
-        self.skin_tones: SkinTones | None = None
+        self.known = Known(*[torch.empty(0)] * 5)  # of the faces that the probe learns from
+        self.codes = torch.empty(0)  # attribute codes [views, N, A] of the dataset, where E_attr is not trained
+        self.light: Light | None = None
+        self.transfer: Transfer | None = None
         self.done = 0
 
     def generator(self, stream: int) -> torch.Generator:
@@ -333,20 +376,42 @@ class FitLoop:
         """bf16 where the configuration asks for it."""
         return torch.autocast(self.device.type, torch.bfloat16) if self.config.bf16 else nullcontext()
 
-    def start_probe(self) -> None:
-        """Gathers the faces that the probe learns from; a new run's probe is trained on them alone first."""
-        if not self.config.probe_weight:
+    def start(self) -> None:
+        """What is learnt of faces once: attribute codes, light, transfer, and a new run's probe."""
+        config = self.config
+        if not config.train_attributes and self.dataset is not None:
+            self.codes = self.attribute_codes(self.dataset)
+        if not (config.probe_weight or config.transfer_weight):
             return
         faces = self.dataset
         if faces is None:
-            random = torch.Generator().manual_seed(self.config.seed * 1_000_003 * 16 + 7)  # a resumed run's too
-            faces = self.frozen.draw(self.config.probe_faces, self.config.psi, random)
-        self.known = (faces.w, faces.identity, faces.landmarks, faces.skin)
-        if self.config.skin_weight:
-            self.skin_tones = SkinTones(faces.identity, faces.skin)
+            random = torch.Generator().manual_seed(config.seed * 1_000_003 * 16 + 7)  # a resumed run's too
+            faces = self.frozen.draw(config.probe_faces, config.psi, random)
+        border = faces.border
+        if config.skin_weight:
+            self.light = Light(border, faces.skin)
+        if config.transfer_weight:
+            self.transfer = Transfer(faces.w, faces.landmarks / 256, border)
+        self.known = self.known_of(faces)
+        if config.probe_weight:
+            self.start_probe()
+
+    @torch.no_grad()
+    def attribute_codes(self, faces: Faces, batch: int = 16) -> Tensor:
+        """Codes [2, N, A] of faces as they are and as a camera would have them."""
+        encoder, random = self.networks.attributes.eval(), torch.Generator().manual_seed(self.config.seed)
+        views: tuple[list[Tensor], ...] = ([], [])
+        for index in torch.arange(len(faces)).split(batch):
+            crop = faces[index].to(self.device).crop
+            views[0].append(encoder(crop))
+            views[1].append(encoder(augment(crop, random)))
+        return torch.stack([torch.cat(view) for view in views])
+
+    def start_probe(self) -> None:
+        """Trains a new run's probe on the known faces alone."""
         if self.done:
             return
-        landmarks, skin = (x.to(self.device) for x in (faces.landmarks / 256, faces.skin))
+        landmarks, skin = (x.to(self.device) for x in (self.known.landmarks / 256, self.known.skin))
         self.probe.landmarks_mean.copy_(landmarks.mean(0))
         self.probe.landmarks_std.copy_(landmarks.std(0).mean())
         self.probe.skin_mean.copy_(skin.mean(0))
@@ -355,9 +420,9 @@ class FitLoop:
             self.train_probe(self.config.seed + step, PROBE_RATE * (1 - 0.8 * step / self.config.probe_steps))
 
     def train_probe(self, seed: int, rate: float, seen: tuple[Tensor, ...] | None = None) -> None:
-        """One step of the probe on known faces, and on what was just seen of compositions (as `self.known` has it)."""
-        index = torch.randint(len(self.known[0]), (128,), generator=torch.Generator().manual_seed(seed))
-        batches = [tuple(values[index].to(self.device) for values in self.known)]
+        """One step of the probe on known faces, and on what was just seen of compositions."""
+        index = torch.randint(len(self.known.w), (128,), generator=torch.Generator().manual_seed(seed))
+        batches = [self.known.at(index, self.device)[:4]]
         if seen is not None:
             batches.append(seen)
         with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):  # dropout
@@ -411,56 +476,76 @@ class FitLoop:
         loss = losses.landmarks_l2 if self.config.landmarks_loss == "l2" else losses.landmarks_squared
         return self.config.landmarks_weight * loss(points, target)
 
-    def identities(self, codes: Tensor, n: int, random: torch.Generator) -> Tensor:
-        """This process's share of n identity codes, some replaced by ones drawn from statistics of real people."""
-        rows = self.processes.rows(n)
-        drawn = self.real_identities.draw(n, random)[rows].to(self.device)
-        use_drawn = (torch.rand(n, generator=random) < self.config.real_identities)[rows].to(self.device)
-        return torch.where(use_drawn[:, None], drawn, codes)
+    def identities(self, codes: Tensor, n: int, stream: int) -> Tensor:
+        """This process's identity codes of a batch of n, led towards ones of real people."""
+        share = self.config.real_identities
+        if not share:
+            return codes
+        return self.real_identities.towards(codes, share, self.generator(stream), self.processes.rows(n), n)
+
+    def known_of(self, faces: Faces) -> Known:
+        """What the losses in W need to know of faces."""
+        skin = faces.skin if self.light else faces.w.new_zeros(len(faces), 3)
+        return Known(faces.w, faces.identity, faces.landmarks, skin, self.light(faces.border) if self.light else skin)
+
+    def self_batch(self) -> tuple[Known, Tensor]:
+        """This process's share of a self batch: what is known of it, and attribute codes (with gradient to E_attr)."""
+        n = self.config.self_batch
+        if len(self.codes):
+            random, rows = self.generator(0), self.processes.rows(n)
+            index = torch.randint(self.codes.shape[1], (n,), generator=random)[rows]
+            view = torch.randint(len(self.codes), (n,), generator=random)[rows]
+            return self.known.at(index, self.device), self.codes[view, index]
+        faces = self.faces(n, 0)
+        return self.known_of(faces), self.networks.attributes(self.seen_crop(faces, n, 1))
 
     def self_losses(self) -> dict[str, Tensor]:
-        """In W, reconstruction where I_id = I_attr; by the probe, these attributes on other people."""
-        config, n = self.config, self.config.self_batch
-        faces = self.faces(n, 0)
-        attributes = self.networks.attributes(self.seen_crop(faces, n, 1))
-        w, target = self.networks.mapper(faces.identity, attributes), faces.w
+        """In W, reconstruction where I_id = I_attr; by the transfer and the probe, these attributes on other people."""
+        config, (known, attributes) = self.config, self.self_batch()
+        identity = self.identities(known.identity, config.self_batch, 9)
+        w, target = self.networks.mapper(identity, attributes, attributes.detach()), known.w
         if config.w_plus:
             target = target[:, None]
         terms = {"w": config.w_weight * ((w - target) / self.frozen.w_std).square().mean()}
-        if config.probe_weight and self.done >= config.warm_steps:
-            all_codes, rows = self.processes.gathered(faces.identity), self.processes.rows(n)
-            guesses = []
-            for shift in PROBE_SHIFTS:
-                others = self.identities(all_codes.roll(shift, 0)[rows], n, self.generator(8 + shift))
-                code, points, skin = self.probe.eval()(self.networks.mapper(others, attributes))
-                guess = [self.identity_loss(code, others), self.landmarks_loss(points, faces.landmarks / 256)]
-                if self.skin_tones:
-                    wanted = faces.skin + self.skin_tones.change(others, faces.identity)
-                    guess.append(((skin - wanted) / self.probe.skin_std).square().mean())
-                guesses.append(torch.stack(guess))
-            identity, landmarks, *skin = torch.stack(guesses).mean(0)
-            terms |= {
-                "probe identity": config.probe_weight * identity,
-                "probe landmarks": config.probe_weight * landmarks,
-            }
-            if skin:
-                terms["probe skin"] = config.skin_weight * skin[0]
+        if self.done >= config.warm_steps and (self.transfer or config.probe_weight):
+            terms |= self.others_losses(known, identity, attributes)
         return terms
 
-    def image_losses(self, same: bool) -> tuple[tuple[Tensor, ...], tuple[Tensor, Tensor], dict[str, Tensor]]:
+    def others_losses(self, known: Known, identity: Tensor, attributes: Tensor) -> dict[str, Tensor]:
+        """The attributes of a self batch on the other people of it."""
+        config, sums = self.config, {}
+        everybody = [self.processes.gathered(x) for x in (identity, attributes.detach(), known.w, known.tone)]
+        rows = self.processes.rows(config.self_batch)
+        for shift in PROBE_SHIFTS:
+            other, looks, person, tone = (x.roll(shift, 0)[rows] for x in everybody)
+            w = self.networks.mapper(other, attributes, looks)
+            terms = {}
+            if self.transfer:
+                error = (w - self.transfer(person, known.w)) / self.frozen.w_std
+                terms["transfer"] = config.transfer_weight * error.square().mean()
+            if config.probe_weight:
+                code, points, skin = self.probe.eval()(w)
+                terms["probe identity"] = config.probe_weight * self.identity_loss(code, other)
+                terms["probe landmarks"] = config.probe_weight * self.landmarks_loss(points, known.landmarks / 256)
+                if self.light:
+                    error = (skin - tone - known.light) / self.probe.skin_std
+                    terms["probe skin"] = config.skin_weight * error.square().mean()
+            for name, value in terms.items():
+                sums.setdefault(name, []).append(value)
+        return {name: torch.stack(values).mean() for name, values in sums.items()}
+
+    def image_losses(self, same: bool) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...], dict[str, Tensor]]:
         """A batch of pairs through the generator and the frozen encoders, equations (3) to (8).
 
         `same`: I_id = I_attr. Returns what was seen (w, identity codes, landmarks, skin colours), without gradient; the
-        inputs (identity codes, attribute crops); and the weighted losses by name.
+        inputs (identity codes, attribute and identity crops); and the weighted losses by name.
         """
         config, n = self.config, self.config.cross_batch
         attributes = self.with_photos(self.faces(n, 5), n, 12)
-        identity = attributes.identity
-        if not same:
-            identity = self.with_photos(self.faces(n, 6), n, 13).identity
-            identity = self.identities(identity, n, self.generator(2))
-        crop = self.seen_crop(attributes, n, 3)
-        w = self.networks(identity, crop)
+        people = attributes if same else self.with_photos(self.faces(n, 6), n, 13)
+        identity = people.identity if same else self.identities(people.identity, n, 2)
+        crop, portrait = self.seen_crop(attributes, n, 3), self.seen_crop(people, n, 11)
+        w = self.networks(identity, crop, portrait)
         image = self.frozen.synthesis(w)
         code, points = self.frozen.identity(image).float(), self.frozen.inner_face(image)
         terms = {"identity": self.identity_loss(code, identity)}
@@ -468,8 +553,9 @@ class FitLoop:
             terms["landmarks"] = self.landmarks_loss(points / 256, attributes.landmarks / 256)
         if config.colour_weight:
             target = attributes.crop
-            if self.skin_tones:
-                target = losses.with_skin(target, self.skin_tones.change(identity, attributes.identity))
+            if self.light:
+                tone, before = (self.known_of(faces).tone for faces in (people, attributes))
+                target = losses.with_skin(target, tone - before)
             terms["colour"] = config.colour_weight * losses.coarse_colour(image, target)
         if config.reconstruction_weight and same:
             scales = 5 if config.resolution >= 11 << 4 else 4
@@ -478,9 +564,9 @@ class FitLoop:
         if config.adversarial_weight and config.adversarial_rate is None:
             terms["adversarial"] = config.adversarial_weight * losses.adversarial_g(self.discriminator(w))
         seen = (w, code, points, losses.skin_colour(image.float()))
-        return tuple(x.detach().float() for x in seen), (identity, crop), terms
+        return tuple(x.detach().float() for x in seen), (identity, crop, portrait), terms
 
-    def train_adversary(self, fake_w: Tensor, inputs: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
+    def train_adversary(self, fake_w: Tensor, inputs: tuple[Tensor, ...]) -> dict[str, Tensor]:
         """Equations (2) and, where it is optimised apart, (3): a step of D_W, and one of the mapper against it."""
         config, figures = self.config, {}
         if config.adversarial_rate is not None:
@@ -499,6 +585,7 @@ class FitLoop:
         """One step; returns the losses. Raises FidError when one is not finite, before the weights are touched."""
         config = self.config
         self.networks.train()
+        self.networks.attributes.train(config.train_attributes)
         terms: dict[str, Tensor] = {}
         seen = inputs = None
         cross = self.done % config.cross_every == 0
@@ -519,7 +606,7 @@ class FitLoop:
         if seen is not None and inputs is not None and config.adversarial_weight:
             more = self.train_adversary(seen[0], inputs)
             figures |= {name: self.processes.mean(value).item() for name, value in more.items()}
-        if self.known and self.done >= config.warm_steps:
+        if config.probe_weight and self.done >= config.warm_steps:
             self.train_probe(config.seed * 1_000_003 + self.done, 0.2 * PROBE_RATE, seen)
         decay = min(config.ema, (self.done + 1) / (self.done + 10))
         with torch.no_grad():
@@ -554,6 +641,18 @@ class FitLoop:
             restore_optimizer(optimizer, state, name)
         self.done = int(read_record(checkpoint)["step"])
 
+    def begin_with(self, trained: Trainable) -> str:
+        """Takes E_attr of other weights, and M where it has the same inputs; returns what was taken, for people."""
+        mapper = trained.mapper.state_dict()
+        fits = {k: v.shape for k, v in mapper.items()} == {
+            k: v.shape for k, v in self.networks.mapper.state_dict().items()
+        }
+        for networks in (self.networks, self.average):
+            networks.attributes.load_state_dict(trained.attributes.state_dict())
+            if fits:
+                networks.mapper.load_state_dict(mapper)
+        return "begins with the attribute encoder and the mapper" if fits else "begins with the attribute encoder only"
+
     @torch.no_grad()
     def grid(self, rows: int = 5, columns: int = 5) -> np.ndarray:
         """An identity (top) x attributes (left) picture of the average networks, RGB uint8 [H, W, 3]."""
@@ -563,7 +662,7 @@ class FitLoop:
         lines = [torch.cat([corner, people.image])]
         for i in range(rows):
             crop = attributes.crop[i : i + 1].expand(columns, -1, -1, -1)
-            image = (self.frozen.synthesis(self.average(people.identity, crop)) + 1) * 127.5
+            image = (self.frozen.synthesis(self.average(people.identity, crop, people.crop)) + 1) * 127.5
             lines.append(torch.cat([attributes.image[i : i + 1], image.clamp(0, 255).to(torch.uint8)]))
         return np.concatenate([np.concatenate(list(line.permute(0, 2, 3, 1).cpu().numpy()), axis=1) for line in lines])
 
@@ -623,14 +722,13 @@ def fit(
         loop.restore(found)
         console.print(f"resumed from {found.name}")
     elif init:
-        for networks in (loop.networks, loop.average):
-            networks.load_state_dict(load_trained(init).state_dict())
+        console.print(loop.begin_with(load_trained(init)))
     elif encoder:
         for networks in (loop.networks, loop.average):
             networks.attributes.load_state_dict(InceptionV3.load(encoder).state_dict())
     if compiled:
         frozen.synthesis.compile(dynamic=False)
-    loop.start_probe()
+    loop.start()
     if processes.first:
         run.mkdir(parents=True, exist_ok=True)
         record = {"configuration": asdict(config), "generator": generator_name(generator)}

@@ -116,6 +116,16 @@ def skin_colour(image: Tensor) -> Tensor:
     return ((linear * oval).sum(dim=(2, 3)) / oval.sum()).clamp_min(1e-3).log()
 
 
+def border_colours(image: Tensor, cells: int = 8) -> Tensor:
+    """Logarithms of the mean colours along the left, right and upper border: crop [N, 3, S, S] in [-1, 1] -> [N, D].
+
+    D is 3 times the number of border cells when the crop is cut into `cells` x `cells`.
+    """
+    coarse = (F.adaptive_avg_pool2d(image, cells) + 1) / 2
+    parts = (coarse[..., 0], coarse[..., -1], coarse[..., 0, 1:-1])
+    return (torch.cat(parts, dim=2).clamp_min(0) + 0.03).log().flatten(1)
+
+
 def with_skin(image: Tensor, change: Tensor) -> Tensor:
     """The crop, its face lightened or tinted until `skin_colour` differs by about `change` [N, 3]."""
     oval = _face_oval(image.shape[-1], image.device)

@@ -69,17 +69,26 @@ class AttributeEncoder(nn.Module):
 class Mapper(nn.Module):
     """M of equation (1): a 4-layer LeakyReLU perceptron from z = [identity code, attribute code] to w [N, 512].
 
-    With `n_styles` it answers in W+ instead, [N, n_styles, 512]. The unit identity code is scaled to unit variance per
-    entry; the last layer answers in standard deviations of W around its mean.
+    With `appearance`, z also holds so many numbers of the attribute code of the *identity* image: what the identity
+    code does not tell of a person (skin, hair, age) and E_attr sees. With `n_styles` it answers in W+ instead,
+    [N, n_styles, 512]. The unit identity code is scaled to unit variance per entry; the last layer answers in standard
+    deviations of W around its mean.
     """
 
     w_mean: Tensor
     w_std: Tensor
 
-    def __init__(self, attributes_size: int = ATTRIBUTES_SIZE, n_styles: int | None = None, width: int = 1024) -> None:
+    def __init__(
+        self,
+        attributes_size: int = ATTRIBUTES_SIZE,
+        n_styles: int | None = None,
+        width: int = 1024,
+        appearance: int = 0,
+    ) -> None:
         super().__init__()
         self.n_styles = n_styles
-        sizes = (IDENTITY_SIZE + attributes_size, width, width, width, W_SIZE * (n_styles or 1))
+        self.appearance = nn.Linear(attributes_size, appearance) if appearance else None
+        sizes = (IDENTITY_SIZE + appearance + attributes_size, width, width, width, W_SIZE * (n_styles or 1))
         self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(sizes))
         for layer in self.layers:
             assert isinstance(layer, nn.Linear)
@@ -88,8 +97,13 @@ class Mapper(nn.Module):
         self.register_buffer("w_mean", torch.zeros(W_SIZE))
         self.register_buffer("w_std", torch.ones(W_SIZE))
 
-    def forward(self, identity: Tensor, attributes: Tensor) -> Tensor:
-        x = torch.cat((identity * math.sqrt(IDENTITY_SIZE), attributes), dim=1)
+    def forward(self, identity: Tensor, attributes: Tensor, appearance: Tensor | None = None) -> Tensor:
+        """Identity codes [N, 128], attribute codes [N, A] of the attribute images and, where it takes them, of the
+        identity images."""
+        parts = [identity * math.sqrt(IDENTITY_SIZE)]
+        if self.appearance is not None:
+            parts.append(self.appearance(appearance))
+        x = torch.cat((*parts, attributes), dim=1)
         *hidden, last = self.layers
         for layer in hidden:
             x = F.leaky_relu(layer(x), 0.2)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ..runtime.composer import Composer
 from ..runtime.crop import CROP_SIZE
 from ..runtime.errors import InputError
-from ..runtime.identity import encoder_name
+from ..runtime.identity import Identity, encoder_name
 
 
 def to_uint8(image: Tensor) -> np.ndarray:
@@ -45,10 +45,14 @@ class BundleNetworks:
             )
         self.composer = composer
 
-    def __call__(self, identity: Tensor, crop: Tensor) -> Tensor:
-        """Identity codes [N, 128] and attribute crops [N, 3, S, S] in [-1, 1] -> w [N, 512]."""
-        codes, crops = identity.cpu().numpy(), as_crops(to_uint8(crop))
-        w = [self.composer.w(code, self.composer.attribute_code(c)) for code, c in zip(codes, crops, strict=True)]
+    def __call__(self, identity: Tensor, crop: Tensor, portrait: Tensor) -> Tensor:
+        """Identity codes [N, 128], attribute and identity crops [N, 3, S, S] in [-1, 1] -> w [N, 512]."""
+        codes, crops, portraits = identity.cpu().numpy(), as_crops(to_uint8(crop)), as_crops(to_uint8(portrait))
+        w = []
+        for code, attributes, person in zip(codes, crops, portraits, strict=True):
+            appearance = self.composer.attribute_code(person) if self.composer.bundle.takes_appearance else None
+            who = Identity(code, encoder_name(self.composer.bundle), appearance=appearance)
+            w.append(self.composer.w(who, self.composer.attribute_code(attributes)))
         return torch.from_numpy(np.stack(w)).to(identity.device)
 
 

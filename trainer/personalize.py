@@ -6,12 +6,13 @@ added to its w, in standard deviations of W, the same for every attributes a:
     w(a) = M(code, a) + w_std * o,    E_id(G(w(a))) -> the code of the photos
 
 over a bank of attribute codes, so that the person is found in every pose and light, not in one picture: faces drawn
-from the generator, and the photos themselves. Meanwhile landmarks and coarse colour have to be those of the bank's
-faces, and a penalty keeps o small, so that w stays ordinary. Some drawn faces are held out; they choose the best step.
+from the generator, and the photos themselves. Meanwhile landmarks have to be those of the bank's faces, coarse colour
+has to stay as the mapper has it, and a penalty keeps o small, so that w stays ordinary. Some drawn faces are held out;
+they choose the best step.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -135,14 +136,14 @@ def personalize(
         networks = trained_networks(*trained, device)
         mapper = fingerprint({name: tensor.cpu().numpy() for name, tensor in networks.mapper.state_dict().items()})
     progress = Progress(console, config.steps, config.batch, every_s=3)
+    pictures = torch.from_numpy(np.stack(crops)).to(device).permute(0, 3, 1, 2).float() / 127.5 - 1
     code, w_offset, before, after = refine(
-        networks,
-        torch.from_numpy(mean.code).to(device),
-        torch.from_numpy(np.stack(crops)).to(device).permute(0, 3, 1, 2).float() / 127.5 - 1,
-        config,
-        progress.show,
+        networks, torch.from_numpy(mean.code).to(device), pictures, config, progress.show
     )
-    person = Identity(code.cpu().numpy(), mean.encoder, len(people), w_offset.cpu().numpy(), mapper)
+    appearance = networks.attributes(pictures).mean(0)
+    person = Identity(
+        code.cpu().numpy(), mean.encoder, len(people), w_offset.cpu().numpy(), mapper, appearance.cpu().numpy()
+    )
     person.save(output)
     size = (w_offset / networks.mapper.w_std).square().mean().sqrt()
     console.print(
@@ -227,9 +228,12 @@ def make_bank(networks: Networks, crops: Tensor, n: int, psi: float, seed: int) 
 class Refinement:
     """The code and the offset of one person while they are optimised."""
 
-    def __init__(self, networks: Networks, target: Tensor, config: PersonalizeConfig) -> None:
-        """`target`: the unit identity code [128] of the photos; the code starts there, the offset at nothing."""
-        self.networks, self.target, self.config = networks, target, config
+    def __init__(self, networks: Networks, target: Tensor, appearance: Tensor, config: PersonalizeConfig) -> None:
+        """`target`: the unit identity code [128] of the photos; the code starts there, the offset at nothing.
+
+        `appearance`: the mean attribute code of the photos, which stays.
+        """
+        self.networks, self.target, self.appearance, self.config = networks, target, appearance, config
         self.raw = (target * len(target) ** 0.5).clone().requires_grad_(True)
         self.offset = torch.zeros_like(networks.mapper.w_std).requires_grad_(True)
         self.optimizer = torch.optim.Adam(
@@ -251,7 +255,8 @@ class Refinement:
 
     def image(self, attributes: Tensor) -> Tensor:
         """The person with attributes [N, 512]: pictures [N, 3, S, S]."""
-        w = self.networks.mapper(self.code.expand(len(attributes), -1), attributes)
+        n = len(attributes)
+        w = self.networks.mapper(self.code.expand(n, -1), attributes, self.appearance.expand(n, -1))
         return self.networks.synthesis(w + self.w_offset)
 
     def step(self, faces: Bank, fraction: float) -> dict[str, float]:
@@ -314,8 +319,12 @@ def refine(
     saw, every `MEASURE_EVERY` steps; where nothing is gained, the code as it came and no offset.
     """
     bank = make_bank(networks, crops, config.bank + config.held_out, config.psi, config.seed)
+    own, random = len(crops), torch.Generator().manual_seed(config.seed)
+    refinement = Refinement(networks, target, bank.attributes[:own].mean(0), config)
+    with torch.no_grad():  # the colours of a drawn face, and the person's skin: as the mapper has it
+        drawn = [_coarse(refinement.image(one)) for one in bank.attributes[own:].split(1)]
+    bank = replace(bank, colour=torch.cat([bank.colour[:own], *drawn]))
     known, held_out = bank[torch.arange(len(bank) - config.held_out)], bank[-config.held_out :]
-    refinement, random = Refinement(networks, target, config), torch.Generator().manual_seed(config.seed)
     before = best = refinement.measure(held_out)
     code, w_offset = refinement.code.detach(), refinement.w_offset.detach()
     order = torch.zeros(0, dtype=torch.int64)

@@ -12,6 +12,7 @@ from fid.runtime.bundle import Bundle
 from fid.runtime.cache import sha256
 from fid.runtime.composer import Composer
 from fid.runtime.errors import FidError, InputError
+from fid.runtime.identity import Identity
 from fid.runtime.session import open_session
 
 
@@ -269,7 +270,7 @@ def test_cpus_take_the_fp32_graph(with_half, monkeypatch):
     monkeypatch.setattr("fid.runtime.composer.open_session", remember)
     composer = Composer(with_half)
     composer.image(np.zeros(512, np.float32))
-    composer.w(np.zeros(128, np.float32), np.zeros(512, np.float32))
+    composer.w(Identity(np.zeros(128, np.float32), "toy"), np.zeros(512, np.float32))
     assert opened == {"synthesis.onnx": with_half / "synthesis.fp16.onnx", "mapper.onnx": None}
     missing = with_half / "no.onnx"  # so that taking it would fail
     session = open_session(with_half / "synthesis.onnx", half=missing, engine="onnxruntime", threads=1)

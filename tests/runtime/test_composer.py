@@ -75,7 +75,6 @@ def test_an_offset_in_w_is_added(composer: Composer, tmp_path: Path) -> None:
     offset = np.linspace(-0.3, 0.3, 512, dtype=np.float32)
     moved = Identity(identity.code, identity.encoder, 1, offset, mapper_name(composer.bundle))
     np.testing.assert_allclose(composer.w(moved, attributes), composer.w(identity, attributes) + offset, atol=1e-6)
-    np.testing.assert_array_equal(composer.w(identity.code, attributes), composer.w(identity, attributes))
     moved.save(tmp_path / "me.npz")
     composer.set_identity(tmp_path / "me.npz")
     w = toy.expected_w(identity.code[None], attributes[None]) + offset
@@ -98,6 +97,54 @@ def test_an_offset_for_another_bundle_is_refused(composer: Composer) -> None:
     with pytest.raises(InputError, match="personalise all photos together"):
         composer.set_identity(own, BEN)
     assert composer.set_identity(own, own).mapper == own.mapper
+
+
+@pytest.fixture
+def looking(tmp_path: Path, fetched: Callable[[str], Path]) -> Composer:
+    """A composer whose mapper takes the identity photo's appearance, too."""
+    fetched("yunet")
+    return Composer(toy.write_bundle(tmp_path / "looking", appearance=True), threads=1)
+
+
+def test_the_appearance_of_the_identity_photo_counts(looking: Composer, composer: Composer, tmp_path: Path) -> None:
+    identity = looking.set_identity(ADA)
+    looks = toy.expected_attributes(looking.crop(ADA)[None])
+    assert identity.appearance is not None
+    np.testing.assert_allclose(identity.appearance, looks[0], atol=1e-5)
+    attributes = looking.attribute_code(looking.crop(LAUGHING))
+    plain = toy.expected_w(identity.code[None], attributes[None])
+    np.testing.assert_allclose(looking.w(identity, attributes), plain[0] + toy.LOOKS * looks[0], atol=1e-5)
+    expected = toy.expected_image(plain + toy.LOOKS * looks)[0]
+    assert np.abs(looking.compose(LAUGHING).astype(int) - expected).max() <= 1
+    assert np.abs(looking.reenact(looking.crop(LAUGHING)).astype(int) - expected).max() <= 1
+    identity.save(tmp_path / "ada.npz")
+    assert looking.set_identity(tmp_path / "ada.npz").fingerprint == identity.fingerprint
+    other = looking.set_identity(BEN)
+    both = looking.set_identity(tmp_path / "ada.npz", BEN)
+    assert other.appearance is not None
+    assert both.appearance is not None
+    np.testing.assert_allclose(both.appearance, (identity.appearance + other.appearance) / 2, atol=1e-6)
+    *_, last = interpolate(looking, [identity, other], [attributes], 3, "z")
+    looking.set_identity(other)
+    np.testing.assert_array_equal(last, looking.compose(LAUGHING))
+    assert composer.set_identity(identity).code is identity.code  # a mapper that does not ask for it
+
+
+def test_an_identity_without_the_right_appearance_is_refused(looking: Composer, composer: Composer) -> None:
+    elsewhere = Identity(np.eye(128, dtype=np.float32)[0], composer.set_identity(ADA).encoder)
+    own = looking.set_identity(ADA)
+    without = Identity(own.code, own.encoder)
+    of_another = Identity(own.code, own.encoder, appearance=own.appearance, attributes="sha256:00")
+    short = Identity(own.code, own.encoder, appearance=np.zeros(7, np.float32), attributes=own.attributes)
+    for identity in (without, of_another, short):
+        with pytest.raises(InputError, match=r"another bundle than toy 0\.0\.1.*make it again from photos"):
+            looking.set_identity(identity)
+    with pytest.raises(ValueError, match="wants identities with appearance"):
+        looking.w(without, np.zeros(512, np.float32))
+    with pytest.raises(InputError, match="appearances of different bundles"):
+        composer.set_identity(
+            elsewhere, Identity(elsewhere.code, elsewhere.encoder, 1, None, None, own.appearance, "a")
+        )
 
 
 def test_the_face_can_be_chosen(composer: Composer) -> None:

@@ -104,13 +104,47 @@ def test_photographs_become_inputs_and_what_shows_no_face_is_named(tmp_path, fro
         data.read_photos(tmp_path, frozen, lines.append)
 
 
-def test_skin_tones_are_what_codes_predict_and_light_is_not():
+def test_light_is_what_borders_predict_and_the_rest_is_the_person():
     random = torch.Generator().manual_seed(5)
-    codes = torch.nn.functional.normalize(torch.randn(3000, 128, generator=random), dim=1)
-    tone = torch.randn(128, 3, generator=random)
-    light = torch.randn(3000, 3, generator=random)
-    tones = data.SkinTones(codes, 4 + codes @ tone + light, penalty=1e-3)
-    change = tones.change(codes[:50], codes[50:100])
-    wanted = (codes[:50] - codes[50:100]) @ tone
-    assert torch.corrcoef(torch.stack([change.flatten(), wanted.flatten()]))[0, 1] > 0.95
-    assert torch.equal(tones.change(codes[:3], codes[:3]), torch.zeros(3, 3))
+    borders = torch.randn(3000, 12, generator=random)
+    light, tone = borders @ torch.randn(12, 3, generator=random), torch.randn(3000, 3, generator=random)
+    found = data.Light(borders, 4 + light + tone, penalty=1e-3)
+    torch.testing.assert_close(found(borders[:50]), (light - light.mean(0))[:50], atol=0.3, rtol=0)
+    torch.testing.assert_close(found(borders).mean(0), torch.zeros(3), atol=1e-4, rtol=0)
+
+
+def test_a_transfer_takes_what_belongs_to_the_attributes_and_leaves_the_rest():
+    random = torch.Generator().manual_seed(6)
+    w = torch.randn(4000, 512, generator=random) * torch.linspace(0.5, 2, 512)
+    landmarks = (w[:, :8] * 0.01).reshape(-1, 4, 2)  # what they show lies in these directions of w and no others
+    borders = w[:, 8:11] * 0.2
+    transfer = data.Transfer(w, landmarks, borders, weights=(1e4, 1e3))
+    person, other = w[:20], w[20:40]
+    moved = transfer(person, other)
+    torch.testing.assert_close(moved[:, :11], other[:, :11], atol=0.25, rtol=0)
+    torch.testing.assert_close(moved[:, 11:], person[:, 11:], atol=0.25, rtol=0)
+    torch.testing.assert_close(transfer(person, person), person)
+    weak = data.Transfer(w, landmarks, borders, weights=(0.0, 0.0))
+    torch.testing.assert_close(weak(person, other), person)
+
+
+def test_ridge_regression_finds_a_known_map():
+    x = torch.randn(500, 6, generator=torch.Generator().manual_seed(1))
+    weights = torch.randn(6, 2, generator=torch.Generator().manual_seed(2))
+    torch.testing.assert_close(data.ridge_regression(x, 3 + x @ weights, 1e-9), weights, atol=1e-5, rtol=0)
+    assert data.ridge_regression(x, x @ weights, 1e6).abs().max() < 1e-2
+
+
+def test_codes_are_led_towards_real_ones():
+    codes = torch.nn.functional.normalize(torch.randn(64, 128, generator=torch.Generator().manual_seed(3)), dim=1)
+    real = data.RealIdentities()
+
+    def led(share: float) -> torch.Tensor:
+        return real.towards(codes, share, torch.Generator().manual_seed(4), slice(None), len(codes))
+
+    torch.testing.assert_close(led(0.0), codes)
+    near, far = ((led(share) * codes).sum(1) for share in (0.3, 3.0))
+    torch.testing.assert_close(led(3.0).norm(dim=1), torch.ones(64))
+    assert far.mean() < near.mean() < 1
+    rows = real.towards(codes[16:32], 0.3, torch.Generator().manual_seed(4), slice(16, 32), len(codes))
+    torch.testing.assert_close(rows, led(0.3)[16:32])  # a process's share

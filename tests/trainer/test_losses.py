@@ -104,3 +104,11 @@ def test_with_skin_changes_the_face_and_nothing_else():
     torch.testing.assert_close(moved, change, rtol=0.15, atol=1e-5)
     assert torch.equal(changed[:, :, :8], image[:, :, :8])
     torch.testing.assert_close(changed[:, :, 36, 32], (0.8 * (change / 2.2).exp() - 1))
+
+
+def test_border_colours_are_those_of_the_border():
+    image = torch.zeros(1, 3, 64, 64)
+    image[:, :, 8:, 8:-8] = 1  # everything but the left, right and upper border cells
+    border = losses.border_colours(image)
+    assert border.shape == (1, 3 * (8 + 8 + 6))
+    torch.testing.assert_close(border, torch.full_like(border, 0.53).log())
