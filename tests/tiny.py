@@ -21,19 +21,23 @@ class TinyAttributes(nn.Module):
 
 
 class TinyMapper(nn.Module):
-    """Codes [N, 128] and [N, 512] -> w [N, 512]."""
+    """Codes [N, 128] and [N, 512], with `appearance` another [N, 512] -> w [N, 512]."""
 
     w_mean: Tensor
     w_std: Tensor
 
-    def __init__(self) -> None:
+    def __init__(self, appearance: bool = False) -> None:
         super().__init__()
         self.layer = nn.Linear(640, 512)
+        self.appearance = nn.Linear(512, 512) if appearance else None
         self.register_buffer("w_mean", torch.randn(512))
         self.register_buffer("w_std", torch.rand(512) + 0.5)
 
-    def forward(self, identity: Tensor, attributes: Tensor) -> Tensor:
-        return self.w_mean + self.w_std * torch.tanh(self.layer(torch.cat((identity, attributes), 1)))
+    def forward(self, identity: Tensor, attributes: Tensor, appearance: Tensor | None = None) -> Tensor:
+        x = self.layer(torch.cat((identity, attributes), 1))
+        if self.appearance is not None:
+            x = x + self.appearance(appearance)
+        return self.w_mean + self.w_std * torch.tanh(x)
 
 
 class TinySynthesis(nn.Module):
@@ -51,12 +55,12 @@ class TinySynthesis(nn.Module):
         return F.interpolate(x, scale_factor=8.0, mode="bilinear")
 
 
-def tiny_networks() -> Networks:
+def tiny_networks(appearance: bool = False) -> Networks:
     """Always the same random weights; the batch norm has seen data, so folding it changes the convolution."""
     torch.manual_seed(0)
     attributes = TinyAttributes()
     attributes.train()(torch.rand(4, 3, 256, 256))
-    networks = Networks(attributes, TinyMapper(), TinySynthesis(), 256, {"trained": {"sha256": "00"}})
+    networks = Networks(attributes, TinyMapper(appearance), TinySynthesis(), 256, {"trained": {"sha256": "00"}})
     for module in (networks.attributes, networks.mapper, networks.synthesis):
         module.eval()
     return networks

@@ -104,10 +104,23 @@ def distill(
 @click.option("--psi", type=float, default=0.8, help="Truncation.")
 @click.option("--resolution", type=click.Choice(["128", "256"]), default="256")
 @click.option("--seed", type=int, default=1)
+@click.option(
+    "--rare",
+    type=click.FloatRange(0, 0.9),
+    default=0.25,
+    help="Share with dark skin, which the generator seldom draws.",
+)
 @generator_option
 @minutes_option
 def dataset(
-    output: Path, count: int, psi: float, resolution: str, seed: int, generator: Path | None, max_minutes: float | None
+    output: Path,
+    count: int,
+    psi: float,
+    resolution: str,
+    seed: int,
+    rare: float,
+    generator: Path | None,
+    max_minutes: float | None,
 ) -> None:
     """Write generated faces with their w, identity codes and landmarks; goes on where an earlier call stopped."""
     from .data import FrozenNetworks, write_dataset
@@ -118,7 +131,7 @@ def dataset(
     frozen = FrozenNetworks.load(synthesis, best_device(), mapping=load_mapping(generator))
     budget = Budget(max_minutes)
     with budget.catching_signals():
-        write_dataset(output, count, frozen, psi=psi, seed=seed, stop=lambda: budget.over, log=console.print)
+        write_dataset(output, count, frozen, psi=psi, seed=seed, stop=lambda: budget.over, log=console.print, rare=rare)
 
 
 def _folder_option(name: str, text: str) -> Any:

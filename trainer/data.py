@@ -24,6 +24,8 @@ from .networks_sface import SFace
 from .networks_stylegan2 import Synthesis as StyleGAN2Synthesis
 
 SHARD = 256  # faces in one file
+FIRST_SHARDS = 8  # that tell which w have rare faces
+RARE = 32  # draws for one face of a rare kind
 ALL = slice(None)
 REAL_CODES = Path(__file__).with_name("sface_real_codes.npz")
 
@@ -111,7 +113,11 @@ class FrozenNetworks:
         The random numbers come from a CPU generator, whatever the device.
         """
         z = torch.randn(n, W_SIZE, generator=generator)[rows].to(self.w_mean.device)
-        w = self.w_mean + psi * (self.mapping(z) - self.w_mean)
+        return self.make(self.w_mean + psi * (self.mapping(z) - self.w_mean), batch)
+
+    @torch.no_grad()
+    def make(self, w: Tensor, batch: int = 16) -> Faces:
+        """The faces of w [N, 512]."""
         parts = []
         for code in w.split(batch):
             image = ((self.synthesis(code) + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
@@ -137,17 +143,28 @@ def write_dataset(
     seed: int,
     stop: Callable[[], bool],
     log: Callable[[str], None],
+    rare: float = 0.0,
 ) -> None:
-    """Writes n faces in shards of 256; shards that are there are kept, so an interrupted run goes on where it was."""
+    """Writes n faces in shards of 256; shards that are there are kept, so an interrupted run goes on where it was.
+
+    `rare` is the share of shards, the last ones, with dark skin: the generator seldom draws it, and a mapper that has
+    seldom seen it makes people lighter than they are.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     count, start = -(-n // SHARD), time.monotonic()
+    plain = count - round(rare * count)
     for index in range(count):
         path = folder / f"faces_{index:05d}.npz"
         if path.exists():
             continue
         if stop():
             return
-        faces = frozen.draw(SHARD, psi, _generator(seed * 1_000_003 + index))
+        random = _generator(seed * 1_000_003 + index)
+        if index < plain:
+            faces = frozen.draw(SHARD, psi, random)
+        else:
+            known = read_dataset(folder, FIRST_SHARDS)
+            faces = frozen.make(darkest(known, frozen, SHARD, psi, random))
         partial = path.with_name(f".{path.name}")
         try:
             with partial.open("wb") as file:
@@ -159,9 +176,25 @@ def write_dataset(
         log(f"shard {index + 1} of {count}, {time.monotonic() - start:.0f} s")
 
 
-def read_dataset(folder: Path) -> Faces:
-    """All faces of a dataset folder. Raises InputError when there are none or a shard is broken."""
-    paths = sorted(folder.glob("faces_*.npz"))
+def darkest(known: Faces, frozen: FrozenNetworks, n: int, psi: float, random: torch.Generator) -> Tensor:
+    """w [n, 512] with the darkest skin of `RARE` times as many draws, by a regression of tone on w that `known` gives.
+
+    The tone is the skin colour without the picture's light, so that pictures taken in the shade are not what is found.
+    """
+    border, skin = known.border, known.skin
+    tone = (skin - Light(border, skin)(border)).mean(1, keepdim=True)
+    mean, std = known.w.mean(0), known.w.std(0)
+    weights = ridge_regression((known.w - mean) / std, tone, 0.05)
+    z = torch.randn(RARE * n, W_SIZE, generator=random).to(frozen.w_mean.device)
+    w = frozen.w_mean + psi * (frozen.mapping(z) - frozen.w_mean)
+    lightness = ((w.cpu() - mean) / std @ weights).squeeze(1)
+    return w[lightness.argsort()[:n]]
+
+
+def read_dataset(folder: Path, first: int | None = None) -> Faces:
+    """All faces of a dataset folder, or those of its first shards. Raises InputError when there are none or a shard is
+    broken."""
+    paths = sorted(folder.glob("faces_*.npz"))[:first]
     if not paths:
         raise InputError(
             f"{folder} holds no faces_*.npz: make a dataset first with `fid-train dataset -n 8000 -o {folder}`."

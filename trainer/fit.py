@@ -390,7 +390,7 @@ class FitLoop:
         border = faces.border
         if config.skin_weight:
             self.light = Light(border, faces.skin)
-        if config.transfer_weight:
+        if config.transfer_weight and not config.w_plus:
             self.transfer = Transfer(faces.w, faces.landmarks / 256, border)
         self.known = self.known_of(faces)
         if config.probe_weight:

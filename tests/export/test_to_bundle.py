@@ -31,7 +31,7 @@ GRAPHS = ("attributes", "mapper", "synthesis", "reenact")
 
 @pytest.fixture(scope="module")
 def networks() -> Networks:
-    return tiny_networks()
+    return tiny_networks(appearance=True)
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -65,7 +65,9 @@ def test_bundle_says_what_it_holds(bundle):
     assert set(bundle.graphs) == {*GRAPHS, "identity"}
     assert bundle.precision == "fp16 weights, fp32 arithmetic"
     assert bundle.graphs["identity"].prepared == "identity"
-    assert [t.name for t in bundle.graphs["reenact"].inputs] == ["crop", "identity"]
+    assert [t.name for t in bundle.graphs["reenact"].inputs] == ["crop", "identity", "appearance"]
+    assert [t.name for t in bundle.graphs["mapper"].inputs] == ["identity", "attributes", "appearance"]
+    assert bundle.takes_appearance
     assert bundle.graphs["synthesis"].outputs[0].shape == ("batch", 256, 256, 3)
     assert bundle.provenance["trained"] == {"sha256": "00"}
     record = json.loads((bundle.folder / "bundle.json").read_text())

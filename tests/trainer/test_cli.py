@@ -15,7 +15,7 @@ def test_dry_run_prints_the_resolved_configuration(capsys, tmp_path):
     assert code == 0
     assert "steps                7\n" in out
     assert "E_attr               5,820,160 parameters\n" in out
-    assert "M                    3,280,384 parameters\n" in out
+    assert "M                    3,354,160 parameters\n" in out
     assert not (tmp_path / "run").exists()
 
 

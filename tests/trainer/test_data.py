@@ -8,6 +8,7 @@ import pytest
 import torch
 from fid.runtime.errors import InputError
 from fid.trainer import data
+from tiny_frozen import tiny_frozen
 
 
 def test_a_draw_is_what_the_networks_say(frozen):
@@ -102,6 +103,17 @@ def test_photographs_become_inputs_and_what_shows_no_face_is_named(tmp_path, fro
     (tmp_path / "face.jpg").unlink()
     with pytest.raises(InputError, match="no photograph with a face"):
         data.read_photos(tmp_path, frozen, lines.append)
+
+
+def test_rare_shards_hold_the_darkest_of_many_draws(tmp_path, monkeypatch):
+    monkeypatch.setattr(data, "SHARD", 64)
+    frozen = tiny_frozen()
+    data.write_dataset(tmp_path, 512, frozen, psi=0.8, seed=1, stop=lambda: False, log=lambda line: None, rare=0.25)
+    assert len(list(tmp_path.iterdir())) == 8
+    plain, every = data.read_dataset(tmp_path, 6), data.read_dataset(tmp_path)
+    rare = every[torch.arange(6 * 64, 8 * 64)]
+    assert rare.skin.mean() < plain.skin.mean() - plain.skin.mean(1).std()
+    assert len({tuple(w[:3].tolist()) for w in every.w}) == len(every)  # nobody twice
 
 
 def test_light_is_what_borders_predict_and_the_rest_is_the_person():

@@ -88,7 +88,7 @@ def follower(frozen, faces):
     """E_attr and M that find the w of the very attribute image: reconstruction is exact, the leak is total."""
     crops, latents = faces.crop, faces.w
 
-    def networks(identity, crop):
+    def networks(identity, crop, portrait):
         crop = F.interpolate(crop, crops.shape[-2:], mode="area")
         nearest = torch.cdist(crop.flatten(1), crops.flatten(1)).argmin(1)
         return latents[nearest]
@@ -105,7 +105,7 @@ def drawn(frozen, config=CONFIG):
 
 def test_everything_of_a_mapper_that_leaks(frozen, loaded, photos, clip):
     networks = follower(frozen, drawn(frozen))
-    constant = lambda identity, crop: frozen.w_mean.expand(len(identity), -1)  # noqa: E731
+    constant = lambda identity, crop, portrait: frozen.w_mean.expand(len(identity), -1)  # noqa: E731
     report = evaluate.evaluate_all(
         networks,
         loaded,
@@ -202,10 +202,10 @@ def test_the_shipped_bundle_runs_as_the_runtime_does():
     composer = subject.composer
     crop = cv2.resize(read_image(FACES / "attributes-aside.jpg"), (256, 256), interpolation=cv2.INTER_AREA)
     code = composer.identity_code(crop)
-    w = subject.networks(torch.from_numpy(code)[None], from_uint8(crop[None]))
+    w = subject.networks(torch.from_numpy(code)[None], *[from_uint8(crop[None])] * 2)
     synthesis = subject.generator(None, 256)
     assert isinstance(synthesis, BundleSynthesis)
-    expected = composer.image(composer.w(code, composer.attribute_code(crop)))
+    expected = composer.image(composer.w(composer.identity_of(crop), composer.attribute_code(crop)))
     np.testing.assert_array_equal(to_uint8(synthesis(w))[0], expected)
     with pytest.raises(InputError, match="takes one"):
         synthesis(w[:, None].expand(-1, 3, -1))

@@ -24,7 +24,7 @@ TINY = fit.FitConfig(
     resolution=128, steps=4, warm_steps=1, self_batch=4, cross_batch=2, cross_every=1, probe_steps=2, probe_faces=32
 )
 CPU = torch.device("cpu")
-LIVE = {"w", "probe identity", "probe landmarks", "probe skin"}  # losses between two cross steps
+LIVE = {"w", "transfer", "probe identity", "probe landmarks", "probe skin"}  # losses between two cross steps
 
 
 @pytest.fixture
@@ -45,7 +45,7 @@ def test_networks_have_the_sizes_that_the_bundle_promises():
     w = Mapper()(torch.zeros(2, 128), code)
     assert w.shape == (2, 512)
     assert WDiscriminator()(w).shape == (2,)
-    assert fit.parameter_counts() == {"E_attr": 5_820_160, "M": 3_280_384}
+    assert fit.parameter_counts() == {"E_attr": 5_820_160, "M": 3_354_160}
 
 
 def test_encoder_averages_256_px_to_128_px():
@@ -75,9 +75,10 @@ def small(preset: str) -> fit.FitConfig:
     [
         TINY,
         replace(TINY, w_plus=True, probe_weight=0.0),
+        replace(TINY, train_attributes=False),
         replace(small("paper"), cross_batch=2, attribute_encoder="light"),
     ],
-    ids=["live", "w-plus", "paper"],
+    ids=["live", "w-plus", "kept-codes", "paper"],
 )
 def test_a_resumed_run_is_bit_equal(config, tmp_path):
     frozen = tiny_frozen()
@@ -87,21 +88,21 @@ def test_a_resumed_run_is_bit_equal(config, tmp_path):
         return fit.FitLoop(config, frozen, faces, CPU, photos=faces)
 
     straight, stopped = loop(), loop()
-    straight.start_probe()
-    stopped.start_probe()
+    straight.start()
+    stopped.start()
     figures = [straight.step() for _ in range(4)]
     stopped.step()
     stopped.step()
     saved = stopped.save(tmp_path, {})
     resumed = loop()
     resumed.restore(saved)
-    resumed.start_probe()
+    resumed.start()
     assert [resumed.step() for _ in range(2)] == figures[2:]
     for name, module in straight.modules.items():
         mine, theirs = resumed.modules[name].state_dict(), module.state_dict()
         assert all(torch.equal(mine[k], theirs[k]) for k in theirs), name
     crop = faces.crop[:2]
-    w = fit.load_trained(saved)(faces.identity[:2], crop)
+    w = fit.load_trained(saved)(faces.identity[:2], crop, crop)
     assert w.shape == ((2, 14, 512) if config.w_plus else (2, 512))
 
 
@@ -124,7 +125,7 @@ def test_another_configuration_cannot_resume(tmp_path):
 )
 def test_the_losses_of_every_preset(preset, names):
     loop = fit.FitLoop(replace(small(preset), attribute_encoder="light"), tiny_frozen(), None, CPU)
-    loop.start_probe()
+    loop.start()
     figures = [loop.step() for _ in range(4)]
     if preset != "no-discriminator":
         names = names | {"discriminator"}
@@ -150,7 +151,7 @@ def test_losses_fall(preset):
     config = replace(config, self_batch=min(config.self_batch, 4), cross_batch=3)
     frozen = tiny_frozen()
     loop = fit.FitLoop(config, frozen, frozen.draw(8, 0.8, torch.Generator().manual_seed(1)), CPU)
-    loop.start_probe()
+    loop.start()
     figures = [loop.step() for _ in range(30)]
     values = [f["identity"] for f in figures if "identity" in f]
     assert sum(values[-4:]) < 0.9 * sum(values[:4])
@@ -174,7 +175,7 @@ config = fit.FitConfig(
 )
 photos = frozen.draw(3, 1.0, torch.Generator().manual_seed(8))
 loop = fit.FitLoop(config, frozen, None, torch.device("cpu"), photos=photos, processes=processes)
-loop.start_probe()
+loop.start()
 figures = [loop.step() for _ in range(4)]
 if processes.first:
     norm = loop.networks.attributes.norm
@@ -212,7 +213,7 @@ def test_the_probe_learns_to_guess_the_frozen_networks_answers():
     faces = frozen.draw(1200, 1.0, torch.Generator().manual_seed(0))
     known, unseen = faces[torch.arange(1000)], faces[torch.arange(1000, 1200)]
     loop = fit.FitLoop(replace(TINY, probe_steps=150), frozen, known, CPU)
-    loop.start_probe()
+    loop.start()
     with torch.no_grad():
         code, points, skin = loop.probe.eval()(unseen.w)
     right, chance = (code * unseen.identity).sum(1).mean(), (code * unseen.identity.roll(1, 0)).sum(1).mean()
@@ -229,6 +230,48 @@ def test_bf16_stays_close_to_float32():
     plain, rounded = (fit.FitLoop(replace(config, bf16=bf16), frozen, faces, CPU).step() for bf16 in (False, True))
     assert plain != rounded
     assert rounded == pytest.approx(plain, rel=0.1, abs=0.02)
+
+
+def test_an_encoder_that_is_not_trained_stays_and_its_codes_are_kept():
+    frozen = tiny_frozen()
+    faces = frozen.draw(5, 0.8, torch.Generator().manual_seed(3))
+    loop = fit.FitLoop(replace(TINY, train_attributes=False, warm_steps=0), frozen, faces, CPU)
+    before = {name: value.clone() for name, value in loop.networks.attributes.state_dict().items()}
+    mapper = loop.networks.mapper.layers[0].weight.clone()
+    loop.start()
+    with torch.no_grad():
+        torch.testing.assert_close(loop.codes[0], loop.networks.attributes.eval()(faces.crop))
+    for _ in range(2):
+        loop.step()
+    assert not torch.equal(loop.networks.mapper.layers[0].weight, mapper)
+    for name, value in loop.networks.attributes.state_dict().items():
+        torch.testing.assert_close(value, before[name], atol=0, rtol=0)
+    with pytest.raises(InputError, match="needs a --dataset"):
+        fit.FitLoop(replace(TINY, train_attributes=False), frozen, None, CPU)
+
+
+def test_other_weights_begin_a_run_as_far_as_they_fit():
+    frozen = tiny_frozen()
+    loop = fit.FitLoop(TINY, frozen, None, CPU)
+    same, other = fit.Trainable(TINY), fit.Trainable(replace(TINY, appearance=0))
+    assert loop.begin_with(same) == "begins with the attribute encoder and the mapper"
+    torch.testing.assert_close(loop.average.mapper.state_dict(), same.mapper.state_dict())
+    kept = loop.networks.mapper.layers[0].weight.clone()
+    assert loop.begin_with(other) == "begins with the attribute encoder only"
+    torch.testing.assert_close(loop.networks.mapper.layers[0].weight, kept)
+    name = next(iter(other.attributes.state_dict()))
+    torch.testing.assert_close(loop.networks.attributes.state_dict()[name], other.attributes.state_dict()[name])
+
+
+def test_appearance_is_a_bottleneck_that_counts():
+    networks = fit.Trainable(replace(TINY, appearance=3)).eval()
+    crops = torch.rand(3, 3, 256, 256, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    code = torch.nn.functional.normalize(torch.randn(1, 128), dim=1)
+    w = networks(code, crops[:1], crops[1:2])
+    assert not torch.allclose(w, networks(code, crops[:1], crops[2:]))
+    assert networks.mapper.appearance.weight.shape == (3, 512)
+    plain = fit.Trainable(replace(TINY, appearance=0)).eval()
+    torch.testing.assert_close(plain(code, crops[:1], crops[1:2]), plain(code, crops[:1], crops[2:]))
 
 
 def test_w_plus_has_no_probe():
@@ -310,7 +353,7 @@ def test_evaluation_of_a_perfect_and_of_a_constant_mapper(frozen):
     class Perfect(fit.Trainable):
         """Answers with the w of the attribute image: reconstruction is exact, the leak is total."""
 
-        def forward(self, identity, crop):
+        def forward(self, identity, crop, portrait):
             return torch.stack([w for c in crop for w, image in known if torch.equal(c, image)])
 
     config = EvaluateConfig(pairs=4, batch=2)

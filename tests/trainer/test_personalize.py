@@ -29,6 +29,7 @@ from tiny import TinyMapper, TinySynthesis
 from torch import Tensor, nn
 
 ADA, BEN = (fid.runtime.cli.FACES / f"identity-{name}.jpg" for name in ("ada", "ben"))
+LOOKS = torch.zeros(512)  # the tiny mapper does not look at it
 CONFIG = PersonalizeConfig(steps=30, batch=1, bank=3, held_out=3)
 
 
@@ -82,14 +83,14 @@ def bank_of(n: int) -> Bank:
 
 
 def test_it_starts_as_the_plain_mapper(networks: Networks, target: Tensor) -> None:
-    refinement, attributes = Refinement(networks, target, CONFIG), torch.randn(3, 512)
+    refinement, attributes = Refinement(networks, target, LOOKS, CONFIG), torch.randn(3, 512)
     plain = networks.synthesis(networks.mapper(target.expand(3, -1), attributes))
     torch.testing.assert_close(refinement.image(attributes), plain)
     assert not refinement.w_offset.any()
 
 
 def test_the_offset_counts_in_standard_deviations(networks: Networks, target: Tensor) -> None:
-    refinement = Refinement(networks, target, CONFIG)
+    refinement = Refinement(networks, target, LOOKS, CONFIG)
     with torch.no_grad():
         refinement.offset += 2
     torch.testing.assert_close(refinement.w_offset, 2 * networks.mapper.w_std)
@@ -105,7 +106,7 @@ def test_the_offset_counts_in_standard_deviations(networks: Networks, target: Te
 
 def test_the_pull_alone_brings_the_offset_back(networks: Networks, target: Tensor) -> None:
     config = PersonalizeConfig(identity_weight=0, landmarks_weight=0, colour_weight=0, offset_weight=1, rate=0.05)
-    refinement = Refinement(networks, target, config)
+    refinement = Refinement(networks, target, LOOKS, config)
     with torch.no_grad():
         refinement.offset += 0.5
     for _ in range(10):
@@ -189,7 +190,7 @@ def test_the_bank_begins_with_the_photos(networks: Networks, crops: Tensor) -> N
 
 
 def test_a_loss_that_is_not_finite_is_a_sentence(networks: Networks, target: Tensor) -> None:
-    refinement = Refinement(networks, target, CONFIG)
+    refinement = Refinement(networks, target, LOOKS, CONFIG)
     with pytest.raises(FidError, match="not finite"):
         refinement.step(Bank(torch.full((2, 512), torch.nan), torch.zeros(2, 10, 2), torch.zeros(2, 3, 8, 8)), 0.0)
 
