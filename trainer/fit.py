@@ -202,16 +202,12 @@ class Trainable(nn.Module):
     def forward(self, identity: Tensor, crop: Tensor, portrait: Tensor) -> Tensor:
         """Identity codes [N, 128], attribute and identity crops [N, 3, S, S] in [-1, 1] -> w [N, 512] or W+.
 
-        The identity crops count where the mapper takes appearance; E_attr gets no gradient through them. W+ is
-        [N, n_styles, 512].
+        The identity crops count where the mapper takes appearance; W+ is [N, n_styles, 512].
         """
         if self.mapper.appearance is None:
             return self.mapper(identity, self.attributes(crop))
-        training = self.attributes.training
-        with torch.no_grad():
-            appearance = self.attributes.eval()(portrait)
-        self.attributes.train(training)
-        return self.mapper(identity, self.attributes(crop), appearance)
+        attributes, appearance = self.attributes(torch.cat((crop, portrait))).chunk(2)
+        return self.mapper(identity, attributes, appearance)
 
 
 def parameter_counts(config: FitConfig | None = None) -> dict[str, int]:
@@ -503,7 +499,7 @@ class FitLoop:
         """In W, reconstruction where I_id = I_attr; by the transfer and the probe, these attributes on other people."""
         config, (known, attributes) = self.config, self.self_batch()
         identity = self.identities(known.identity, config.self_batch, 9)
-        w, target = self.networks.mapper(identity, attributes, attributes.detach()), known.w
+        w, target = self.networks.mapper(identity, attributes, attributes), known.w
         if config.w_plus:
             target = target[:, None]
         terms = {"w": config.w_weight * ((w - target) / self.frozen.w_std).square().mean()}
@@ -514,7 +510,7 @@ class FitLoop:
     def others_losses(self, known: Known, identity: Tensor, attributes: Tensor) -> dict[str, Tensor]:
         """The attributes of a self batch on the other people of it."""
         config, sums = self.config, {}
-        everybody = [self.processes.gathered(x) for x in (identity, attributes.detach(), known.w, known.tone)]
+        everybody = [self.processes.gathered(x) for x in (identity, attributes, known.w, known.tone)]
         rows = self.processes.rows(config.self_batch)
         for shift in PROBE_SHIFTS:
             other, looks, person, tone = (x.roll(shift, 0)[rows] for x in everybody)

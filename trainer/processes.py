@@ -56,9 +56,11 @@ class Processes:
         return slice(self.rank * share, (self.rank + 1) * share)
 
     def gathered(self, mine: Tensor) -> Tensor:
-        """The rows of all processes, in order; without gradient."""
+        """The rows of all processes, in order; with gradient where these have one."""
         if self.world == 1:
             return mine
+        if mine.requires_grad:
+            return torch.cat(differentiable.all_gather(mine.contiguous()))
         parts = [torch.empty_like(mine) for _ in range(self.world)]
         dist.all_gather(parts, mine.contiguous())
         return torch.cat(parts)

@@ -198,7 +198,7 @@ processes.stop()
         results.append(json.loads(path.read_text()))
     (one, mean_one, variance_one), (two, mean_two, variance_two) = results
     for step, (mine, theirs) in enumerate(zip(one, two, strict=True)):
-        assert mine == pytest.approx(theirs, rel=5e-3 if step else 1e-4)  # Adam's first steps magnify rounding
+        assert mine == pytest.approx(theirs, rel=1e-2 if step else 1e-4)  # Adam's first steps magnify rounding
     assert mean_one == pytest.approx(mean_two, abs=1e-4)
     assert variance_one == pytest.approx(variance_two, rel=1e-3)
 
