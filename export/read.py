@@ -17,7 +17,7 @@ from ..runtime.errors import InputError
 from ..runtime.prepare import SKELETON_WEIGHTS
 from ..trainer.checkpoint import read_record
 from ..trainer.fit import FitConfig, Trainable, load_generator, load_trained
-from ..trainer.from_bundle import load_graph, load_synthesis
+from ..trainer.from_bundle import appearance_size, load_graph, load_synthesis
 from ..trainer.from_stylegan2 import read_stylegan2
 from ..trainer.networks_inception import FEATURES
 from ..trainer.networks_mobilestylegan import Synthesis
@@ -150,7 +150,8 @@ def read_bundle(bundle: Bundle) -> Networks:
     Raises FidError when the bundle was made from other networks than this version of fid has.
     """
     encoder = "inception" if bundle.attributes_size == FEATURES else "light"
-    trained, synthesis = Trainable(FitConfig(attribute_encoder=encoder)), load_synthesis(bundle)
+    config = FitConfig(attribute_encoder=encoder, appearance=appearance_size(bundle))
+    trained, synthesis = Trainable(config), load_synthesis(bundle)
     attributes = fold_batch_norms(trained.attributes, torch.zeros(1, 3, CROP_SIZE, CROP_SIZE))
     for module, graph in ((attributes, "attributes"), (trained.mapper, "mapper")):
         load_graph(module, bundle, graph)

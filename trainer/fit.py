@@ -250,9 +250,10 @@ def load_trained(checkpoint: Path) -> Trainable:
     """E_attr and M of a checkpoint folder, in evaluation mode. Raises FidError when it holds something else."""
     record = read_record(checkpoint)
     known = FitConfig.__dataclass_fields__
-    kept = {"appearance": 0}  # of before there was a choice
-    kept |= {name: value for name, value in record.get("configuration", {}).items() if name in known}
-    networks, weights = Trainable(FitConfig(**kept)), read_weights(checkpoint)
+    kept = {name: value for name, value in record.get("configuration", {}).items() if name in known}
+    weights = read_weights(checkpoint)
+    looks = weights.get("mapper.appearance.weight", ())  # older ones have none, whatever the default is now
+    networks = Trainable(FitConfig(**{**kept, "appearance": len(looks)}))
     load_into(networks.attributes, weights, "attributes")
     load_into(networks.mapper, weights, "mapper")
     return networks.eval()

@@ -30,6 +30,11 @@ def load_graph(module: nn.Module, bundle: Bundle, graph: str) -> None:
         raise FidError(f"the bundle {bundle.folder} does not hold the {graph} network of this fid: {reason}") from error
 
 
+def appearance_size(bundle: Bundle) -> int:
+    """How many numbers the bundle's mapper takes of the identity image's attribute code; 0: it does not ask for it."""
+    return len(float_tensors(bundle.graph_path("mapper"), prefix="mapper.").get("appearance.weight", ()))
+
+
 def load_synthesis(bundle: Bundle) -> Synthesis:
     """The bundle's generator, with the widths that it has there. Raises FidError as `load_graph` does."""
     stored = float_tensors(bundle.graph_path("synthesis"), prefix="synthesis.")

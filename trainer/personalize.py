@@ -29,7 +29,7 @@ from ..runtime.images import check_output, find_photos
 from . import losses
 from .checkpoint import read_record
 from .fit import load_generator, load_mapping, load_trained
-from .from_bundle import load_graph, load_synthesis
+from .from_bundle import appearance_size, load_graph, load_synthesis
 from .loop import Progress, best_device, keep_freed_memory
 from .networks import Mapper
 from .networks_facemesh import FaceMesh
@@ -174,7 +174,7 @@ def bundle_networks(composer: Composer, device: torch.device) -> Networks:
             f"the bundle {composer.bundle.name} has a generator of its own: "
             "name the run that it was exported from with --checkpoint and the generator's file with --generator."
         )
-    mapper = Mapper()
+    mapper = Mapper(composer.bundle.attributes_size, appearance=appearance_size(composer.bundle))
     load_graph(mapper, composer.bundle, "mapper")
     synthesis = load_synthesis(composer.bundle)
 

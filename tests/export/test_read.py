@@ -31,7 +31,7 @@ def trained() -> Trainable:
 @pytest.fixture(scope="module")
 def generator() -> Synthesis:
     torch.manual_seed(0)
-    return Synthesis(RESOLUTION).eval()
+    return Synthesis(RESOLUTION, (512, 512, 256, 128)).eval()  # one that was made narrower
 
 
 @pytest.fixture(scope="module")
@@ -99,8 +99,8 @@ def test_no_checkpoint_means_the_shipped_weights(bundle, trained, generator, mon
     assert networks.provenance["trained"] == {"step": 3}
     crop, code = torch.rand(1, 3, 256, 256) * 2 - 1, torch.nn.functional.normalize(torch.randn(1, 128))
     with torch.no_grad():
-        expected = trained(code, crop)
-        got = networks.mapper(code, networks.attributes(crop))
+        expected = trained(code, crop, crop.flip(3))
+        got = networks.mapper(code, *(networks.attributes(one) for one in (crop, crop.flip(3))))
         torch.testing.assert_close(got, expected, rtol=0.01, atol=0.01 * expected.std().item())  # FP16 weights
     # Exported again, the same numbers would be stored.
     again = networks.for_inference().rounded_to_half()
