@@ -6,7 +6,8 @@ evenly over the sorted names. The photos are read and nothing of them is written
 looked at and not to be committed.
 
 Similarity is the cosine of identity codes of the bundle's own identity encoder (SFace in the default bundle). That is
-the network the mapper was trained with, so it flatters: compare bundles with it, and look at the picture.
+the network the mapper was trained with, so it flatters: compare bundles with it, and look at the picture. dlib's
+network (extra eval) took no part in training: how many outputs it takes for the person of the identity photo.
 
     python benchmarks/evaluate_photos.py --photos DIR --identities 8 --attributes 8 -o OUT.json
 """
@@ -14,6 +15,7 @@ the network the mapper was trained with, so it flatters: compare bundles with it
 import json
 import time
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 import click
@@ -82,6 +84,19 @@ def summary(values: np.ndarray) -> dict[str, float]:
 def cosines_between_people(photos: list[Photo]) -> np.ndarray:
     """Cosine of every two photos that show different people."""
     return np.array([a.code @ b.code for i, a in enumerate(photos) for b in photos[i + 1 :] if a.person != b.person])
+
+
+def by_dlib(tops: list[Photo], cells: list[list[np.ndarray]]) -> dict[str, float] | None:
+    """Distance of outputs to their identity photos by dlib, and the share within its threshold; None without dlib."""
+    if find_spec("dlib") is None:
+        return None
+    from fid.trainer.judges import ACCEPT, Dlib
+
+    dlib = Dlib.load()
+    _, codes = dlib.look(np.stack([top.crop for top in tops]))
+    _, outputs = dlib.look(np.stack([as_crop(cell) for row in cells for cell in row]))
+    distance = np.linalg.norm(outputs.reshape(len(cells), len(tops), -1) - codes, axis=2)
+    return {"distance": round(float(distance.mean()), 4), "one_person": round(float((distance < ACCEPT).mean()), 4)}
 
 
 def compose_all(
@@ -163,6 +178,7 @@ def main(
                 person: round(float(cosine), 4) for person, cosine in zip(on_top, own.mean(axis=0), strict=True)
             },
         },
+        "dlib": by_dlib(tops, cells),
         "nearest_identity_is_the_right_one": round(float((to_identity.argmax(axis=2) == range(len(tops))).mean()), 4),
         "ms_per_face": {
             "what": "Composer.compose on one photo in memory: detect, align, encode, map, generate; batch 1",
