@@ -263,7 +263,8 @@ def distill(
         first = int(read_record(found)["step"])
     else:
         network = start(config, narrow, w, images)
-        console.print(f"closed form: {measure(network.to(device), *(t.to(device) for t in held_out), identity)}")
+        seen = measure(network.to(device), held_out[0].to(device), held_out[1].to(device), identity)
+        console.print(f"closed form: {seen}")
     average = copy.deepcopy(network)
     if state:
         load_into(average, state, "average")
@@ -329,6 +330,6 @@ def distill(
             if budget.seconds - saved > SAVE_EVERY_S:
                 saved = budget.seconds
                 save_now(step, {})
-    figures = measure(average, *(t.to(device) for t in held_out), identity)
+    figures = measure(average, held_out[0].to(device), held_out[1].to(device), identity)
     console.print(f"held out: {figures}")
     return save_now(step, figures)

@@ -39,7 +39,7 @@ from .networks_stylegan2 import Synthesis as StyleGAN2Synthesis
 
 AXES = ("pitch", "yaw", "roll")
 SHIPPED_SIDE = 256  # px, of the bundle's own generator
-Networks = Callable[[Tensor, Tensor], Tensor]
+Networks = Callable[[Tensor, Tensor, Tensor], Tensor]
 """E_attr and M: identity codes [N, 128], attribute and identity crops [N, 3, S, S] in [-1, 1] -> w [N, 512]."""
 
 

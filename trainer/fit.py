@@ -419,7 +419,7 @@ class FitLoop:
     def train_probe(self, seed: int, rate: float, seen: tuple[Tensor, ...] | None = None) -> None:
         """One step of the probe on known faces, and on what was just seen of compositions."""
         index = torch.randint(len(self.known.w), (128,), generator=torch.Generator().manual_seed(seed))
-        batches = [self.known.at(index, self.device)[:4]]
+        batches: list[tuple[Tensor, ...]] = [self.known.at(index, self.device)[:4]]
         if seen is not None:
             batches.append(seen)
         with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):  # dropout

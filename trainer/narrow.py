@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .networks_mobilestylegan import DistilledToImage, Modulation, StyledConv, Synthesis, inverse_haar
+from .networks_mobilestylegan import Block, DistilledToImage, Modulation, StyledConv, Synthesis, inverse_haar
 
 RIDGE = 1e-6  # of the mean second moment
 Maps = list[Tensor]  # activations [N, C, H, W], batch by batch
@@ -42,7 +42,7 @@ def narrowed(network: Synthesis, widths: Sequence[int], w: Tensor, batch: int = 
     codes = list(w.split(batch))
     wide = [network.conv1(network.constant.expand(len(v), -1, -1, -1), v) for v in codes]
     thin, kept = wide, torch.arange(wide[0].shape[1])
-    for index, (block, new) in enumerate(zip(network.blocks, result.blocks, strict=True)):
+    for index, (block, new) in enumerate(zip(blocks_of(network), blocks_of(result), strict=True)):
         if widths[: index + 1] == network.widths[: index + 1]:  # nothing changed yet
             wide = thin = [block(x, v, v, v) for x, v in zip(wide, codes, strict=True)]
             kept = torch.arange(widths[index])
@@ -66,6 +66,11 @@ def narrowed(network: Synthesis, widths: Sequence[int], w: Tensor, batch: int = 
     return result
 
 
+def blocks_of(network: Synthesis) -> list[Block]:
+    """The blocks, by their type."""
+    return [block for block in network.blocks if isinstance(block, Block)]
+
+
 def kept_for_next(network: Synthesis, index: int, outer: Maps, codes: Maps, width: int) -> Tensor:
     """Which outputs of block `index` stay: whole quadruples of wavelet bands for a block, channels for the head."""
     head = network.to_image
@@ -76,7 +81,7 @@ def kept_for_next(network: Synthesis, index: int, outer: Maps, codes: Maps, widt
             (features(head.conv, outer, codes), head.conv.weight),
         ]
         return least_costly(readers, width)
-    following = network.blocks[index + 1]
+    following = blocks_of(network)[index + 1]
     inputs = features(following.conv1, upsampled(outer, following.up, codes), codes)
     low = least_costly([(inputs, following.conv1.weight)], width // 4)
     details = following.conv1.weight.shape[1] + 3 * low[:, None] + torch.arange(3)
@@ -91,7 +96,8 @@ def least_costly(readers: Sequence[tuple[Maps, Tensor]], count: int) -> Tensor:
     """
     states, channels = [], readers[0][1].shape[1]
     for maps, weight in readers:
-        moments = sum(rows @ rows.T for rows in map(as_rows, maps)).double() / sum(x[:, 0].numel() for x in maps)
+        products = torch.stack([rows @ rows.T for rows in map(as_rows, maps)])
+        moments = products.sum(0).double() / sum(x[:, 0].numel() for x in maps)
         matrix = weight.flatten(1).double()
         size = torch.einsum("dc,ce,de->", matrix, moments, matrix)
         ridge = RIDGE * moments.diagonal().mean() * torch.eye(channels, dtype=torch.float64)
