@@ -13,7 +13,7 @@ from fid.runtime.errors import FidError
 from fid.runtime.identity import fingerprint, mapper_name
 from fid.runtime.images import write_image
 from fid.trainer import cli, personalize
-from fid.trainer.from_bundle import load_graph
+from fid.trainer.from_bundle import appearance_size, load_graph
 from fid.trainer.networks import Mapper
 from fid.trainer.personalize import (
     Bank,
@@ -204,7 +204,8 @@ def test_a_stranger_among_the_photos() -> None:
 
 
 def test_a_checkpoint_and_its_bundle_name_the_same_mapper() -> None:
-    mapper, bundle = Mapper(), Bundle.load()
+    bundle = Bundle.load()
+    mapper = Mapper(appearance=appearance_size(bundle))
     load_graph(mapper, bundle, "mapper")
     assert fingerprint({name: value.numpy() for name, value in mapper.state_dict().items()}) == mapper_name(bundle)
     with pytest.raises(FidError, match="does not hold the synthesis network of this fid"):
