@@ -61,7 +61,9 @@ class DistillConfig:
     rate_block: float = 1e-3
     squared: float = 8.0  # weight of the squared error
     lpips: float = 0.03  # weight; 0 leaves it out
+    lpips_window: int = 128  # px; LPIPS sees one square of the images, another at each step
     identity: float = 0.1  # weight of 1 - cosine of the identity codes; 0 leaves it out
+    identity_every: int = 2  # steps
     widths: tuple[int, ...] | None = None  # channels of the blocks, for `narrow`
     seed: int = 7
 
@@ -195,13 +197,19 @@ def typical_size(parameter: Tensor) -> float:
     return size or 1 / math.sqrt(parameter[0].numel())
 
 
-def image_loss(output: Tensor, target: Tensor, perceptual: nn.Module | None, config: DistillConfig) -> Tensor:
-    """L1 on the image and on its 4x and 14x coarser copies, squared error against large mistakes, and LPIPS."""
+def image_loss(
+    output: Tensor, target: Tensor, perceptual: nn.Module | None, config: DistillConfig, step: int = 0
+) -> Tensor:
+    """L1 on the image and on its 4x and 14x coarser copies, squared error against large mistakes, and LPIPS on the
+    square of this step."""
     loss = (output - target).abs().mean() + config.squared * (output - target).square().mean()
     for factor in (4, 14):
         loss = loss + 0.5 * (F.avg_pool2d(output, factor) - F.avg_pool2d(target, factor)).abs().mean()
     if perceptual is not None:
-        loss = loss + config.lpips * perceptual(output, target).mean()
+        place = np.random.default_rng((config.seed, step))
+        top, left = place.integers(0, max(output.shape[-1] - config.lpips_window, 0) + 1, size=2)
+        window = (..., slice(top, top + config.lpips_window), slice(left, left + config.lpips_window))
+        loss = loss + config.lpips * perceptual(output[window], target[window]).mean()
     return loss
 
 
@@ -311,8 +319,8 @@ def distill(
                 group["lr"] = group["rate"] * warm * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * step / config.steps)))
             x = trunk[index].to(device).float().contiguous(memory_format=torch.channels_last)
             output = network.tail(x, w[index].to(device), blocks)
-            loss = image_loss(output, images[index].to(device).float(), perceptual, config)
-            if identity is not None and wanted is not None:
+            loss = image_loss(output, images[index].to(device).float(), perceptual, config, step)
+            if identity is not None and wanted is not None and step % config.identity_every == 0:
                 loss = loss + config.identity * losses.identity_cosine(identity(output), wanted[index])
             optimizer.zero_grad(set_to_none=True)
             loss.backward()

@@ -7,7 +7,8 @@ Reconstruction: both measures where I_id = I_attr.
 
 `evaluate_all` adds the paper's tables and figures, also by networks that training never saw (`judges.py`):
 Table 1 on generated pairs and on photographs, Table 2 (reconstruction), Table 3 (ablations), Fig. 9 (PCA of W), and
-Figs 13 and 15 (identity and attributes along driving clips). `evaluate_page.py` writes them down.
+Figs 13 and 15 (identity and attributes along driving clips). Some people of the photographs can also be personalised,
+and their photographs inverted, which shows what the generator could reach. `evaluate_page.py` writes them down.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -26,14 +27,14 @@ from ..runtime.detect import Detector, choose_face
 from ..runtime.errors import InputError
 from ..runtime.images import PHOTO_SUFFIXES, read_image
 from ..runtime.table import compose_table
-from . import measures
+from . import measures, personalize
 from .checkpoint import read_record
 from .data import Faces, FrozenNetworks
 from .fit import generator_name, load_generator, load_mapping, load_trained
 from .judges import ACCEPT, Judges, Seen
 from .loop import best_device
 from .measures import summary
-from .networks_bundle import BundleMapping, BundleNetworks, BundleSynthesis, as_crops, to_uint8
+from .networks_bundle import BundleMapping, BundleNetworks, BundleSynthesis, as_crops, from_uint8, to_uint8
 from .networks_mobilestylegan import W_SIZE, Synthesis
 from .networks_stylegan2 import Synthesis as StyleGAN2Synthesis
 
@@ -54,6 +55,8 @@ class EvaluateConfig:
     frames: int = 120  # of a driving clip, from its start
     clip_people: int = 2  # identities a clip drives: so many generated ones, and as many of the photographs
     cloud: int = 2000  # w of the generator that show its W
+    refine: int = 0  # people of the photographs that are personalised, too; each on as many photos of others
+    refine_on: int = 8
 
 
 @dataclass(frozen=True)
@@ -122,6 +125,14 @@ class Subject:
             return cls(f"bundle {bundle.name} {bundle.version}", BundleNetworks(composer), composer)
         folder = Path(read_record(path)["folder"]).resolve()
         return cls(f"{folder.parent.name}/{folder.name}", load_trained(path).to(device), None)
+
+    def refinable(self, path: Path | None, generator: Path | None, device: torch.device) -> personalize.Networks:
+        """The same networks in the form that people are refined through; a checkpoint needs the generator's."""
+        if self.composer is not None:
+            return personalize.bundle_networks(self.composer, device)
+        if path is None or generator is None:
+            raise InputError("--refine on a checkpoint needs --generator, the one that it was trained through.")
+        return personalize.trained_networks(path, generator, device)
 
     def generator(self, checkpoint: Path | None, resolution: int) -> Synthesis | StyleGAN2Synthesis | BundleSynthesis:
         """The generator to look through: a `fid-train distill` checkpoint's, a file's, a bundle's own, or the shipped
@@ -237,6 +248,9 @@ def run(
     device = best_device()
     subject = Subject.read(path, device, resolution)
     others = {name: Subject.read(other, device).networks for name, other in (ablations or {}).items()}
+    if config.refine and photos is None:
+        raise InputError("--refine is for people of --photos; name their folder.")
+    refinable = subject.refinable(path, generator, device) if config.refine else None
     synthesis = subject.generator(generator, resolution)
     known_photos = read_photos(photos) if photos else None
     known_clips = [read_clip(clip, config.frames) for clip in clips]
@@ -246,7 +260,14 @@ def run(
     frozen = FrozenNetworks.load(synthesis, device, mapping=mapping)  # pyright: ignore[reportArgumentType] - alike
     judges = Judges.load(frozen, arcface, inception)
     report = evaluate_all(
-        subject.networks, judges, config, photos=known_photos, clips=known_clips, ablations=others, log=log
+        subject.networks,
+        judges,
+        config,
+        photos=known_photos,
+        clips=known_clips,
+        ablations=others,
+        refinable=refinable,
+        log=log,
     )
     looked_through = subject.name if isinstance(synthesis, BundleSynthesis) and subject.composer else "shipped bundle's"
     if not isinstance(synthesis, BundleSynthesis):
@@ -263,9 +284,13 @@ def evaluate_all(
     photos: Photos | None = None,
     clips: Sequence[Clip] = (),
     ablations: Mapping[str, Networks] | None = None,
+    refinable: personalize.Networks | None = None,
     log: Callable[[str], None] = lambda line: None,
 ) -> Report:
-    """Short figures, the paper's tables and the pictures of the page. Ablations share the generator of `networks`."""
+    """Short figures, the paper's tables and the pictures of the page. Ablations share the generator of `networks`.
+
+    `refinable`: the same networks again, where people of the photographs are to be personalised.
+    """
     frozen = judges.frozen
     log(f"composing {config.pairs} generated pairs")
     pairs = generated_pairs(networks, frozen, config)
@@ -310,6 +335,8 @@ def evaluate_all(
         figures["photos"], seen = _measure_photos(networks, judges, photos, config, report)
         firsts = [photos.people.index(person) for person in dict.fromkeys(photos.people)][: config.clip_people]
         drivers += [(f"photograph {i + 1}", seen[[first]]) for i, first in enumerate(firsts)]
+        if refinable is not None:
+            figures["refined"] = _measure_refined(refinable, judges, photos, seen, config, report, log)
     if clips:
         figures["clips"] = {}
         for clip in clips:
@@ -520,6 +547,71 @@ def _measure_photos(
     report.pictures["Pairs of photographs"] = _sorted_pairs(identity, attributes, output)
     report.pictures["Reconstruction of photographs"] = tile([seen.crops[:8], own.crops[:8]])
     return figures, seen
+
+
+def refined_pairs(people: Sequence[str], count: int, on: int) -> list[tuple[int, list[int]]]:
+    """Photos by number: the first one of `count` people, spread evenly, and the last ones of up to `on` others each."""
+    names = list(dict.fromkeys(people))
+    chosen = [names[i] for i in np.linspace(0, len(names) - 1, min(count, len(names))).round().astype(int)]
+    last = {name: i for i, name in enumerate(people)}
+    pairs = []
+    for name in chosen:
+        others = [other for other in names if other != name]
+        spread = np.linspace(0, len(others) - 1, min(on, len(others))).round().astype(int)
+        pairs.append((people.index(name), [last[others[i]] for i in spread]))
+    return pairs
+
+
+def _measure_refined(
+    networks: personalize.Networks,
+    judges: Judges,
+    photos: Photos,
+    seen: Seen,
+    config: EvaluateConfig,
+    report: Report,
+    log: Callable[[str], None],
+) -> dict[str, Any]:
+    """Table 1 on the same pairs of photographs straight from the mapper and personalised, and how near the generator
+    comes to each person's photograph when w is optimised for it alone (the ceiling)."""
+    device = judges.frozen.w_mean.device
+    pairs = refined_pairs(photos.people, config.refine, config.refine_on)
+    straight, refined, inverted = [], [], []
+    for number, (identity, others) in enumerate(pairs):
+        log(f"personalising {photos.people[identity]}, {number + 1} of {len(pairs)}")
+        crops = from_uint8(photos.crops[[identity, *others]]).to(device)
+        own, target = crops[:1], torch.from_numpy(seen.codes["SFace"][identity]).to(device)
+        with torch.no_grad():
+            appearance, attributes = networks.attributes(own)[0], networks.attributes(crops[1:])
+        code, offset, _, _ = personalize.refine(networks, target, own, personalize.PersonalizeConfig())
+        with torch.no_grad():
+            for pictures, of_person, w_offset in ((straight, target, None), (refined, code, offset)):
+                n = len(attributes)
+                w = networks.mapper(of_person.expand(n, -1), attributes, appearance.expand(n, -1))
+                parts = (w if w_offset is None else w + w_offset).split(config.batch)
+                pictures.append(np.concatenate([as_crops(to_uint8(networks.synthesis(part))) for part in parts]))
+        inverted.append(as_crops(to_uint8(personalize.invert(networks, target, own, personalize.INVERSION))))
+    own_index = np.array([identity for identity, _ in pairs])
+    identity, attributes = (
+        seen[np.array([i for i, others in pairs for _ in others])],
+        seen[np.array([other for _, others in pairs for other in others])],
+    )
+    looked = {"straight": judges.look(np.concatenate(straight)), "personalised": judges.look(np.concatenate(refined))}
+    ceiling = judges.look(np.concatenate(inverted))
+    report.pictures["Personalised people"] = tile(
+        [
+            photos.crops[own_index],
+            [photos.crops[others[0]] for _, others in pairs],
+            [pictures[0] for pictures in straight],
+            [pictures[0] for pictures in refined],
+            np.concatenate(inverted),
+        ]
+    )
+    return {
+        "people": [photos.people[i] for i in own_index],
+        "pairs": len(identity),
+        **{name: pair_measures(identity, attributes, one, judges.features_name) for name, one in looked.items()},
+        "ceiling": reconstruction_measures(judges, seen[own_index], ceiling),
+    }
 
 
 def _measure_clip(

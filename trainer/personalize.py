@@ -59,6 +59,10 @@ class PersonalizeConfig:
     seed: int = 1
 
 
+INVERSION = PersonalizeConfig(steps=150, bank=0, held_out=0, rate=0.05, code_rate=0.0, offset_weight=0.02)
+"""Finds the picture that the generator makes of one photograph, on that photograph alone (`invert`)."""
+
+
 @dataclass(frozen=True)
 class Networks:
     """The frozen networks; pictures are float [N, 3, S, S], RGB in [-1, 1]."""
@@ -338,6 +342,21 @@ def refine(
             if figures.loss(config) < best.loss(config):
                 best, code, w_offset = figures, refinement.code.detach(), refinement.w_offset.detach()
     return code, w_offset, before, best
+
+
+def invert(networks: Networks, target: Tensor, crop: Tensor, config: PersonalizeConfig) -> Tensor:
+    """The generator's picture [1, 3, S, S] of one aligned photograph [1, 3, 256, 256] with the identity code [128].
+
+    w is optimised for this picture alone, from the mapper's on, as `INVERSION` says: the ceiling of what a mapper can
+    reach with it.
+    """
+    attributes = networks.attributes(crop)
+    own = Bank(attributes, networks.landmarks(crop), _coarse(crop))
+    refinement = Refinement(networks, target, attributes[0], config)
+    for done in range(config.steps):
+        refinement.step(own, done / config.steps)
+    with torch.no_grad():
+        return refinement.image(attributes)
 
 
 def jittered(image: Tensor, random: torch.Generator) -> Tensor:

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -12,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from fid.runtime.errors import FidError, InputError
 from fid.runtime.images import read_image
-from fid.trainer import cli, evaluate, judges
+from fid.trainer import cli, evaluate, judges, personalize
 from fid.trainer.evaluate import EvaluateConfig, Subject
 from fid.trainer.networks_bundle import BundleNetworks, BundleSynthesis, as_crops, from_uint8, to_uint8
 from fid.trainer.networks_inception import InceptionV3
@@ -154,6 +155,66 @@ def test_everything_of_a_mapper_that_leaks(frozen, loaded, photos, clip):
     for image in report.pictures.values():
         assert image.dtype == np.uint8
         assert image.ndim == 3
+
+
+class MeanMapper(nn.Module):
+    """Answers the mean of W, whatever it is asked."""
+
+    def __init__(self, frozen):
+        super().__init__()
+        self.w_mean, self.w_std = frozen.w_mean, frozen.w_std
+
+    def forward(self, identity, attributes, appearance):
+        return self.w_mean.expand(len(identity), -1)
+
+
+def test_people_are_refined_and_their_photos_inverted(frozen, loaded, photos, monkeypatch):
+    networks = personalize.Networks(
+        MeanMapper(frozen),
+        nn.Sequential(frozen.synthesis, nn.Upsample(scale_factor=2)),
+        frozen.identity,
+        frozen.inner_face,
+        attributes=lambda crop: torch.zeros(len(crop), 512),
+        mapping=frozen.mapping,
+    )
+    quick = partial(personalize.PersonalizeConfig, steps=6, bank=1, held_out=1, rate=1.0, colour_weight=0.0)
+    monkeypatch.setattr(personalize, "PersonalizeConfig", quick)
+    monkeypatch.setattr(personalize, "INVERSION", quick(code_rate=0.0))
+    said = []
+    report = evaluate.evaluate_all(
+        lambda identity, crop, portrait: frozen.w_mean.expand(len(identity), -1),
+        loaded,
+        replace(CONFIG, pairs=2, refine=5),
+        photos=evaluate.read_photos(photos),
+        refinable=networks,
+        log=said.append,
+    )
+    refined = report.figures["refined"]
+    assert refined["people"] == ["ada", "eve"]  # all there are
+    assert refined["pairs"] == 2
+    assert "personalising ada, 1 of 2" in said
+    cosines = {
+        kind: part["identity"]["SFace"]["output"]["cosine"]["mean"]
+        for kind, part in refined.items()
+        if kind in ("straight", "personalised")
+    }
+    assert cosines["personalised"] > cosines["straight"] + 0.1
+    assert refined["ceiling"]["identity"]["SFace"]["cosine"]["mean"] > cosines["straight"] + 0.1
+    assert refined["ceiling"]["n"] == 2
+    assert report.pictures["Personalised people"].ndim == 3
+
+
+def test_refining_needs_photos_and_a_checkpoint_its_generator(tmp_path):
+    with pytest.raises(InputError, match="--refine is for people of --photos"):
+        evaluate.run(None, replace(CONFIG, refine=1))
+    with pytest.raises(InputError, match="needs --generator"):
+        Subject("run", lambda *codes: codes[0], None).refinable(tmp_path, None, torch.device("cpu"))
+
+
+def test_refined_pairs_show_different_people():
+    people = ["a", "a", "b", "c", "c"]
+    assert evaluate.refined_pairs(people, 2, 8) == [(0, [2, 4]), (3, [1, 2])]
+    assert evaluate.refined_pairs(people, 9, 1) == [(0, [2]), (2, [1]), (3, [1])]
 
 
 def test_the_same_seed_gives_the_same_figures(frozen, loaded):
