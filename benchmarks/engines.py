@@ -27,7 +27,10 @@ from fid.runtime.session import open_session, physical_cores
 
 Arrays = Mapping[str, np.ndarray]
 
-GRAPHS = ("identity", "attributes", "mapper", "synthesis", "reenact", "synthesis-1024", "reenact-1024")
+GRAPHS = (
+    *("identity", "attributes", "mapper", "synthesis", "synthesis-light", "reenact"),
+    *("synthesis-1024", "reenact-1024"),
+)
 ENGINES = (
     *("torch", "torch-compile", "torch-cuda", "torch-cudagraph"),
     *("onnxruntime", "openvino", "openvino-bf16", "openvino-int8"),

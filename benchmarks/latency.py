@@ -31,7 +31,7 @@ from records import QUICK_RESULTS, RESULTS, add_run
 from timing import FULL, QUICK, Plan, interleaved, speedup, summary
 
 BATCHED = ("reenact",)  # graphs that are measured at larger batches too
-MEMORY = ("synthesis", "reenact", "synthesis-1024")  # graphs that get a process of their own
+MEMORY = ("synthesis", "synthesis-light", "reenact", "synthesis-1024")  # graphs that get a process of their own
 FRAME = (720, 1280)  # px, height and width of the frame in the whole-frame measurement
 STAGES = ("decode", "detect", "align", "reenact", "paste", "encode")
 Choices = tuple[str, ...]

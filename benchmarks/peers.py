@@ -50,7 +50,7 @@ print(json.dumps({"p50_ms": round(statistics.median(times[3:]), 3), "min_ms": ro
 
 
 def synthesis(threads: int, plan: Plan) -> dict[str, Any]:
-    """w to a picture: random-face's network on OpenVINO, fid at 1024 px and at 256 px."""
+    """w to a picture: random-face's network on OpenVINO, fid at 1024 px and at 256 px, there by both generators."""
     arrays = inputs("synthesis", 4)
     first = {"w": arrays["w"][:1]}
     infer = _random_face(threads)
@@ -59,8 +59,12 @@ def synthesis(threads: int, plan: Plan) -> dict[str, Any]:
         "random-face on OpenVINO, network and picture": lambda: as_picture(infer(first["w"])),
     }
     opened = {
-        f"fid {side} px, {engine}": open_engine(engine, graph, threads)
-        for side, graph in ((1024, "synthesis-1024"), (256, "synthesis"))
+        f"fid {form}, {engine}": open_engine(engine, graph, threads)
+        for form, graph in (
+            ("1024 px", "synthesis-1024"),
+            ("256 px", "synthesis"),
+            ("256 px light", "synthesis-light"),
+        )
         for engine in ("onnxruntime", "openvino")
     }
     calls |= {name: lambda run=engine.run: run(first) for name, engine in opened.items()}

@@ -23,7 +23,11 @@ from fid.trainer.networks_bundle import from_uint8, to_uint8
 from machine import machine_record
 from records import QUICK_RESULTS, RESULTS, add_run
 
-MEASURED = tuple(engine for engine in ENGINES if engine not in ("torch-compile", "torch-cudagraph"))
+LIGHT = "-light"  # of an engine's name: through the light generator
+MEASURED = (
+    *(engine for engine in ENGINES if engine not in ("torch-compile", "torch-cudagraph")),
+    *(f"{engine}{LIGHT}" for engine in ("onnxruntime", "openvino")),
+)
 
 
 class ThroughEngine:
@@ -33,9 +37,11 @@ class ThroughEngine:
     """
 
     def __init__(self, engine: str, threads: int) -> None:
-        opened = {name: open_engine(engine, name, threads) for name in ("attributes", "mapper", "synthesis")}
+        self.generator = f"synthesis{LIGHT}" if engine.endswith(LIGHT) else "synthesis"
+        graphs = ("attributes", "mapper", self.generator)
+        opened = {name: open_engine(engine.removesuffix(LIGHT), name, threads) for name in graphs}
         self.opened: dict[str, Opened] = opened
-        self.resolution, self.provider = 256, opened["synthesis"].provider
+        self.resolution, self.provider = 256, opened[self.generator].provider
 
     def networks(self, identity: torch.Tensor, crop: torch.Tensor, portrait: torch.Tensor) -> torch.Tensor:
         """Codes [N, 128], attribute and identity crops [N, 3, 256, 256] in [-1, 1] -> w [N, 512]."""
@@ -48,7 +54,7 @@ class ThroughEngine:
 
     def synthesis(self, w: torch.Tensor) -> torch.Tensor:
         """w [N, 512] -> pictures [N, 3, 256, 256] in [-1, 1]."""
-        return from_uint8(np.concatenate([self.opened["synthesis"].run({"w": row[None]}) for row in w.numpy()]))
+        return from_uint8(np.concatenate([self.opened[self.generator].run({"w": row[None]}) for row in w.numpy()]))
 
 
 @torch.no_grad()
@@ -59,8 +65,8 @@ def measure(engines: tuple[str, ...], config: EvaluateConfig, threads: int) -> d
     frozen = FrozenNetworks.load(reference.synthesis, torch.device("cpu"))
     judges = Judges.load(frozen)
 
-    def own(identity: torch.Tensor, crop: torch.Tensor) -> torch.Tensor:
-        return reference.mapper(identity, reference.attributes(crop))
+    def own(identity: torch.Tensor, crop: torch.Tensor, portrait: torch.Tensor) -> torch.Tensor:
+        return reference.mapper(identity, *map(reference.attributes, (crop, portrait)))
 
     pairs = generated_pairs(own, frozen, config)
     people, attributes = (judges.look(to_uint8(f.image.float() / 127.5 - 1)) for f in (pairs.people, pairs.attributes))
@@ -74,8 +80,8 @@ def measure(engines: tuple[str, ...], config: EvaluateConfig, threads: int) -> d
             continue
         crop = pairs.attributes.image.float() / 127.5 - 1
         made = []
-        for identity in (pairs.people.identity, pairs.attributes.identity):
-            w = through.networks(identity, crop)
+        for who in (pairs.people, pairs.attributes):
+            w = through.networks(who.identity, crop, who.image.float() / 127.5 - 1)
             made.append(to_uint8(through.synthesis(w)))
         output, again = judges.look(made[0]), judges.look(made[1])
         rows[engine] = {

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ..runtime.bundle import Tensor
+from ..runtime.bundle import LIGHT, Tensor
 from ..runtime.crop import CROP_SIZE, identity_matrices
 from ..trainer.networks_sface import SFace
 from .read import Networks
@@ -141,14 +141,21 @@ class MappingGraph(GraphModule):
 
 
 def bundle_graphs(networks: Networks) -> dict[str, GraphModule]:
-    """The graphs that a bundle holds as files, by name; the mapping network only of a generator of the user's."""
+    """The graphs that a bundle holds as files, by name.
+
+    The mapping network is that of a user's generator only; the light generator is there where the networks have one.
+    """
     graphs: dict[str, GraphModule] = {
         "attributes": AttributesGraph(networks),
         "mapper": MapperGraph(networks),
         "synthesis": SynthesisGraph(networks.synthesis, networks.resolution),
         "reenact": ReenactGraph(networks),
     }
-    return graphs if networks.mapping is None else graphs | {"mapping": MappingGraph(networks.mapping)}
+    if networks.light is not None:
+        graphs[LIGHT] = SynthesisGraph(networks.light, networks.resolution)
+    if networks.mapping is not None:
+        graphs["mapping"] = MappingGraph(networks.mapping)
+    return graphs
 
 
 def to_float(crop: torch.Tensor) -> torch.Tensor:

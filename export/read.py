@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from ..runtime import models
-from ..runtime.bundle import Bundle
+from ..runtime.bundle import LIGHT, Bundle
 from ..runtime.cache import sha256
 from ..runtime.crop import CROP_SIZE
 from ..runtime.errors import InputError
@@ -42,6 +42,7 @@ class Networks:
     provenance: dict[str, Any] = field(default_factory=dict)  # where the weights come from, for bundle.json
     attributes_size: int = 512
     mapping: nn.Module | None = None  # z [N, 512] -> w, of a generator of the user's; None: the fetched one
+    light: nn.Module | None = None  # a narrower G of the same W and resolution
 
     @property
     def takes_appearance(self) -> bool:
@@ -57,6 +58,7 @@ class Networks:
             mapper=frozen(self.mapper),
             synthesis=with_transposed_wavelets(self.synthesis),
             mapping=None if self.mapping is None else frozen(self.mapping),
+            light=None if self.light is None else with_transposed_wavelets(self.light),
         )
 
     def rounded_to_half(self) -> "Networks":
@@ -67,21 +69,28 @@ class Networks:
             mapper=rounded_to_half(self.mapper),
             synthesis=rounded_to_half(self.synthesis),
             mapping=None if self.mapping is None else rounded_to_half(self.mapping),
+            light=None if self.light is None else rounded_to_half(self.light),
         )
 
 
 def read_networks(
-    checkpoint: Path | None, generator: Path | None, resolution: int | None = None, noise: bool = True
+    checkpoint: Path | None,
+    generator: Path | None,
+    resolution: int | None = None,
+    noise: bool = True,
+    light: Path | None = None,
 ) -> Networks:
     """The networks to export.
 
     checkpoint: a run or checkpoint of `fid-train fit`; generator: one of `fid-train distill`, or the user's StyleGAN2
     file. What is None comes from the bundle that ships with fid. resolution: px; None for the generator's own; with
     1024 and no generator it is the published one, fetched when it is missing. noise: keep the constant noise of a
-    StyleGAN2 file.
+    StyleGAN2 file. light: a run or checkpoint of `fid-train distill --narrow`; None for the shipped one beside the
+    shipped generator.
 
     Raises InputError when a folder holds no checkpoint or a mapper into W+, for a resolution that the generator does
-    not make and for a file whose W is not the mapper's; FidError when something holds other networks.
+    not make, for a light generator of another one, and for a file whose W is not the mapper's; FidError when something
+    holds other networks.
     """
     full = generator is None and resolution == PUBLISHED
     shipped = None if checkpoint is not None and (full or generator is not None) else read_bundle(Bundle.load())
@@ -96,6 +105,8 @@ def read_networks(
         assert shipped is not None
         attributes, mapper, size = shipped.attributes, shipped.mapper, shipped.attributes_size
     provenance |= _environment()
+    if light is not None and (full or (generator is not None and generator.is_file())):
+        raise InputError("--light is for bundles of a distilled generator.")
     if generator is not None and generator.is_file():
         found = read_stylegan2(generator, resolution, noise)
         apart = w_distance(mapper, found.mapping)
@@ -128,7 +139,15 @@ def read_networks(
             f"there is no {resolution} px in {generator or 'the shipped weights'}, which make {side} px; "
             "name a StyleGAN2 file with --generator for other sizes."
         )
-    return Networks(attributes, mapper, synthesis, side, provenance, size)
+    narrow = shipped.light if shipped is not None and generator is None and not full else None
+    if light is not None:
+        own = int(read_record(light)["configuration"]["resolution"])
+        if own != side:
+            raise InputError(f"the light generator in {light} makes {own} px and the bundle's makes {side} px.")
+        narrow, provenance["light"] = load_generator(light, side), _origin(light)
+    if narrow is None:
+        provenance.pop("light", None)
+    return Networks(attributes, mapper, synthesis, side, provenance, size, light=narrow)
 
 
 @torch.no_grad()
@@ -155,8 +174,9 @@ def read_bundle(bundle: Bundle) -> Networks:
     attributes = fold_batch_norms(trained.attributes, torch.zeros(1, 3, CROP_SIZE, CROP_SIZE))
     for module, graph in ((attributes, "attributes"), (trained.mapper, "mapper")):
         load_graph(module, bundle, graph)
-    mapper, provenance = frozen(trained.mapper), dict(bundle.provenance)
-    return Networks(attributes, mapper, frozen(synthesis), bundle.resolution, provenance, bundle.attributes_size)
+    light = frozen(load_synthesis(bundle, LIGHT)) if LIGHT in bundle.graphs else None
+    mapper, provenance, size = frozen(trained.mapper), dict(bundle.provenance), bundle.attributes_size
+    return Networks(attributes, mapper, frozen(synthesis), bundle.resolution, provenance, size, light=light)
 
 
 def _origin(checkpoint: Path) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from tempfile import TemporaryDirectory
 
 import onnx
 
-from ..runtime.bundle import Bundle, Graph, Half, Weights
+from ..runtime.bundle import LIGHT, Bundle, Graph, Half, Weights
 from ..runtime.cache import new_folder, plain_disk_errors, sha256
 from ..runtime.errors import FidError, InputError
 from ..runtime.prepare import prepared
@@ -82,7 +82,7 @@ def export_bundle(
         models: dict[str, bytes] = {}
         for graph, module in modules.items():
             model = to_onnx(module)
-            if fp16:
+            if fp16 and graph != LIGHT:  # which is for CPUs
                 models[graph] = model.SerializeToString()
             store(model, folder / f"{graph}.onnx", weights)
             file = f"{graph}.onnx"
@@ -106,6 +106,8 @@ def export_bundle(
             progress("inputs of the gate", 0, 1)
             arrays = gate_inputs(stored, max(inputs, GATE_INPUTS))
             for graph, description in graphs.items():
+                if graph == LIGHT:
+                    continue
                 path = folder / description.file if description.file else prepared(graph)
 
                 def watch(what: str, done: int, of: int, graph: str = graph) -> None:

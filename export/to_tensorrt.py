@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ..runtime import engine_cache
 from ..runtime.build_tensorrt import Batch, library
-from ..runtime.bundle import Bundle
+from ..runtime.bundle import LIGHT, Bundle
 from ..runtime.cuda import Gpu, gpu
 from ..runtime.engine_cache import Engine
 from ..runtime.errors import FidError
@@ -56,8 +56,9 @@ def build_engines(
 
 
 def engine_graphs(bundle: Bundle) -> Iterator[tuple[str, Path, Path]]:
-    """Name, graph to build and its FP32 form, for every graph of a bundle: typed in FP16 where the bundle has it so."""
-    for name in bundle.graphs:
+    """Name, graph to build and its FP32 form, for every graph of a bundle that is not for CPUs alone: typed in FP16
+    where the bundle has it so."""
+    for name in (name for name in bundle.graphs if name != LIGHT):
         path = bundle.graph_path(name)
         yield name, bundle.half_path(name) or path, path
 

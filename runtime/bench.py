@@ -1,8 +1,8 @@
 """`fid-run bench`: how fast each engine is on this machine, stage by stage and end to end, and how accurate.
 
 Every engine that works composes the same frames. Accuracy stands beside speed: the pictures are compared with those of
-ONNX Runtime in float32 on the CPU, the reference, and so are the identity codes of the pictures. Without a camera file
-the frames show a face that ships with fid, moving.
+ONNX Runtime in float32 on the CPU and the same generator, the reference, and so are the identity codes of the pictures.
+Without a camera file the frames show a face that ships with fid, moving.
 """
 
 from __future__ import annotations
@@ -64,11 +64,11 @@ def percentiles(values: list[float]) -> dict[str, float]:
     return {f"p{percent}": round(float(np.percentile(values, percent)), 2) for percent in (50, 95, 99)}
 
 
-def pictures(composer: Composer, crops: list[np.ndarray]) -> list[np.ndarray]:
+def pictures(composer: Composer, crops: list[np.ndarray], light: bool) -> list[np.ndarray]:
     """The compositions of aligned crops, with nothing smoothed: RGB uint8 [R, R, 3] each."""
     identity = composer.identity
     assert identity is not None
-    return [composer.image(composer.w(identity, composer.attribute_code(crop))) for crop in crops]
+    return [composer.image(composer.w(identity, composer.attribute_code(crop)), light=light) for crop in crops]
 
 
 def accuracy(images: list[np.ndarray], references: list[np.ndarray], judge: Composer) -> dict[str, float]:
@@ -81,9 +81,9 @@ def accuracy(images: list[np.ndarray], references: list[np.ndarray], judge: Comp
     return {"psnr_db": round(min(psnr), 2), "identity_cosine": round(min(cosine), 5)}
 
 
-def stages(composer: Composer, frames: list[np.ndarray], seconds: float) -> dict[str, Any]:
+def stages(composer: Composer, frames: list[np.ndarray], seconds: float, light: bool) -> dict[str, Any]:
     """Compose frames one after another for some seconds: ms of each stage and of the whole frame, fps."""
-    show = Reenactment(Reenactor(composer), Layout("paste", "hold", composer.resolution))
+    show = Reenactment(Reenactor(composer, light=light), Layout("paste", "hold", composer.resolution))
     parts: dict[str, list[float]] = {}
     whole: list[float] = []
     begin, number = time.perf_counter(), 0
@@ -99,9 +99,9 @@ def stages(composer: Composer, frames: list[np.ndarray], seconds: float) -> dict
     return figures | {"frame_ms": percentiles(whole), "fps": round(1e3 / float(np.mean(whole)), 2)}
 
 
-def live(composer: Composer, path: Path, seconds: float) -> dict[str, Any]:
+def live(composer: Composer, path: Path, seconds: float, light: bool) -> dict[str, Any]:
     """The whole live path with a file in the place of the camera: pictures a second, ages, dropped frames."""
-    show = Reenactment(Reenactor(composer), Layout("paste", "hold", composer.resolution))
+    show = Reenactment(Reenactor(composer, light=light), Layout("paste", "hold", composer.resolution))
     path_of_frames = Live(Camera(path, again=True), show)
     path_of_frames.start()
     try:
@@ -122,17 +122,19 @@ def bench(
     camera: Path | None,
     seconds: float,
     options: dict[str, Any],
+    light: bool | None = None,
     tell: Callable[[str], None] = lambda engine: None,
 ) -> list[dict[str, Any]]:
     """One row for each engine: its figures, or under "missing" why it does not work here.
 
-    `options` go to every `Composer` (bundle, threads, resolution). `tell` hears which engine is at work.
+    `options` go to every `Composer` (bundle, threads, resolution). `light`: by the light generator; None for where it
+    pays. `tell` hears which engine is at work.
     """
     reference = Composer(engine=REFERENCE, **options)
     who = reference.set_identity(identity)
     frames = read_frames(camera, KEPT) if camera is not None else made_frames(reference.crop(identity), KEPT)
     crops = [reference.crop(frame) for frame in frames[:: max(1, len(frames) // COMPARED)][:COMPARED]]
-    expected = pictures(reference, crops)
+    expected: dict[bool, list[np.ndarray]] = {}
     rows = []
     for engine in engines:
         tell(engine)
@@ -140,15 +142,19 @@ def bench(
             composer = Composer(engine=engine, **options)
             composer.set_identity(who)
             start = time.perf_counter()
-            composer.warm_up()
+            chosen = Reenactor(composer, light=light).light
+            composer.warm_up(light=chosen)
             ready_s = round(time.perf_counter() - start, 2)
             if composer.fallbacks:
                 raise FidError(composer.fallbacks[0])
             row = {"engine": engine, "provider": composer.provider, "ready_s": ready_s}
-            row |= accuracy(pictures(composer, crops), expected, reference)
-            row |= stages(composer, frames, seconds)
+            row |= {"generator": "light" if chosen else "full"}
+            if chosen not in expected:
+                expected[chosen] = pictures(reference, crops, chosen)
+            row |= accuracy(pictures(composer, crops, chosen), expected[chosen], reference)
+            row |= stages(composer, frames, seconds, chosen)
             if camera is not None:
-                row["live"] = live(composer, camera, seconds)
+                row["live"] = live(composer, camera, seconds, chosen)
         except FidError as error:
             row = {"engine": engine, "missing": str(error)}
         rows.append(row)

@@ -25,8 +25,8 @@ FORMAT = 1
 SHIPPED = Path(__file__).parent / "bundles" / "default"
 """The bundle that comes with fid."""
 
-GRAPHS = ("identity", "attributes", "mapper", "synthesis", "reenact")
-"""The graphs of a whole bundle."""
+LIGHT = "synthesis-light"
+"""A second, narrower generator of the same W that a bundle may hold, for live pictures on a CPU."""
 
 PREPARED = ("identity",)
 """Graphs that may come from fetched files (`prepare.prepared`) in place of a file in the bundle."""

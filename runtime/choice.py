@@ -48,8 +48,9 @@ def remember(graphs: Mapping[str, str]) -> Path:
 
 
 def remembered(graph: str) -> str:
-    """The CPU engine for a graph ("synthesis"): ONNX Runtime where nothing was measured, or under other versions."""
-    return _remembered(_file()).get(graph, CPU_ENGINES[0])
+    """The CPU engine for a graph ("synthesis", whether light or not): ONNX Runtime where nothing was measured, or under
+    other versions."""
+    return _remembered(_file()).get(graph.removesuffix("-light"), CPU_ENGINES[0])
 
 
 @cache

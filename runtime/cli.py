@@ -315,6 +315,13 @@ def interpolate(
     settings.report(composer, text, output=output, steps=steps, space=space)
 
 
+light_option = click.option(
+    "--light/--full",
+    default=None,
+    help="The light generator or the full one. [default: light for live pictures on a CPU]",
+)
+
+
 def moving(command: Callable[..., None]) -> Callable[..., None]:
     """Give a command the options of moving pictures."""
     options = [
@@ -335,6 +342,7 @@ def moving(command: Callable[..., None]) -> Callable[..., None]:
             show_default=True,
             help="What is shown while there is no face: the last picture, the frame, or grey.",
         ),
+        light_option,
     ]
     for option in reversed(options):
         command = option(command)
@@ -366,6 +374,7 @@ def webcam(
     view: str | None,
     smooth: float,
     no_face: str,
+    light: bool | None,
     record: Path | None,
     vcam: bool,
     headless: bool,
@@ -397,8 +406,8 @@ def webcam(
     composer = settings.composer()
     people = [composer.identify(photo, identity_face) for photo in identities]
     composer.set_identity(people[0])
-    reenactor = Reenactor(composer, smooth=smooth)
-    composer.warm_up()
+    reenactor = Reenactor(composer, smooth=smooth, light=light)
+    composer.warm_up(light=reenactor.light)
     layout = Layout(view or "paste", no_face, composer.resolution)
     lens = Camera(source, width=width, height=height, fps=fps_cap, again=duration is not None, notice=say)
     show = Webcam(
@@ -415,7 +424,8 @@ def webcam(
     report = show.report()
     text = f"{report['frames']} pictures at {report['fps']:.1f} a second on {composer.provider}, frame age p50 "
     text += "{p50:.0f}, p95 {p95:.0f}, p99 {p99:.0f} ms".format(**report["frame_age_ms"])
-    more = {"ready_s": round(show.live.started_s - start, 2), "resident_mb": round(resident_mb(), 1)}
+    more: dict[str, Any] = {"generator": "light" if reenactor.light else "full"}
+    more |= {"ready_s": round(show.live.started_s - start, 2), "resident_mb": round(resident_mb(), 1)}
     settings.report(composer, text, **report, **more, record=record)
 
 
@@ -436,6 +446,7 @@ def video(
     view: str | None,
     smooth: float,
     no_face: str,
+    light: bool | None,
     identity_face: int | None,
 ) -> None:
     """Compose a whole video, with its sound.
@@ -452,9 +463,11 @@ def video(
     clip = open_clip(driving)
     composer = settings.composer()
     who = composer.set_identity(average([composer.identify(photo, identity_face) for photo in identities]))
-    work = Reenactment(Reenactor(composer, smooth=smooth), Layout(view or "result-only", no_face, composer.resolution))
+    reenactor = Reenactor(composer, smooth=smooth, light=bool(light))
+    work = Reenactment(reenactor, Layout(view or "result-only", no_face, composer.resolution))
     made_of = {"identity": who.fingerprint, "bundle": composer.bundle.version, "engine": settings.engine}
     made_of |= {"view": work.layout.view, "smooth": smooth, "no_face": no_face, "resolution": composer.resolution}
+    made_of |= {"generator": "light" if reenactor.light else "full"}
     note = settings.note(composer, "reenactment", with_photos=work.layout.view != "result-only")
     total = max(1, round(min((span[1] or 1e9) - span[0], clip.frames / clip.fps - span[0]) * clip.fps))
     start = time.perf_counter()
@@ -523,6 +536,7 @@ def deidentify(settings: Settings, source: Path, output: Path, seed: int, faces:
 )
 @click.option("--bundle", type=FILE, help="A folder or .fid file with graphs. [default: the one in fid]")
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads. [default: one per core]")
+@light_option
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def bench(
     engines: tuple[str, ...],
@@ -530,6 +544,7 @@ def bench(
     seconds: float,
     bundle: Path | None,
     threads: int | None,
+    light: bool | None,
     as_json: bool,
 ) -> None:
     """Measure speed and accuracy of every engine here.
@@ -551,6 +566,7 @@ def bench(
         camera,
         seconds,
         options,
+        light,
         lambda engine: click.echo(f"fid-run: measuring {engine} ...", err=True),
     )
     kept = {} if bundle or threads else faster(rows)

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from .align import align
-from .bundle import Bundle
+from .bundle import LIGHT, Bundle
 from .crop import CROP_SIZE
 from .detect import Detector, choose_face
 from .errors import InputError
@@ -160,10 +160,20 @@ class Composer:
             codes["appearance"] = identity.appearance[None]
         return codes
 
-    def image(self, w: np.ndarray) -> np.ndarray:
-        """G: w float32 [w_size] -> RGB uint8 [R, R, 3]."""
+    def image(self, w: np.ndarray, *, light: bool = False) -> np.ndarray:
+        """G: w float32 [w_size] -> RGB uint8 [R, R, 3]; with `light` by the bundle's light generator (`has_light`)."""
         with self._timed("synthesis"):
-            return self._session("synthesis").run(w=w[None])["image"][0]
+            return self._session(LIGHT if light else "synthesis").run(w=w[None])["image"][0]
+
+    @property
+    def has_light(self) -> bool:
+        """Whether the bundle holds a light generator at this resolution: quicker on a CPU, and less exact."""
+        return LIGHT in self.bundle.graphs and self.resolution == self.bundle.resolution
+
+    @property
+    def wants_light(self) -> bool:
+        """Whether live pictures should come from the light generator: there is one, and a CPU computes."""
+        return self.has_light and "CPU" in self._session("attributes").provider.split()
 
     def reenact(self, crop: np.ndarray) -> np.ndarray:
         """E_attr, M and G in one call: aligned crop RGB uint8 [256, 256, 3] -> RGB uint8 [256, 256, 3], at the bundle's
@@ -191,12 +201,13 @@ class Composer:
         """One sentence for each way in which the open sessions are not what was asked for."""
         return list(dict.fromkeys(s.fallback for s in self._sessions.values() if s.fallback is not None))
 
-    def warm_up(self) -> None:
-        """Open the sessions of a frame and run them once, so that the first frame is as quick as the others."""
+    def warm_up(self, *, light: bool = False) -> None:
+        """Open the sessions of a frame and run them once, so that the first frame is as quick as the others; `light` as
+        in `image`."""
         if self.identity is None:
             raise InputError("call set_identity(photo) before warm_up().")
         crop = np.zeros((CROP_SIZE, CROP_SIZE, 3), np.uint8)
-        self.image(self.w(self.identity, self.attribute_code(crop)))
+        self.image(self.w(self.identity, self.attribute_code(crop)), light=light)
 
     def note(self, kind: str, source_type: str = MADE_BY_ALGORITHM) -> Note:
         """The provenance note for a picture of this composer; `kind` as in `provenance.Note`."""

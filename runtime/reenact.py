@@ -48,10 +48,21 @@ class Reenactor:
     `timings` holds the ms of each stage (track, align, attributes, mapper, synthesis; or reenact) of the last step.
     """
 
-    def __init__(self, composer: Composer, *, smooth: float = 1.0, every: int = EVERY) -> None:
+    def __init__(
+        self, composer: Composer, *, smooth: float = 1.0, every: int = EVERY, light: bool | None = False
+    ) -> None:
         """`smooth`: strength of the smoothing of alignment and w, 0 for none, at most 10. `every`: frames from one
-        detection to the next."""
+        detection to the next. `light`: by the light generator; None for where that pays.
+
+        Raises `InputError` when a light generator is asked for and the bundle has none.
+        """
+        if light and not composer.has_light:
+            raise InputError(
+                f"the bundle {composer.bundle.name} has no light generator for {composer.resolution} px; leave --light "
+                "out, or export it with one."
+            )
         self.composer = composer
+        self.light = composer.wants_light if light is None else light
         self.tracker = Tracker(composer.detector, every=every)
         self.timings: dict[str, float] = {}
         self._filter = OneEuro(W_CUTOFF_HZ, W_BETA)
@@ -99,11 +110,12 @@ class Reenactor:
             self._filter.reset()
             self._identity = identity
         composer.timings.clear()
-        if self.smooth == 0 and identity.w_offset is None and composer.resolution == composer.bundle.resolution:
+        own = identity.w_offset is None and composer.resolution == composer.bundle.resolution and not self.light
+        if self.smooth == 0 and own:
             composed, w = composer.reenact(crop), None
         else:
             w = self.smooth_w(composer.w(identity, composer.attribute_code(crop)), time_s)
-            composed = composer.image(w)
+            composed = composer.image(w, light=self.light)
         self.timings |= composer.timings
         return composed, w
 

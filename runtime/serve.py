@@ -549,7 +549,9 @@ def warm_up(server: Server) -> None:
     composer = server.composer
     name = next(iter(shipped_faces("identities")))
     crop = composer.crop(_shipped_face("identities", name))
-    composer.image(composer.w(server.shipped_identity(name), composer.attribute_code(crop)))
+    w = composer.w(server.shipped_identity(name), composer.attribute_code(crop))
+    for light in {False, composer.wants_light}:
+        composer.image(w, light=light)
 
 
 def check_extra() -> None:

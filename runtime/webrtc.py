@@ -340,7 +340,7 @@ class PictureMaker:
         same_view = (former.view, former.no_face) == (settings.view, settings.no_face)
         if self._reenactment is None or not same_view:
             layout = Layout(settings.view, settings.no_face, self._composer.resolution)
-            reenactor = self._reenactment.reenactor if self._reenactment else Reenactor(self._composer)
+            reenactor = self._reenactment.reenactor if self._reenactment else Reenactor(self._composer, light=None)
             self._reenactment = Reenactment(reenactor, layout)
         if self._reenactment.reenactor.smooth != settings.smooth:
             self._reenactment.reenactor.smooth = settings.smooth

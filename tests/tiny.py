@@ -1,5 +1,8 @@
 """Networks of fid's shapes with a few thousand weights, so that a whole export takes seconds."""
 
+import copy
+from dataclasses import replace
+
 import torch
 import torch.nn.functional as F
 from fid.export.read import Networks
@@ -55,12 +58,19 @@ class TinySynthesis(nn.Module):
         return F.interpolate(x, scale_factor=8.0, mode="bilinear")
 
 
-def tiny_networks(appearance: bool = False) -> Networks:
-    """Always the same random weights; the batch norm has seen data, so folding it changes the convolution."""
+def tiny_networks(appearance: bool = False, light: bool = False) -> Networks:
+    """Always the same random weights; the batch norm has seen data, so folding it changes the convolution.
+
+    The light generator has another constant.
+    """
     torch.manual_seed(0)
     attributes = TinyAttributes()
     attributes.train()(torch.rand(4, 3, 256, 256))
     networks = Networks(attributes, TinyMapper(appearance), TinySynthesis(), 256, {"trained": {"sha256": "00"}})
+    if light:
+        narrow = copy.deepcopy(networks.synthesis)
+        nn.init.normal_(narrow.constant)
+        networks = replace(networks, light=narrow)
     for module in (networks.attributes, networks.mapper, networks.synthesis):
         module.eval()
     return networks

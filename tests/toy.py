@@ -21,6 +21,7 @@ IMAGE = Tensor("image", ("batch", 256, 256, 3), "uint8", (0, 255), "RGB")
 IDENTITY = Tensor("identity", ("batch", 128), "float32")
 ATTRIBUTES = Tensor("attributes", ("batch", 512), "float32")
 APPEARANCE = Tensor("appearance", ("batch", 512), "float32")
+DIM = 0.5  # of w, in the light generator
 LOOKS = 0.25  # how strongly the appearance shows in w, in the toy whose mapper takes it
 W = Tensor("w", ("batch", 512), "float32")
 
@@ -138,8 +139,9 @@ class Net:
         onnx.checker.check_model(str(path))
 
 
-def write_bundle(folder: Path, appearance: bool = False) -> Bundle:
-    """Write the toy bundle into `folder` (made if missing) and return it; `appearance`: its mapper takes that, too."""
+def write_bundle(folder: Path, appearance: bool = False, light: bool = False) -> Bundle:
+    """Write the toy bundle into `folder` (made if missing) and return it; `appearance`: its mapper takes that, too;
+    `light`: it has a light generator, whose pictures are dimmer."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "weights.bin").write_bytes(b"".join(tensor.tobytes() for tensor in weights().values()))
     nets = {name: Net() for name in ("identity", "attributes", "mapper", "synthesis", "reenact")}
@@ -149,6 +151,9 @@ def write_bundle(folder: Path, appearance: bool = False) -> Bundle:
     nets["synthesis"].synthesis("w")
     code = nets["reenact"].attributes("crop")
     nets["reenact"].synthesis(nets["reenact"].mapper("identity", code, appearance=appearance))
+    if light:
+        net = nets["synthesis-light"] = Net()
+        net.synthesis(net.op("Mul", "w", array(DIM)))
     person = (IDENTITY, APPEARANCE) if appearance else (IDENTITY,)
     borders = {
         "identity": ((CROP,), (IDENTITY,)),
@@ -156,7 +161,7 @@ def write_bundle(folder: Path, appearance: bool = False) -> Bundle:
         "mapper": ((*person, ATTRIBUTES), (W,)),
         "synthesis": ((W,), (IMAGE,)),
         "reenact": ((CROP, *person), (IMAGE,)),
-    }
+    } | ({"synthesis-light": ((W,), (IMAGE,))} if light else {})
     graphs = {}
     for name, (inputs, outputs) in borders.items():
         path = folder / f"{name}.onnx"

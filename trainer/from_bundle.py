@@ -15,9 +15,10 @@ from .networks_mobilestylegan import Synthesis
 def load_graph(module: nn.Module, bundle: Bundle, graph: str) -> None:
     """Copies the weights of a bundle's graph into the module that it was exported from.
 
-    Raises FidError when the bundle was made from another network than this version of fid has.
+    The weights have the name of the network, the first word of the graph's ("synthesis" of "synthesis-light"). Raises
+    FidError when the bundle was made from another network than this version of fid has.
     """
-    stored = float_tensors(bundle.graph_path(graph), prefix=f"{graph}.")
+    stored = float_tensors(bundle.graph_path(graph), prefix=f"{graph.partition('-')[0]}.")
     shapes = {name: tensor.shape for name, tensor in module.state_dict().items()}
     fitting = {  # PyTorch's exporter flattens the biases of convolutions
         name: tensor.reshape(shapes[name]) if name in shapes and tensor.numel() == shapes[name].numel() else tensor
@@ -35,11 +36,11 @@ def appearance_size(bundle: Bundle) -> int:
     return len(float_tensors(bundle.graph_path("mapper"), prefix="mapper.").get("appearance.weight", ()))
 
 
-def load_synthesis(bundle: Bundle) -> Synthesis:
-    """The bundle's generator, with the widths that it has there. Raises FidError as `load_graph` does."""
-    stored = float_tensors(bundle.graph_path("synthesis"), prefix="synthesis.")
+def load_synthesis(bundle: Bundle, graph: str = "synthesis") -> Synthesis:
+    """The bundle's generator, or its light one, with the widths that it has there. Raises FidError as `load_graph`."""
+    stored = float_tensors(bundle.graph_path(graph), prefix="synthesis.")
     network = Synthesis.shaped_as(stored, bundle.resolution)
-    load_graph(network, bundle, "synthesis")
+    load_graph(network, bundle, graph)
     return network
 
 

@@ -10,7 +10,7 @@ import torch
 from fid.export.graphs import GraphModule, bundle_graphs
 from fid.export.read import Networks, read_bundle, read_networks
 from fid.export.to_onnx import to_onnx
-from fid.runtime.bundle import Bundle, Graph, Tensor
+from fid.runtime.bundle import LIGHT, Bundle, Graph, Tensor
 from fid.runtime.cache import sha256
 from fid.runtime.errors import FidError, InputError
 from fid.trainer.checkpoint import save, tensors_of
@@ -50,14 +50,15 @@ def bundle(trained, generator, tmp_path_factory) -> Bundle:
     folder = tmp_path_factory.mktemp("bundle")
     networks = Networks(trained.attributes, trained.mapper, generator, RESOLUTION).for_inference().rounded_to_half()
     graphs = {}
-    for name in ("attributes", "mapper", "synthesis"):
+    for graph in ("attributes", "mapper", "synthesis", LIGHT):
+        name = graph.partition("-")[0]
         tensors = [
             numpy_helper.from_array(array.astype(np.float16) if array.size >= 4096 else array, f"{name}.{key}")
             for key, value in getattr(networks, name).state_dict().items()
             for array in [value.numpy()]
         ]
-        onnx.save(helper.make_model(helper.make_graph([], name, [], [], tensors)), folder / f"{name}.onnx")
-        graphs[name] = Graph(f"{name}.onnx", None, (), ())
+        onnx.save(helper.make_model(helper.make_graph([], name, [], [], tensors)), folder / f"{graph}.onnx")
+        graphs[graph] = Graph(f"{graph}.onnx", None, (), ())
     return Bundle(folder, "default", "0.1.0", RESOLUTION, graphs, provenance={"trained": {"step": 3}})
 
 
@@ -112,9 +113,28 @@ def test_no_checkpoint_means_the_shipped_weights(bundle, trained, generator, mon
 
 def test_only_the_generator_is_exchanged(bundle, checkpoints, monkeypatch):
     monkeypatch.setattr(Bundle, "load", classmethod(lambda cls, path=None: bundle))
-    provenance = read_networks(None, checkpoints[1]).provenance
-    assert provenance["trained"] == {"step": 3}
-    assert provenance["generator"]["step"] == 9
+    networks = read_networks(None, checkpoints[1])
+    assert networks.provenance["trained"] == {"step": 3}
+    assert networks.provenance["generator"]["step"] == 9
+    assert networks.light is None  # it belonged to the other generator
+
+
+def test_a_light_generator_beside_the_other(bundle, checkpoints, generator, tmp_path, monkeypatch):
+    monkeypatch.setattr(Bundle, "load", classmethod(lambda cls, path=None: bundle))
+    kept = read_networks(None, None)  # the shipped one stays beside the shipped generator
+    assert isinstance(kept.light, Synthesis)
+    assert kept.light.widths == generator.widths
+    networks = read_networks(*checkpoints, light=checkpoints[1])
+    assert isinstance(networks.light, Synthesis)
+    assert torch.equal(networks.light.constant, generator.constant)
+    assert networks.provenance["light"]["step"] == 9
+    assert LIGHT in bundle_graphs(networks)
+    weights = tensors_of("synthesis", generator)
+    other = save(tmp_path / "other", 1, weights, {}, {"kind": "distill", "configuration": {"resolution": 256}})
+    with pytest.raises(InputError, match="makes 256 px and the bundle's makes 128 px"):
+        read_networks(*checkpoints, light=other)
+    with pytest.raises(InputError, match="--light is for bundles of a distilled generator"):
+        read_networks(checkpoints[0], None, 1024, light=checkpoints[1])
 
 
 def test_a_bundle_of_other_networks_is_refused(bundle, tmp_path):

@@ -30,7 +30,7 @@ def test_nothing_is_chosen_unless_all_were_measured(rows: list[dict]) -> None:
 def test_it_is_kept_for_this_machine_and_these_versions(monkeypatch: pytest.MonkeyPatch) -> None:
     assert choice.remembered("synthesis") == "onnxruntime"
     path = choice.remember({"synthesis": "openvino", "attributes": "onnxruntime"})
-    assert choice.remembered("synthesis") == "openvino"
+    assert choice.remembered("synthesis") == choice.remembered("synthesis-light") == "openvino"
     assert choice.remembered("attributes") == choice.remembered("synthesis-1024") == "onnxruntime"
     kept = json.loads(path.read_text())
     for broken in ("", "[]", '{"graphs": 3}', json.dumps({**kept, "graphs": {"synthesis": "nonsense"}})):

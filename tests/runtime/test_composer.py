@@ -15,6 +15,7 @@ from fid.runtime.identity import mapper_name
 from fid.runtime.images import read_image, write_image
 from fid.runtime.interpolate import interpolate
 from fid.runtime.provenance import Note
+from fid.runtime.reenact import Reenactor
 
 ADA, BEN = (fid.runtime.cli.FACES / f"identity-{name}.jpg" for name in ("ada", "ben"))
 LAUGHING = fid.runtime.cli.FACES / "attributes-laughing.jpg"
@@ -145,6 +146,26 @@ def test_an_identity_without_the_right_appearance_is_refused(looking: Composer, 
         composer.set_identity(
             elsewhere, Identity(elsewhere.code, elsewhere.encoder, 1, None, None, own.appearance, "a")
         )
+
+
+def test_live_pictures_come_from_the_light_generator(composer: Composer, tmp_path: Path) -> None:
+    both = Composer(toy.write_bundle(tmp_path / "both", light=True), threads=1)
+    both.set_identity(ADA)
+    both.warm_up(light=True)
+    crop = both.crop(LAUGHING)
+    w = both.w(both.identity_of(both.crop(ADA)), both.attribute_code(crop))
+    dim = toy.expected_image(toy.DIM * w[None])[0].astype(int)
+    assert np.abs(both.image(w, light=True) - dim).max() <= 1
+    assert np.abs(both.image(w) - toy.expected_image(w[None])[0].astype(int)).max() <= 1
+    assert both.has_light
+    assert both.wants_light
+    for smooth in (0.0, 1.0):
+        assert np.abs(Reenactor(both, smooth=smooth, light=None).compose(crop, 0.0)[0] - dim).max() <= 1
+        np.testing.assert_array_equal(Reenactor(both, smooth=smooth).compose(crop, 0.0)[0], both.image(w))
+    assert not composer.has_light
+    assert not Reenactor(composer, light=None).light
+    with pytest.raises(InputError, match="bundle toy has no light generator for 256 px"):
+        Reenactor(composer, light=True)
 
 
 def test_the_face_can_be_chosen(composer: Composer) -> None:
