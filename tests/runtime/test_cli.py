@@ -8,6 +8,7 @@ from pathlib import Path
 
 import cv2
 import fid.runtime.cli
+import fid.runtime.cli_options
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
@@ -353,4 +354,4 @@ def test_help_is_there_at_once() -> None:
 
 
 def test_engines_are_those_of_the_sessions() -> None:
-    assert fid.runtime.cli.ENGINES == ENGINES
+    assert fid.runtime.cli_options.ENGINES == ENGINES

@@ -1,5 +1,7 @@
 """Distillation: the closed form is exact where it can be, training falls, resuming goes on."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -120,3 +122,21 @@ def test_broken_and_unwritable_targets(tmp_path, monkeypatch):
 def test_steps_are_relative_to_the_size_of_a_tensor():
     assert distill.typical_size(torch.full((4, 3), -2.0)) == 2
     assert distill.typical_size(torch.zeros(8, 16, 1, 1)) == 0.25
+
+
+def test_lpips_sees_the_same_square_of_both_images_and_another_at_each_step():
+    seen = []
+
+    def perceptual(output, target):
+        seen.append((output, target))
+        return torch.zeros(len(output))
+
+    config = replace(CONFIG, lpips=1.0, lpips_window=32)
+    image = torch.rand(2, 3, 128, 128, generator=torch.Generator().manual_seed(0))
+    for step in (1, 2, 3, 1):
+        distill.image_loss(image, image + 1, perceptual, config, step)
+    assert all(output.shape == (2, 3, 32, 32) and torch.equal(output + 1, target) for output, target in seen)
+    assert len({output.sum().item() for output, _ in seen}) == 3
+    assert torch.equal(seen[0][0], seen[3][0])  # a resumed run goes on with the same squares
+    distill.image_loss(image[..., :16, :16], image[..., :16, :16], perceptual, config)
+    assert seen[-1][0].shape[-1] == 16  # a smaller image is seen whole

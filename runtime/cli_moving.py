@@ -1,0 +1,343 @@
+"""The commands of `fid-run` that take moving pictures, and the page: `webcam`, `video`, `deidentify`, `bench`, `serve`."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from .cli_options import (
+    ENGINES,
+    FACES,
+    FILE,
+    Settings,
+    attempt,
+    columns,
+    composing,
+    finish,
+    frame_progress,
+    identity_face_option,
+    make_folder,
+)
+from .errors import InputError
+
+light_option = click.option(
+    "--light/--full",
+    default=None,
+    help="The light generator or the full one. [default: light for live pictures on a CPU]",
+)
+
+
+def moving(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the options of moving pictures."""
+    options = [
+        click.option("--paste", "view", flag_value="paste", default=None, help="The head pasted into the frame."),
+        click.option("--side-by-side", "view", flag_value="side-by-side", help="The frame and the composition."),
+        click.option("--result-only", "view", flag_value="result-only", help="The composition alone."),
+        click.option(
+            "--smooth",
+            type=click.FloatRange(0, 10),
+            default=1.0,
+            show_default=True,
+            help="Steadier with more; 0 is off.",
+        ),
+        click.option(
+            "--no-face",
+            type=click.Choice(["hold", "pass", "blank"]),
+            default="hold",
+            show_default=True,
+            help="What is shown while there is no face: the last picture, the frame, or grey.",
+        ),
+        light_option,
+    ]
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+@click.command()
+@click.option("--identity", "identities", type=FILE, multiple=True, help="Whose face; repeat for the keys 1 to 9.")
+@click.option("--camera", default="0", show_default=True, metavar="N|NAME|FILE", help="A video file plays a camera.")
+@click.option("--list", "list_only", is_flag=True, help="List the cameras and stop.")
+@click.option("--mirror", is_flag=True, help="Swap left and right of what is shown.")
+@click.option("--size", metavar="WxH", help="Size asked of the camera, such as 1280x720.")
+@click.option("--fps-cap", type=click.FloatRange(min=1), help="At most so many pictures a second.")
+@moving
+@click.option("--record", type=FILE, metavar="FILE.mp4", help="Record what is shown, without the overlay.")
+@click.option("--vcam", is_flag=True, help="Send it to a virtual camera, for video calls.")
+@click.option("--headless", is_flag=True, help="No window.")
+@click.option("--duration", type=click.FloatRange(min=0.1), metavar="S", help="Stop after S seconds.")
+@identity_face_option
+@composing
+def webcam(
+    settings: Settings,
+    identities: tuple[Path, ...],
+    camera: str,
+    list_only: bool,
+    mirror: bool,
+    size: str | None,
+    fps_cap: float | None,
+    view: str | None,
+    smooth: float,
+    no_face: str,
+    light: bool | None,
+    record: Path | None,
+    vcam: bool,
+    headless: bool,
+    duration: float | None,
+    identity_face: int | None,
+) -> None:
+    """Compose what a camera sees, live.
+
+    Press h in the window for its keys. A file in the place of a camera is played at its own speed.
+    """
+    from .camera import Camera, describe_cameras, find_camera, list_cameras
+    from .reenact import Layout, Reenactment, Reenactor
+    from .webcam import Sinks, Webcam, resident_mb
+
+    start = time.perf_counter()
+    if list_only:
+        cameras = list_cameras()
+        as_text = columns((str(c.index), c.name, c.backend) for c in cameras) if cameras else [describe_cameras([])]
+        click.echo(json.dumps([vars(c) for c in cameras]) if settings.as_json else "\n".join(as_text))
+        return
+    if not identities:
+        raise click.UsageError("Missing option '--identity'.")
+    width, height = _parse_size(size)
+    source = find_camera(camera)
+
+    def say(sentence: str) -> None:
+        click.echo(f"fid-run: {sentence}", err=True)
+
+    composer = settings.composer()
+    people = [composer.identify(photo, identity_face) for photo in identities]
+    composer.set_identity(people[0])
+    reenactor = Reenactor(composer, smooth=smooth, light=light)
+    composer.warm_up(light=reenactor.light)
+    layout = Layout(view or "paste", no_face, composer.resolution)
+    lens = Camera(source, width=width, height=height, fps=fps_cap, again=duration is not None, notice=say)
+    show = Webcam(
+        lens,
+        Reenactment(reenactor, layout),
+        people,
+        Sinks(not headless, record, vcam),
+        mirror=mirror,
+        fps_cap=fps_cap,
+        note=lambda kind: settings.note(composer, kind, with_photos=layout.view != "result-only"),
+        say=say,
+    )
+    show.run(duration)
+    report = show.report()
+    text = f"{report['frames']} pictures at {report['fps']:.1f} a second on {composer.provider}, frame age p50 "
+    text += "{p50:.0f}, p95 {p95:.0f}, p99 {p99:.0f} ms".format(**report["frame_age_ms"])
+    more: dict[str, Any] = {"generator": "light" if reenactor.light else "full"}
+    more |= {"ready_s": round(show.live.started_s - start, 2), "resident_mb": round(resident_mb(), 1)}
+    settings.report(composer, text, **report, **more, record=record)
+
+
+@click.command()
+@click.option("--identity", "identities", type=FILE, multiple=True, required=True, help="Whose face; may be repeated.")
+@click.option("--driving", type=FILE, required=True, help="The video that gives pose, expression and light.")
+@click.option("-o", "--output", type=FILE, required=True, help="MP4, MOV or MKV.")
+@click.option("--trim", metavar="A:B", help="Only from second A to second B; either may be left out.")
+@moving
+@identity_face_option
+@composing
+def video(
+    settings: Settings,
+    identities: tuple[Path, ...],
+    driving: Path,
+    output: Path,
+    trim: str | None,
+    view: str | None,
+    smooth: float,
+    no_face: str,
+    light: bool | None,
+    identity_face: int | None,
+) -> None:
+    """Compose a whole video, with its sound.
+
+    A run that was stopped goes on where it was when the same command is given again.
+    """
+    from .identity import average
+    from .images import check_output
+    from .reenact import Layout, Reenactment, Reenactor
+    from .video import VIDEO_SUFFIXES, open_clip, parse_trim, rework
+
+    check_output(output, VIDEO_SUFFIXES)
+    span = parse_trim(trim) if trim is not None else (0.0, None)
+    clip = open_clip(driving)
+    composer = settings.composer()
+    who = composer.set_identity(average([composer.identify(photo, identity_face) for photo in identities]))
+    reenactor = Reenactor(composer, smooth=smooth, light=bool(light))
+    work = Reenactment(reenactor, Layout(view or "result-only", no_face, composer.resolution))
+    made_of = {"identity": who.fingerprint, "bundle": composer.bundle.version, "engine": settings.engine}
+    made_of |= {"view": work.layout.view, "smooth": smooth, "no_face": no_face, "resolution": composer.resolution}
+    made_of |= {"generator": "light" if reenactor.light else "full"}
+    note = settings.note(composer, "reenactment", with_photos=work.layout.view != "result-only")
+    total = max(1, round(min((span[1] or 1e9) - span[0], clip.frames / clip.fps - span[0]) * clip.fps))
+    start = time.perf_counter()
+    with frame_progress(driving.name, total) as tick:
+        frames = rework(clip, output, work, settings=made_of, trim=span, note=note, tick=tick)
+    fps = frames / max(time.perf_counter() - start, 1e-9)
+    text = f"{output} ({frames} frames, {fps:.1f} a second, on {composer.provider})"
+    settings.report(composer, text, output=output, frames=frames, fps=round(fps, 2), sound_tracks=clip.sound)
+
+
+@click.command()
+@click.argument("source", type=FILE)
+@click.option("-o", "--output", type=FILE, required=True, help="A file, or a folder for a folder.")
+@click.option("--seed", type=click.IntRange(0, 2**31), default=0, show_default=True, help="Who stands in.")
+@click.option(
+    "--faces", type=click.Choice(["all", "largest"]), default="all", show_default=True, help="Whom to replace."
+)
+@click.option("--mute", is_flag=True, help="Leave the sound of videos out: a voice tells who somebody is.")
+@composing
+def deidentify(settings: Settings, source: Path, output: Path, seed: int, faces: str, mute: bool) -> None:
+    """Replace every person of a photo, a video, or a folder of them.
+
+    The report, in OUTPUT.json or in report.json of the folder, tells of every face whether a recogniser still takes
+    it for the same person. Exit code 1 when it does.
+    """
+    from functools import cache
+
+    from .deidentify import Deidentifier, plan, replace_people, summary
+    from .images import replacing
+    from .sample import Sampler
+
+    jobs, record = plan(source, output)
+    if source.is_dir():
+        make_folder(output)
+    composer = settings.composer()
+    sampler = Sampler(composer)
+    draw = cache(lambda number: sampler.person(number)[1])
+    made_of = {"bundle": composer.bundle.version, "engine": settings.engine, "resolution": composer.resolution}
+    made_of |= {"deidentify": seed, "faces": faces}
+    note = settings.note(composer, "deidentification", with_photos=True)
+
+    def work(job: tuple[Path, Path]) -> dict[str, Any]:
+        person = Deidentifier(composer, draw, seed, faces)
+        with frame_progress(job[0].name, None) as tick:
+            return replace_people(*job, person, settings=made_of, mute=mute, note=note, tick=tick)
+
+    done, failed = attempt("files", jobs, work)
+    report = {**summary(done), "failed": failed}
+    with replacing(record) as temporary:
+        temporary.write_text(json.dumps(report, indent=1) + "\n")
+    text = f"{output}: {report['people']} people replaced, {report['still_matching']} still recognised"
+    if report["people"]:
+        text += f" (mean cosine {report['cosine_before']} before, {report['cosine_after']} after; "
+        text += f"{report['match_above']} and more is a match); see {record}"
+    settings.report(composer, text, report=record, **report)
+    finish(failed)
+    if report["still_matching"]:
+        click.get_current_context().exit(1)
+
+
+@click.command()
+@click.option("--engine", "engines", type=click.Choice(ENGINES[1:]), multiple=True, help="[default: every one]")
+@click.option("--camera", type=FILE, metavar="FILE", help="A video to use as camera; the live path is measured too.")
+@click.option(
+    "--seconds", type=click.FloatRange(min=0.1), default=10.0, show_default=True, help="For each measurement."
+)
+@click.option("--bundle", type=FILE, help="A folder or .fid file with graphs. [default: the one in fid]")
+@click.option("--threads", type=click.IntRange(min=1), help="CPU threads. [default: one per core]")
+@light_option
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+def bench(
+    engines: tuple[str, ...],
+    camera: Path | None,
+    seconds: float,
+    bundle: Path | None,
+    threads: int | None,
+    light: bool | None,
+    as_json: bool,
+) -> None:
+    """Measure speed and accuracy of every engine here.
+
+    The faster CPU engine for each graph is kept, for --engine auto, when the shipped bundle was measured with the usual
+    number of threads.
+    """
+    from .bench import bench as run_bench
+    from .bench import render
+    from .choice import faster, remember
+
+    if camera is not None and not camera.is_file():
+        raise InputError(f"{camera} does not exist." if not camera.exists() else f"{camera} is not a file.")
+    face = min(FACES.glob("identity-*"))
+    options = {"bundle": bundle, "threads": threads}
+    rows = run_bench(
+        engines or ENGINES[1:],
+        face,
+        camera,
+        seconds,
+        options,
+        light,
+        lambda engine: click.echo(f"fid-run: measuring {engine} ...", err=True),
+    )
+    kept = {} if bundle or threads else faster(rows)
+    if kept:
+        remember(kept)
+    told = [", ".join(f"{graph} {engine}" for graph, engine in kept.items()) + ": what auto takes from now on"]
+    report = {"seconds": seconds, "engines": rows, "auto": kept}
+    click.echo(json.dumps(report) if as_json else "\n".join(render(rows) + (told if kept else [])))
+    if all("missing" in row for row in rows):
+        click.get_current_context().exit(1)
+
+
+@click.command()
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on; 0.0.0.0 is every one.")
+@click.option("--port", type=click.IntRange(0, 65535), default=8421, show_default=True, help="0 takes a free one.")
+@click.option("--token", envvar="FID_TOKEN", help="Ask for this one. [default: none on loopback, else a random one]")
+@click.option("--allow-host", "names", multiple=True, metavar="NAME", help="Answer to this host name, too.")
+@click.option("--certificate", type=FILE, metavar="FILE.pem", help="Serve HTTPS; browsers on other machines need it.")
+@click.option("--key", type=FILE, metavar="FILE.pem", help="The certificate's key, if it is in a file of its own.")
+@click.option("--sessions", type=click.IntRange(0), default=2, show_default=True, help="Live videos at a time.")
+@click.option("--queue", type=click.IntRange(1), default=16, show_default=True, help="Requests that may wait.")
+@click.option("--upload-mb", type=float, default=12.0, show_default=True, help="Largest request, in MB.")
+@click.option("--megapixels", type=float, default=50.0, show_default=True, help="Largest picture.")
+@composing
+def serve(
+    settings: Settings,
+    host: str,
+    port: int,
+    token: str | None,
+    names: tuple[str, ...],
+    certificate: Path | None,
+    key: Path | None,
+    **limits: Any,
+) -> None:
+    """A page in the browser, with camera, and an HTTP API.
+
+    On another address than loopback a token is asked for; it is in the printed address. Nothing uploaded is stored.
+    """
+    from .serve import Limits, Server, check_extra, listen, page_address, warm_up
+    from .serve import serve as answer
+    from .serve_guard import Access, is_loopback, new_token
+
+    check_extra()
+    if key is not None and certificate is None:
+        raise InputError("--key goes with --certificate.")
+    access = Access(host, token or (None if is_loopback(host) else new_token()), names)
+    allowed = Limits(**limits)
+    with listen(host, port) as listening:
+        server = Server(settings.composer(), access, allowed, label=settings.provenance)
+        warm_up(server)
+        address = page_address(access, listening, secure=certificate is not None)
+        text = f"fid is at {address}\n(on {server.composer.provider}; Ctrl-C ends it)"
+        settings.report(server.composer, text, address=address)
+        answer(server, listening, certificate, key)
+
+
+def _parse_size(text: str | None) -> tuple[int | None, int | None]:
+    """ "1280x720" as width and height in px; neither without a text."""
+    if text is None:
+        return None, None
+    width, _, height = text.lower().partition("x")
+    if not (width.isdecimal() and height.isdecimal() and int(width) and int(height)):
+        raise InputError(f"--size {text} is not understood; give WIDTHxHEIGHT, such as 1280x720.")
+    return int(width), int(height)
