@@ -1,4 +1,4 @@
-"""The commands of `fid-run` that take moving pictures, and the page: `webcam`, `video`, `deidentify`, `bench`, `serve`."""
+"""The commands of `fid-run` that take moving pictures, and the page: webcam, video, deidentify, bench, serve."""
 
 from __future__ import annotations
 
