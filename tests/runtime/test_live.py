@@ -13,8 +13,10 @@ import cv2
 import fid.runtime.cli
 import numpy as np
 import pytest
+import toy
 from click.testing import CliRunner
 from fid.runtime import webcam as webcam_module
+from fid.runtime.bench import read_frames as first_frames
 from fid.runtime.camera import Camera
 from fid.runtime.errors import FidError
 from fid.runtime.images import read_image
@@ -266,8 +268,28 @@ def test_the_webcam_command_without_a_window(
     assert report["frames"] + report["dropped"] <= 16
     assert report["provider"] == "onnxruntime CPU"
     assert open_clip(tmp_path / "r.mp4").width == 640 + 480
+    assert report["generator"] == "full"
     text = run("webcam", *common, "--headless", "--duration", "1", "--mirror", "--smooth", "0")
     assert "frame age p50" in text
+    refused = run("webcam", *common, "--headless", "--light", exit_code=2)
+    assert "the bundle toy has no light generator for 256 px; leave --light out" in refused
+
+
+def test_live_pictures_on_a_cpu_come_from_the_light_generator(
+    clip: Path, tmp_path: Path, fetched: Callable[[str], Path]
+) -> None:
+    fetched("yunet")
+    bundle = toy.write_bundle(tmp_path / "both", light=True).folder
+    common = ["--bundle", str(bundle), "--identity", str(FACES / "identity-ben.jpg"), "--json"]
+    live = ["webcam", *common, "--camera", str(clip), "--headless", "--duration", "0.5"]
+    for option, generator in (((), "light"), (("--light",), "light"), (("--full",), "full")):
+        assert json.loads(run(*live, *option).splitlines()[-1])["generator"] == generator
+    film = ["video", *common, "--driving", str(clip), "--trim", "0:0.2", "-o"]
+    bright, dim = tmp_path / "full.mp4", tmp_path / "light.mp4"
+    run(*film, str(bright))
+    run(*film, str(dim), "--light")
+    means = [float(np.std(first_frames(path, 1)[0])) for path in (bright, dim)]
+    assert means[1] < 0.7 * means[0]  # the toy's light generator has half the contrast
 
 
 def test_the_video_command_and_resuming(

@@ -145,7 +145,7 @@ def test_the_paper_is_quoted_exactly():
     assert (large.cross_batch, large.resolution) == (2, 1024)
 
 
-@pytest.mark.parametrize("preset", ["live", "paper"])
+@pytest.mark.parametrize("preset", ["live", "paper", "no-landmarks", "no-discriminator"])
 def test_losses_fall(preset):
     config = replace(small(preset), attribute_encoder="light", steps=30, rate=5e-4, cross_rate=5e-4)
     config = replace(config, self_batch=min(config.self_batch, 4), cross_batch=3)
