@@ -177,6 +177,7 @@ def frame_progress(what: str, count: int | None) -> Iterator[Callable[[int], Non
 
 
 def make_folder(folder: Path | None) -> None:
+    """Make a folder, if one is given; InputError when that cannot be."""
     try:
         if folder is not None:
             folder.mkdir(parents=True, exist_ok=True)
