@@ -567,16 +567,20 @@ def check_extra() -> None:
 
 
 async def _limited(request: Request, limit: int) -> AsyncIterator[bytes]:
-    """The body as it arrives; `RefusedError` 413 as soon as it is known to be too large."""
+    """The body as it arrives; `RefusedError` 413 as soon as it is known to be too large.
+
+    The connection stays open, and uvicorn passes over what still comes: closed on a sender that has not done, it would
+    be reset, and the answer could be lost.
+    """
     sentence = f"the request is too large; {limit / 1e6:g} MB are the limit."
     stated = request.headers.get("content-length", "0")
     if not stated.isdigit() or int(stated) > limit:
-        raise RefusedError(413, sentence, connection="close")
+        raise RefusedError(413, sentence)
     size = 0
     async for part in request.stream():
         size += len(part)
         if size > limit:
-            raise RefusedError(413, sentence, connection="close")
+            raise RefusedError(413, sentence)
         yield part
 
 

@@ -294,6 +294,10 @@ def test_good_photos_of_every_kind_work(bundle: str) -> None:
     for name, image in kinds.items():
         Path(name).write_bytes(cv2.imencode(Path(name).suffix, image)[1].tobytes())
         fid_run("compose", "--bundle", bundle, "--identity", name, "--attributes", name, "-o", "out.png")
+        picture = read_image(Path("out.png"))
+        assert picture.shape[0] == picture.shape[1]
+        assert picture.std() > 10
+        Path("out.png").unlink()
 
 
 @pytest.mark.parametrize(

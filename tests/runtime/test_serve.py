@@ -8,6 +8,7 @@ import socket
 import ssl
 import struct
 import tempfile
+import time
 import zlib
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
@@ -453,6 +454,13 @@ def test_fid_run_serve_answers_50_clients_and_ends_with_ctrl_c(toy_bundle: Path,
         large = {"identity": bytes(13_000_000)}
         assert check(httpx.post(base + "api/compose", files=large, headers=headers)).status_code == 413
         host, port = re.findall(r"//([\d.]+):(\d+)/", base)[0]
+        with socket.create_connection((host, int(port)), timeout=60) as raw:  # still sending when the answer is made
+            start = f"POST /api/compose HTTP/1.1\r\nHost: {host}:{port}\r\nAuthorization: Bearer {token}\r\n"
+            start += "Content-Type: multipart/form-data; boundary=b\r\nContent-Length: 13000000\r\n\r\n"
+            raw.sendall(start.encode())
+            time.sleep(0.5)
+            raw.sendall(bytes(13_000_000))
+            assert b" 413 " in raw.recv(1000)
         with socket.create_connection((host, int(port))) as raw:
             raw.sendall(b"\x16\x03\x01 this is no HTTP\r\n\r\n")
             assert b" 400 " in raw.recv(1000)
