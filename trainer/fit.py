@@ -49,14 +49,16 @@ from .checkpoint import (
 from .data import Faces, FrozenNetworks, Light, RealIdentities, Transfer, augment, read_dataset, read_photos
 from .from_stylegan2 import read_stylegan2
 from .loop import Budget, Progress, Watch, best_device, keep_freed_memory, machine_record
-from .networks import ATTRIBUTES_SIZE, AttributeEncoder, Mapper, Probe, WDiscriminator
+from .networks import ATTRIBUTES_SIZE, AttributeEncoder, Mapper, WDiscriminator
 from .networks_inception import FEATURES, InceptionV3
 from .networks_mobilestylegan import CHANNELS, STYLES_PER_BLOCK, Mapping, Synthesis
 from .networks_stylegan2 import Synthesis as StyleGAN2Synthesis
+from .probe import Memory, Probe, Seen
 from .processes import Processes
 
 SAVE_EVERY_S = 240
 PROBE_RATE = 1e-3  # of its own training at the start; a fifth of it afterwards
+PROBE_BATCH = 128
 PROBE_SHIFTS = (1, 3, 7)  # each face's attributes are put on the people this far along the batch
 
 
@@ -99,6 +101,9 @@ class FitConfig:
     probe_weight: float = 0.5  # identity and landmarks of many more pairs by the probe, as a share of their weights
     probe_steps: int = 1000  # of the probe alone, at the start
     probe_faces: int = 2048  # it learns from, when there is no dataset
+    probe_turns: int = 4  # of the probe in every step
+    probe_slope_weight: float = 0.3  # of the true slope of the identity loss, which costs a backward pass more
+    probe_memory: int = 4096  # compositions that it goes on learning from
     adversarial_weight: float = 0.05  # 0: no W discriminator
     adversarial_rate: float | None = None  # the mapper's adversarial loss is optimised apart, at this rate
     d_rate: float = 2e-4
@@ -146,6 +151,7 @@ PAPER = FitConfig(
     colour_weight=0.0,
     skin_weight=0.0,
     probe_weight=0.0,
+    probe_slope_weight=0.0,
     adversarial_weight=1.0,
     adversarial_rate=5e-6,
     d_rate=2e-5,
@@ -333,6 +339,7 @@ class FitLoop:
         }
         self.real_identities = RealIdentities()
         self.known = Known(*[torch.empty(0)] * 5)  # of the faces that the probe learns from
+        self.memory = Memory(config.probe_memory)
         self.codes = torch.empty(0)  # attribute codes [views, N, A] of the dataset, where E_attr is not trained
         self.light: Light | None = None
         self.transfer: Transfer | None = None
@@ -416,23 +423,21 @@ class FitLoop:
         for step in range(self.config.probe_steps):
             self.train_probe(self.config.seed + step, PROBE_RATE * (1 - 0.8 * step / self.config.probe_steps))
 
-    def train_probe(self, seed: int, rate: float, seen: tuple[Tensor, ...] | None = None) -> None:
-        """One step of the probe on known faces, and on what was just seen of compositions."""
-        index = torch.randint(len(self.known.w), (128,), generator=torch.Generator().manual_seed(seed))
-        batches: list[tuple[Tensor, ...]] = [self.known.at(index, self.device)[:4]]
-        if seen is not None:
-            batches.append(seen)
+    def train_probe(self, seed: int, rate: float) -> None:
+        """One step of the probe on known faces, and on what was seen of compositions."""
+        random = torch.Generator().manual_seed(seed)
+        index = torch.randint(len(self.known.w), (PROBE_BATCH,), generator=random)
         with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):  # dropout
             torch.manual_seed(seed)
-            loss = torch.stack([self.probe_loss(*batch) for batch in batches]).sum()
+            self.probe.train()
+            loss = self.probe.error(*self.known.at(index, self.device)[:4])
+            if len(self.memory):
+                seen = self.memory.sample(PROBE_BATCH, random)
+                loss = loss + self.probe.error(*seen[:4])
+                if self.config.probe_slope_weight:
+                    w, target, slope = (x[: PROBE_BATCH // 2] for x in (seen.w, seen.target, seen.slope))
+                    loss = loss + self.config.probe_slope_weight * self.probe.slope_error(w, target, slope)
         self.optimise("probe_optimizer", loss, rate)
-
-    def probe_loss(self, w: Tensor, identity: Tensor, landmarks: Tensor, skin: Tensor) -> Tensor:
-        """How far the probe's guesses are from what was seen; landmarks in pixels of a 256 px crop."""
-        code, points, colour = self.probe.train()(w)
-        points_error = (points - landmarks / 256) / self.probe.landmarks_std
-        skin_error = (colour - skin) / self.probe.skin_std
-        return losses.identity_cosine(code, identity) + points_error.square().mean() + skin_error.square().mean()
 
     def optimise(self, name: str, loss: Tensor, rate: float | None = None, clip: float | None = None) -> None:
         """One step of an optimiser on a loss, the gradients averaged over the processes."""
@@ -531,11 +536,11 @@ class FitLoop:
                 sums.setdefault(name, []).append(value)
         return {name: torch.stack(values).mean() for name, values in sums.items()}
 
-    def image_losses(self, same: bool) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...], dict[str, Tensor]]:
+    def image_losses(self, same: bool) -> tuple[Seen, tuple[Tensor, ...], dict[str, Tensor]]:
         """A batch of pairs through the generator and the frozen encoders, equations (3) to (8).
 
-        `same`: I_id = I_attr. Returns what was seen (w, identity codes, landmarks, skin colours), without gradient; the
-        inputs (identity codes, attribute and identity crops); and the weighted losses by name.
+        `same`: I_id = I_attr. Returns what was seen; the inputs (identity codes, attribute and identity crops); and the
+        weighted losses by name.
         """
         config, n = self.config, self.config.cross_batch
         attributes = self.with_photos(self.faces(n, 5), n, 12)
@@ -560,8 +565,12 @@ class FitLoop:
             terms["reconstruction"] = config.reconstruction_weight * mix
         if config.adversarial_weight and config.adversarial_rate is None:
             terms["adversarial"] = config.adversarial_weight * losses.adversarial_g(self.discriminator(w))
-        seen = (w, code, points, losses.skin_colour(image.float()))
-        return tuple(x.detach().float() for x in seen), (identity, crop, portrait), terms
+        slope = torch.zeros_like(w)
+        if config.probe_weight and config.probe_slope_weight:
+            loss = losses.identity_cosine(code, identity) * len(w)
+            slope = torch.autograd.grad(loss, w, retain_graph=True)[0] * self.frozen.w_std
+        seen = Seen(w, code, points, losses.skin_colour(image.float()), identity, slope)
+        return Seen(*(x.detach().float() for x in seen)), (identity, crop, portrait), terms
 
     def train_adversary(self, fake_w: Tensor, inputs: tuple[Tensor, ...]) -> dict[str, Tensor]:
         """Equations (2) and, where it is optimised apart, (3): a step of D_W, and one of the mapper against it."""
@@ -601,10 +610,13 @@ class FitLoop:
             raise FidError(f"the loss is not finite at step {self.done}: {said}.")
         self.optimise("optimizer", total, self.rate(), clip=5.0)
         if seen is not None and inputs is not None and config.adversarial_weight:
-            more = self.train_adversary(seen[0], inputs)
+            more = self.train_adversary(seen.w, inputs)
             figures |= {name: self.processes.mean(value).item() for name, value in more.items()}
         if config.probe_weight and self.done >= config.warm_steps:
-            self.train_probe(config.seed * 1_000_003 + self.done, 0.2 * PROBE_RATE, seen)
+            if seen is not None:
+                self.memory.add(Seen(*(self.processes.gathered(x) for x in seen)))
+            for turn in range(config.probe_turns):
+                self.train_probe((config.seed * 1_000_003 + self.done) * 16 + turn, 0.2 * PROBE_RATE)
         decay = min(config.ema, (self.done + 1) / (self.done + 10))
         with torch.no_grad():
             for mine, theirs in zip(_floats(self.average), _floats(self.networks), strict=True):
@@ -620,6 +632,7 @@ class FitLoop:
             state |= {f"{name}.{k}": v for k, v in module.state_dict().items()}
         for name, optimizer in self.optimizers.items():
             state |= optimizer_tensors(name, optimizer)
+        state |= {f"memory.{k}": v for k, v in self.memory.state().items()}
         return save(run, self.done, weights, state, {"kind": "fit", "configuration": asdict(self.config), **record})
 
     def restore(self, checkpoint: Path) -> None:
@@ -636,6 +649,8 @@ class FitLoop:
                 ) from error
         for name, optimizer in self.optimizers.items():
             restore_optimizer(optimizer, state, name)
+        kept = {k.removeprefix("memory."): v for k, v in state.items() if k.startswith("memory.")}
+        self.memory.restore({k: v.to(self.device) for k, v in kept.items()})
         self.done = int(read_record(checkpoint)["step"])
 
     def begin_with(self, trained: Trainable) -> str:
