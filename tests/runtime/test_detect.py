@@ -29,7 +29,8 @@ def scene(*placed: tuple[int, float, float, float, float], width: int = 1600, he
     for number, scale, degrees, x, y in placed:
         matrix = placement(scale, degrees, x, y)
         face = read_image(FACES[number])
-        inside = warp(np.full((256, 256), 255, np.uint8), matrix, width, height, cv2.BORDER_CONSTANT) > 127
+        everywhere = np.full((256, 256), 255, np.uint8)
+        inside = cv2.warpAffine(everywhere, matrix, (width, height), flags=cv2.INTER_CUBIC) > 127
         photo[inside] = warp(face, matrix, width, height)[inside]
     return photo
 
