@@ -46,7 +46,7 @@ SHADE = FACES / "attributes-shade.jpg"
 @pytest.fixture(scope="module")
 def composer(toy_bundle: Path, fetched: Callable[[str], Path]) -> Composer:
     fetched("yunet")
-    return Composer(toy_bundle, threads=1)
+    return Composer(toy_bundle, engine="onnxruntime", threads=1)
 
 
 @pytest.fixture(scope="module")
