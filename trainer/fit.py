@@ -305,6 +305,11 @@ class FitLoop:
     ) -> None:
         if config.w_plus and config.probe_weight:
             raise InputError("the probe knows W only: W+ needs --set probe_weight=0.")
+        if config.probe_weight and config.probe_memory < config.cross_batch:
+            raise InputError(
+                f"probe_memory={config.probe_memory} does not hold one cross batch of {config.cross_batch}; give more, "
+                "or do without the probe: --set probe_weight=0."
+            )
         if not config.train_attributes and dataset is None:
             raise InputError("--set train_attributes=false needs a --dataset, whose attribute codes are kept.")
         self.config, self.frozen, self.dataset, self.device = config, frozen, dataset, device

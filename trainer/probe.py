@@ -7,7 +7,8 @@ really composed, which a memory keeps, and there not only what came out, but als
 the mapper's own training has it at hand.
 """
 
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -95,7 +96,7 @@ class Memory:
         return min(self.count, self.size)
 
     def add(self, seen: Seen) -> None:
-        """Keep these in the place of the oldest ones."""
+        """Keep these, no more than `size`, in the place of the oldest ones."""
         if self._kept is None:
             self._kept = Seen(*(values.new_zeros(self.size, *values.shape[1:]) for values in seen))
         place = torch.arange(self.count, self.count + len(seen.w)) % self.size
@@ -115,8 +116,8 @@ class Memory:
             return {}
         return {"count": torch.tensor(self.count), **self._kept._asdict()}
 
-    def restore(self, state: dict[str, Any]) -> None:
-        """Take what `state` gave."""
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Take what `state` gave, and its size."""
         if state:
             self.count, self._kept = int(state["count"]), Seen(*(state[name].clone() for name in Seen._fields))
             self.size = len(self._kept.w)

@@ -120,7 +120,6 @@ def test_photos(page: Page, tmp_path: Path) -> None:
 @pytest.mark.parametrize("size", ["desktop"])
 def test_a_photo_without_a_face_is_explained(page: Page, tmp_path: Path) -> None:
     cv2.imwrite(str(tmp_path / "wall.jpg"), np.full((200, 200, 3), 127, np.uint8))
-    (tmp_path / "text.jpg").write_text("no picture")
     page.locator("#from-photo input[type=file]").set_input_files([tmp_path / "wall.jpg"])
     expect(page.get_by_role("alert")).to_contain_text("no face was found")
     (tmp_path / "odd.tiff").write_text("no picture either")

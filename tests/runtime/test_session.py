@@ -266,7 +266,10 @@ def test_bad_arguments(toy_bundle, tmp_path):
 
 
 def test_check_inputs_accepts_a_fixed_shape():
-    check_inputs((toy.Tensor("x", (2, 3), "float32"),), {"x": np.zeros((2, 3), np.float32)})
+    port = toy.Tensor("x", (2, 3), "float32")
+    assert check_inputs((port,), {"x": np.zeros((2, 3), np.float32)}) is None
+    with pytest.raises(ValueError, match="x"):
+        check_inputs((port,), {"x": np.zeros((2, 4), np.float32)})
 
 
 class TestThreads:

@@ -274,6 +274,11 @@ def test_appearance_is_a_bottleneck_that_counts():
     torch.testing.assert_close(plain(code, crops[:1], crops[1:2]), plain(code, crops[:1], crops[2:]))
 
 
+def test_a_memory_for_less_than_a_batch():
+    with pytest.raises(InputError, match="probe_memory=1 does not hold one cross batch of 2"):
+        fit.FitLoop(replace(TINY, probe_memory=1), tiny_frozen(), None, CPU)
+
+
 def test_w_plus_has_no_probe():
     with pytest.raises(InputError, match="--set probe_weight=0"):
         fit.FitLoop(replace(TINY, w_plus=True), tiny_frozen(), None, CPU)
