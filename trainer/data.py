@@ -108,12 +108,17 @@ class FrozenNetworks:
 
     @torch.no_grad()
     def draw(self, n: int, psi: float, generator: torch.Generator, batch: int = 16, rows: slice = ALL) -> Faces:
-        """Draws n faces truncated by psi and makes those of `rows`.
+        """Draws n faces truncated by psi and makes those of `rows`."""
+        return self.make(self.draw_w(n, psi, generator, rows), batch)
+
+    @torch.no_grad()
+    def draw_w(self, n: int, psi: float, generator: torch.Generator, rows: slice = ALL) -> Tensor:
+        """Draws n w truncated by psi and returns those of `rows`, [N, 512].
 
         The random numbers come from a CPU generator, whatever the device.
         """
         z = torch.randn(n, W_SIZE, generator=generator)[rows].to(self.w_mean.device)
-        return self.make(self.w_mean + psi * (self.mapping(z) - self.w_mean), batch)
+        return self.w_mean + psi * (self.mapping(z) - self.w_mean)
 
     @torch.no_grad()
     def make(self, w: Tensor, batch: int = 16) -> Faces:

@@ -361,6 +361,13 @@ class FitLoop:
             return self.frozen.draw(n, self.config.psi, random, rows=rows)
         return self.dataset[torch.randint(len(self.dataset), (n,), generator=random)[rows]].to(self.device)
 
+    def real_w(self, n: int, stream: int) -> Tensor:
+        """The w of `faces`, [N, 512], without making fresh ones' pictures."""
+        random, rows = self.generator(stream), self.processes.rows(n)
+        if self.dataset is None:
+            return self.frozen.draw_w(n, self.config.psi, random, rows)
+        return self.dataset.w[torch.randint(len(self.dataset), (n,), generator=random)[rows]].to(self.device)
+
     def with_photos(self, faces: Faces, n: int, stream: int) -> Faces:
         """The faces, a share of them replaced by the user's photographs."""
         if self.photos is None:
@@ -585,7 +592,7 @@ class FitLoop:
                 loss = config.adversarial_weight * losses.adversarial_g(self.discriminator(self.networks(*inputs)))
             self.optimise("a_optimizer", loss)
             figures["adversarial"] = loss.detach()
-        real_w = self.faces(2 * config.cross_batch, 4).w.clone().requires_grad_(True)
+        real_w = self.real_w(2 * config.cross_batch, 4).clone().requires_grad_(True)
         real_logits = self.discriminator(real_w)
         loss = losses.adversarial_d(real_logits, self.discriminator(fake_w))
         loss = loss + losses.r1_penalty(real_logits, real_w, config.r1_gamma)
