@@ -274,6 +274,14 @@ def test_appearance_is_a_bottleneck_that_counts():
     torch.testing.assert_close(plain(code, crops[:1], crops[1:2]), plain(code, crops[:1], crops[2:]))
 
 
+@pytest.mark.parametrize("online", [True, False])
+def test_the_discriminators_real_w_are_those_of_whole_faces(online):
+    frozen = tiny_frozen()
+    faces = None if online else frozen.draw(6, 0.8, torch.Generator().manual_seed(3))
+    loop = fit.FitLoop(small("paper"), frozen, faces, CPU)
+    torch.testing.assert_close(loop.real_w(5, 4), loop.faces(5, 4).w, rtol=0, atol=0)
+
+
 def test_a_memory_for_less_than_a_batch():
     with pytest.raises(InputError, match="probe_memory=1 does not hold one cross batch of 2"):
         fit.FitLoop(replace(TINY, probe_memory=1), tiny_frozen(), None, CPU)
