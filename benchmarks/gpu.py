@@ -317,7 +317,9 @@ def measure_sessions(record: dict[str, Any], quick: bool, clock: Clock, save: Ca
 
 def run_tests(quick: bool) -> dict[str, Any]:
     """The tests marked `gpu`: how pytest ended and its last line."""
-    command = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "-p", "no:cacheprovider", str(ROOT / "tests")]
+    plain = ("-o", "addopts=--import-mode=importlib")  # one process, and no plug-in that a bare machine lacks
+    options = ("-q", "-m", "gpu", "-p", "no:cacheprovider", *plain)
+    command = [sys.executable, "-m", "pytest", *options, str(ROOT / "tests")]
     if quick:
         command.append("--collect-only")
     try:

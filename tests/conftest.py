@@ -12,6 +12,8 @@ import pytest
 import stand_in_gpu
 import toy
 
+if "PYTEST_XDIST_WORKER" in os.environ:  # pytest runs two processes: threads of PyTorch's would only be in the way
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # for the tests that import onnxruntime themselves
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as for anything that a shell starts in the background
     signal.signal(signal.SIGINT, signal.default_int_handler)  # some tests press Ctrl-C
