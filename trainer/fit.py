@@ -49,7 +49,7 @@ from .checkpoint import (
 from .data import Faces, FrozenNetworks, Light, RealIdentities, Transfer, augment, read_dataset, read_photos
 from .from_stylegan2 import read_stylegan2
 from .loop import Budget, Progress, Watch, best_device, keep_freed_memory, machine_record
-from .networks import ATTRIBUTES_SIZE, AttributeEncoder, Mapper, WDiscriminator
+from .networks import ATTRIBUTES_SIZE, IDENTITY_SIZE, AttributeEncoder, Mapper, WDiscriminator
 from .networks_inception import FEATURES, InceptionV3
 from .networks_mobilestylegan import CHANNELS, STYLES_PER_BLOCK, Mapping, Synthesis
 from .networks_stylegan2 import Synthesis as StyleGAN2Synthesis
@@ -126,6 +126,10 @@ class FitConfig:
         return 2 + STYLES_PER_BLOCK * len(CHANNELS[: int(math.log2(self.resolution)) - 3])
 
 
+# The paper's text gives four lambdas for the three losses of equation (8): 1, 1, 0.001, 0.02. The authors' published
+# code (github.com/YotamNitzan/ID-disentanglement, trainer.py) says which they are: adversarial, identity, landmarks,
+# reconstruction; and in which units: the mean of the code's differences, and the mean squared difference of coordinates
+# in px of a 160 px crop. `losses` has the sum of a code's differences and squared distances in sides of the crop.
 PAPER = FitConfig(
     attribute_encoder="inception",
     appearance=0,
@@ -145,9 +149,10 @@ PAPER = FitConfig(
     w_weight=0.0,
     transfer_weight=0.0,
     identity_loss="l1",
-    landmarks_loss="l2",
-    landmarks_weight=1.0,
-    reconstruction_weight=0.001,
+    identity_weight=1 / IDENTITY_SIZE,
+    landmarks_loss="squared",
+    landmarks_weight=0.001 * 160**2 / 2,
+    reconstruction_weight=0.02,
     colour_weight=0.0,
     skin_weight=0.0,
     probe_weight=0.0,

@@ -138,12 +138,24 @@ def test_the_losses_of_every_preset(preset, names):
 def test_the_paper_is_quoted_exactly():
     paper = fit.PRESETS["paper"]
     assert (paper.cross_batch, paper.rate, paper.adversarial_rate, paper.d_rate) == (6, 5e-5, 5e-6, 2e-5)
-    assert (paper.identity_weight, paper.landmarks_weight, paper.reconstruction_weight) == (1, 1, 0.001)
+    assert (paper.adversarial_weight, paper.reconstruction_weight) == (1, 0.02)
     assert (paper.r1_gamma, paper.beta2, paper.cross_every, paper.resolution) == (10, 0.999, 3, 256)
     large = fit.PRESETS["paper-1024"]
     rates = (large.rate, large.cross_rate, large.adversarial_rate, large.d_rate)
     assert rates == pytest.approx((5e-6, 5e-6, 5e-7, 2e-6))
     assert (large.cross_batch, large.resolution) == (2, 1024)
+
+
+def test_the_paper_is_weighted_in_its_own_units():
+    frozen = tiny_frozen()
+    loop = fit.FitLoop(small("paper"), frozen, None, CPU)
+    code, other = torch.nn.functional.normalize(
+        torch.randn(2, 3, 128, generator=torch.Generator().manual_seed(1)), dim=2
+    )
+    torch.testing.assert_close(loop.identity_loss(code, other), (code - other).abs().mean())
+    points, others = torch.rand(2, 3, 51, 2, generator=torch.Generator().manual_seed(2))
+    px = 160 * (points - others)
+    torch.testing.assert_close(loop.landmarks_loss(points, others), 0.001 * px.square().mean())
 
 
 @pytest.mark.parametrize("preset", ["live", "paper", "no-landmarks", "no-discriminator"])
