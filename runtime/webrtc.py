@@ -68,7 +68,7 @@ class LiveSession:
         self.dropped = 0
         self._hand_overs: deque[float] = deque(maxlen=256)
         self.ages_ms: deque[float] = deque(maxlen=AGES)
-        self._closed = False
+        self._ending: asyncio.Task[None] | None = None
 
     async def answer(self, offer: str, address: str) -> str:
         """The answer's SDP. `RefusedError` 400 for an offer that cannot be answered, 422 for one that is not one video.
@@ -129,16 +129,20 @@ class LiveSession:
         self._settings = replace(now, people=people, **values)
 
     async def close(self) -> None:
-        """End the session; more than once does no harm."""
-        if self._closed:
-            return
-        self._closed = True
-        self._server.sessions.pop(self.name, None)
-        tasks = [task for task in self._tasks if task is not asyncio.current_task()]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        await self._connection.close()
+        """End the session and wait until it has ended; more than once does no harm."""
+        if self._ending is None:
+            self._ending = asyncio.ensure_future(self._end())
+        await asyncio.shield(self._ending)
+
+    async def _end(self) -> None:
+        """The session counts until its sockets are closed, so whoever waits for the last one leaves none open."""
+        try:
+            for task in self._tasks:
+                task.cancel()
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+            await self._connection.close()
+        finally:
+            self._server.sessions.pop(self.name, None)
 
     def _start(self, work: Coroutine[Any, Any, None]) -> None:
         """Run `work` until the session ends; a bug in it ends the session, and its traceback is printed."""
