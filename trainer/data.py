@@ -27,6 +27,7 @@ SHARD = 256  # faces in one file
 FIRST_SHARDS = 8  # that tell which w have rare faces
 RARE = 32  # draws for one face of a rare kind
 ALL = slice(None)
+CANDIDATES = 16  # drawn codes of real people, the nearest of which a face's code is led towards
 REAL_CODES = Path(__file__).with_name("sface_real_codes.npz")
 
 
@@ -268,10 +269,13 @@ class RealIdentities:
     def towards(self, codes: Tensor, share: float, generator: torch.Generator, rows: slice, n: int) -> Tensor:
         """Unit codes [rows of n, 128], each led towards a drawn one by up to `share`: code + u * drawn, at length 1.
 
-        Whatever a generated code says of a person, the mapper then cannot take it for certain, as it cannot of a
-        photograph's.
+        Of `CANDIDATES` drawn ones it is the nearest: one that may well have the code's sex, age and looks, which the
+        mapper is told beside it. Whatever a generated code says of a person, the mapper then cannot take it for
+        certain, as it cannot of a photograph's.
         """
-        drawn = self.draw(n, generator)[rows].to(codes.device)
+        drawn = self.draw(n * CANDIDATES, generator).unflatten(0, (n, CANDIDATES))[rows].to(codes.device)
+        nearest = (drawn * codes[:, None]).sum(2).argmax(1)
+        drawn = drawn[torch.arange(len(codes), device=codes.device), nearest]
         u = share * torch.rand(n, 1, generator=generator)[rows].to(codes.device)
         return F.normalize(codes + u * drawn, dim=1)
 

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from ..runtime.align import align
+from ..runtime.cli_options import progress_of
 from ..runtime.composer import Composer
 from ..runtime.detect import Detector, choose_face
 from ..runtime.errors import InputError
@@ -29,7 +30,7 @@ from ..runtime.images import PHOTO_SUFFIXES, read_image
 from ..runtime.table import compose_table
 from . import measures, personalize
 from .checkpoint import read_record
-from .data import Faces, FrozenNetworks
+from .data import Faces, FrozenNetworks, joined
 from .fit import generator_name, load_generator, load_mapping, load_trained
 from .judges import ACCEPT, Judges, Seen
 from .loop import best_device
@@ -159,7 +160,8 @@ def compose(
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """(w, pictures in [-1, 1]) batch by batch, of identity codes [N, 128], attribute and identity images uint8
     [N, 3, S, S]."""
-    for i in range(0, len(identity), batch):
+    starts = range(0, len(identity), batch)
+    for i in progress_of("composing", starts, len(starts)):
         crops = (images[i : i + batch].float() / 127.5 - 1 for images in (image, portrait))
         w = networks(identity[i : i + batch], *crops)
         yield w, frozen.synthesis(w)
@@ -185,8 +187,12 @@ def compose_crops(
 def generated_pairs(networks: Networks, frozen: FrozenNetworks, config: EvaluateConfig) -> GeneratedPairs:
     """Draws `config.pairs` pairs through `frozen.synthesis` and composes them."""
     random = torch.Generator().manual_seed(config.seed)
-    people = frozen.draw(config.pairs, config.psi, random, config.batch)
-    attributes = frozen.draw(config.pairs, config.psi, random, config.batch)
+
+    def drawn(what: str) -> Faces:
+        parts = frozen.draw_w(config.pairs, config.psi, random).split(config.batch)
+        return joined([frozen.make(w) for w in progress_of(what, parts, len(parts))])
+
+    people, attributes = drawn("drawing people"), drawn("drawing attributes")
 
     def outputs(identity: Faces) -> Outputs:
         parts = [

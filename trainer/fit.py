@@ -81,7 +81,7 @@ class FitConfig:
     cross_batch: int = 8
     cross_every: int = 3  # a cross batch every so many steps
     self_images: bool = False  # between cross batches, self pairs go through the generator too
-    real_identities: float = 0.8  # how far identity codes are led, at most, towards ones drawn from real people's
+    real_identities: float = 3.0  # how far identity codes are led, at most, towards ones drawn from real people's
     photo_share: float = 0.25  # share of cross attributes and identities taken from the user's photographs, where given
     augmentation: bool = True  # of attribute images
     rate: float = 5e-4
@@ -129,7 +129,8 @@ class FitConfig:
 # The paper's text gives four lambdas for the three losses of equation (8): 1, 1, 0.001, 0.02. The authors' published
 # code (github.com/YotamNitzan/ID-disentanglement, trainer.py) says which they are: adversarial, identity, landmarks,
 # reconstruction; and in which units: the mean of the code's differences, and the mean squared difference of coordinates
-# in px of a 160 px crop. `losses` has the sum of a code's differences and squared distances in sides of the crop.
+# in px of a 160 px crop. `losses` has the sum of a code's differences and squared distances in sides of the crop. The
+# L1 part of the reconstruction stays a mean over pixels in -1..1, where the code takes 0..1 and sums over the batch.
 PAPER = FitConfig(
     attribute_encoder="inception",
     appearance=0,
@@ -525,23 +526,24 @@ class FitLoop:
         w, target = self.networks.mapper(identity, attributes, attributes), known.w
         if config.w_plus:
             target = target[:, None]
-        terms = {"w": config.w_weight * ((w - target) / self.frozen.w_std).square().mean()}
+        kept = _kept(identity, known.identity).view(-1, *[1] * (w.ndim - 1))
+        terms = {"w": config.w_weight * (kept * ((w - target) / self.frozen.w_std).square()).mean()}
         if self.done >= config.warm_steps and (self.transfer or config.probe_weight):
-            terms |= self.others_losses(known, identity, attributes)
+            terms |= self.others_losses(known, identity, kept, attributes)
         return terms
 
-    def others_losses(self, known: Known, identity: Tensor, attributes: Tensor) -> dict[str, Tensor]:
+    def others_losses(self, known: Known, identity: Tensor, kept: Tensor, attributes: Tensor) -> dict[str, Tensor]:
         """The attributes of a self batch on the other people of it."""
         config, sums = self.config, {}
-        everybody = [self.processes.gathered(x) for x in (identity, attributes, known.w, known.tone)]
+        everybody = [self.processes.gathered(x) for x in (identity, kept, attributes, known.w, known.tone)]
         rows = self.processes.rows(config.self_batch)
         for shift in PROBE_SHIFTS:
-            other, looks, person, tone = (x.roll(shift, 0)[rows] for x in everybody)
+            other, own, looks, person, tone = (x.roll(shift, 0)[rows] for x in everybody)
             w = self.networks.mapper(other, attributes, looks)
             terms = {}
             if self.transfer:
                 error = (w - self.transfer(person, known.w)) / self.frozen.w_std
-                terms["transfer"] = config.transfer_weight * error.square().mean()
+                terms["transfer"] = config.transfer_weight * (own * error.square()).mean()
             if config.probe_weight:
                 code, points, skin = self.probe.eval()(w)
                 terms["probe identity"] = config.probe_weight * self.identity_loss(code, other)
@@ -694,6 +696,14 @@ class FitLoop:
             image = (self.frozen.synthesis(self.average(people.identity, crop, people.crop)) + 1) * 127.5
             lines.append(torch.cat([attributes.image[i : i + 1], image.clamp(0, 255).to(torch.uint8)]))
         return np.concatenate([np.concatenate(list(line.permute(0, 2, 3, 1).cpu().numpy()), axis=1) for line in lines])
+
+
+def _kept(led: Tensor, codes: Tensor) -> Tensor:
+    """How much of a person is left in a code that was led away from theirs, [N]: the square of the cosine.
+
+    As much does the person's own w count as a target; where little is left, only what the frozen encoders say does.
+    """
+    return (led * codes).sum(1).clamp_min(0).square()
 
 
 def _floats(module: nn.Module) -> list[Tensor]:

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from ..runtime import models
+from ..runtime.cli_options import progress_of
 from ..runtime.crop import IDENTITY_SIZE, identity_view
 from ..runtime.errors import FidError
 from ..runtime.session import open_session
@@ -91,7 +92,8 @@ class Judges:
     @torch.no_grad()
     def look(self, crops: np.ndarray, batch: int = 16) -> Seen:
         """Shows crops uint8 [N, 256, 256, 3] RGB to every judge."""
-        parts = [self._look(crops[i : i + batch]) for i in range(0, len(crops), batch)]
+        starts = range(0, len(crops), batch)
+        parts = [self._look(crops[i : i + batch]) for i in progress_of("judging", starts, len(starts))]
 
         def join(values: list[Any]) -> Any:
             if isinstance(values[0], dict):
