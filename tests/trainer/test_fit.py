@@ -158,10 +158,22 @@ def test_the_paper_is_weighted_in_its_own_units():
     torch.testing.assert_close(loop.landmarks_loss(points, others), 0.001 * px.square().mean())
 
 
+def test_a_w_counts_as_much_as_its_person_is_left_in_the_code(monkeypatch):
+    codes = torch.eye(3, 128)
+    led = torch.nn.functional.normalize(codes + torch.tensor([[0.0], [1.0], [0.0]]) * torch.eye(128)[3], dim=1)
+    led[2] = -codes[2]
+    torch.testing.assert_close(fit._kept(led, codes), torch.tensor([1.0, 0.5, 0.0]))
+    frozen = tiny_frozen()
+    config = replace(TINY, self_batch=2)
+    loop = fit.FitLoop(config, frozen, frozen.draw(4, 0.8, torch.Generator().manual_seed(1)), CPU)
+    monkeypatch.setattr(loop, "identities", lambda codes, n, stream: -codes)  # somebody else altogether
+    assert loop.self_losses()["w"] == 0
+
+
 @pytest.mark.parametrize("preset", ["live", "paper", "no-landmarks", "no-discriminator"])
 def test_losses_fall(preset):
     config = replace(small(preset), attribute_encoder="light", steps=16, rate=5e-4, cross_rate=5e-4)
-    config = replace(config, self_batch=min(config.self_batch, 4), cross_batch=3)
+    config = replace(config, self_batch=min(config.self_batch, 4), cross_batch=3, real_identities=0.0)  # few people
     frozen = tiny_frozen()
     loop = fit.FitLoop(config, frozen, frozen.draw(8, 0.8, torch.Generator().manual_seed(1)), CPU)
     loop.start()
