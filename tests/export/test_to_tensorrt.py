@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import sys
 import threading
@@ -182,7 +181,7 @@ class TestRealBuilds:
         def watch(share: float) -> None:
             shares.append(share)
             if len(shares) == 2:
-                os.kill(os.getpid(), signal.SIGINT)
+                signal.raise_signal(signal.SIGINT)
 
         with pytest.raises(KeyboardInterrupt):
             build(lib, path, Batch(), targets=RTX_TARGETS, watch=watch)
