@@ -158,8 +158,8 @@ def test_codes_are_led_towards_real_ones():
     near, far = ((led(share) * codes).sum(1) for share in (0.3, 3.0))
     torch.testing.assert_close(led(3.0).norm(dim=1), torch.ones(64))
     assert far.mean() < near.mean() < 1
-    drawn = real.draw(64, torch.Generator().manual_seed(4))
-    one = torch.nn.functional.normalize(codes + drawn, dim=1)  # towards any one, at a share of 1
-    assert (led(1.0) * codes).sum(1).mean() > (one * codes).sum(1).mean()  # and the nearest is chosen
+    drawn = real.draw(64 * data.CANDIDATES, torch.Generator().manual_seed(4)).unflatten(0, (64, data.CANDIDATES))
+    nearest = (drawn * codes[:, None]).sum(2).amax(1)
+    torch.testing.assert_close((led(1e6) * codes).sum(1), nearest, atol=1e-3, rtol=0)  # all the way: the nearest itself
     rows = real.towards(codes[16:32], 0.3, torch.Generator().manual_seed(4), slice(16, 32), len(codes))
     torch.testing.assert_close(rows, led(0.3)[16:32])  # a process's share
