@@ -9,10 +9,20 @@ from typing import Any
 import click
 from rich.console import Console
 
+from ..runtime.bundle import SHIPPED
 from ..runtime.errors import FidError, InputError
 
 NEEDED = {"torch": "PyTorch", "safetensors": "safetensors"}  # of the train extra, by import name
 PRESET_NAMES = ["live", "paper", "paper-1024", "no-landmarks", "no-discriminator"]  # fit.PRESETS, known without torch
+
+
+class Source(click.Path):
+    """An existing path, or `default` for the bundle that ships."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """See `click.Path.convert`."""
+        return SHIPPED if value == "default" else super().convert(value, param, ctx)
+
 
 console = Console(highlight=False)
 minutes_option = click.option("--max-minutes", type=float, help="Save and stop after this many minutes.")
@@ -20,7 +30,8 @@ resume_option = click.option("--resume", is_flag=True, help="Go on from the newe
 generator_option = click.option(
     "--generator",
     type=click.Path(path_type=Path, exists=True),
-    help="The generator to train through: a `fid-train distill` run or checkpoint, or a StyleGAN2 file of yours.",
+    help="The generator to look through: a `fid-train distill` run or checkpoint, a bundle, or a StyleGAN2 file of "
+    "yours; none: the shipped one, or at 1024 px the published one.",
 )
 dry_run_option = click.option("--dry-run", is_flag=True, help="Print the resolved configuration and stop.")
 
@@ -173,10 +184,14 @@ def _changed(config: Any, settings: tuple[str, ...]) -> Any:
 @click.option("--set", "settings", multiple=True, metavar="NAME=VALUE", help="Any other value that --dry-run shows.")
 @_folder_option("--dataset", "Folder of `fid-train dataset`; none: faces are drawn online.")
 @_folder_option("--photos", "Folder of your own photographs, as further identity and attribute images.")
-@_folder_option("--init", "Start from this checkpoint's weights.")
+@click.option(
+    "--init",
+    type=Source(path_type=Path, exists=True),
+    help="Start from the weights of this checkpoint or bundle; `default` is the bundle that ships.",
+)
 @_file_option("--encoder", "Start the inception encoder from this file of InceptionV3 weights.")
 @_file_option("--fan", "Use this file of face-alignment's FAN for landmarks, not the face mesh.")
-@click.option("--compile", "compiled", is_flag=True, help="Let torch.compile speed the generator up.")
+@click.option("--compile", "compiled", is_flag=True, help="Let torch.compile speed all but the mapper up.")
 @generator_option
 @minutes_option
 @resume_option

@@ -277,7 +277,7 @@ def run(
     )
     looked_through = subject.name if isinstance(synthesis, BundleSynthesis) and subject.composer else "shipped bundle's"
     if not isinstance(synthesis, BundleSynthesis):
-        looked_through = generator_name(generator)
+        looked_through = generator_name(generator, resolution)
     report.figures = _plain({"evaluated": subject.name, "generator": looked_through, **report.figures})
     return report
 

@@ -33,7 +33,11 @@ import torch
 from rich.console import Console
 from torch import Tensor, nn
 
+from ..runtime.bundle import Bundle
+from ..runtime.check_engine import FACES
+from ..runtime.crop import CROP_SIZE
 from ..runtime.errors import FidError, InputError
+from ..runtime.images import read_image
 from . import losses
 from .checkpoint import (
     latest,
@@ -47,9 +51,11 @@ from .checkpoint import (
     write_json,
 )
 from .data import Faces, FrozenNetworks, Light, RealIdentities, Transfer, augment, read_dataset, read_photos
+from .from_bundle import appearance_size, float_tensors, is_bundle, load_graph, load_synthesis, load_unfolded
 from .from_stylegan2 import read_stylegan2
 from .loop import Budget, Progress, Watch, best_device, keep_freed_memory, machine_record
 from .networks import ATTRIBUTES_SIZE, IDENTITY_SIZE, AttributeEncoder, Mapper, WDiscriminator
+from .networks_bundle import from_uint8
 from .networks_inception import FEATURES, InceptionV3
 from .networks_mobilestylegan import CHANNELS, STYLES_PER_BLOCK, Mapping, Synthesis
 from .networks_stylegan2 import Synthesis as StyleGAN2Synthesis
@@ -57,6 +63,7 @@ from .probe import Memory, Probe, Seen
 from .processes import Processes
 
 SAVE_EVERY_S = 240
+PUBLISHED = 1024  # px, of MobileStyleGAN
 PROBE_RATE = 1e-3  # of its own training at the start; a fifth of it afterwards
 PROBE_BATCH = 128
 PROBE_SHIFTS = (1, 3, 7)  # each face's attributes are put on the people this far along the batch
@@ -259,7 +266,10 @@ def memory_estimate(config: FitConfig) -> int:
 
 
 def load_trained(checkpoint: Path) -> Trainable:
-    """E_attr and M of a checkpoint folder, in evaluation mode. Raises FidError when it holds something else."""
+    """E_attr and M of a checkpoint folder or a bundle, in evaluation mode. Raises FidError when it holds something
+    else."""
+    if is_bundle(checkpoint):
+        return _trained_of(Bundle.load(checkpoint))
     record = read_record(checkpoint)
     known = FitConfig.__dataclass_fields__
     kept = {name: value for name, value in record.get("configuration", {}).items() if name in known}
@@ -271,20 +281,34 @@ def load_trained(checkpoint: Path) -> Trainable:
     return networks.eval()
 
 
+def _trained_of(bundle: Bundle) -> Trainable:
+    encoder = "inception" if bundle.attributes_size == FEATURES else "light"
+    networks = Trainable(FitConfig(attribute_encoder=encoder, appearance=appearance_size(bundle)))
+    size = (CROP_SIZE, CROP_SIZE)
+    faces = [cv2.resize(read_image(path), size, interpolation=cv2.INTER_AREA) for path in sorted(FACES.glob("*.jpg"))]
+    stored = float_tensors(bundle.graph_path("attributes"), "attributes.")
+    load_unfolded(networks.attributes, stored, from_uint8(np.stack(faces)))
+    load_graph(networks.mapper, bundle, "mapper")
+    return networks.eval()
+
+
 def load_generator(source: Path | None, resolution: int) -> Synthesis | StyleGAN2Synthesis:
-    """The user's StyleGAN2 from a file, a distilled generator from a checkpoint folder, or the published one at
-    1024 px. Frozen.
+    """The user's StyleGAN2 from a file, a distilled generator from a checkpoint folder or a bundle, or where none is
+    named the published one at 1024 px and the shipped bundle's at its size. Frozen.
 
     Raises InputError when a generator is needed and missing.
     """
-    if source is not None and source.is_file():
+    if source is not None and source.is_file() and not is_bundle(source):
         return read_stylegan2(source, resolution).synthesis
-    if resolution == 1024:
+    if resolution == PUBLISHED:
         return Synthesis.load(1024)
-    if source is None:
-        raise InputError(
-            f"no generator given for {resolution} px: name a `fid-train distill` checkpoint with --generator."
-        )
+    if source is None or is_bundle(source):
+        bundle = Bundle.load(source)
+        if bundle.resolution != resolution:
+            raise InputError(
+                f"no generator given for {resolution} px: name a `fid-train distill` checkpoint with --generator."
+            )
+        return load_synthesis(bundle).eval().requires_grad_(False)
     weights = read_weights(source)
     network = Synthesis.shaped_as(weights, resolution, "synthesis.")
     load_into(network, weights, "synthesis")
@@ -568,7 +592,9 @@ class FitLoop:
         crop, portrait = self.seen_crop(attributes, n, 3), self.seen_crop(people, n, 11)
         w = self.networks(identity, crop, portrait)
         image = self.frozen.synthesis(w)
-        code, points = self.frozen.identity(image).float(), self.frozen.inner_face(image)
+        with torch.autocast(self.device.type, enabled=False):  # bf16 has steps of a pixel, where landmarks are
+            image = image.float()
+            code, points = self.frozen.identity(image), self.frozen.inner_face(image)
         terms = {"identity": self.identity_loss(code, identity)}
         if config.landmarks_weight:
             terms["landmarks"] = self.landmarks_loss(points / 256, attributes.landmarks / 256)
@@ -580,7 +606,7 @@ class FitLoop:
             terms["colour"] = config.colour_weight * losses.coarse_colour(image, target)
         if config.reconstruction_weight and same:
             scales = 5 if config.resolution >= 11 << 4 else 4
-            mix = losses.mix(image.float(), attributes.crop, scales=scales).mean()
+            mix = losses.mix(image, attributes.crop, scales=scales).mean()
             terms["reconstruction"] = config.reconstruction_weight * mix
         if config.adversarial_weight and config.adversarial_rate is None:
             terms["adversarial"] = config.adversarial_weight * losses.adversarial_g(self.discriminator(w))
@@ -588,7 +614,7 @@ class FitLoop:
         if config.probe_weight and config.probe_slope_weight:
             loss = losses.identity_cosine(code, identity) * len(w)
             slope = torch.autograd.grad(loss, w, retain_graph=True)[0] * self.frozen.w_std
-        seen = Seen(w, code, points, losses.skin_colour(image.float()), identity, slope)
+        seen = Seen(w, code, points, losses.skin_colour(image), identity, slope)
         return Seen(*(x.detach().float() for x in seen)), (identity, crop, portrait), terms
 
     def train_adversary(self, fake_w: Tensor, inputs: tuple[Tensor, ...]) -> dict[str, Tensor]:
@@ -710,10 +736,13 @@ def _floats(module: nn.Module) -> list[Tensor]:
     return [v for v in module.state_dict().values() if v.is_floating_point()]
 
 
-def generator_name(generator: Path | None) -> str:
-    """The generator as run.json names it: run/step, or a file; paths above say nothing to another machine."""
-    if generator is None:
+def generator_name(generator: Path | None, resolution: int) -> str:
+    """The generator as run.json names it: run/step, a bundle, or a file; paths above say nothing to another machine."""
+    if generator is None and resolution == PUBLISHED:
         return "published, 1024 px"
+    if generator is None or is_bundle(generator):
+        bundle = Bundle.load(generator)
+        return f"bundle {bundle.name} {bundle.version}"
     if generator.is_file():
         return generator.name
     folder = Path(read_record(generator)["folder"]).resolve()
@@ -740,9 +769,9 @@ def fit(
     `generator` is a `fid-train distill` run or checkpoint, or a StyleGAN2 file of the user's; `dataset` a folder of
     `fid-train dataset` (None: faces drawn online); `photos` a folder of the user's own photographs, further inputs;
     `fan` a file of FAN to use for landmarks; `encoder` a file of InceptionV3 weights to start from; `resume` goes on
-    from the run's newest checkpoint; `init` starts from another run's weights; `compiled` lets torch.compile speed the
-    generator up. `run/run.json` keeps the configuration, the generator and the machine; TensorBoard reads the scalars
-    and grids in `run/`.
+    from the run's newest checkpoint; `init` starts from another run's or a bundle's weights; `compiled` lets
+    torch.compile speed all but the mapper up. `run/run.json` keeps the configuration, the generator and the machine;
+    TensorBoard reads the scalars and grids in `run/`.
     """
     console, budget, processes = console or Console(), Budget(max_minutes), Processes.start()
     if not processes.first:
@@ -766,11 +795,12 @@ def fit(
         for networks in (loop.networks, loop.average):
             networks.attributes.load_state_dict(InceptionV3.load(encoder).state_dict())
     if compiled:
-        frozen.synthesis.compile(dynamic=False)
+        for network in (frozen.synthesis, frozen.identity, frozen.landmarks, loop.networks.attributes):
+            network.compile(dynamic=False)
     loop.start()
     if processes.first:
         run.mkdir(parents=True, exist_ok=True)
-        record = {"configuration": asdict(config), "generator": generator_name(generator)}
+        record = {"configuration": asdict(config), "generator": generator_name(generator, config.resolution)}
         write_json(run / "run.json", {**record, "processes": processes.world, "machine": machine_record()})
     checkpoint, smooth, saved = run, {}, budget.seconds
 

@@ -1,6 +1,8 @@
 """The torch form of a bundle's networks: its graphs store their weights under the modules' own names."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import onnx
 import torch
@@ -42,6 +44,51 @@ def load_synthesis(bundle: Bundle, graph: str = "synthesis") -> Synthesis:
     network = Synthesis.shaped_as(stored, bundle.resolution)
     load_graph(network, bundle, graph)
     return network
+
+
+def is_bundle(source: Path) -> bool:
+    """Whether a path is a bundle's folder or a .fid file."""
+    return source.suffix == ".fid" or (source / "bundle.json").is_file()
+
+
+@torch.no_grad()
+def load_unfolded(network: nn.Module, folded: Mapping[str, Tensor], images: Tensor) -> None:
+    """Fills a network with the weights of an exported one, whose batch norms are part of the convolutions before them.
+
+    `folded` are its tensors by name. Each batch norm takes the mean and variance that its input has on `images`
+    [N, 3, S, S] in [-1, 1], and the scale and shift that undo them: in evaluation the network computes what the
+    exported one does, and in training, on batches that resemble the images, nearly so. Raises FidError when the tensors
+    are another network's.
+    """
+    names = {module: name for name, module in network.named_modules()}
+    norms = {name for module, name in names.items() if isinstance(module, nn.BatchNorm2d)}
+    own = {name: tensor for name, tensor in network.state_dict().items() if name.rpartition(".")[0] not in norms}
+    if {name: tensor.numel() for name, tensor in own.items()}.items() - {
+        name: tensor.numel() for name, tensor in folded.items()
+    }.items():
+        raise FidError("the bundle holds another attribute encoder than this fid trains: name a checkpoint instead.")
+    network.load_state_dict({name: folded[name].reshape(tensor.shape) for name, tensor in own.items()}, strict=False)
+    outputs: list[tuple[Tensor, str]] = []
+
+    def remember(conv: nn.Module, _: Any, output: Tensor) -> None:
+        outputs.append((output, names[conv]))
+
+    def unfold(norm: nn.Module, inputs: tuple[Tensor]) -> None:
+        assert isinstance(norm, nn.BatchNorm2d)
+        assert norm.running_mean is not None
+        assert norm.running_var is not None
+        bias = folded[next(name for output, name in outputs if output is inputs[0]) + ".bias"].flatten()
+        variance, mean = torch.var_mean(inputs[0], dim=(0, 2, 3), correction=0)
+        norm.running_mean.copy_(mean)
+        norm.running_var.copy_(variance)
+        norm.weight.copy_((variance + norm.eps).sqrt())
+        norm.bias.copy_(mean + bias)
+
+    hooks = [m.register_forward_hook(remember) for m in network.modules() if isinstance(m, nn.Conv2d)]
+    hooks += [m.register_forward_pre_hook(unfold) for m in network.modules() if isinstance(m, nn.BatchNorm2d)]
+    network.eval()(images)
+    for hook in hooks:
+        hook.remove()
 
 
 def float_tensors(graph: Path, prefix: str) -> dict[str, Tensor]:

@@ -29,7 +29,7 @@ from ..runtime.images import check_output, find_photos
 from . import losses
 from .checkpoint import read_record
 from .fit import load_generator, load_mapping, load_trained
-from .from_bundle import appearance_size, load_graph, load_synthesis
+from .from_bundle import appearance_size, is_bundle, load_graph, load_synthesis
 from .loop import Progress, best_device, keep_freed_memory
 from .networks import Mapper
 from .networks_facemesh import FaceMesh
@@ -192,8 +192,9 @@ def bundle_networks(composer: Composer, device: torch.device) -> Networks:
 def trained_networks(checkpoint: Path, generator: Path, device: torch.device) -> Networks:
     """The networks of one's own training: a `fid-train fit` run or checkpoint, and the generator it went through."""
     trained = load_trained(checkpoint).requires_grad_(False).to(device)
-    own = None if generator.is_file() else int(read_record(generator)["configuration"]["resolution"])
-    synthesis = load_generator(generator, own or CROP_SIZE)
+    distilled = not (generator.is_file() or is_bundle(generator))
+    side = int(read_record(generator)["configuration"]["resolution"]) if distilled else CROP_SIZE
+    synthesis = load_generator(generator, side)
     return _networks(trained.mapper, synthesis, trained.attributes, load_mapping(generator), device)
 
 

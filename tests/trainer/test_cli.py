@@ -11,7 +11,7 @@ def run(capsys, *arguments):
 
 
 def test_dry_run_prints_the_resolved_configuration(capsys, tmp_path):
-    code, out, _ = run(capsys, "fit", "-o", str(tmp_path / "run"), "--steps", "7", "--dry-run")
+    code, out, _ = run(capsys, "fit", "-o", str(tmp_path / "run"), "--steps", "7", "--init", "default", "--dry-run")
     assert code == 0
     assert "steps                7\n" in out
     assert "E_attr               5,820,160 parameters\n" in out
@@ -56,6 +56,7 @@ def test_a_resumed_run_keeps_its_configuration(capsys, tmp_path):
         (["-o", "run", "--set", "steps=few"], "steps is a value of type int, which 'few' is not"),
         (["-o", "run", "--set", "bf16=maybe"], "bf16 is a value of type bool, which 'maybe' is not"),
         (["fit"], "Missing option '-o'"),
+        (["fit", "-o", "run", "--init", "nowhere"], "Path 'nowhere' does not exist"),
         (["fit", "-o", "run", "--resolution", "200"], "'200' is not one of"),
         (["fit", "-o", "run", "--steps", "0"], "0 is not in the range"),
         (["evaluate", "nowhere"], "does not exist"),
