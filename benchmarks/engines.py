@@ -31,9 +31,12 @@ GRAPHS = (
     *("identity", "attributes", "mapper", "synthesis", "synthesis-light", "reenact"),
     *("synthesis-1024", "reenact-1024"),
 )
+CPU_ENGINES = ("onnxruntime", "openvino", "openvino-bf16")
+"""Those of the runtime."""
+
 ENGINES = (
     *("torch", "torch-compile", "torch-cuda", "torch-cudagraph"),
-    *("onnxruntime", "openvino", "openvino-bf16", "openvino-int8"),
+    *(*CPU_ENGINES, "openvino-int8"),
     *("cuda", "tensorrt", "tensorrt-rtx"),
 )
 IDENTITY_SIZE = 128

@@ -14,7 +14,7 @@ import click
 import numpy as np
 import torch
 from accuracy import compare
-from engines import ENGINES, NotHereError, Opened, input_names, networks, open_engine
+from engines import CPU_ENGINES, ENGINES, NotHereError, Opened, input_names, networks, open_engine
 from fid.runtime.session import physical_cores
 from fid.trainer.data import FrozenNetworks
 from fid.trainer.evaluate import EvaluateConfig, generated_pairs, pair_measures, reconstruction_measures
@@ -26,7 +26,7 @@ from records import QUICK_RESULTS, RESULTS, add_run
 LIGHT = "-light"  # of an engine's name: through the light generator
 MEASURED = (
     *(engine for engine in ENGINES if engine not in ("torch-compile", "torch-cudagraph")),
-    *(f"{engine}{LIGHT}" for engine in ("onnxruntime", "openvino")),
+    *(f"{engine}{LIGHT}" for engine in CPU_ENGINES),
 )
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import click
 import cv2
 import numpy as np
-from engines import NotHereError, inputs, noise, open_engine
+from engines import CPU_ENGINES, NotHereError, inputs, noise, open_engine
 from fid.runtime.align import align
 from fid.runtime.detect import Detector
 from fid.runtime.images import read_image
@@ -26,7 +26,6 @@ from machine import ROOT, machine_record
 from records import QUICK_RESULTS, RESULTS, add_run
 from timing import FULL, QUICK, Plan, interleaved, summary
 
-CPU_ENGINES = ("onnxruntime", "openvino")
 WORKER = "--worker"  # argument of a process of `processes`
 
 

@@ -95,7 +95,7 @@ def open_session(
     if engine.startswith("openvino"):
         from .session_openvino import OpenVINOSession
 
-        session = OpenVINOSession(path, "bf16" if engine.endswith("bf16") else "f32", count, static_batch)
+        session = OpenVINOSession(path, _precision(engine), count, static_batch)
     elif engine == "onnxruntime":
         from .session_onnxruntime import OnnxRuntimeSession
 
@@ -136,11 +136,12 @@ def _on_cpu(path: Path, threads: int, static_batch: int | None) -> Session:
     """A session on the faster CPU engine for a graph; where that does not open, on ONNX Runtime."""
     from .session_onnxruntime import OnnxRuntimeSession
 
-    if remembered(path.stem) == "openvino":
+    engine = remembered(path.stem)
+    if engine.startswith("openvino"):
         from .session_openvino import OpenVINOSession
 
         try:
-            return OpenVINOSession(path, "f32", threads, static_batch)
+            return OpenVINOSession(path, _precision(engine), threads, static_batch)
         except FidError as error:
             session = OnnxRuntimeSession(path, "CPU", threads)
             session.fallback = (
@@ -148,6 +149,10 @@ def _on_cpu(path: Path, threads: int, static_batch: int | None) -> Session:
             )
             return session
     return OnnxRuntimeSession(path, "CPU", threads)
+
+
+def _precision(engine: str) -> str:
+    return "bf16" if engine.endswith("bf16") else "f32"
 
 
 def _open_on_gpu(graph: Path, reference: Path, engine: str, threads: int, static_batch: int | None) -> Session:

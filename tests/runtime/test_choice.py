@@ -17,12 +17,21 @@ def test_each_graph_gets_its_faster_engine() -> None:
     assert choice.faster(rows) == {"attributes": "onnxruntime", "mapper": "onnxruntime", "synthesis": "openvino"}
     assert choice.faster([rows[0], row("openvino", 6, 77)])["synthesis"] == "onnxruntime"  # too little to gain
     assert choice.faster([rows[0], row("openvino", 1, 7, cosine=0.9)])["synthesis"] == "onnxruntime"  # another person
+    half = row("openvino-bf16", 6, 40, cosine=0.9997)
+    assert choice.faster([*rows, half])["synthesis"] == "openvino-bf16"
+    assert choice.faster([*rows, {**half, "identity_cosine": 0.99}])["synthesis"] == "openvino"
 
 
 @pytest.mark.parametrize(
-    "rows", [[], [row("onnxruntime", 6, 80)], [row("onnxruntime", 6, 80), {"engine": "openvino", "missing": "x"}]]
+    "rows",
+    [
+        [],
+        [row("onnxruntime", 6, 80)],
+        [row("onnxruntime", 6, 80), {"engine": "openvino", "missing": "x"}],
+        [row("openvino", 6, 80), row("openvino-bf16", 6, 40)],
+    ],
 )
-def test_nothing_is_chosen_unless_all_were_measured(rows: list[dict]) -> None:
+def test_nothing_is_chosen_without_one_to_beat_and_another(rows: list[dict]) -> None:
     assert choice.faster(rows) == {}
 
 
@@ -49,6 +58,10 @@ def test_auto_opens_it_and_says_when_it_cannot(toy_bundle, monkeypatch: pytest.M
     monkeypatch.setattr(session, "remembered", lambda graph: {"mapper": "openvino"}.get(graph, "onnxruntime"))
     opened = session.open_session(graph)
     assert (opened.provider, opened.fallback) == ("openvino CPU f32", None)
+    monkeypatch.setattr(session, "remembered", lambda graph: "openvino-bf16")
+    half = session.open_session(graph)  # a CPU without bf16 computes in float32 and says so
+    assert half.provider == ("openvino CPU bf16" if half.fallback is None else "openvino CPU f32")
+    monkeypatch.setattr(session, "remembered", lambda graph: {"mapper": "openvino"}.get(graph, "onnxruntime"))
     assert session.open_session(toy_bundle / "attributes.onnx").provider == "onnxruntime CPU"
 
     def broken(*arguments: object) -> None:

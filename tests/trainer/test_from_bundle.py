@@ -76,7 +76,14 @@ def test_a_run_begins_with_the_shipped_networks(tmp_path, monkeypatch):
     monkeypatch.setattr(fit.FrozenNetworks, "load", lambda *_: frozen)
     monkeypatch.setattr(fit, "load_mapping", lambda _: None)
     begun = fit.FitConfig(
-        steps=1, rate=1e-12, cross_rate=1e-12, weight_decay=0.0, warm_steps=5, self_batch=2, probe_steps=1, probe_faces=8
+        steps=1,
+        rate=1e-12,
+        cross_rate=1e-12,
+        weight_decay=0.0,
+        warm_steps=5,
+        self_batch=2,
+        probe_steps=1,
+        probe_faces=8,
     )
     last = fit.fit(tmp_path, begun, generator=None, init=SHIPPED, console=Console(quiet=True))
     mine, shipped = fit.load_trained(last).mapper.state_dict(), fit.load_trained(SHIPPED).mapper.state_dict()
