@@ -59,17 +59,17 @@ class Opened:
 def open_engine(engine: str, graph: str, threads: int, batch: int = 1) -> Opened:
     """Open a graph for one batch size and run it once. Raises NotHereError when it cannot run here."""
     start = time.perf_counter()
-    if engine.startswith("torch"):
-        run, provider = _torch(engine, graph, threads, batch)
-    elif graph == "reenact-1024":
-        run, provider = _three_graphs(engine, threads, batch)
-    elif engine == "openvino-int8":
-        run, provider = _quantised(graph, threads, batch)
-    else:
-        run, provider = _session(engine, graph, threads, batch)
     try:
+        if engine.startswith("torch"):
+            run, provider = _torch(engine, graph, threads, batch)
+        elif graph == "reenact-1024":
+            run, provider = _three_graphs(engine, threads, batch)
+        elif engine == "openvino-int8":
+            run, provider = _quantised(graph, threads, batch)
+        else:
+            run, provider = _session(engine, graph, threads, batch)
         run(noise(graph, batch))  # what is built at the first call belongs to opening
-    except (RuntimeError, FidError) as error:
+    except (RuntimeError, FidError, ImportError) as error:  # a GPU without memory left is a RuntimeError
         raise NotHereError(_one_line(error)) from error
     return Opened(run, provider, round(time.perf_counter() - start, 3))
 
@@ -157,10 +157,7 @@ def _torch(engine: str, graph: str, threads: int, batch: int) -> tuple[Callable[
 def _session(engine: str, graph: str, threads: int, batch: int) -> tuple[Callable[[Arrays], np.ndarray], str]:
     if engine not in SESSION_ENGINES:
         raise NotHereError("this version of fid has no such engine")
-    try:
-        session = open_session(graph_path(graph), engine=engine, threads=threads, static_batch=batch)
-    except FidError as error:
-        raise NotHereError(_one_line(error)) from error
+    session = open_session(graph_path(graph), engine=engine, threads=threads, static_batch=batch)
     if session.fallback is not None:
         raise NotHereError(_one_line(session.fallback))
     (output,) = session.outputs

@@ -1,7 +1,8 @@
 """How fast is PyTorch on this GPU, in every form and precision, and what else runs here? See gpu.sh, which starts this.
 
 Synthesis (w to picture) and reenactment (crop and identity code to picture), inputs and outputs on the device, every
-call synchronised. `host` is the live form: the crop comes from host memory and the picture goes back there.
+call synchronised. `host` is the live form: the crop comes from host memory and the picture goes back there. Sessions
+are those of fid, host memory to host memory, and the fastest one also goes through the whole frame of latency.py.
 """
 
 import argparse
@@ -278,48 +279,97 @@ def against(got: torch.Tensor, expected: torch.Tensor) -> dict[str, float | None
     return {"max": float(apart.max()), "psnr_db": round(10 * float(np.log10(255**2 / squared)), 2) if squared else None}
 
 
-def measure_sessions(record: dict[str, Any], quick: bool, clock: Clock, save: Callable[[], None]) -> None:
-    """Fills record["sessions"]: engine -> graph -> figures of fid's own sessions, host memory to host memory."""
-    runs = 3 if quick else 100
+def graphs_at_hand(bundles: list[Path]) -> dict[str, tuple[Path, Path | None]]:
+    """Graph and side, with "fp16" where it is typed so -> its file and its FP16 form: of the bundle that ships and of
+    others, and the 1024 px generator where it is fetched."""
+    from fid.runtime.bundle import Bundle
+    from fid.runtime.prepare import prepared
+
+    found: dict[str, tuple[Path, Path | None]] = {}
+    for bundle in (Bundle.load(), *map(Bundle.load, bundles)):
+        for graph in (g for g in ("reenact", "synthesis") if g in bundle.graphs):
+            name, path, half = f"{graph} {bundle.resolution}", bundle.graph_path(graph), bundle.half_path(graph)
+            found.setdefault(name, (path, None))
+            if half is not None:
+                found[f"{name} fp16"] = (path, half)
+    with contextlib.suppress(Exception):  # the sessions at 256 px need nothing fetched
+        found.setdefault("synthesis 1024", (prepared("synthesis-1024"), None))
+    return found
+
+
+def measure_sessions(
+    record: dict[str, Any], bundles: list[Path], quick: bool, clock: Clock, save: Callable[[], None]
+) -> None:
+    """Fills record["sessions"]: engine -> graph -> figures of fid's own sessions, host memory to host memory; then
+    record["frame"], the whole frame through the fastest of those that reenact at 256 px."""
+    runs, best = 3 if quick else 100, (float("inf"), "", None)
     random = np.random.default_rng(0)
     feeds = {
-        "reenact": {
-            "crop": random.integers(0, 256, (1, 256, 256, 3), np.uint8),
-            "identity": np.full((1, 128), 128**-0.5, np.float32),
-            "appearance": np.zeros((1, 512), np.float32),
-        },
-        "synthesis": {"w": 0.3 * random.standard_normal((1, 512), np.float32)},
+        "crop": random.integers(0, 256, (1, 256, 256, 3), np.uint8),
+        "identity": np.full((1, 128), 128**-0.5, np.float32),
+        "appearance": np.zeros((1, 512), np.float32),
+        "w": 0.3 * random.standard_normal((1, 512), np.float32),
     }
+    try:
+        graphs = graphs_at_hand(bundles)
+    except Exception as error:
+        record["sessions"] = {engine: {"all": {"reason": _reason(error)}} for engine in (*OTHER_ENGINES, "onnxruntime")}
+        return
     for engine in (*OTHER_ENGINES, "onnxruntime"):
         rows = record["sessions"].setdefault(engine, {})
-        for graph, arrays in feeds.items():
+        for name, (path, half) in graphs.items():
+            if half is not None and engine == "onnxruntime":
+                continue  # CPUs take the FP32 graphs
             if clock.left() < 30:
-                rows[graph] = {"reason": "no time was left"}
+                rows[name] = {"reason": "no time was left"}
                 continue
             try:
-                from fid.runtime.bundle import Bundle
                 from fid.runtime.session import ENGINES, open_session
 
                 if engine not in ENGINES:
                     raise LookupError("this version of fid has no such engine")
                 start = time.perf_counter()
-                session = open_session(Bundle.load().graph_path(graph), engine=engine, static_batch=1)
-                arrays = {tensor.name: arrays[tensor.name] for tensor in session.inputs}
+                session = open_session(path, engine=engine, static_batch=1, half=half)
+                arrays = {tensor.name: feeds[tensor.name] for tensor in session.inputs}
                 session.run(**arrays)
                 ready = round(time.perf_counter() - start, 2)
-                rows[graph] = {"provider": session.provider, "fallback": session.fallback, "ready_s": ready}
-                rows[graph] |= timed(lambda session=session, arrays=arrays: session.run(**arrays), runs)
+                rows[name] = {"provider": session.provider, "fallback": session.fallback, "ready_s": ready}
+                rows[name] |= timed(lambda session=session, arrays=arrays: session.run(**arrays), runs)
+                if name.startswith("reenact 256") and not session.fallback and rows[name]["p50_ms"] < best[0]:
+                    best = rows[name]["p50_ms"], f"{engine}, {name}", session
             except Exception as error:
-                rows[graph] = {"reason": _reason(error)}
+                rows[name] = {"reason": _reason(error)}
             save()
-            print(engine, graph, rows[graph].get("p50_ms", rows[graph].get("reason")), flush=True)
+            print(engine, name, rows[name].get("p50_ms", rows[name].get("reason")), flush=True)
+    try:
+        record["frame"] = {best[1]: whole_frame(best[2], feeds, runs)} if best[2] is not None else {}
+    except Exception as error:
+        record["frame"] = {best[1]: {"reason": _reason(error)}}
+    save()
+    print("whole frame", record["frame"], flush=True)
+
+
+def whole_frame(session: Any, feeds: dict[str, np.ndarray], runs: int) -> dict[str, Any]:
+    """Decode, detect, align, reenact, paste, encode of a 720p JPEG: figures, with the median of every stage."""
+    from engines import Opened
+    from fid.runtime.detect import Detector
+    from latency import STAGES, _frame, one_frame
+
+    detector, encoded, warm = Detector(), _frame(), 5
+    person = {tensor.name: feeds[tensor.name] for tensor in session.inputs if tensor.name != "crop"}
+    (output,) = session.outputs
+    opened = Opened(lambda arrays: session.run(**arrays)[output.name], session.provider, 0.0)
+    stages: list[dict[str, float]] = []
+    figures = timed(lambda: stages.append(one_frame(detector, opened, encoded, person)), runs, warm)
+    medians = {stage: round(statistics.median(one[stage] for one in stages[warm:]), 2) for stage in STAGES}
+    return {"provider": session.provider, **figures, "stages_ms": medians}
 
 
 def run_tests(quick: bool) -> dict[str, Any]:
-    """The tests marked `gpu`: how pytest ended and its last line."""
+    """The tests in tests/gpu: how pytest ended and its last line."""
     plain = ("-o", "addopts=--import-mode=importlib")  # one process, and no plug-in that a bare machine lacks
-    options = ("-q", "-m", "gpu", "-p", "no:cacheprovider", *plain)
-    command = [sys.executable, "-m", "pytest", *options, str(ROOT / "tests")]
+    options = ("-q", "-p", "no:cacheprovider", *plain)
+    command = [sys.executable, "-m", "pytest", *options, str(ROOT / "tests" / "gpu")]
     if quick:
         command.append("--collect-only")
     try:
@@ -332,7 +382,7 @@ def run_tests(quick: bool) -> dict[str, Any]:
 
 
 def machine(device: torch.device) -> dict[str, Any]:
-    """GPU, driver, clocks, versions, commit."""
+    """GPU, driver, versions, commit."""
     from machine import machine_record
 
     record = machine_record() | {"torch": torch.__version__, "cuda": torch.version.cuda}
@@ -344,10 +394,15 @@ def machine(device: torch.device) -> dict[str, Any]:
             "memory_gib": round(properties.total_memory / 2**30, 1),
             "cudnn": torch.backends.cudnn.version(),
         }
-        with contextlib.suppress(OSError, subprocess.SubprocessError):
-            query = ["nvidia-smi", "--query-gpu=clocks.sm,clocks.mem,temperature.gpu,power.draw", "--format=csv"]
-            record["gpu_state"] = subprocess.run(query, capture_output=True, text=True, timeout=20).stdout.splitlines()
     return record
+
+
+def gpu_state() -> list[str]:
+    """Clocks, temperature and power, as nvidia-smi tells them; nothing without it."""
+    query = ["nvidia-smi", "--query-gpu=clocks.sm,clocks.mem,temperature.gpu,power.draw", "--format=csv"]
+    with contextlib.suppress(OSError, subprocess.SubprocessError):
+        return subprocess.run(query, capture_output=True, text=True, timeout=20).stdout.splitlines()
+    return []
 
 
 def _synchronise() -> None:
@@ -366,30 +421,38 @@ def main() -> None:
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     parser.add_argument("--quick", action="store_true", help="few runs of few forms, to see that it works")
     parser.add_argument("--minutes", type=float, default=9.0, help="what would begin after them is left out")
+    parser.add_argument(
+        "--bundle", type=Path, action="append", default=[], help="another to measure, as with FP16 graphs"
+    )
     options = parser.parse_args()
     if options.device == "cuda" and not torch.cuda.is_available():
         parser.error("PyTorch sees no CUDA device here; --device cpu --quick tries the script without one.")
     clock, device = Clock(options.minutes), torch.device(options.device)
     (networks, full), weights = load_networks()
+    from records import with_run, write_json  # here: the runtime's imports are seen to above
+
     record: dict[str, Any] = {
         "benchmark": "gpu",
         "quick": options.quick,
-        "machine": machine(device),
+        "settings": {"device": options.device, "minutes": options.minutes, "bundles": [b.name for b in options.bundle]},
         "weights": weights,
     }
-    record |= {"tests": {}, "torch": {}, "sessions": {}}
+    record |= {"gpu_before": gpu_state(), "tests": {}, "torch": {}, "sessions": {}, "frame": {}}
+    try:
+        contents = with_run(options.output, record, machine(device))
+    except (KeyError, TypeError, ValueError):
+        parser.error(f"{options.output} is no record of benchmarks; name another file, or one that is not there yet.")
+    record = contents["runs"][-1]
 
     def save() -> None:
-        part = options.output.with_name(options.output.name + ".part")
-        part.write_text(json.dumps(record, indent=1) + "\n")
-        part.replace(options.output)
+        write_json(options.output, contents)
 
     save()
-    measure_sessions(record, options.quick, clock, save)
+    measure_sessions(record, options.bundle, options.quick, clock, save)
     record["tests"] = run_tests(options.quick)
     save()
     measure_torch(record, networks, full, device, options.quick, clock, save)
-    record["machine_after"] = machine(device).get("gpu_state")
+    record["gpu_after"] = gpu_state()
     record["seconds"] = round(60 * options.minutes - clock.left(), 1)
     save()
     fastest = [

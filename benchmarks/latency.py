@@ -5,7 +5,7 @@ and memory are measured in a fresh process each. Accuracy is against PyTorch in 
 frame is decode, detect, align, reenact, paste, encode; only `reenact` changes its engine.
 
     python benchmarks/latency.py                                     everything, about a quarter of an hour
-    python benchmarks/latency.py --quick --engines torch onnxruntime --graphs reenact
+    python benchmarks/latency.py --quick --engines torch --engines onnxruntime --graphs reenact
 """
 
 import json
@@ -30,7 +30,7 @@ from machine import ROOT, machine_record
 from records import QUICK_RESULTS, RESULTS, add_run
 from timing import FULL, QUICK, Plan, interleaved, speedup, summary
 
-BATCHED = ("reenact",)  # graphs that are measured at larger batches too
+BATCHED = ("reenact",)  # graphs that are measured at larger batches too, where none is asked for
 MEMORY = ("synthesis", "synthesis-light", "reenact", "synthesis-1024")  # graphs that get a process of their own
 FRAME = (720, 1280)  # px, height and width of the frame in the whole-frame measurement
 STAGES = ("decode", "detect", "align", "reenact", "paste", "encode")
@@ -146,7 +146,12 @@ def _call(engine: Opened, arrays: Any) -> Callable[[], object]:
 @click.command(help=__doc__)
 @click.option("--engines", multiple=True, type=click.Choice(ENGINES), help="May be repeated. Default: all.")
 @click.option("--graphs", multiple=True, type=click.Choice([*GRAPHS, "frame"]), help="May be repeated. Default: all.")
-@click.option("--batch", multiple=True, type=click.IntRange(min=1), help="May be repeated. Default: 1, 4, 8.")
+@click.option(
+    "--batch", multiple=True, type=click.IntRange(min=1), help="May be repeated. Default: 1, and for reenact 4 and 8."
+)
+@click.option(
+    "--resolution", multiple=True, type=click.Choice(("256", "1024")), help="Only graphs of it, px; may be repeated."
+)
 @click.option("--threads", type=click.IntRange(min=1), help="Default: one per physical core.")
 @click.option("--quick", is_flag=True, help="Few runs, to see that it works; kept apart from the records.")
 @click.option("-o", "--output", type=click.Path(file_okay=False, path_type=Path), help="Default: benchmarks/results/.")
@@ -154,21 +159,22 @@ def main(
     engines: Choices,
     graphs: Choices,
     batch: tuple[int, ...],
+    resolution: Choices,
     threads: int | None,
     quick: bool,
     output: Path | None,
 ) -> None:
     machine, plan = machine_record(), QUICK if quick else FULL
     threads = threads or physical_cores()
+    partial = bool(engines or graphs or batch or resolution)
     engines = engines or ENGINES
-    graphs = graphs or (*GRAPHS, "frame")
-    batches = batch or ((1,) if quick else (1, 4, 8))
+    graphs = tuple(g for g in graphs or (*GRAPHS, "frame") if not resolution or str(resolution_of(g)) in resolution)
+    if not graphs:
+        raise click.UsageError("None of these graphs has this resolution, so there is nothing to measure.")
     checked = 2 if quick else 16
     figures: dict[str, Any] = {}
-    for graph in graphs:
-        for size in batches:
-            if graph == "frame" or (size > 1 and graph not in BATCHED):
-                continue
+    for graph in (g for g in graphs if g != "frame"):
+        for size in batch or ((1, 4, 8) if graph in BATCHED and not quick else (1,)):
             click.echo(f"{graph}, batch {size}", err=True)
             count = 4 if graph.endswith("1024") else checked
             figures[f"{graph} batch {size}"] = measure_graph(graph, engines, size, threads, plan, count)
@@ -184,6 +190,7 @@ def main(
     run = {
         "benchmark": "latency",
         "quick": quick,
+        "partial": partial,
         "settings": {"threads": threads, "plan": plan.text, "accuracy_inputs": checked, "frame_px": FRAME},
         "graphs": figures,
         "frame": frame,
@@ -191,6 +198,11 @@ def main(
     }
     path = add_run(output or (QUICK_RESULTS if quick else RESULTS), run, machine)
     click.echo(json.dumps({"record": path.name, "graphs": {g: _headline(rows) for g, rows in figures.items()}}))
+
+
+def resolution_of(graph: str) -> int:
+    """Side of a graph's picture in px; of the crop that the others and the whole frame work with."""
+    return 1024 if graph.endswith("1024") else CROP_SIZE
 
 
 def _headline(rows: dict[str, Any]) -> dict[str, Any]:

@@ -2,12 +2,14 @@
 
 - `random-face`, whose generator fid took over: w to a 1024 px picture, the same weights. Its own engine calls an
   interface that OpenVINO dropped in 2024; with --own-environment it is tried as its documentation says, in an
-  environment of its own, with the last OpenVINO that has the interface. What it does is also run on today's OpenVINO:
-  read its files, compile them for the CPU, infer, and turn the result into a picture with its own formula.
-- OpenCV's FaceRecognizerSF: an aligned face to a code, the same SFace weights.
+  environment of its own, with the last OpenVINO that has the interface and, where that fails, with an older one. What
+  it does is also run on today's OpenVINO: read its files, compile them for the CPU, infer, and turn the result into a
+  picture with its own formula.
+- OpenCV's FaceRecognizerSF: an aligned face to a code, the same SFace weights. OpenCV 5 refuses the file;
+  --own-environment measures the last OpenCV 4 too.
 
 Where a peer does something else besides (detect, align, store), it is not measured here. All take turns in one process
-with the same number of threads.
+with the same number of threads, but for those in environments of their own, which run by themselves.
 
     python benchmarks/peers.py --own-environment
 """
@@ -16,8 +18,7 @@ import json
 import subprocess
 import sys
 import tempfile
-import venv
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,10 @@ from records import QUICK_RESULTS, RESULTS, add_run
 from timing import FULL, QUICK, Plan, interleaved, speedup, summary
 
 OPENCV = "OpenCV FaceRecognizerSF"
-LAST_OPENVINO = "2023.3.0"  # the last with the interface that random-face calls
+LAST_OPENCV_4 = "4.14.0.94"
+OLD_OPENVINO = {"2023.3.0": sys.executable, "2022.3.1": "python3.10"}
+"""With the interface that random-face calls, the last first, and a Python that it has wheels for."""
+APART = "by itself, in an environment of its own: not in turns with the others"
 OWN_ENGINE = """
 import json, statistics, time
 import numpy, random_face
@@ -46,6 +50,20 @@ for _ in range(15):
     engine.style_to_img(style)
     times.append(1e3 * (time.perf_counter() - start))
 print(json.dumps({"p50_ms": round(statistics.median(times[3:]), 3), "min_ms": round(min(times[3:]), 3)}))
+"""
+OWN_OPENCV = """
+import json, statistics, sys, time
+import cv2, numpy
+cv2.setNumThreads(int(sys.argv[3]))
+recogniser, views = cv2.FaceRecognizerSF.create(sys.argv[1], ""), numpy.load(sys.argv[2])
+codes = [recogniser.feature(view)[0].tolist() for view in views]
+times = []
+for _ in range(63):
+    start = time.perf_counter()
+    recogniser.feature(views[0])
+    times.append(1e3 * (time.perf_counter() - start))
+figures = {"p50_ms": round(statistics.median(times[3:]), 3), "min_ms": round(min(times[3:]), 3)}
+print(json.dumps({**figures, "codes": codes}))
 """
 
 
@@ -106,20 +124,27 @@ def as_picture(image: np.ndarray) -> np.ndarray:
     return np.clip(scaled * 255 + 0.5, 0, 255).transpose(1, 2, 0).astype(np.uint8)[:, :, ::-1]
 
 
-def identity(threads: int, plan: Plan) -> dict[str, Any]:
-    """An aligned face to SFace's code: OpenCV's own class, fid's graph, which begins with the crop's resampling."""
+def identity(threads: int, plan: Plan, own: bool) -> dict[str, Any]:
+    """An aligned face to SFace's code: OpenCV's own class, fid's graph, which begins with the crop's resampling.
+
+    `own` adds the last OpenCV 4, in an environment of its own.
+    """
     cv2.setNumThreads(threads)
-    folder = models.ensure("sface")
-    recogniser = cv2.FaceRecognizerSF.create(str(folder / models.model("sface").files[0].name), "")
+    weights = models.ensure("sface") / models.model("sface").files[0].name
+    recogniser = cv2.FaceRecognizerSF.create(str(weights), "")
     crops = inputs("identity", 4)["crop"]
     views = [np.rint(view).astype(np.uint8)[..., ::-1].copy() for view in identity_view(crops)]
     theirs, rows, calls = None, {}, {}
     try:
         theirs = np.concatenate([recogniser.feature(view) for view in views])
-        theirs /= np.linalg.norm(theirs, axis=1, keepdims=True)
         calls[OPENCV] = lambda: recogniser.feature(views[0])
     except cv2.error as error:
         rows[OPENCV] = {"reason": f"OpenCV {cv2.__version__}: {error.err.strip() or error}"[:200]}
+    if own:
+        apart = own_opencv(weights, np.stack(views), threads)
+        codes = apart.pop("codes", None)
+        theirs = np.array(codes, np.float32) if theirs is None and codes else theirs
+        rows[f"OpenCV {LAST_OPENCV_4} FaceRecognizerSF"] = apart
     opened, missing = _opened({"fid": "identity"}, threads)
     rows |= missing
     calls |= {name: lambda run=engine.run: run({"crop": crops[:1]}) for name, engine in opened.items()}
@@ -128,41 +153,63 @@ def identity(threads: int, plan: Plan) -> dict[str, Any]:
         rows[name] = summary(ms) | ({"speedup": speedup(turns[OPENCV], ms)} if OPENCV in turns else {})
     for name, engine in opened.items():
         if theirs is not None:
+            theirs = theirs / np.linalg.norm(theirs, axis=1, keepdims=True)
             ours = np.concatenate([engine.run({"crop": c[None]}) for c in crops])
             rows[name]["against_opencv"] = compare(ours, theirs)
     return rows
 
 
-def own_environment() -> dict[str, Any]:
-    """random-face as its documentation says, in a fresh environment: ms a picture, or what it answers instead."""
-    entry = models.model("generator")
-    packages = [f"openvino=={LAST_OPENVINO}", "numpy<2", "opencv-python-headless", "gdown"]
+def own_engines() -> dict[str, Any]:
+    """random-face as its documentation says, on the last OpenVINO that may run it, and on older ones until one does."""
+    rows: dict[str, Any] = {}
+    for version, python in OLD_OPENVINO.items():
+        entry = models.model("generator")
+        packages = [f"openvino=={version}", "numpy<2", "opencv-python-headless", "gdown"]
+        row = own_environment(python, [packages, ["--no-deps", f"{entry.package}=={entry.version}"]], OWN_ENGINE)
+        rows[f"OpenVINO {version}"] = row | {"random-face": entry.version}
+        if "p50_ms" in row:
+            break
+    return rows
+
+
+def own_opencv(weights: Path, views: np.ndarray, threads: int) -> dict[str, Any]:
+    """SFace's codes of faces uint8 [N, 112, 112, 3], BGR, by the last OpenCV 4, and ms of the first one."""
+    with tempfile.TemporaryDirectory() as folder:
+        pictures = Path(folder) / "views.npy"
+        np.save(pictures, views)
+        packages = [f"opencv-python-headless=={LAST_OPENCV_4}"]
+        return own_environment(sys.executable, [packages], OWN_OPENCV, str(weights), str(pictures), str(threads))
+
+
+def own_environment(python: str, packages: Sequence[Sequence[str]], script: str, *arguments: str) -> dict[str, Any]:
+    """What a script prints as JSON in a fresh environment with these packages, or the reason why it prints nothing."""
     with tempfile.TemporaryDirectory() as name:
-        venv.create(name, with_pip=True)
-        python = str(Path(name) / "bin" / "python")
-        for line in (packages, ["--no-deps", f"{entry.package}=={entry.version}"]):
-            done = subprocess.run([python, "-m", "pip", "install", "--quiet", *line], capture_output=True, text=True)
-            if done.returncode:
-                return {"reason": f"pip could not install {line[-1]}"}
-        done = subprocess.run([python, "-c", OWN_ENGINE], capture_output=True, text=True)
-    setting = {"openvino": LAST_OPENVINO, "random-face": entry.version, "python": sys.version.split()[0]}
+        own = str(Path(name) / "bin" / "python")
+        steps = [[python, "-m", "venv", name], *([own, "-m", "pip", "install", "--quiet", *line] for line in packages)]
+        for step in steps:
+            try:
+                subprocess.run(step, capture_output=True, check=True)
+            except (OSError, subprocess.CalledProcessError):
+                what = f"pip could not install {step[-1]}" if "pip" in step else f"{python} made no environment"
+                return {"reason": what, "note": APART}
+        done = subprocess.run([own, "-c", script, *arguments], capture_output=True, text=True)
     if done.returncode:
         said = [line.strip() for line in done.stderr.splitlines() if line.strip()]
         problem = next((line for line in said if "Error" in line and "File" not in line), said[-1] if said else "")
-        return {"reason": problem[:200], **setting}
-    return json.loads(done.stdout.splitlines()[-1]) | setting
+        return {"reason": problem[:200], "note": APART}
+    return json.loads(done.stdout.splitlines()[-1]) | {"note": APART}
 
 
 @click.command(help=__doc__)
-@click.option("--own-environment", "own", is_flag=True, help="Try random-face's own engine too; installs packages.")
+@click.option("--own-environment", "own", is_flag=True, help="Try older peers too; installs packages.")
 @click.option("--threads", type=click.IntRange(min=1), help="Default: one per physical core.")
 @click.option("--quick", is_flag=True, help="Few runs, to see that it works; kept apart from the records.")
 @click.option("-o", "--output", type=click.Path(file_okay=False, path_type=Path), help="Default: benchmarks/results/.")
 def main(own: bool, threads: int | None, quick: bool, output: Path | None) -> None:
     machine, plan, threads = machine_record(), QUICK if quick else FULL, threads or physical_cores()
-    figures = {"synthesis": synthesis(threads, plan), "identity": identity(threads, plan)}
+    figures = {"synthesis": synthesis(threads, plan), "identity": identity(threads, plan, own)}
     if own:
-        figures["random-face's own engine"] = own_environment()
+        figures["random-face's own engine"] = own_engines()
     versions = {name: version_of(name) for name in ("openvino", "opencv-python-headless", "onnxruntime")}
     versions["random-face"] = models.model("generator").version
     run = {

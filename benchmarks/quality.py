@@ -103,7 +103,8 @@ def main(engines: tuple[str, ...], pairs: int | None, threads: int | None, quick
     machine, threads = machine_record(), threads or physical_cores()
     config = replace(EvaluateConfig(), pairs=pairs or (4 if quick else 64))
     figures = measure(engines or MEASURED, config, threads)
-    run = {"benchmark": "quality", "quick": quick, "settings": {"pairs": config.pairs, "psi": config.psi}}
+    settings = {"pairs": config.pairs, "psi": config.psi, "threads": threads}
+    run = {"benchmark": "quality", "quick": quick, "partial": bool(engines), "settings": settings}
     path = add_run(output or (QUICK_RESULTS if quick else RESULTS), run | {"engines": _plain(figures)}, machine)
     click.echo(json.dumps({"record": path.name, "engines": {n: r.get("against_torch") for n, r in figures.items()}}))
 

@@ -1,7 +1,8 @@
 """Where measurements are kept: one JSON file for each machine and commit, to which runs are only ever added.
 
 A file is `{"machine": ..., "bundle": ..., "runs": [...]}`; a run has `benchmark`, `settings`, the load of the machine
-when it began, and its figures. `report.py` takes the last run of each benchmark.
+when it began, and its figures; `machine` where something differs from the file's (a version, the clock), and `partial`
+where only some of the graphs or engines were asked for. `report.py` takes the last run of each benchmark.
 """
 
 import hashlib
@@ -28,14 +29,29 @@ def add_run(folder: Path, run: Record, machine: Record | None = None) -> Path:
     machine = machine or machine_record()
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{name_of(machine)}.json"
-    record: Record = {"machine": machine, "bundle": bundle_record(), "runs": []}
-    if path.exists():
-        record = json.loads(path.read_text())
-        if record["bundle"] != bundle_record():
-            run = {**run, "bundle": bundle_record()}
-    record["runs"].append({**run, "date": machine["date"], "load_1min": machine["load_1min"]})
-    write_json(path, record)
+    write_json(path, with_run(path, run, machine))
     return path
+
+
+def with_run(path: Path, run: Record, machine: Record) -> Record:
+    """The contents of a file, or of a new one, with a run at its end. Raises KeyError for a file of another form."""
+    own = {"date": machine["date"], "load_1min": machine["load_1min"]}
+    if not path.exists():
+        return {"machine": machine, "bundle": bundle_record(), "runs": [{**run, **own}]}
+    record = json.loads(path.read_text())
+    if record["bundle"] != bundle_record():
+        own["bundle"] = bundle_record()
+    apart = _apart({**machine, **own}, {**record["machine"], **own})  # date and load every run has
+    if apart:
+        own["machine"] = apart
+    return {**record, "runs": [*record["runs"], {**run, **own}]}
+
+
+def _apart(new: Record, old: Record) -> Record:
+    """What of a record is not as in another, None for what it lacks."""
+    differs = [key for key in {**old, **new} if new.get(key) != old.get(key)]
+    both = {key: (new.get(key), old.get(key)) for key in differs}
+    return {k: _apart(a, b) if isinstance(a, dict) and isinstance(b, dict) else a for k, (a, b) in both.items()}
 
 
 def write_json(path: Path, record: Record) -> None:
@@ -73,5 +89,6 @@ def records(folder: Path) -> Iterator[tuple[Path, Record]]:
 
 
 def last_runs(record: Record) -> dict[str, Record]:
-    """The last run of each benchmark in a file, by its name."""
-    return {run["benchmark"]: run for run in record["runs"]}
+    """The last run of each benchmark in a file, by its name; a partial one only where there is no other."""
+    partial_first = sorted(record["runs"], key=lambda run: not run.get("partial", False))
+    return {run["benchmark"]: run for run in partial_first}

@@ -1,7 +1,7 @@
 """What do all the measurements say? Markdown tables and one HTML page with plots, out of the records in results/.
 
 python benchmarks/report.py                       tables.md and index.html in out/benchmarks/, of the newest record
-python benchmarks/report.py --all                 measures everything first, 20 minutes on a quiet machine
+python benchmarks/report.py --all                 measures everything first; the README says how long
 python benchmarks/report.py --readme              writes the short table into the README as well
 """
 
@@ -29,8 +29,11 @@ SCRIPTS = (  # in the order in which --all runs them
     ("quality",),
 )
 README_BEFORE = "## How it works\n"
-README_MARK = re.compile(r"(<!-- speed: (benchmarks/results/[\w.-]+\.json) -->\n)(?:\|.*\n)+")
-BASE = "torch"
+README_MARK = re.compile(
+    r"((?:On .*; ratios are to PyTorch eager:\n\n)?<!-- speed: (benchmarks/results/[\w.-]+\.json) -->\n)(?:\|.*\n)+"
+)
+ACCURACY = {"PSNR, dB": ("psnr_db", 100.0), "identity cosine": ("identity_cosine_mean", 1.0)}
+"""Measures of a picture against PyTorch's in the plots -> key, and what stands for equal pictures."""
 NONE = "–"
 Runs = Mapping[str, Mapping[str, Any]]
 
@@ -47,6 +50,8 @@ def tables(runs: Runs) -> Iterator[Table]:
         yield from roofline_tables(runs["roofline"])
     if "peers" in runs:
         yield from peers_tables(runs["peers"])
+    if "gpu" in runs:
+        yield from gpu_tables(runs["gpu"])
 
 
 def latency_tables(run: Mapping[str, Any]) -> Iterator[Table]:
@@ -108,50 +113,52 @@ def latency_tables(run: Mapping[str, Any]) -> Iterator[Table]:
 
 
 def quality_tables(run: Mapping[str, Any]) -> Iterator[Table]:
-    """The paper's Table 1 and Table 2, by engine."""
+    """The paper's Table 1 and Table 2, by engine. Of dlib's codes, whose cosines are all near 1, what it accepts."""
     rows, again = [], []
     for engine, row in run["engines"].items():
         if "reason" in row:
-            rows.append([engine, "does not run", *[""] * 6])
+            rows.append([engine, "does not run", *[""] * 8])
             continue
-        judge = "dlib" if "dlib" in row["identity"] else "SFace"
-        cosines = row["identity"][judge]
+        sface, dlib = row["identity"]["SFace"], row["identity"].get("dlib")
         points = "dlib" if "dlib" in row["expression"] else "face mesh"
-        difference = row["against_torch"]
+        difference, own = row["against_torch"], row["reconstruction"]
         rows.append(
-            [engine, *(_number(cosines[of]["cosine"]["mean"], 4) for of in ("output", "leak"))]
-            + [_number(row["expression"][points]["output"]["mean"], 3)]
+            [engine, *(_number(sface[of]["cosine"]["mean"], 4) for of in ("output", "leak"))]
+            + [_number(dlib and dlib["output"]["accept"], 3), _number(row["frechet_distance"]["output"], 4)]
+            + [_number(row["expression"][points]["output"]["mean"], 4)]
             + [_number(row["pose"][points]["output"]["mean"], 3)]
             + [_number(difference[key], digits) for key, digits in (("psnr_db", 1), ("lpips", 5))]
             + [_number(difference["identity_cosine_min"], 5)]
         )
-        own = row["reconstruction"]
         again.append(
             [
                 engine,
                 *(_number(own[key]["mean"], digits) for key, digits in (("rmse", 3), ("psnr", 2), ("lpips", 4))),
-                _number(own["identity"][judge]["cosine"]["mean"], 4),
+                _number(own["identity"]["SFace"]["cosine"]["mean"], 4),
             ]
         )
     settings = run["settings"]
     pairs = f"{settings['pairs']} generated pairs, psi {settings['psi']}, the same for all"
-    note = f"{pairs}; expression as a share of the crop."
+    note = f"{pairs}; expression is a share of the crop."
+    if "threads" in settings:
+        note = f"{settings['threads']} threads; {note}"
+    measures = ("SFace cosine", "SFace leak", "dlib accepts", "Fréchet distance", "expression", "pose deg")
     yield Table(
         "Table 1 by engine",
-        ("engine", "identity cosine", "leak", "expression", "pose deg", "PSNR to torch", "LPIPS", "identity min"),
+        ("engine", *measures, "PSNR to torch", "LPIPS", "identity min"),
         rows,
         (note, *_reasons(run["engines"])),
     )
-    yield Table("Table 2 by engine", ("engine", "RMSE", "PSNR dB", "LPIPS", "identity cosine"), again, (note,))
+    yield Table("Table 2 by engine", ("engine", "RMSE", "PSNR dB", "LPIPS", "SFace cosine"), again, (note,))
 
 
 def scaling_tables(run: Mapping[str, Any]) -> Iterator[Table]:
     """One table for each thing that grows."""
     for name, engines in run["by"].items():
         if name in ("clip_length", "faces"):
-            keys = ("resident_mb", "ms_a_frame") if name == "clip_length" else ("found", "p50_ms")
+            keys = ("resident_mb", "growth_mb", "ms_a_frame") if name == "clip_length" else ("found", "p50_ms")
             header = (name.replace("_", " "), *(key.replace("_", " ") for key in keys))
-            body = [[size, *(_number(row[key], 1) for key in keys)] for size, row in engines.items()]
+            body = [[size, *(_number(row.get(key), 1) for key in keys)] for size, row in engines.items()]
         else:
             header = (name, "engine", "p50 ms", "a second")
             body = [
@@ -163,9 +170,10 @@ def scaling_tables(run: Mapping[str, Any]) -> Iterator[Table]:
 
 
 def roofline_tables(run: Mapping[str, Any]) -> Iterator[Table]:
-    """The groups of every graph, and the nodes with most to gain."""
+    """The groups of every graph, its verdict, and the layers with most to gain."""
     roof = run["roof"]
     note = f"Roof: {roof['matrix_gflops']:.0f} GFLOP/s in matrix products, {roof['copy_gb_s']:.1f} GB/s in copies."
+    verdicts = [figures["verdict"] for figures in run["graphs"].values() if "verdict" in figures]
     body = [
         [
             f"{graph}: {name}",
@@ -175,13 +183,15 @@ def roofline_tables(run: Mapping[str, Any]) -> Iterator[Table]:
         for graph, figures in run["graphs"].items()
         for name, group in {"all": figures["total"], **figures["groups"]}.items()
     ]
-    yield Table("Roofline", ("graph and layers", "ms", "GFLOP", "MB", "floor ms", "of the roof"), body, (note,))
+    yield Table(
+        "Roofline", ("graph and layers", "ms", "GFLOP", "MB", "floor ms", "of the roof"), body, (note, *verdicts)
+    )
     body = [
-        [graph, node["name"], node["kind"], node["output"], _number(node["ms"], 2), _number(node["floor_ms"], 2)]
+        [graph, node.get("layer", node["name"]), node["output"], _number(node["ms"], 2), _number(node["floor_ms"], 2)]
         for graph, figures in run["graphs"].items()
         for node in figures["most_to_gain"]
     ]
-    yield Table("Most to gain", ("graph", "node", "kind", "output", "ms", "floor ms"), body, (note,))
+    yield Table("Most to gain", ("graph", "layer", "output", "ms", "floor ms"), body, (note,))
 
 
 def peers_tables(run: Mapping[str, Any]) -> Iterator[Table]:
@@ -190,13 +200,63 @@ def peers_tables(run: Mapping[str, Any]) -> Iterator[Table]:
     for title, rows in run["peers"].items():
         if "reason" in rows or "p50_ms" in rows:
             rows = {title: rows}
-        body = []
+        body, notes = [], [f"{name} ran {row['note']}" for name, row in rows.items() if "note" in row]
         for name, row in rows.items():
             difference = row.get("against_random_face") or row.get("against_opencv") or {}
             near = f"LPIPS {difference['lpips']}" if "lpips" in difference else _number(difference.get("cosine_min"), 5)
             times = [row.get("reason") or _number(row["p50_ms"], 2), _number(row.get("per_second"), 2)]
             body.append([name, *times, _ratio(row.get("speedup")), near])
-        yield Table(f"Peers: {title}", ("", "p50 ms", "a second", "against the peer", "its output"), body, (versions,))
+        yield Table(
+            f"Peers: {title}", ("", "p50 ms", "a second", "against the peer", "its output"), body, (versions, *notes)
+        )
+
+
+def gpu_tables(run: Mapping[str, Any]) -> Iterator[Table]:
+    """What gpu.py measured: fid's sessions, the whole frame, PyTorch in its forms and precisions."""
+    header = ("p50 ms", "p95", "p99", "a second", "ready s")
+    tests = run["tests"].get("last_line") or run["tests"].get("reason", "did not run")
+    sessions = {f"{graph}, {engine}": row for engine, rows in run["sessions"].items() for graph, row in rows.items()}
+    yield Table(
+        "GPU: sessions",
+        ("graph and engine", *header, "provider"),
+        [[name, *_gpu_times(row), row.get("provider", "does not run")] for name, row in sessions.items()],
+        (
+            "Host memory to host memory, batch 1.",
+            f"tests/gpu: {tests}",
+            *(f"{name}: {row['fallback']}" for name, row in sessions.items() if row.get("fallback")),
+            *_reasons(sessions),
+        ),
+    )
+    if run["frame"]:
+        body = [
+            [name, *_gpu_times(row)[:4], *(_number(ms, 1) for ms in row.get("stages_ms", {}).values())]
+            for name, row in run["frame"].items()
+        ]
+        stages = [stage for row in run["frame"].values() for stage in row.get("stages_ms", {})]
+        yield Table("GPU: whole frame", ("session", *header[:4], *stages), body, _reasons(run["frame"]))
+    forms = {
+        f"{graph}, {batch}, {form}, {precision}": row
+        for graph, batches in run["torch"].items()
+        for batch, found in batches.items()
+        for form, precisions in found.items()
+        for precision, row in precisions.items()
+    }
+    yield Table(
+        "GPU: PyTorch",
+        ("graph and form", *header, "PSNR to FP32", "peak VRAM MB"),
+        [
+            [name, *_gpu_times(row), _number(row.get("psnr_db"), 1), _number(row.get("peak_vram_mb"), 0)]
+            for name, row in _by_speed(forms)
+            if "reason" not in row
+        ],
+        [f"Weights: {', '.join(f'{side} px {origin}' for side, origin in run['weights'].items())}", *_reasons(forms)],
+    )
+
+
+def _gpu_times(row: Mapping[str, Any]) -> list[str]:
+    per_second = row.get("per_second", 1e3 / row["p50_ms"] if row.get("p50_ms") else None)
+    times = [_number(row.get(key), 2) for key in ("p50_ms", "p95_ms", "p99_ms")]
+    return [*times, _number(per_second, 1), _number(row.get("ready_s"), 2)]
 
 
 def short_table(record: Mapping[str, Any]) -> str:
@@ -215,19 +275,25 @@ def short_table(record: Mapping[str, Any]) -> str:
 
 
 def write_readme(record: Path, readme: Path = ROOT / "README.md") -> None:
-    """Put the short table of a record under the README's mark, or mark and table before `README_BEFORE`."""
+    """Put the short table of a record, and its machine, in the place of the README's, or before `README_BEFORE`."""
     text, content = readme.read_text(), json.loads(record.read_text())
-    if "latency" not in last_runs(content):
-        raise click.UsageError(f"{record.name} has no run of latency.py, which the README's table is made of.")
-    table = f"<!-- speed: benchmarks/results/{record.name} -->\n{short_table(content)}"
+    if last_runs(content).get("latency", {"partial": True}).get("partial"):
+        raise click.UsageError(f"{record.name} has no full run of latency.py, which the README's table is made of.")
+    table = f"{machine_line(content)}\n\n<!-- speed: benchmarks/results/{record.name} -->\n{short_table(content)}"
     if README_MARK.search(text):
         readme.write_text(README_MARK.sub(lambda _: table, text))
     elif README_BEFORE in text:
-        machine = content["machine"]
-        where = f"On {machine['cpu']}, {machine['cpus']} CPUs, at 256 px, batch 1; ratios are to PyTorch eager:"
-        readme.write_text(text.replace(README_BEFORE, f"{where}\n\n{table}\n{README_BEFORE}", 1))
+        readme.write_text(text.replace(README_BEFORE, f"{table}\n{README_BEFORE}", 1))
     else:
         raise click.UsageError(f"{readme.name} has neither the mark of the table nor the heading before which it goes.")
+
+
+def machine_line(record: Mapping[str, Any]) -> str:
+    """The sentence before the README's table: on what it was measured."""
+    machine = record["machine"]
+    features = ", ".join(name.upper().replace("_", "-") for name in machine["cpu_features"])
+    cpu = f"{machine['cpu']}, {machine['cpus']} CPUs{f' with {features}' if features else ''}"
+    return f"On {cpu}, at 256 px, batch 1; ratios are to PyTorch eager:"
 
 
 def markdown(record: Mapping[str, Any]) -> str:
@@ -260,6 +326,11 @@ def setting(record: Mapping[str, Any]) -> list[str]:
         ", ".join(f"{name} {version}" for name, version in machine["versions"].items()),
         f"load of the machine when each began: {loads}",
     ]
+    for name, run in last_runs(record).items():
+        if "machine" in run:
+            apart = {**run["machine"], **run["machine"].get("versions", {})}
+            told = ", ".join(f"{key} {value}" for key, value in apart.items() if not isinstance(value, dict))
+            lines.append(f"otherwise when {name} ran: {told}")
     if any(run.get("quick") for run in record["runs"]):
         lines.append("A trial with few runs: its figures say nothing.")
     return lines
@@ -273,11 +344,15 @@ def _plots(runs: Runs) -> Iterator[tuple[str, str]]:
             rows = {name: row for name, row in graphs.get(graph, {}).items() if "ms" in row}
             if rows:
                 yield f"Latency of {graph}: share of the runs that took no longer.", _svg(_distribution, rows)
-                yield f"{graph}: accuracy against speed. Right and up is better.", _svg(_accuracy_speed, rows)
+                for measure in ACCURACY:
+                    caption = f"{graph}: {measure} against speed. Right and up is better."
+                    yield caption, _svg(_accuracy_speed, (measure, rows))
     if "scaling" in runs:
-        for name in ("batch", "threads", "processes"):
+        for name in ("batch", "threads", "processes", "resolution"):
             yield f"Pictures a second with {name}.", _svg(_scaling, (name, runs["scaling"]["by"][name]))
-        yield "Memory along a clip.", _svg(_clip, runs["scaling"]["by"]["clip_length"])
+        by = runs["scaling"]["by"]
+        yield "Memory along a clip.", _svg(_line, ("frames", "resident MB", "resident_mb", by["clip_length"]))
+        yield "Time of a frame with faces.", _svg(_line, ("faces", "ms a frame", "p50_ms", by["faces"]))
     if "roofline" in runs:
         for graph in ("reenact", "synthesis-1024"):
             figures = runs["roofline"]["graphs"].get(graph)
@@ -319,15 +394,17 @@ def _distribution(axes: Any, rows: Mapping[str, Any]) -> None:
     axes.set(xscale="log", xlabel="ms", ylabel="share of runs", ylim=(0, 1.02))
 
 
-def _accuracy_speed(axes: Any, rows: Mapping[str, Any]) -> None:
-    ceiling = 100.0  # dB, for outputs that are equal
+def _accuracy_speed(axes: Any, data: tuple[str, Mapping[str, Any]]) -> None:
+    measure, rows = data
+    key, equal = ACCURACY[measure]
     for name, row in rows.items():
         if "against_torch" in row:
-            decibels = min(row["against_torch"].get("psnr_db") or ceiling, ceiling)
-            axes.scatter(row["speedup"], decibels, s=24)
-            axes.annotate(name, (row["speedup"], decibels), xytext=(4, 4), textcoords="offset points", fontsize=7)
+            found = row["against_torch"].get(key)
+            value = equal if found is None else min(found, equal)
+            axes.scatter(row["speedup"], value, s=24)
+            axes.annotate(name, (row["speedup"], value), xytext=(4, 4), textcoords="offset points", fontsize=7)
     axes.margins(0.2)
-    axes.set(xlabel="times as fast as torch", ylabel="PSNR to torch, dB (100: equal)")
+    axes.set(xlabel="times as fast as torch", ylabel=f"{measure} to torch (equal: {equal:g})")
 
 
 def _scaling(axes: Any, data: tuple[str, Mapping[str, Any]]) -> None:
@@ -338,9 +415,11 @@ def _scaling(axes: Any, data: tuple[str, Mapping[str, Any]]) -> None:
     axes.set(xlabel=name, ylabel="pictures a second", ylim=(0, None))
 
 
-def _clip(axes: Any, rows: Mapping[str, Any]) -> None:
-    axes.plot([int(size) for size in rows], [row["resident_mb"] for row in rows.values()], marker="o", markersize=4)
-    axes.set(xlabel="frames", ylabel="resident MB", ylim=(0, None))
+def _line(axes: Any, data: tuple[str, str, str, Mapping[str, Any]]) -> None:
+    xlabel, ylabel, key, rows = data
+    points = [(int(size), row[key]) for size, row in rows.items() if key in row]
+    axes.plot(*zip(*points, strict=True), marker="o", markersize=4)
+    axes.set(xlabel=xlabel, ylabel=ylabel, ylim=(0, None))
 
 
 def _roofline(axes: Any, data: tuple[Sequence[Mapping[str, Any]], Mapping[str, float]]) -> None:

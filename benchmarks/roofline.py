@@ -3,7 +3,7 @@
 The roof is measured first: the rate of large float32 matrix products and of copying memory. Then ONNX Runtime's
 profile gives, for every node of the graph as it runs it, its time and the shapes of its inputs and outputs: from these
 come its operations (2 for a multiply-add) and the bytes that it has to read and write. A node's floor is the larger of
-operations / matrix rate and bytes / copy rate.
+operations / matrix rate and bytes / copy rate. Layers of the generator are named by their block's resolution and place.
 
     python benchmarks/roofline.py --graphs reenact
 """
@@ -11,8 +11,8 @@ operations / matrix rate and bytes / copy rate.
 import json
 import math
 import time
-from collections import defaultdict
-from collections.abc import Mapping
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -55,6 +55,7 @@ def roof(threads: int, quick: bool) -> dict[str, float]:
 def measure(graph: str, threads: int, runs: int, limits: Mapping[str, float]) -> dict[str, Any]:
     """One graph: its nodes, the layer groups, and the three nodes with most to gain."""
     nodes = [node | _floor(node, limits) for node in profile(graph, threads, runs)]
+    nodes = [node | {"layer": layer} for node, layer in zip(nodes, layers(nodes), strict=True)]
     groups: dict[str, dict[str, float]] = defaultdict(lambda: defaultdict(float))
     for node in nodes:
         for key in ("ms", "gflop", "mb", "floor_ms"):
@@ -62,11 +63,48 @@ def measure(graph: str, threads: int, runs: int, limits: Mapping[str, float]) ->
     total = {key: sum(group[key] for group in groups.values()) for key in ("ms", "gflop", "mb", "floor_ms")}
     most = sorted(nodes, key=lambda node: node["floor_ms"] - node["ms"])[:3]
     return {
+        "verdict": verdict(graph, total, most),
         "total": _rounded(total),
         "groups": {name: _rounded(group) for name, group in sorted(groups.items(), key=lambda item: -item[1]["ms"])},
         "most_to_gain": [_rounded(node) for node in most],
         "nodes": [_rounded(node) for node in sorted(nodes, key=lambda node: -node["ms"])[:40]],
     }
+
+
+def verdict(graph: str, total: Mapping[str, float], most: Sequence[Mapping[str, Any]]) -> str:
+    """A sentence: how close a graph comes to its floor, and which layers lie furthest above theirs."""
+    gains = ", ".join(f"{node['layer']} ({node['ms'] - node['floor_ms']:.1f} ms)" for node in most)
+    share = 100 * total["floor_ms"] / total["ms"]
+    return (
+        f"{graph} takes {total['ms']:.1f} ms and its floor is {total['floor_ms']:.1f} ms, {share:.0f} % of that. "
+        f"Most to gain: {gains}."
+    )
+
+
+def layers(nodes: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Which layer each node is: "128 px block, conv2, pointwise convolution", or its kind and name elsewhere.
+
+    The generator begins with its only dense convolution, 512 channels at 4 px. From there every depthwise and every
+    pointwise convolution at a resolution is the next layer of that block, and after two of them of the to-image head;
+    12 channels are the bands of its picture.
+    """
+    found, begun, seen = [], False, Counter()
+    for node in nodes:
+        shape, group = [int(size) for size in node["output"].split("x") if size], node["group"]
+        side = math.isqrt(shape[-1]) if len(shape) == 3 else shape[-1] if len(shape) == 4 else 0
+        if node["kind"] == "Conv dense" and shape[1:] == [512, 4, 4]:
+            begun = True
+            found.append("4 px, dense convolution")
+        elif begun and group in ("pointwise convolution", "depthwise convolution") and side:
+            bands = shape[1] == 12
+            seen[side, group] += 0 if bands else 1
+            number = seen[side, group]
+            place = "bands" if bands else f"conv{number}" if number <= 2 else f"conv{number - 2}"
+            part = "to-image head" if bands or number > 2 else "block"
+            found.append(f"{side} px {part}, {place}, {group}")
+        else:
+            found.append(f"{f'{side} px, ' if begun and side else ''}{node['kind']} {node['name']}")
+    return found
 
 
 def profile(graph: str, threads: int, runs: int) -> list[dict[str, Any]]:
@@ -153,14 +191,15 @@ def main(graphs: tuple[str, ...], threads: int | None, quick: bool, output: Path
     limits = roof(threads, quick)
     figures = {graph: measure(graph, threads, 4 if quick else 40, limits) for graph in graphs or ONE_FILE}
     again = roof(threads, quick)  # a machine that slowed down or sped up meanwhile shows here
-    run = {"benchmark": "roofline", "quick": quick, "settings": {"threads": threads, "engine": "onnxruntime CPU"}}
+    run = {"benchmark": "roofline", "quick": quick, "partial": bool(graphs)}
+    run |= {"settings": {"threads": threads, "engine": "onnxruntime CPU"}}
     path = add_run(
         output or (QUICK_RESULTS if quick else RESULTS),
         run | {"roof": limits, "roof_after": again, "graphs": figures},
         machine,
     )
-    verdict = {graph: {"ms": f["total"]["ms"], "of_roof": f["total"]["of_roof"]} for graph, f in figures.items()}
-    click.echo(json.dumps({"record": path.name, "roof": limits, "graphs": verdict}))
+    verdicts = {graph: row["verdict"] for graph, row in figures.items()}
+    click.echo(json.dumps({"record": path.name, "roof": limits, "graphs": verdicts}))
 
 
 if __name__ == "__main__":

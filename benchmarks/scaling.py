@@ -1,6 +1,7 @@
 """How does the cost grow: with batch, threads, processes, resolution, length of a clip, number of faces?
 
-Times take turns within each question. The clip goes through the whole path of a frame; its memory must not grow.
+Batch, threads and resolution take turns within each question; the others are timed one after another. A clip goes
+through the whole path of a frame; its memory must not grow.
 
     python benchmarks/scaling.py
 """
@@ -18,15 +19,17 @@ import cv2
 import numpy as np
 from engines import CPU_ENGINES, NotHereError, inputs, noise, open_engine
 from fid.runtime.align import align
+from fid.runtime.bench import made_frames
 from fid.runtime.detect import Detector
 from fid.runtime.images import read_image
 from fid.runtime.session import physical_cores
-from latency import _frame, a_person, one_frame
+from latency import a_person, one_frame
 from machine import ROOT, machine_record
 from records import QUICK_RESULTS, RESULTS, add_run
 from timing import FULL, QUICK, Plan, interleaved, summary
 
-WORKER = "--worker"  # argument of a process of `processes`
+WORKER, CLIP = "--worker", "--clip"  # first arguments of the processes of `by_processes` and `by_clip_length`
+MOVING = 60  # frames of a clip, which goes round
 
 
 def by_batch(threads: int, plan: Plan, batches: tuple[int, ...]) -> dict[str, Any]:
@@ -66,7 +69,10 @@ def _turns(cases: dict[tuple[str, int], tuple[str, str, int, int]], plan: Plan) 
 
 
 def by_processes(counts: tuple[int, ...], seconds: float) -> dict[str, Any]:
-    """Pictures a second of several processes, one thread each, that reenact for so long at the same time."""
+    """Pictures a second of several processes, one thread each, that reenact for so long at the same time.
+
+    One count after the other, once each: whole pictures that all made from the common beginning on, by the seconds.
+    """
     result = {}
     for count in counts:
         command = [sys.executable, __file__, WORKER, str(seconds), str(time.time() + 4 + count)]
@@ -88,21 +94,39 @@ def work(seconds: float, begin: float) -> int:
 
 
 def by_clip_length(threads: int, lengths: tuple[int, ...]) -> dict[str, Any]:
-    """Resident memory, and ms a frame, after so many frames of one clip."""
-    detector, encoded, opened = Detector(), _frame(), open_engine("onnxruntime", "reenact", threads)
-    person, done, start = a_person(), 0, time.perf_counter()
-    result = {}
+    """Resident memory after so many moving frames, how much that is above the shortest clip's, and ms a frame.
+
+    Each length in a fresh process: what an allocator keeps from earlier work would hide growth.
+    """
+    result: dict[str, Any] = {}
     for length in lengths:
-        while done < length:
-            one_frame(detector, opened, encoded, person)
-            done += 1
-        ms = 1e3 * (time.perf_counter() - start) / done
-        result[str(length)] = {"resident_mb": round(_resident_mb(), 1), "ms_a_frame": round(ms, 2)}
+        done = subprocess.run([sys.executable, __file__, CLIP, str(length), str(threads)], stdout=subprocess.PIPE)
+        if done.returncode:
+            result[str(length)] = {"reason": f"the process ended with {done.returncode}"}
+            continue
+        row = json.loads(done.stdout.decode().splitlines()[-1])
+        shortest = next((one["resident_mb"] for one in result.values() if "resident_mb" in one), row["resident_mb"])
+        result[str(length)] = row | {"growth_mb": round(row["resident_mb"] - shortest, 1)}
     return result
 
 
+def clip(length: int, threads: int) -> dict[str, float]:
+    """In this process: so many frames of a moving face, each through the whole path."""
+    face = read_image(ROOT / "runtime" / "faces" / "attributes-speaking.jpg")
+    encoded = [cv2.imencode(".jpg", frame[..., ::-1])[1] for frame in made_frames(face, MOVING)]
+    detector, opened = Detector(), open_engine("onnxruntime", "reenact", threads)
+    person, start = a_person(), time.perf_counter()
+    for number in range(length):
+        one_frame(detector, opened, encoded[number % len(encoded)], person)
+    ms = 1e3 * (time.perf_counter() - start) / length
+    return {"resident_mb": round(_resident_mb(), 1), "ms_a_frame": round(ms, 2)}
+
+
 def by_faces(threads: int, counts: tuple[int, ...], runs: int) -> dict[str, Any]:
-    """A 720p frame with so many faces, all of them found, aligned, reenacted and pasted back."""
+    """A 720p frame with so many faces, all of them found, aligned, reenacted and pasted back.
+
+    One count after the other: the median of `runs` frames, after one that does not count.
+    """
     detector, opened = Detector(), open_engine("onnxruntime", "reenact", threads)
     person, result = a_person(), {}
     face = read_image(ROOT / "runtime" / "faces" / "attributes-speaking.jpg")
@@ -161,5 +185,7 @@ def main(threads: int | None, quick: bool, output: Path | None) -> None:
 if __name__ == "__main__":
     if sys.argv[1:2] == [WORKER]:
         print(work(float(sys.argv[2]), float(sys.argv[3])))
+    elif sys.argv[1:2] == [CLIP]:
+        print(json.dumps(clip(int(sys.argv[2]), int(sys.argv[3]))))
     else:
         main()

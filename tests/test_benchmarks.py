@@ -1,15 +1,18 @@
 """The parts of the benchmark scripts whose mistakes would make wrong figures."""
 
+import importlib.util
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 
 import accuracy
 import click
 import engines
 import evaluate_photos
+import latency
 import machine
 import numpy as np
 import peers
@@ -17,8 +20,12 @@ import pytest
 import records
 import report
 import roofline
+import scaling
 import timing
 import torch
+from click.testing import CliRunner
+from fid.runtime.bundle import Bundle
+from fid.runtime.errors import FidError
 
 
 def photo(person: str, code: list[float]) -> evaluate_photos.Photo:
@@ -104,6 +111,53 @@ def test_runs_are_only_ever_added(tmp_path: Path) -> None:
     assert records.name_of(gpu) == "nvidia-h100-80gb-hbm3-no-commit"
 
 
+def test_a_run_keeps_what_differs_from_the_machine_of_the_file(tmp_path: Path) -> None:
+    first = {"cpu": "Some CPU", "cpus": 2, "commit": "0123", "date": "2026-01-01", "load_1min": 0.1, "clock_mhz": 2000}
+    first |= {"versions": {"numpy": "2.4.0", "onnxruntime": "1.30.0", "nncf": "3.4.0"}}
+    later = first | {"clock_mhz": 3000, "load_1min": 0.7, "versions": {"numpy": "2.4.0", "onnxruntime": "1.31.1"}}
+    records.add_run(tmp_path, {"benchmark": "latency"}, first)
+    record = json.loads(records.add_run(tmp_path, {"benchmark": "quality"}, later).read_text())
+    assert record["machine"] == first
+    assert "machine" not in record["runs"][0]
+    assert record["runs"][1]["machine"] == {"clock_mhz": 3000, "versions": {"onnxruntime": "1.31.1", "nncf": None}}
+    assert record["runs"][1]["load_1min"] == 0.7
+
+
+def test_a_partial_run_stands_only_where_there_is_no_full_one() -> None:
+    part, full = {"benchmark": "latency", "partial": True}, {"benchmark": "latency", "partial": False}
+    other = {"benchmark": "roofline", "partial": True}
+    assert records.last_runs({"runs": [full, other, part]}) == {"latency": full, "roofline": other}
+
+
+def measured(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> tuple[list[tuple[str, int]], dict[str, object]]:
+    """What latency.py would measure with these arguments, graph and batch each, and the run that it adds."""
+    runs, graphs = [], []
+    monkeypatch.setattr(latency, "measure_graph", lambda graph, _, batch, *rest: graphs.append((graph, batch)) or {})
+    monkeypatch.setattr(latency, "measure_frame", lambda *_: graphs.append(("frame", 1)) or {})
+    monkeypatch.setattr(latency, "add_run", lambda folder, run, _: runs.append(run) or folder)
+    done = CliRunner().invoke(latency.main, list(arguments))
+    assert done.exit_code == 0, done.output
+    return graphs, runs[0]
+
+
+def test_a_batch_that_is_asked_for_is_measured_on_every_graph(monkeypatch: pytest.MonkeyPatch) -> None:
+    graphs, run = measured(monkeypatch, "--graphs", "synthesis", "--batch", "4")
+    assert (graphs, run["partial"]) == ([("synthesis", 4)], True)
+    graphs, run = measured(monkeypatch)
+    assert {graph for graph, batch in graphs if batch > 1} == {"reenact"}
+    assert [batch for graph, batch in graphs if graph == "reenact"] == [1, 4, 8]
+    assert ("frame", 1) in graphs
+    assert run["partial"] is False
+    graphs, run = measured(monkeypatch, "--resolution", "1024")
+    assert (graphs, run["partial"]) == ([("synthesis-1024", 1), ("reenact-1024", 1)], True)
+
+
+def test_nothing_to_measure_is_a_mistake() -> None:
+    done = CliRunner().invoke(latency.main, ["--graphs", "mapper", "--resolution", "1024"])
+    assert done.exit_code == 2
+    assert "nothing to measure" in done.output
+
+
 @pytest.mark.parametrize(
     ("op", "inputs", "output", "kind", "group", "gflop", "mb"),
     [
@@ -135,6 +189,45 @@ def test_operations_and_bytes_of_a_node(op, inputs, output, kind, group, gflop, 
     assert counted["mb"] == pytest.approx(mb)
 
 
+def test_layers_of_the_generator_are_named_by_block_and_place() -> None:
+    def node(name: str, kind: str, output: str) -> dict[str, str]:
+        group = next((group for group, kinds in roofline.GROUPS.items() if kind in kinds), "elementwise")
+        return {"name": name, "kind": kind, "group": group, "output": output}
+
+    nodes = [
+        node("of_e_attr", "Conv 1x1", "1x64x8x8"),
+        node("first", "Conv dense", "1x512x4x4"),
+        *(node("d", "Conv depthwise", "1x128x8x8"), node("p", "MatMul", "1x512x64")),
+        *(node("d", "Conv depthwise", "1x512x8x8"), node("p", "MatMul", "1x512x64")),
+        *(node("h", "MatMul", "1x64x64"), node("b", "MatMul", "1x12x64"), node("style", "Gemm", "1x512")),
+        node("sum", "Add", "1x12x16x16"),
+    ]
+    assert roofline.layers(nodes) == [
+        "Conv 1x1 of_e_attr",
+        "4 px, dense convolution",
+        *("8 px block, conv1, depthwise convolution", "8 px block, conv1, pointwise convolution"),
+        *("8 px block, conv2, depthwise convolution", "8 px block, conv2, pointwise convolution"),
+        *("8 px to-image head, conv1, pointwise convolution", "8 px to-image head, bands, pointwise convolution"),
+        *("Gemm style", "16 px, Add sum"),
+    ]
+    most = [{"layer": "8 px block, conv1", "ms": 5.0, "floor_ms": 2.0}]
+    assert roofline.verdict("synthesis", {"ms": 10.0, "floor_ms": 6.0}, most) == (
+        "synthesis takes 10.0 ms and its floor is 6.0 ms, 60 % of that. Most to gain: 8 px block, conv1 (3.0 ms)."
+    )
+
+
+def test_growth_is_what_a_longer_clip_holds_above_the_shortest(monkeypatch: pytest.MonkeyPatch) -> None:
+    held = {"50": 500.0, "400": 512.5}
+
+    def process(command: list[str], **options: object) -> SimpleNamespace:
+        figures = {"resident_mb": held.get(command[3]), "ms_a_frame": 9.0}
+        return SimpleNamespace(returncode=command[3] not in held, stdout=json.dumps(figures).encode())
+
+    monkeypatch.setattr(scaling.subprocess, "run", process)
+    rows = scaling.by_clip_length(1, (50, 100, 400))
+    assert {length: row.get("growth_mb") for length, row in rows.items()} == {"50": 0.0, "100": None, "400": 12.5}
+
+
 def test_equal_outputs_and_known_distances() -> None:
     codes = np.array([[3.0, 4.0]], np.float32)
     assert accuracy.compare(codes, codes) == {"max": 0.0, "mean": 0.0, "cosine_min": 1.0}
@@ -151,6 +244,26 @@ def test_an_engine_that_is_not_here_says_why() -> None:
         engines.open_engine("cuda", "mapper", 1)
 
 
+@pytest.mark.parametrize("error", [FidError("not fetched.\nMore."), torch.OutOfMemoryError("not fetched")])
+def test_what_cannot_be_opened_is_a_reason_in_one_line(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(engines, "graph_path", fail)
+    monkeypatch.setattr(engines, "torch_module", fail)
+    for engine in ("onnxruntime", "torch"):
+        with pytest.raises(engines.NotHereError, match=r"^not fetched$"):
+            engines.open_engine(engine, "mapper", 1)
+
+
+def test_an_engine_without_its_library_is_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engines, "_quantised_model", lambda _: None)
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    for engine in ("openvino", "openvino-int8"):
+        with pytest.raises(engines.NotHereError, match="openvino"):
+            engines.open_engine(engine, "mapper", 1)
+
+
 def row(p50: float, speedup: float, psnr: float | None) -> dict[str, object]:
     near = {"max": 1.0, "mean": 0.001, "psnr_db": psnr, "lpips": 0.0001}
     near |= {"identity_cosine_mean": 0.9999, "identity_cosine_min": 0.9998}
@@ -158,9 +271,26 @@ def row(p50: float, speedup: float, psnr: float | None) -> dict[str, object]:
     return {"provider": "x", **times, "speedup": speedup, "open_s": 0.1, "ms": [p50, p50], "against_torch": near}
 
 
+def judged(cosine: float) -> dict[str, object]:
+    """A row of quality.py."""
+    mean, of = {"mean": 0.1}, {"cosine": {"mean": cosine}, "accept": 0.953}
+    return {
+        "against_torch": row(1.0, 1.0, 20.0)["against_torch"],
+        "frechet_distance": {"output": 0.0311},
+        "identity": {"SFace": {"output": of, "leak": of}, "dlib": {"output": of | {"cosine": {"mean": 0.9583}}}},
+        "expression": {"face mesh": {"output": mean}},
+        "pose": {"face mesh": {"output": mean}},
+        "reconstruction": {"rmse": mean, "psnr": mean, "lpips": mean, "identity": {"SFace": of}},
+    }
+
+
+NODE = {
+    **{"name": "MatMul_1", "layer": "128 px block, conv2", "kind": "MatMul", "group": "wavelet", "output": "1x8"},
+    **{"ms": 2.0, "gflop": 0.1, "mb": 10.0, "floor_ms": 1.0, "of_roof": 0.5},
+}
 RECORD = {
     "machine": {
-        **{"cpu": "Some CPU", "cpus": 2, "cpu_features": ["avx2"], "gpu": None, "commit": "0123"},
+        **{"cpu": "Some CPU", "cpus": 2, "cpu_features": ["avx2", "avx512_bf16"], "gpu": None, "commit": "0123"},
         **{"date": "2026-01-01", "versions": {"torch": "2"}},
     },
     "bundle": {"name": "default", "version": "0.1.0", "precision": "fp16 weights", "sha256": "00"},
@@ -177,7 +307,51 @@ RECORD = {
             },
             "frame": {"torch": row(100.0, 1.0, None) | {"stages_ms": {"decode": 2.0}}},
             "fresh_process": {"reenact": {"torch": {"open_s": 1.0, "cold_start_s": 2.0, "peak_ram_mb": 500.0}}},
-        }
+        },
+        {
+            **{"benchmark": "quality", "load_1min": 0.2, "machine": {"clock_mhz": 3000, "versions": {"torch": "2.1"}}},
+            "settings": {"pairs": 64, "psi": 0.8, "threads": 2},
+            "engines": {"openvino-int8": judged(0.6035), "cuda": {"reason": "no driver"}},
+        },
+        {
+            **{"benchmark": "scaling", "load_1min": 0.2},
+            "by": {
+                **{name: {"onnxruntime": {"1": row(80.0, 1.0, None)}} for name in ("batch", "threads", "resolution")},
+                "processes": {"onnxruntime": {"1": {"per_second": 5.0}}},
+                "clip_length": {
+                    "50": {"resident_mb": 500.0, "growth_mb": 0.0, "ms_a_frame": 9.0},
+                    "100": {"reason": "the process ended with 1"},
+                    "400": {"resident_mb": 512.5, "growth_mb": 12.5, "ms_a_frame": 9.0},
+                },
+                "faces": {"1": {"found": 1, "p50_ms": 100.0}},
+            },
+        },
+        {
+            **{"benchmark": "roofline", "load_1min": 0.2, "roof": {"matrix_gflops": 150.0, "copy_gb_s": 25.0}},
+            "graphs": {
+                "reenact": {
+                    "verdict": "reenact reaches 60 %.",
+                    **{"total": NODE, "groups": {"wavelet": NODE}, "most_to_gain": [NODE], "nodes": [NODE]},
+                }
+            },
+        },
+        {
+            **{"benchmark": "peers", "load_1min": 0.2, "settings": {"versions": {"openvino": "1"}}},
+            "peers": {
+                "identity": {"OpenCV 4": {"p50_ms": 12.0, "note": peers.APART}, "OpenCV 5": {"reason": "refused"}},
+                "own engine": {"reason": "no wheel"},
+            },
+        },
+        {
+            **{"benchmark": "gpu", "load_1min": 0.2, "weights": {"256": "the shipped bundle"}},
+            "tests": {"exit_code": 0, "last_line": "9 passed"},
+            "sessions": {
+                "cuda": {"reenact 256 fp16": row(3.0, 1.0, None)},
+                "tensorrt": {"all": {"reason": "no engine"}},
+            },
+            "frame": {"cuda, reenact 256 fp16": row(20.0, 1.0, None) | {"stages_ms": {"decode": 2.0}}},
+            "torch": {"synthesis 256": {"batch 1": {"eager": {"fp16": row(7.0, 1.0, None) | {"psnr_db": 60.0}}}}},
+        },
     ],
 }
 
@@ -189,26 +363,99 @@ def test_the_short_table_names_the_fastest_first_and_only_what_runs() -> None:
     ]
 
 
-def test_the_report_holds_every_engine_with_its_reason(tmp_path: Path) -> None:
+def test_the_report_holds_every_engine_with_its_reason() -> None:
     text, page = report.markdown(RECORD), report.page(RECORD)
     assert "- tensorrt does not run here: no GPU" in text
     assert "1280 x 720 JPEG" in text
-    assert page.count("<svg") == 2
+    assert page.count("<svg") == 10  # latency 3, scaling 4 and clip and faces, roofline 1
     assert "no GPU" in page
+    assert "| openvino-int8 | 0.6035 | 0.6035 | 0.953 | 0.0311 |" in text
+    assert "0.9583" not in text  # dlib's cosines hide a loss
+    assert "- otherwise when quality ran: clock_mhz 3000, torch 2.1" in text
+    assert "| 400 | 512.5 | 12.5 | 9.0 |" in text
+    assert "- reenact reaches 60 %." in text
+    assert "| reenact | 128 px block, conv2 |" in text
+    assert "- OpenCV 4 ran by itself" in text
+    assert "| reenact 256 fp16, cuda | 3.00 |" in text
+    assert "- tests/gpu: 9 passed" in text
+
+
+def test_the_readme_gets_the_table_and_the_machine(tmp_path: Path) -> None:
     readme = tmp_path / "README.md"
-    readme.write_text("# x\n<!-- speed: benchmarks/results/old.json -->\n| a |\n|---|\n| 1 |\n\nend\n")
+    old = "On Old CPU, 1 CPUs, at 256 px, batch 1; ratios are to PyTorch eager:"
+    mark = "<!-- speed: benchmarks/results/old.json -->"
+    readme.write_text(f"# x\n\n{old}\n\n{mark}\n| a |\n|---|\n| 1 |\n\nend\n")
     record = tmp_path / "new.json"
     record.write_text(json.dumps(RECORD))
     report.write_readme(record, readme)
     assert readme.read_text() == (
-        f"# x\n<!-- speed: benchmarks/results/new.json -->\n{report.short_table(RECORD)}\nend\n"
+        "# x\n\nOn Some CPU, 2 CPUs with AVX2, AVX512-BF16, at 256 px, batch 1; ratios are to PyTorch eager:\n\n"
+        f"<!-- speed: benchmarks/results/new.json -->\n{report.short_table(RECORD)}\nend\n"
     )
+    record.write_text(json.dumps(RECORD | {"runs": [RECORD["runs"][0] | {"partial": True}]}))
+    with pytest.raises(click.UsageError, match=r"new\.json has no full run"):
+        report.write_readme(record, readme)
 
 
 def test_the_peers_formula_for_a_picture() -> None:
     image = np.zeros((3, 2, 2), np.float32)
     image[0], image[2] = 1, -2
     np.testing.assert_array_equal(peers.as_picture(image), np.full((2, 2, 3), (0, 127, 255), np.uint8))
+
+
+def test_an_environment_that_cannot_be_made_is_a_reason() -> None:
+    row = peers.own_environment("no-such-python", [["x"]], "")
+    assert row == {"reason": "no-such-python made no environment", "note": peers.APART}
+
+
+def test_an_older_openvino_is_tried_where_the_last_fails_and_both_answers_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = iter([{"reason": "RuntimeError"}, {"p50_ms": 9.0}])
+    monkeypatch.setattr(peers, "own_environment", lambda *_: next(answers))
+    rows = peers.own_engines()
+    assert [row.get("p50_ms", row.get("reason")) for row in rows.values()] == ["RuntimeError", 9.0]
+    assert list(rows) == [f"OpenVINO {version}" for version in peers.OLD_OPENVINO]
+
+
+@pytest.fixture
+def gpu() -> ModuleType:
+    """gpu.py, by its file: `gpu` is a folder of tests too."""
+    spec = importlib.util.spec_from_file_location("benchmark_gpu", machine.ROOT / "benchmarks" / "gpu.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_graphs_typed_in_fp16_are_those_of_another_bundle(gpu: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    def load(folder: Path | None = None) -> SimpleNamespace:
+        half = None if folder is None else folder / "half.onnx"
+        graphs = dict.fromkeys(("mapper", "synthesis") if folder else ("reenact", "synthesis"))
+        return SimpleNamespace(resolution=256, graphs=graphs, graph_path=Path, half_path=lambda _: half)
+
+    def fail(_: str) -> Path:
+        raise FidError("not fetched.")
+
+    monkeypatch.setattr("fid.runtime.bundle.Bundle.load", load)
+    monkeypatch.setattr("fid.runtime.prepare.prepared", fail)
+    assert gpu.graphs_at_hand([Path("b16")]) == {
+        **{"reenact 256": (Path("reenact"), None), "synthesis 256": (Path("synthesis"), None)},
+        "synthesis 256 fp16": (Path("synthesis"), Path("b16/half.onnx")),
+    }
+
+
+def test_gpu_sessions_and_the_whole_frame_on_the_fastest(gpu: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    graph = Bundle.load().graph_path("reenact")
+    at_hand = {"reenact 256": (graph, None), "reenact 256 fp16": (graph, graph)}
+    monkeypatch.setattr(gpu, "graphs_at_hand", lambda _: at_hand)
+    monkeypatch.setattr(gpu, "OTHER_ENGINES", ("an engine to come",))
+    record: dict[str, dict] = {"sessions": {}}
+    gpu.measure_sessions(record, [], True, gpu.Clock(5), lambda: None)
+    assert "no such engine" in record["sessions"]["an engine to come"]["reenact 256 fp16"]["reason"]
+    assert record["sessions"]["onnxruntime"].keys() == {"reenact 256"}  # CPUs take the FP32 graph
+    ((name, frame),) = record["frame"].items()
+    assert name == "onnxruntime, reenact 256"
+    assert list(frame["stages_ms"]) == list(latency.STAGES)
 
 
 def test_the_gpu_script_names_its_usage_without_a_file_to_write() -> None:
