@@ -3,7 +3,7 @@
 A camera that is read slower than it delivers queues frames in its driver, and the picture is late by more and more. So
 a thread of its own reads all the time and puts each frame into a mailbox with room for one: whoever asks gets the
 newest, and the rest are counted as dropped. A file is paced by its own time stamps, so that all of this runs without a
-camera. What a camera does wrong is told as a notice: gone, back, black, frozen.
+camera. What a camera does wrong is told as a notice: gone, back, black, frozen, silent.
 """
 
 from __future__ import annotations
@@ -30,7 +30,13 @@ PROBED = 6  # cameras 0 to 5 are tried where the system cannot be asked for a li
 BLACK_MEAN, BLACK_SPREAD = 12.0, 4.0  # 0..255; darker and flatter than this is black
 SUSPECT_S = 1.0  # seconds of black pictures before it is told
 FROZEN_S = 3.0  # seconds of one and the same picture before it is told; a real sensor has noise
+SILENT_S = 2.0  # seconds in which a driver neither gives a picture nor fails, before it is told
 RETRY_S = 0.5  # between two attempts to open a camera that went away
+BLACK = (
+    "the camera gives black pictures; is its cover closed, is another program using it, or does the system forbid it "
+    "(privacy settings, camera)?"
+)
+FROZEN = "the camera gives the same picture again and again; unplug it and plug it in again."
 
 T = TypeVar("T")
 
@@ -156,7 +162,7 @@ class Camera:
         """`width`, `height` px and `fps`: what is asked of a camera, which may give something else. `again`: a file
         starts over at its end. `notice` is called from the reading thread with one sentence for what is wrong."""
         self.mailbox: Mailbox[Frame] = Mailbox()
-        self.error: FidError | None = None  # why it ended, if it did not end well
+        self.error: Exception | None = None  # why it ended, if it did not end well
         self._source, self._again, self._notice = source, again, notice
         self._wish = (width, height, fps)
         self._stop = threading.Event()
@@ -164,10 +170,16 @@ class Camera:
         self._watch = Watch(notice)
         self._number = 0
         self._capture: Any = None
+        self._read_s = 0.0  # `time.perf_counter()` when the driver answered last
+        self._name, self._others = "", set[int]()  # what it is called, and the numbers of the other cameras
 
     def start(self) -> None:
         """Open it and begin. Raises `InputError` or `FidError` in one sentence when it gives no picture."""
         self._capture = self._opened()
+        if isinstance(self._source, int) and sys.platform.startswith("linux"):  # elsewhere a list is slow to come
+            names = {camera.index: camera.name for camera in list_cameras()}
+            self._name, self._others = names.get(self._source, ""), set(names) - {self._source}
+        self._read_s = time.perf_counter()
         self._thread.start()
 
     def stop(self) -> None:
@@ -176,6 +188,18 @@ class Camera:
         self.mailbox.close()
         if self._thread.is_alive():
             self._thread.join(5)
+
+    @property
+    def trouble(self) -> str:
+        """What is wrong with it now, in one sentence; empty when nothing is."""
+        return ["", *self._watch.troubles.values()][-1]
+
+    def check(self) -> None:
+        """Tell when the driver hangs. Another thread has to ask, because the one that reads hangs with it."""
+        silent = time.perf_counter() - self._read_s > SILENT_S and "gone" not in self._watch.troubles
+        if isinstance(self._source, int):
+            sentence = f"camera {self._source} gives no picture any more; unplug it and plug it in again."
+            self._watch.tell("silent", sentence if silent else "")
 
     def _opened(self) -> Any:
         if isinstance(self._source, Path):
@@ -208,7 +232,7 @@ class Camera:
                 self._play()
             else:
                 self._film()
-        except FidError as error:
+        except Exception as error:  # raised again by `Live.take`, in the caller's thread
             self.error = error
         finally:
             self._capture.release()
@@ -218,22 +242,35 @@ class Camera:
         begin = time.perf_counter()
         while not self._stop.is_set():
             there, image = self._capture.read()
-            now = time.perf_counter()
+            now = self._read_s = time.perf_counter()
             if not there or image is None:
                 self._wait_for_return()
                 continue
             self._put(image, now, now - begin)
 
     def _wait_for_return(self) -> None:
-        self._notice(f"camera {self._source} is gone; plug it in again, and the picture comes back.")
+        self._watch.tell("gone", f"camera {self._source} is gone; plug it in again, and the picture comes back.")
         self._capture.release()
         while not self._stop.wait(RETRY_S):
             try:
+                self._source = self._number_now()
                 self._capture = self._opened()
-            except FidError:
+            except (FidError, OSError):  # OSError: the list changes while it is read
                 continue
+            self._read_s = time.perf_counter()
+            self._watch.tell("gone", "")
             self._notice(f"camera {self._source} is back.")
             return
+
+    def _number_now(self) -> int | Path:
+        """Its number now: a camera that is plugged in again may get another one, and another camera its former one."""
+        if not self._name:
+            return self._source
+        cameras = list_cameras()
+        numbers = [one.index for one in cameras if one.name == self._name and one.index not in self._others]
+        if not numbers:
+            raise FidError(f"there is no camera called {self._name!r} now; {describe_cameras(cameras)}")
+        return self._source if self._source in numbers else numbers[0]
 
     def _play(self) -> None:
         """Every frame of the file at its own time; those that are late are put all the same, as a camera would."""
@@ -267,13 +304,13 @@ class Camera:
 
 
 class Watch:
-    """Notices a black and a frozen picture, and tells each once until it is well again."""
+    """Notices a black and a frozen picture, and tells each trouble once until it is over."""
 
     def __init__(self, notice: Callable[[str], None]) -> None:
+        self.troubles: dict[str, str] = {}  # what is wrong now, with its sentence; the newest is the last
         self._notice = notice
         self._black_s: float | None = None
         self._same_s: float | None = None
-        self._told: set[str] = set()
         self._sum = -1
 
     def look(self, image: np.ndarray, now_s: float) -> None:
@@ -284,24 +321,18 @@ class Watch:
         total = zlib.crc32(np.ascontiguousarray(small).data)
         self._same_s = (self._same_s if self._same_s is not None else now_s) if total == self._sum else None
         self._sum = total
-        self._tell(
-            "black",
-            self._black_s is not None and now_s - self._black_s >= SUSPECT_S,
-            "the camera gives black pictures; is its cover closed, is another program using it, or does the system "
-            "forbid it (privacy settings, camera)?",
-        )
-        self._tell(
-            "frozen",
-            not black and self._same_s is not None and now_s - self._same_s >= FROZEN_S,
-            "the camera gives the same picture again and again; unplug it and plug it in again.",
-        )
+        long_black = self._black_s is not None and now_s - self._black_s >= SUSPECT_S
+        frozen = not black and self._same_s is not None and now_s - self._same_s >= FROZEN_S
+        self.tell("black", BLACK if long_black else "")
+        self.tell("frozen", FROZEN if frozen else "")
 
-    def _tell(self, what: str, wrong: bool, sentence: str) -> None:
-        if wrong and what not in self._told:
-            self._told.add(what)
+    def tell(self, what: str, sentence: str) -> None:
+        """A trouble, in one sentence; none: it is over."""
+        if not sentence:
+            self.troubles.pop(what, None)
+        elif what not in self.troubles:
+            self.troubles[what] = sentence
             self._notice(sentence)
-        elif not wrong:
-            self._told.discard(what)
 
 
 def why_not(index: int) -> str:

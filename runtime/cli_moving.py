@@ -25,6 +25,8 @@ from .cli_options import (
 )
 from .errors import InputError
 
+IMPORTED_S = time.perf_counter()  # about when the process began, where the system tells nothing better
+
 light_option = click.option(
     "--light/--full",
     default=None,
@@ -97,7 +99,7 @@ def webcam(
     """
     from .camera import Camera, describe_cameras, find_camera, list_cameras
     from .reenact import Layout, Reenactment, Reenactor
-    from .webcam import Sinks, Webcam, resident_mb
+    from .webcam import Sinks, Webcam, process_age_s, resident_mb, virtual_cameras
 
     start = time.perf_counter()
     if list_only:
@@ -109,6 +111,8 @@ def webcam(
         raise click.UsageError("Missing option '--identity'.")
     width, height = _parse_size(size)
     source = find_camera(camera)
+    if vcam:
+        virtual_cameras()  # before the models are loaded, who has none learns of it
 
     def say(sentence: str) -> None:
         click.echo(f"fid-run: {sentence}", err=True)
@@ -118,6 +122,8 @@ def webcam(
     composer.set_identity(people[0])
     reenactor = Reenactor(composer, smooth=smooth, light=light)
     composer.warm_up(light=reenactor.light)
+    for fallback in composer.fallbacks:  # before the first picture; the report at the end repeats it
+        say(fallback)
     layout = Layout(view or "paste", no_face, composer.resolution)
     lens = Camera(source, width=width, height=height, fps=fps_cap, again=duration is not None, notice=say)
     show = Webcam(
@@ -135,7 +141,10 @@ def webcam(
     text = f"{report['frames']} pictures at {report['fps']:.1f} a second on {composer.provider}, frame age p50 "
     text += "{p50:.0f}, p95 {p95:.0f}, p99 {p99:.0f} ms".format(**report["frame_age_ms"])
     more: dict[str, Any] = {"generator": "light" if reenactor.light else "full"}
-    more |= {"ready_s": round(show.live.started_s - start, 2), "resident_mb": round(resident_mb(), 1)}
+    now = time.perf_counter()
+    first_s = process_age_s(now - IMPORTED_S) - (now - show.live.first_s) if show.live.first_s else None
+    more |= {"ready_s": round(show.live.started_s - start, 2), "first_frame_s": first_s and round(first_s, 2)}
+    more["resident_mb"] = round(resident_mb(), 1)
     settings.report(composer, text, **report, **more, record=record)
 
 

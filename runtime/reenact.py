@@ -214,6 +214,7 @@ class Reenactment:
         self.reenactor, self.layout = reenactor, layout
         self.timings: dict[str, float] = {}
         self.seen = False
+        self._shape: tuple[int, ...] = ()  # of the last frame
 
     def reset(self) -> None:
         """Forget all former frames."""
@@ -222,6 +223,9 @@ class Reenactment:
 
     def picture(self, image: np.ndarray, time_s: float) -> np.ndarray:
         """What the user sees of a frame RGB uint8 [height, width, 3] at its time in seconds: RGB uint8."""
+        if self._shape and image.shape != self._shape:  # a phone was turned, a camera came back in another mode
+            self.reset()
+        self._shape = image.shape
         step = self.reenactor.step(image, time_s)
         start = time.perf_counter()
         shown = self.layout.picture(image, step, time_s)

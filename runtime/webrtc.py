@@ -322,18 +322,13 @@ class PictureMaker:
         self._settings = Settings()
         self._person: Identity | None = None
         self._reenactment: Reenactment | None = None
-        self._shape: tuple[int, ...] = ()  # of the last frame
 
     def picture(self, frame: Any, settings: Settings) -> np.ndarray:
         """RGB uint8 [height, width, 3], even sides, of a video frame."""
         start = time.perf_counter()
         reenactment = self._prepare(settings)
         self._composer.identity = self._person  # the sessions share the composer, and this thread runs one at a time
-        image = _rgb(frame)
-        if image.shape != self._shape:  # a phone was turned, or the browser sends smaller frames to save work
-            reenactment.reset()
-            self._shape = image.shape
-        picture = reenactment.picture(image, frame.time or 0.0)
+        picture = reenactment.picture(_rgb(frame), frame.time or 0.0)
         self.face_seen = reenactment.seen
         self.stage_ms = {**reenactment.timings, "all": 1e3 * (time.perf_counter() - start)}
         return picture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import textwrap
 from typing import Any
 
 import cv2
@@ -11,6 +12,7 @@ import numpy as np
 from .errors import FidError
 
 MISSING = "pygame-ce is not installed, which opens the window: `pip install pygame-ce`, or use --headless."
+ON_DESKTOP = 0.9  # at most so much of the desktop's width and height; the rest is for its bars and the title
 
 KEYS: dict[str, tuple[str, str]] = {  # key as SDL calls it -> (action of `webcam.Webcam.do`, what it does)
     **{str(number): (f"identity {number}", f"identity {number}") for number in range(1, 10)},
@@ -43,6 +45,8 @@ def draw_text(picture: np.ndarray, lines: list[str]) -> np.ndarray:
         return picture
     scale = min(0.5, picture.shape[1] / 640)
     step = max(9, round(34 * scale))
+    room = picture.shape[1] - 12
+    lines = [part for line in lines for part in _broken(line, room, scale)]
     widest = max(cv2.getTextSize(line, cv2.FONT_HERSHEY_SIMPLEX, scale, 1)[0][0] for line in lines)
     field = picture[: step * len(lines) + step // 2, : widest + 12]
     field[:] = field // 4
@@ -50,6 +54,12 @@ def draw_text(picture: np.ndarray, lines: list[str]) -> np.ndarray:
         place = (6, step * row)
         cv2.putText(picture, line, place, cv2.FONT_HERSHEY_SIMPLEX, scale, (235, 235, 235), 1, cv2.LINE_AA)
     return picture
+
+
+def _broken(line: str, room: int, scale: float) -> list[str]:
+    """A line of text in pieces that fit into `room` px; a tenth is left for pieces with many wide letters."""
+    wide = cv2.getTextSize(line, cv2.FONT_HERSHEY_SIMPLEX, scale, 1)[0][0]
+    return textwrap.wrap(line, max(8, int(0.9 * len(line) * room / wide))) if wide > room else [line]
 
 
 class Window:
@@ -75,8 +85,10 @@ class Window:
         pygame = self._pygame
         height, width = picture.shape[:2]
         if self._screen is None:
-            grown = max(1, 512 // height)
-            self._screen = pygame.display.set_mode((width * grown, height * grown), pygame.RESIZABLE)
+            desktop = pygame.display.get_desktop_sizes()[0]
+            fitting = min(ON_DESKTOP * desktop[0] / width, ON_DESKTOP * desktop[1] / height)
+            grown = min(max(1, 512 // height), fitting)
+            self._screen = pygame.display.set_mode((int(width * grown), int(height * grown)), pygame.RESIZABLE)
             pygame.display.set_caption(self._title)
         wide, high = self._screen.get_size()
         factor = min(wide / width, high / height)
@@ -87,12 +99,15 @@ class Window:
         pygame.display.flip()
 
     def actions(self) -> list[str]:
-        """What the user asked for since the last call: actions of `KEYS`, and "quit" for the closed window."""
+        """What the user asked for since the last call: actions of `KEYS`, "quit" for the closed window, and "redraw"
+        when it has another size or was uncovered."""
         pygame = self._pygame
         asked = []
         for event in pygame.event.get():
             if event.type == pygame.QUIT:
                 asked.append("quit")
+            elif event.type in (pygame.WINDOWSIZECHANGED, pygame.WINDOWEXPOSED):
+                asked.append("redraw")
             elif event.type == pygame.KEYDOWN:
                 key = event.unicode if event.unicode in KEYS else pygame.key.name(event.key)
                 if key in KEYS:

@@ -3,7 +3,8 @@
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from fractions import Fraction
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -13,6 +14,8 @@ import pytest
 from fid.runtime import camera as module
 from fid.runtime.camera import Camera, CameraInfo, Mailbox, Watch, describe_cameras, find_camera, list_cameras, why_not
 from fid.runtime.errors import FidError, InputError
+from fid.runtime.webcam import Sinks
+from filming import ScriptedWindow, show_of, wait, write_clip
 
 BLACK, GREY = np.zeros((48, 64, 3), np.uint8), np.full((48, 64, 3), 120, np.uint8)
 
@@ -23,8 +26,10 @@ class FakeCapture:
     script: ClassVar[list[np.ndarray | None]] = []
     opens: ClassVar[list[bool]] = []
     wishes: ClassVar[dict[int, float]] = {}
+    sources: ClassVar[list[Any]] = []
 
     def __init__(self, source: Any, backend: int = 0) -> None:
+        FakeCapture.sources.append(source)
         self.open = FakeCapture.opens.pop(0) if FakeCapture.opens else True
 
     def isOpened(self) -> bool:  # noqa: N802
@@ -47,7 +52,7 @@ class FakeCapture:
 
 @pytest.fixture
 def fake(monkeypatch: pytest.MonkeyPatch) -> type[FakeCapture]:
-    FakeCapture.script, FakeCapture.opens, FakeCapture.wishes = [], [], {}
+    FakeCapture.script, FakeCapture.opens, FakeCapture.wishes, FakeCapture.sources = [], [], {}, []
     monkeypatch.setattr(cv2, "VideoCapture", FakeCapture)
     monkeypatch.setattr(module, "RETRY_S", 0.01)
     return FakeCapture
@@ -58,14 +63,6 @@ def wait_for(condition: Callable[[], bool]) -> None:
     while not condition() and time.monotonic() < end:
         time.sleep(0.005)
     assert condition()
-
-
-def write_clip(path: Path, frames: int, fps: float) -> Path:
-    writer = cv2.VideoWriter(str(path), cv2.CAP_FFMPEG, cv2.VideoWriter.fourcc(*"mp4v"), fps, (64, 48))
-    for number in range(frames):
-        writer.write(np.full((48, 64, 3), 10 + 5 * number % 200, np.uint8))
-    writer.release()
-    return path
 
 
 def test_the_newest_wins_and_the_rest_is_counted() -> None:
@@ -141,6 +138,80 @@ def test_black_and_frozen_pictures_are_told_once() -> None:
     assert len(told) == 3  # it was well in between
 
 
+def test_a_driver_that_hangs_is_told(tmp_path: Path, fake: type[FakeCapture], monkeypatch: pytest.MonkeyPatch) -> None:
+    """`read` neither gives a picture nor fails; the one who shows pictures notices."""
+    monkeypatch.setattr(module, "SILENT_S", 0.1)
+    told: list[str] = []
+    hangs, plain = threading.Event(), fake.read
+
+    def read(self: FakeCapture) -> tuple[bool, np.ndarray | None]:
+        while hangs.is_set():
+            time.sleep(0.01)
+        return plain(self)
+
+    monkeypatch.setattr(fake, "read", read)
+    camera = Camera(0, notice=told.append)
+    show, _, _ = show_of(tmp_path, Sinks(window=False), camera=camera)
+    drawn: list[np.ndarray] = []
+
+    def scene(window: ScriptedWindow) -> Iterator[str]:
+        yield from wait(lambda: show.live.taken > 3)
+        assert camera.trouble == ""
+        hangs.set()
+        yield from wait(lambda: camera.trouble != "")
+        drawn.append(window.pictures[-1])
+        assert show.news() == told
+        count = len(window.pictures)
+        yield from wait(lambda: len(window.pictures) > count)  # though no picture comes
+        hangs.clear()
+        yield from wait(lambda: camera.trouble == "")
+
+    show._window = ScriptedWindow(scene)  # type: ignore[assignment]
+    show.run()
+    assert told == ["camera 0 gives no picture any more; unplug it and plug it in again."]
+
+
+@pytest.mark.parametrize(("picture", "what"), [(BLACK, "black pictures"), (GREY, "same picture")])
+def test_a_black_and_a_frozen_camera_are_told_in_the_window(
+    tmp_path: Path, fake: type[FakeCapture], monkeypatch: pytest.MonkeyPatch, picture: np.ndarray, what: str
+) -> None:
+    monkeypatch.setattr(module, "SUSPECT_S", 0.1)
+    monkeypatch.setattr(module, "FROZEN_S", 0.1)
+    told: list[str] = []
+    fake.script = [picture] * 200
+    show, _, _ = show_of(tmp_path, Sinks(window=False), camera=Camera(0, notice=told.append))
+
+    def scene(window: ScriptedWindow) -> Iterator[str]:
+        yield "overlay"
+        yield from wait(lambda: len(told) > 0)
+        assert show.news() == told
+        count = len(window.pictures)
+        yield from wait(lambda: len(window.pictures) > count + 2)
+        assert (window.pictures[-1] != picture).any()  # there are letters on it
+        yield from wait(lambda: show.news() == [])  # the script is at its end, and the camera well
+
+    show._window = ScriptedWindow(scene)  # type: ignore[assignment]
+    show.run()
+    assert len(told) == 1
+    assert what in told[0]
+
+
+def test_an_error_of_the_driver_is_raised_where_pictures_are_taken(
+    tmp_path: Path, fake: type[FakeCapture], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    show, _, _ = show_of(tmp_path, Sinks(window=False), camera=Camera(0))
+    plain = fake.read
+
+    def read(self: FakeCapture) -> tuple[bool, np.ndarray | None]:
+        if show.live.taken > 2:
+            raise cv2.error("the driver sent nonsense")
+        return plain(self)
+
+    monkeypatch.setattr(fake, "read", read)
+    with pytest.raises(cv2.error, match="nonsense"):
+        show.run(20)
+
+
 @pytest.fixture
 def devices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Two cameras as Linux shows them; the first has a second node with its metadata."""
@@ -174,6 +245,45 @@ def test_cameras_are_listed_and_found_by_number_and_name(devices: Path) -> None:
     assert "--camera FILE" in describe_cameras([])
 
 
+def test_a_camera_that_comes_back_under_another_number_is_found_by_its_name(
+    devices: Path, fake: type[FakeCapture]
+) -> None:
+    """And another one that was given its number is left alone."""
+    told: list[str] = []
+
+    def write(number: int, name: str) -> None:
+        (devices / "class" / f"video{number}").mkdir(exist_ok=True)
+        (devices / "class" / f"video{number}" / "name").write_text(f"{name}\n")
+
+    camera = Camera(2, notice=told.append)
+    camera.start()
+    write(2, "Phone")
+    fake.script = [None]
+    wait_for(lambda: len(told) == 1)
+    time.sleep(0.1)
+    assert fake.sources == [2]
+    assert "camera 2 is gone" in camera.trouble
+    write(4, "Brio 4K")
+    wait_for(lambda: len(told) == 2)
+    camera.stop()
+    assert fake.sources == [2, 4]
+    assert told[1] == "camera 4 is back."
+    assert camera.trouble == ""
+
+
+def test_a_twin_of_a_camera_that_is_gone_is_left_alone(devices: Path, fake: type[FakeCapture]) -> None:
+    (devices / "class" / "video0" / "name").write_text("Brio 4K\n")
+    told: list[str] = []
+    camera = Camera(2, notice=told.append)
+    camera.start()
+    (devices / "class" / "video2" / "name").write_text("\n")
+    fake.script = [None]
+    wait_for(lambda: len(told) == 1)
+    time.sleep(0.1)
+    camera.stop()
+    assert fake.sources == [2]
+
+
 def test_why_a_camera_does_not_open(devices: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert why_not(5).startswith("there is no camera 5; there are 0 (Integrated Webcam: HD)")
     assert "another program" in why_not(0)
@@ -198,6 +308,30 @@ def test_a_file_plays_at_its_own_pace_and_ends(tmp_path: Path) -> None:
         assert frame.time_s == pytest.approx(frame.number / 30, abs=2e-3)
         assert frame.captured_s >= start + frame.time_s - 2e-3  # never before its time
     camera.stop()
+
+
+def test_a_file_of_a_variable_rate_plays_by_its_time_stamps(tmp_path: Path) -> None:
+    av = pytest.importorskip("av")
+    stamps_ms = [0, 20, 140, 160, 400, 410, 500]
+    with av.open(str(tmp_path / "clip.mp4"), "w") as container:
+        stream = container.add_stream("mpeg4", rate=30)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        stream.time_base = stream.codec_context.time_base = Fraction(1, 1000)
+        for stamp in stamps_ms:
+            frame = av.VideoFrame.from_ndarray(GREY, format="rgb24")
+            frame.pts, frame.time_base = stamp, Fraction(1, 1000)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    camera = Camera(tmp_path / "clip.mp4")
+    frames: list[Any] = []
+    camera.mailbox.put = frames.append  # type: ignore[method-assign] - a mailbox would drop those that nobody takes
+    start = time.perf_counter()
+    camera.start()
+    wait_for(lambda: camera.mailbox.ended)
+    camera.stop()
+    assert [1e3 * frame.time_s for frame in frames] == pytest.approx(stamps_ms, abs=1)
+    for frame in frames:
+        assert frame.captured_s >= start + frame.time_s - 2e-3  # never before its time
 
 
 def test_a_file_may_start_over(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import toy
 from click.testing import CliRunner
+from fid.runtime import live as live_module
 from fid.runtime import webcam as webcam_module
 from fid.runtime.bench import read_frames as first_frames
 from fid.runtime.camera import Camera
@@ -25,33 +26,9 @@ from fid.runtime.reenact import BLANK, Layout, Step
 from fid.runtime.video import open_clip, read_frames
 from fid.runtime.webcam import Sinks, Webcam, open_virtual_camera, resident_mb
 from fid.runtime.window import KEYS, Window, draw_text, help_lines
+from filming import SlowWork, show_of, write_clip
 
 FACES = fid.runtime.cli.FACES
-
-
-def write_clip(path: Path, frames: int, fps: float, size: tuple[int, int] = (64, 48)) -> Path:
-    writer = cv2.VideoWriter(str(path), cv2.CAP_FFMPEG, cv2.VideoWriter.fourcc(*"mp4v"), fps, size)
-    for number in range(frames):
-        writer.write(np.full((size[1], size[0], 3), 40 + number % 150, np.uint8))
-    writer.release()
-    return path
-
-
-class SlowWork:
-    """In the place of a reenactment: takes its time."""
-
-    def __init__(self, work_s: float) -> None:
-        self._work_s, self.seen, self.timings = work_s, True, {"synthesis": 1e3 * work_s}
-        self.layout = SimpleNamespace(view="paste")
-        self.reenactor = SimpleNamespace(smooth=1.0, composer=SimpleNamespace(identity=None, provider="toy CPU"))
-        self.resets = 0
-
-    def picture(self, image: np.ndarray, time_s: float) -> np.ndarray:
-        time.sleep(self._work_s)
-        return image
-
-    def reset(self) -> None:
-        self.resets += 1
 
 
 @pytest.mark.parametrize(
@@ -60,20 +37,22 @@ class SlowWork:
 def test_a_slow_model_makes_nothing_late(tmp_path: Path, seconds: int) -> None:
     """60 frames a second come and 25 can be composed: ages stay below two frames and the work, and do not grow."""
     work_s, frame_s = 0.040, 1 / 60
-    camera = Camera(write_clip(tmp_path / "clip.mp4", 120, 60), again=True)
-    live: Any = Live(camera, SlowWork(work_s))  # type: ignore[arg-type]
+    camera, work = Camera(write_clip(tmp_path / "clip.mp4", 120, 60), again=True), SlowWork(work_s)
+    live: Any = Live(camera, work)  # type: ignore[arg-type]
     live.start()
-    numbers, memory = [], []
+    numbers, memory, worked_ms = [], [], []
     while time.perf_counter() - live.started_s < seconds:
         shown = live.take(0.1)
         if shown is not None:
             numbers.append(shown.number)
             memory.append(resident_mb())
+            worked_ms.append(live._recent[-1][2]["synthesis"])  # on a busy machine it may be longer than asked for
     live.stop()
     assert numbers == sorted(set(numbers))  # the order is kept, nothing comes twice
     assert live.dropped > 0.3 * numbers[-1]
     assert live.ages.percentile(50) <= 1e3 * (2 * frame_s + work_s) + 10  # 10 ms for threads that wake up late
-    assert live.ages.percentile(99) < 1e3 * 10 * work_s  # on a machine that does other things as well
+    # A queue would grow by 0.6 s every second, to 2.9 s in the shortest run; a tenth of that is left to a busy machine.
+    assert live.ages.percentile(99) <= 1e3 * 2 * frame_s + float(np.percentile(worked_ms, 99)) + 290
     assert abs(live.ages.slope_ms_per_s) * seconds < 1e3 * (frame_s + work_s)  # over the whole run, less than a frame
     settled = memory[len(memory) // 3]
     assert max(memory[len(memory) // 3 :]) < 1.01 * settled
@@ -91,26 +70,71 @@ def test_ages_in_closed_form() -> None:
     assert ages.percentile(100) <= 10_001
 
 
-def test_a_failure_of_the_composing_thread_reaches_the_caller(tmp_path: Path) -> None:
+FAILURES = [FidError("the engine is gone."), cv2.error("a size is wrong"), KeyError("w"), IndexError("no face")]
+
+
+@pytest.mark.parametrize("failure", FAILURES, ids=lambda error: type(error).__name__)
+def test_a_failure_of_the_composing_thread_reaches_the_caller(tmp_path: Path, failure: Exception) -> None:
     class Broken(SlowWork):
         def picture(self, image: np.ndarray, time_s: float) -> np.ndarray:
-            raise FidError("the engine is gone.")
+            raise failure
 
     live = Live(Camera(write_clip(tmp_path / "clip.mp4", 10, 30)), Broken(0))  # type: ignore[arg-type]
     live.start()
     live._thread.join(10)
-    with pytest.raises(FidError, match="the engine is gone"):
+    assert not live.ended
+    with pytest.raises(type(failure)) as raised:
         live.take(0.1)
+    assert raised.value is failure
     live.stop()
 
 
-def show_of(tmp_path: Path, sinks: Sinks, frames: int = 20, **options: Any) -> tuple[Webcam, SlowWork, list[str]]:
-    said: list[str] = []
-    work = SlowWork(0.001)
-    camera = Camera(write_clip(tmp_path / "in.mp4", frames, 30))
-    people: Any = ["ada", "ben"]
-    show = Webcam(camera, work, people, sinks, say=said.append, **options)  # type: ignore[arg-type]
-    return show, work, said
+@pytest.mark.parametrize("failure", FAILURES, ids=lambda error: type(error).__name__)
+def test_a_failure_of_the_camera_is_not_lost_while_a_picture_is_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failure: Exception
+) -> None:
+    def broken(self: Camera, *_: object) -> None:
+        raise failure
+
+    monkeypatch.setattr(Camera, "_put", broken)
+    live = Live(Camera(write_clip(tmp_path / "clip.mp4", 10, 30)), SlowWork(0))  # type: ignore[arg-type]
+    live.start()
+    live._thread.join(10)  # as while a picture is written to a slow disk
+    assert not live.ended
+    with pytest.raises(type(failure)) as raised:
+        live.take(0.1)
+    assert raised.value is failure
+    live.stop()
+
+
+def test_the_rate_can_be_capped(tmp_path: Path) -> None:
+    live = Live(Camera(write_clip(tmp_path / "clip.mp4", 90, 60)), SlowWork(0), fps_cap=10)  # type: ignore[arg-type]
+    live.start()
+    while not live.ended:
+        live.take(0.05)
+    seconds = time.perf_counter() - live.started_s
+    live.stop()
+    assert 3 <= live.taken <= 10 * seconds + 2
+    assert live.dropped > live.taken
+
+
+def test_figures_of_now_and_of_the_whole_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(live_module, "RECENT_S", 0.2)
+    live = Live(Camera(write_clip(tmp_path / "clip.mp4", 20, 60)), SlowWork(0.002))  # type: ignore[arg-type]
+    assert live.recent()["fps"] == 0
+    live.start()
+    now = {}
+    while not live.ended:
+        if live.take(0.05) is not None:
+            now = live.recent()
+    assert now["fps"] > 0
+    assert now["frame_age_ms"]["p50"] <= now["frame_age_ms"]["p99"]
+    assert now["stage_ms"]["synthesis"] >= 2
+    time.sleep(0.25)  # as in a pause
+    assert live.recent() == {"fps": 0, "frame_age_ms": {"p50": 0, "p95": 0, "p99": 0}, "stage_ms": {}}
+    assert live.stage_ms["synthesis"] >= 2
+    assert live.ages.count == live.taken
+    live.stop()
 
 
 def carry_out(show: Webcam) -> None:
@@ -266,6 +290,8 @@ def test_the_webcam_command_without_a_window(
     assert {"fps", "frame_age_ms", "stage_ms", "provider", "dropped"} <= report.keys()
     assert report["frame_age_ms"].keys() == {"p50", "p95", "p99"}
     assert report["frames"] + report["dropped"] <= 16
+    assert report["first_frame_s"] >= report["ready_s"] > 0
+    assert report["resident_mb"] > 0
     assert report["provider"] == "onnxruntime CPU"
     assert open_clip(tmp_path / "r.mp4").width == 640 + 480
     assert report["generator"] == "full"
