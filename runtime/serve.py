@@ -246,17 +246,25 @@ class Server:
 
     async def start_live(self, request: Request) -> Response:
         """A WebRTC offer -> the answer; from then on video comes in and goes out."""
+        from starlette.requests import ClientDisconnect
+
+        if request.headers.get("content-type", "").partition(";")[0].strip() != "application/json":
+            raise RefusedError(415, "send the offer as application/json.")
+        with self.worker.place():
+            try:
+                offer = json.loads(await asyncio.wait_for(_whole(request, MAX_OFFER_BYTES), BODY_SECONDS))
+            except (ValueError, RecursionError, ClientDisconnect):
+                raise RefusedError(400, "the offer is not JSON.") from None
+            except TimeoutError:
+                raise RefusedError(408, f"the offer did not arrive within {BODY_SECONDS:.0f} s.") from None
+            return await self._answer_offer(offer, request.client.host if request.client else "127.0.0.1")
+
+    async def _answer_offer(self, offer: Any, address: str) -> Response:
+        """The session of an offer that came from `address`."""
         from starlette.responses import JSONResponse
 
         from .webrtc import LiveSession
 
-        if request.headers.get("content-type", "").partition(";")[0].strip() != "application/json":
-            raise RefusedError(415, "send the offer as application/json.")
-        body = b"".join([part async for part in _limited(request, MAX_OFFER_BYTES)])
-        try:
-            offer = json.loads(body)
-        except (ValueError, RecursionError):
-            raise RefusedError(400, "the offer is not JSON.") from None
         if not isinstance(offer, dict) or offer.get("type") != "offer" or not isinstance(offer.get("sdp"), str):
             raise RefusedError(400, 'a WebRTC offer is needed: {"type": "offer", "sdp": ...}.')
         if len(self.sessions) >= self.limits.sessions:
@@ -267,7 +275,7 @@ class Server:
         self.sessions[session.name] = session
         try:
             await session.apply(offer.get("settings", {}))
-            sdp = await session.answer(offer["sdp"], request.client.host if request.client else "127.0.0.1")
+            sdp = await session.answer(offer["sdp"], address)
         except BaseException:
             await session.close()
             raise
@@ -582,6 +590,11 @@ async def _limited(request: Request, limit: int) -> AsyncIterator[bytes]:
         if size > limit:
             raise RefusedError(413, sentence)
         yield part
+
+
+async def _whole(request: Request, limit: int) -> bytes:
+    """The whole body; see `_limited`."""
+    return b"".join([part async for part in _limited(request, limit)])
 
 
 def _route(path: str) -> str:

@@ -356,6 +356,22 @@ def test_slow_bodies_are_given_up(server: Server, monkeypatch: pytest.MonkeyPatc
     assert server.worker.waiting == 0
 
 
+def test_slow_offers_are_given_up_and_stand_in_the_queue(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fid.runtime.serve, "BODY_SECONDS", 0.05)
+    waiting = []
+
+    async def parts() -> Any:
+        waiting.append(server.worker.waiting)
+        yield b"{"
+        await asyncio.sleep(5)
+
+    headers = {"content-type": "application/json"}
+    sentence(ask(server, "POST", "/api/live", content=parts(), headers=headers), 408)
+    assert (waiting, server.worker.waiting) == ([1], 0)
+    monkeypatch.setattr(server.worker, "limit", 0)
+    assert "are waiting already" in sentence(ask(server, "POST", "/api/live", content=b"{}", headers=headers), 503)
+
+
 def test_a_bug_is_a_500_without_details(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*_: Any) -> None:
         raise RuntimeError("a secret")

@@ -15,6 +15,7 @@ import fid.runtime.webrtc
 import httpx
 import numpy as np
 import pytest
+from aioice.ice import get_host_addresses
 from aiortc import MediaStreamTrack, RTCConfiguration, RTCPeerConnection, RTCSessionDescription
 from av import VideoFrame
 from fid.runtime.composer import Composer
@@ -243,6 +244,22 @@ def test_a_browser_that_hides_its_addresses_is_found(server: Server) -> None:
             await asyncio.gather(*(session.close() for session in list(server.sessions.values())))
 
     asyncio.run(asyncio.wait_for(play(), 170))
+
+
+def test_video_comes_and_goes_by_addresses_of_this_machine_only(server: Server) -> None:
+    """Every session has a port on each address but loopback, which neither aioice nor browsers take into account.
+    No server outside is asked how this machine is seen from there."""
+    offer = {"type": "offer", "sdp": offer_of("video")}
+
+    async def ask() -> str:
+        answer = await post(server, offer)
+        await asyncio.gather(*(session.close() for session in list(server.sessions.values())))
+        return answer.json()["sdp"]
+
+    candidates = re.findall(r"(?m)^a=candidate:\S+ \d (\S+) \d+ (\S+) \d+ typ (\S+)", asyncio.run(ask()))
+    own = get_host_addresses(use_ipv4=True, use_ipv6=True)
+    assert {(kind, how) for kind, _, how in candidates} == {("udp", "host")}
+    assert {address for _, address, _ in candidates} <= set(own)
 
 
 def test_what_is_shown_without_a_face(server: Server) -> None:
