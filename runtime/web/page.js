@@ -5,6 +5,8 @@ const $ = (selector, within = document) => within.querySelector(selector);
 const PHOTO_TYPES = ["image/jpeg", "image/png", "image/webp"]; // others are turned into JPEG by the browser
 const AS_IT_IS_BYTES = 4e6; // a larger photo is made smaller before it is sent
 const LONGEST_SIDE = 2400; // px, of a photo that is made smaller
+const SHORTEST_SIDE = 400; // px; it is made no smaller than that, however little room there is
+const MOST_PHOTOS = 8; // of one person, that the server takes
 const OFFER_MS = 3000; // at most so long for collecting network addresses
 const CONNECT_MS = 20000; // at most so long from the answer to a connection
 const NO_WAY =
@@ -78,21 +80,29 @@ function addFace(kind, face) {
   return radio;
 }
 
-async function smaller(photo) {
-  if (PHOTO_TYPES.includes(photo.type) && photo.size <= AS_IT_IS_BYTES) return photo;
+let uploadBytes = 12e6; // of one request, as the server says
+
+async function smaller(photo, room) {
+  if (PHOTO_TYPES.includes(photo.type) && photo.size <= Math.min(room, AS_IT_IS_BYTES)) return photo;
   let bitmap;
   try {
     bitmap = await createImageBitmap(photo, { imageOrientation: "from-image" });
   } catch {
     throw new Error(`${photo.name} is not a picture that this browser can read; use a JPEG, PNG or WebP.`);
   }
-  const factor = Math.min(1, LONGEST_SIDE / Math.max(bitmap.width, bitmap.height));
   const canvas = document.createElement("canvas");
-  canvas.width = Math.round(bitmap.width * factor);
-  canvas.height = Math.round(bitmap.height * factor);
-  canvas.getContext("2d").drawImage(bitmap, 0, 0, canvas.width, canvas.height);
+  let side = Math.min(LONGEST_SIDE, Math.max(bitmap.width, bitmap.height));
+  let made;
+  do {
+    const factor = side / Math.max(bitmap.width, bitmap.height);
+    canvas.width = Math.round(bitmap.width * factor);
+    canvas.height = Math.round(bitmap.height * factor);
+    canvas.getContext("2d").drawImage(bitmap, 0, 0, canvas.width, canvas.height);
+    made = await new Promise((done) => canvas.toBlob(done, "image/jpeg", 0.92));
+    side *= 0.75;
+  } while (made.size > room && side >= SHORTEST_SIDE);
   bitmap.close();
-  return new Promise((done) => canvas.toBlob(done, "image/jpeg", 0.92));
+  return made;
 }
 
 async function upload(kind, files) {
@@ -102,14 +112,16 @@ async function upload(kind, files) {
   try {
     const form = new FormData();
     let picture = NO_PICTURE;
-    for (const file of kind.name === "identity" ? files : files.slice(0, 1)) {
-      const photo = file.name.endsWith(".npz") ? file : await smaller(file);
+    const taken = files.slice(0, kind.name === "identity" ? MOST_PHOTOS : 1);
+    for (const file of taken) {
+      const photo = file.name.endsWith(".npz") ? file : await smaller(file, (0.9 * uploadBytes) / taken.length);
       if (photo !== file || !file.name.endsWith(".npz")) picture = URL.createObjectURL(photo);
       form.append("photo", photo, "photo");
     }
     const answer = await ask(kind.path, { method: "POST", body: form });
     const number = kind.faces.filter((face) => face.code).length + 1;
-    const face = { name: `own ${number}`, label: `yours ${number}`, picture, code: await answer.blob() };
+    const some = taken.length < files.length ? ` (${taken.length} of ${files.length})` : "";
+    const face = { name: `own ${number}`, label: `yours ${number}${some}`, picture, code: await answer.blob() };
     const radio = addFace(kind, face);
     radio.checked = true;
     change();
@@ -217,12 +229,14 @@ async function startCamera() {
     if (device) video.deviceId = { exact: device };
     else video.facingMode = "user";
     mine.stream = await navigator.mediaDevices.getUserMedia({ video, audio: false });
+    if (live !== mine) return leave(mine); // the user went back to photos while the browser asked
     $("#self").srcObject = mine.stream;
     await listCameras(mine.stream);
     $("#figures").textContent = "Connecting…";
     await connect(mine);
   } catch (error) {
-    if (live === mine) stopCamera();
+    if (live !== mine) return leave(mine);
+    stopCamera();
     complain(cameraTrouble(error));
   }
   showSource();
@@ -422,6 +436,7 @@ async function begin() {
   try {
     const health = await (await ask("/api/health")).json();
     $("#runs").textContent = `fid ${health.version} on ${health.provider}`;
+    uploadBytes = 1e6 * health.upload.mb;
     if (!health.live.limit) $("input[name=source][value=camera]").disabled = true;
     for (const kind of Object.values(kinds)) {
       const faces = (await (await ask(kind.path)).json())[kind.list];

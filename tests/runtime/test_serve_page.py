@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from fid.runtime.images import read_image
 from fid.runtime.serve import FACES
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, Route, expect, sync_playwright
 from serving import running
 
 SIZES = {"desktop": (1280, 800), "phone": (390, 844)}
@@ -125,6 +125,45 @@ def test_a_photo_without_a_face_is_explained(page: Page, tmp_path: Path) -> None
     (tmp_path / "odd.tiff").write_text("no picture either")
     page.locator("#from-photo input[type=file]").set_input_files([tmp_path / "odd.tiff"])
     expect(page.get_by_role("alert")).to_contain_text("not a picture that this browser can read")
+
+
+@pytest.mark.parametrize("size", ["phone"])
+def test_many_large_photos_fit_into_one_request(page: Page, tmp_path: Path) -> None:
+    """As from a phone: together more than the server takes, and more of them than it averages."""
+    noise = np.random.default_rng(0).integers(0, 256, (1000, 1400, 3), np.uint8)
+    photos = [tmp_path / f"{number}.jpg" for number in range(10)]
+    for photo in photos:
+        cv2.imwrite(str(photo), noise, [cv2.IMWRITE_JPEG_QUALITY, 95])
+    assert 1.6e6 < photos[0].stat().st_size < 4e6  # eight are more than 12 MB, and each would be sent as it is
+    sent: list[bytes] = []
+
+    def answer(route: Route) -> None:
+        sent.append(route.request.post_data_buffer or b"")
+        route.fulfill(status=422, json={"error": "they have arrived."})
+
+    page.route("**/api/identities", answer)
+    page.locator("[data-kind=identity] input[type=file]").set_input_files(photos)
+    expect(page.get_by_role("alert")).to_have_text("They have arrived.", timeout=30_000)
+    assert sent[0].count(b'; name="photo"') == 8
+    assert 1e6 < len(sent[0]) < 12e6
+
+
+@pytest.mark.parametrize("size", ["desktop"])
+def test_who_goes_back_to_photos_while_the_browser_asks_leaves_no_camera_on(page: Page) -> None:
+    page.evaluate(
+        "() => { const ask = navigator.mediaDevices.getUserMedia.bind(navigator.mediaDevices);"
+        " navigator.mediaDevices.getUserMedia = async (wish) => {"
+        " await new Promise((allow) => (window.allow = allow)); return (window.given = await ask(wish)); }; }"
+    )
+    page.route("**/api/live", lambda route: route.abort())
+    page.get_by_role("radio", name="Camera").check()
+    page.get_by_role("button", name="Start camera").click()
+    page.wait_for_function("() => Boolean(window.allow)")
+    page.get_by_role("radio", name="Photo", exact=True).check()
+    page.evaluate("window.allow()")
+    page.wait_for_function("() => window.given?.getTracks().every((track) => track.readyState === 'ended')")
+    expect(page.locator("#alert")).to_be_hidden()
+    assert page.evaluate("document.querySelector('#self').srcObject") is None
 
 
 @pytest.mark.parametrize("size", ["phone"])
