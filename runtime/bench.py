@@ -17,14 +17,15 @@ import numpy as np
 
 from .camera import Camera
 from .composer import Composer
-from .errors import FidError
+from .errors import FidError, InputError
 from .live import Live
 from .reenact import Layout, Reenactment, Reenactor
 
 REFERENCE = "onnxruntime"
 COMPARED = 8  # frames whose pictures are compared with the reference
 WARM_UP = 3  # frames that are not counted
-KEPT = 120  # frames held in memory, used over and over
+KEPT = 120  # frames held in memory at most, used over and over
+KEPT_BYTES = 256 << 20  # of them: 10 frames in 4K
 FPS = 30.0  # of the frames that fid makes itself
 SIZE = 480, 640  # px, height and width of those
 
@@ -44,11 +45,11 @@ def made_frames(face: np.ndarray, count: int) -> list[np.ndarray]:
     return frames
 
 
-def read_frames(path: Path, count: int) -> list[np.ndarray]:
-    """The first frames of a video file, RGB uint8. Raises `FidError` when there is none."""
+def read_frames(path: Path, count: int, limit_bytes: float = np.inf) -> list[np.ndarray]:
+    """The first frames of a video file, RGB uint8, and one at least. Raises `FidError` when there is none."""
     capture = cv2.VideoCapture(str(path))
     frames: list[np.ndarray] = []
-    while len(frames) < count:
+    while len(frames) < count and sum(frame.nbytes for frame in frames) < limit_bytes:
         there, image = capture.read()
         if not there:
             break
@@ -57,6 +58,19 @@ def read_frames(path: Path, count: int) -> list[np.ndarray]:
     if not frames:
         raise FidError(f"{path} is not a video that can be read.")
     return frames
+
+
+def crops_of(composer: Composer, frames: list[np.ndarray]) -> list[np.ndarray]:
+    """The aligned crops RGB uint8 [256, 256, 3] of those frames that have a usable face. `InputError` without any."""
+    crops, reason = [], InputError("there are no frames.")
+    for frame in frames:
+        try:
+            crops.append(composer.crop(frame))
+        except InputError as error:
+            reason = error
+    if not crops:
+        raise InputError(f"the frames that were looked at show nobody; the last one: {reason}")
+    return crops
 
 
 def percentiles(values: list[float]) -> dict[str, float]:
@@ -95,6 +109,8 @@ def stages(composer: Composer, frames: list[np.ndarray], seconds: float, light: 
             for stage, ms in show.timings.items():
                 parts.setdefault(stage, []).append(ms)
         number += 1
+    if "synthesis" not in parts:
+        raise FidError("no face could be followed in these frames; give a clip that shows one, or more seconds.")
     figures = {"stage_ms": {stage: percentiles(values) for stage, values in parts.items()}}
     return figures | {"frame_ms": percentiles(whole), "fps": round(1e3 / float(np.mean(whole)), 2)}
 
@@ -132,8 +148,11 @@ def bench(
     """
     reference = Composer(engine=REFERENCE, **options)
     who = reference.set_identity(identity)
-    frames = read_frames(camera, KEPT) if camera is not None else made_frames(reference.crop(identity), KEPT)
-    crops = [reference.crop(frame) for frame in frames[:: max(1, len(frames) // COMPARED)][:COMPARED]]
+    if camera is not None:
+        frames = read_frames(camera, KEPT, KEPT_BYTES)
+    else:
+        frames = made_frames(reference.crop(identity), KEPT)
+    crops = crops_of(reference, frames[:: max(1, len(frames) // COMPARED)][:COMPARED])
     expected: dict[bool, list[np.ndarray]] = {}
     rows = []
     for engine in engines:
