@@ -23,7 +23,7 @@ from .cli_options import (
     identity_face_option,
     make_folder,
 )
-from .errors import InputError
+from .errors import FidError, InputError
 
 IMPORTED_S = time.perf_counter()  # about when the process began, where the system tells nothing better
 
@@ -122,8 +122,7 @@ def webcam(
     composer.set_identity(people[0])
     reenactor = Reenactor(composer, smooth=smooth, light=light)
     composer.warm_up(light=reenactor.light)
-    for fallback in composer.fallbacks:  # before the first picture; the report at the end repeats it
-        say(fallback)
+    settings.tell_fallbacks(composer)
     layout = Layout(view or "paste", no_face, composer.resolution)
     lens = Camera(source, width=width, height=height, fps=fps_cap, again=duration is not None, notice=say)
     show = Webcam(
@@ -177,24 +176,28 @@ def video(
     from .reenact import Layout, Reenactment, Reenactor
     from .video import VIDEO_SUFFIXES, open_clip, parse_trim, rework
 
-    check_output(output, VIDEO_SUFFIXES)
+    check_output(output, VIDEO_SUFFIXES, driving)
     span = parse_trim(trim) if trim is not None else (0.0, None)
     clip = open_clip(driving)
     composer = settings.composer()
     who = composer.set_identity(average([composer.identify(photo, identity_face) for photo in identities]))
     reenactor = Reenactor(composer, smooth=smooth, light=bool(light))
+    composer.warm_up(light=reenactor.light)
+    settings.tell_fallbacks(composer)
     work = Reenactment(reenactor, Layout(view or "result-only", no_face, composer.resolution))
-    made_of = {"identity": who.fingerprint, "bundle": composer.bundle.version, "engine": settings.engine}
+    made_of = {"identity": who.fingerprint, "bundle": composer.bundle.to_json(), "engine": composer.provider}
     made_of |= {"view": work.layout.view, "smooth": smooth, "no_face": no_face, "resolution": composer.resolution}
     made_of |= {"generator": "light" if reenactor.light else "full"}
     note = settings.note(composer, "reenactment", with_photos=work.layout.view != "result-only")
     total = max(1, round(min((span[1] or 1e9) - span[0], clip.frames / clip.fps - span[0]) * clip.fps))
     start = time.perf_counter()
     with frame_progress(driving.name, total) as tick:
-        frames = rework(clip, output, work, settings=made_of, trim=span, note=note, tick=tick)
+        frames, missing = rework(clip, output, work, settings=made_of, trim=span, note=note, tick=tick)
     fps = frames / max(time.perf_counter() - start, 1e-9)
     text = f"{output} ({frames} frames, {fps:.1f} a second, on {composer.provider})"
-    settings.report(composer, text, output=output, frames=frames, fps=round(fps, 2), sound_tracks=clip.sound)
+    text += f"; {driving} is damaged, frames missing: {missing}" if missing else ""
+    report = {"output": output, "frames": frames, "missing": missing, "fps": round(fps, 2), "sound_tracks": clip.sound}
+    settings.report(composer, text, **report)
 
 
 @click.command()
@@ -224,16 +227,18 @@ def deidentify(settings: Settings, source: Path, output: Path, seed: int, faces:
     composer = settings.composer()
     sampler = Sampler(composer)
     draw = cache(lambda number: sampler.person(number)[1])
-    made_of = {"bundle": composer.bundle.version, "engine": settings.engine, "resolution": composer.resolution}
-    made_of |= {"deidentify": seed, "faces": faces}
+    composer.set_identity(draw(seed))
+    composer.warm_up()
+    settings.tell_fallbacks(composer)
+    made_of: dict[str, Any] = {"bundle": composer.bundle.to_json(), "engine": composer.provider}
+    made_of |= {"resolution": composer.resolution, "deidentify": seed, "faces": faces}
     note = settings.note(composer, "deidentification", with_photos=True)
 
     def work(job: tuple[Path, Path]) -> dict[str, Any]:
-        person = Deidentifier(composer, draw, seed, faces)
-        with frame_progress(job[0].name, None) as tick:
-            return replace_people(*job, person, settings=made_of, mute=mute, note=note, tick=tick)
+        people = Deidentifier(composer, draw, seed, faces)
+        return replace_people(*job, people, settings=made_of, mute=mute, note=note, progress=frame_progress)
 
-    done, failed = attempt("files", jobs, work)
+    done, failed = attempt("files", jobs, work, FidError)
     report = {**summary(done), "failed": failed}
     with replacing(record) as temporary:
         temporary.write_text(json.dumps(report, indent=1) + "\n")
@@ -241,6 +246,8 @@ def deidentify(settings: Settings, source: Path, output: Path, seed: int, faces:
     if report["people"]:
         text += f" (mean cosine {report['cosine_before']} before, {report['cosine_after']} after; "
         text += f"{report['match_above']} and more is a match); see {record}"
+    missing = sum(file.get("missing", 0) for file in done)
+    text += f"; videos are damaged, frames missing: {missing}" if missing else ""
     settings.report(composer, text, report=record, **report)
     finish(failed)
     if report["still_matching"]:

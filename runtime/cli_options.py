@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -63,6 +63,7 @@ class Settings:
     resolution: int | None  # px; None: the bundle's own
     provenance: bool  # put a note into every file
     as_json: bool  # print the result as JSON
+    told: list[str] = field(default_factory=list)  # what `tell_fallbacks` has said
 
     def composer(self) -> Composer:
         """Open the bundle."""
@@ -77,10 +78,16 @@ class Settings:
 
         return composer.note(kind, PART_BY_ALGORITHM if with_photos else MADE_BY_ALGORITHM) if self.provenance else None
 
+    def tell_fallbacks(self, composer: Composer) -> None:
+        """Say on stderr, each once, what is not as it was asked for. Before long work, when the sessions are open."""
+        for fallback in composer.fallbacks:
+            if fallback not in self.told:
+                click.echo(f"fid-run: {fallback}", err=True)
+                self.told.append(fallback)
+
     def report(self, composer: Composer, text: str, **record: Any) -> None:
         """Say on stdout what was done, as text or JSON, and on stderr what is not as it was asked for."""
-        for fallback in composer.fallbacks:
-            click.echo(f"fid-run: {fallback}", err=True)
+        self.tell_fallbacks(composer)
         if self.as_json:
             bundle = {"name": composer.bundle.name, "version": composer.bundle.version}
             shared = {"provider": composer.provider, "resolution": composer.resolution, "bundle": bundle}
@@ -129,13 +136,15 @@ identity_face_option = click.option(
 )
 
 
-def attempt(what: str, items: Sequence[Any], work: Callable[[Any], T]) -> tuple[list[T], list[str]]:
-    """`work` on every item; what came out, and one sentence for each item that the user has to mend."""
+def attempt(
+    what: str, items: Sequence[Any], work: Callable[[Any], T], errors: type[FidError] = InputError
+) -> tuple[list[T], list[str]]:
+    """`work` on every item; what came out, and one sentence for each item that ended in one of `errors`."""
     done, failed = [], []
     for item in progress_of(what, items, len(items)):
         try:
             done.append(work(item))
-        except InputError as error:
+        except errors as error:
             failed.append(str(error))
     return done, failed
 
@@ -161,7 +170,7 @@ def progress_of(what: str, items: Iterable[T], count: int) -> Iterator[T]:
 
 
 @contextmanager
-def frame_progress(what: str, count: int | None) -> Iterator[Callable[[int], None]]:
+def frame_progress(what: str, count: int) -> Iterator[Callable[[int], None]]:
     """A bar with the time left, told how many frames are ready; nothing is drawn where nobody watches."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn

@@ -8,6 +8,7 @@ that of the original face and another view of itself.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -74,9 +75,9 @@ class Person:
 
 @dataclass
 class Follower:
-    """One face of a clip that is followed."""
+    """One face of a clip that is followed, to be replaced or to be hidden."""
 
-    person: int
+    person: int | None  # None: somebody who could not be composed so far
     tracker: Tracker
     paster: Paster
     filter: OneEuro
@@ -129,24 +130,31 @@ class Deidentifier:
         step_s = 0.0 if self._time_s is None else max(0.0, time_s - self._time_s)
         self._time_s = time_s
         faces = self._composer.detector.search(image, max(320, min(SCAN_SIDE, max(image.shape[:2]))))
-        aligned = [(follower, self._follow(follower, image, time_s)) for follower in self._followers]
-        unseen = [face for face in faces if not any(_covers(follower, face) for follower, _ in aligned)]
-        for face in self._chosen(unseen) if self._faces == "all" or not self._followers else []:
-            if _composable(face):
-                aligned.append(self._begin(image, face, time_s))
-        result = image.copy()
-        for face in unseen if self._faces == "all" else []:
-            if not _composable(face):
-                result = mosaic(result, face.box)
-                self.hidden += 1
-        for follower, alignment in aligned:
-            if alignment is None:
-                follower.lost_s += step_s
-                result = mosaic(result, follower.place)
-                self.people[follower.person].hidden += 1
+        followed = [(follower, self._follow(follower, image, time_s, step_s)) for follower in self._followers]
+        lost = [follower for follower, alignment in followed if alignment is None]
+        composed = [follower for follower, alignment in followed if alignment is not None]
+        unseen = [face for face in faces if not any(_covers(follower, face) for follower in composed)]
+        for face in sorted(unseen, key=lambda face: face.area, reverse=True):
+            known = next((follower for follower in lost if _covers(follower, face)), None)
+            if known is None and self._faces == "largest" and followed:
+                continue
+            if known is not None:
+                lost.remove(known)  # found again
+            if _composable(face) and (known is None or known.tracker.points is None):
+                followed = [one for one in followed if one[0] is not known] + [self._begin(image, face, time_s)]
+            elif known is not None:
+                known.place, known.lost_s = face.box, 0.0
             else:
+                followed.append((self._follower(None, face.box), None))
+        result = image.copy()
+        for follower, alignment in followed:  # first, so that no mosaic lies on a composition
+            if alignment is None:
+                result = mosaic(result, follower.place)
+                self._count_hidden(follower)
+        for follower, alignment in followed:
+            if alignment is not None:
                 result = self._replace(result, image, follower, alignment, time_s, step_s)
-        self._followers = [follower for follower, _ in aligned if follower.lost_s < HIDE_S]
+        self._followers = [follower for follower, _ in followed if follower.lost_s < HIDE_S]
         return result
 
     def _replace(
@@ -158,6 +166,7 @@ class Deidentifier:
         time_s: float,
         step_s: float,
     ) -> np.ndarray:
+        assert follower.person is not None
         person, crop = self.people[follower.person], alignment.crop(image)
         composed = self._compose(person, crop, follower.filter, time_s)
         result = follower.paster.paste(result, composed, alignment, step_s=step_s, crop=crop)
@@ -165,18 +174,32 @@ class Deidentifier:
             person.before.append(self._cosine(person, crop if person.replaced else np.ascontiguousarray(crop[:, ::-1])))
             person.after.append(self._cosine(person, alignment.crop(result)))
         person.replaced += 1
-        follower.lost_s = 0.0
         return result
 
-    def _follow(self, follower: Follower, image: np.ndarray, time_s: float) -> Alignment | None:
-        alignment = follower.tracker.follow(image, time_s)
+    def _count_hidden(self, follower: Follower) -> None:
+        if follower.person is None:
+            self.hidden += 1
+        else:
+            self.people[follower.person].hidden += 1
+
+    def _follow(self, follower: Follower, image: np.ndarray, time_s: float, step_s: float) -> Alignment | None:
+        alignment, points = follower.tracker.follow(image, time_s), follower.tracker.points
         if alignment is not None:
             follower.place = _place(alignment)
+        elif points is not None:  # it has turned to a profile, and is still there
+            (x, y), (_, _, width, height) = points.mean(axis=0).tolist(), follower.place
+            follower.place = (x - width / 2, y - height / 2, width, height)
+        follower.lost_s = follower.lost_s + step_s if points is None else 0.0
         return alignment
+
+    def _follower(self, person: int | None, place: tuple[float, float, float, float]) -> Follower:
+        tracker = Tracker(self._composer.detector, smooth=self._smooth, search=False)
+        return Follower(person, tracker, Paster(), OneEuro(W_CUTOFF_HZ, W_BETA), place=place)
 
     def _begin(self, image: np.ndarray, face: Face, time_s: float) -> tuple[Follower, Alignment | None]:
         """Follow a face that was not there a frame ago, as somebody known or as somebody new."""
-        tracker = Tracker(self._composer.detector, smooth=self._smooth, search=False)
+        follower = self._follower(None, face.box)
+        tracker = follower.tracker
         tracker.start(image, face)
         alignment = tracker.follow(image, time_s)
         points = tracker.points if tracker.points is not None else face.points
@@ -186,7 +209,7 @@ class Deidentifier:
         number = int(np.argmax(cosines)) if cosines and max(cosines) >= KNOWN else len(self.people)
         if number == len(self.people):
             self._new_person(crop)
-        follower = Follower(number, tracker, Paster(), OneEuro(W_CUTOFF_HZ, W_BETA), place=face.box)
+        follower.person = number
         return follower, alignment
 
     def _new_person(self, crop: np.ndarray) -> Person:
@@ -233,7 +256,8 @@ class Deidentifier:
         for number, follower in enumerate(self._followers):
             parts = {"tracker": follower.tracker, "paster": follower.paster, "filter": follower.filter}
             own = {f"{part}.{name}": value for part, one in parts.items() for name, value in one.state().items()}
-            own |= {"person": np.array(follower.person), "lost_s": np.array(follower.lost_s)}
+            own |= {"person": np.array(-1 if follower.person is None else follower.person)}
+            own |= {"lost_s": np.array(follower.lost_s)}
             own |= {"place": np.array(follower.place)}
             state |= {f"follower{number}.{name}": value for name, value in own.items()}
         return state
@@ -251,10 +275,9 @@ class Deidentifier:
         return Person(own["code"], stand_in, int(own["seed"]), replaced, hidden, *cosines)
 
     def _restored_follower(self, own: dict[str, np.ndarray]) -> Follower:
-        tracker = Tracker(self._composer.detector, smooth=self._smooth, search=False)
         left, top, width, height = own["place"].tolist()
-        place = (left, top, width, height)
-        follower = Follower(int(own["person"]), tracker, Paster(), OneEuro(W_CUTOFF_HZ, W_BETA), place=place)
+        person = int(own["person"])
+        follower = self._follower(None if person < 0 else person, (left, top, width, height))
         follower.lost_s = float(own["lost_s"])
         follower.tracker.restore(part_of(own, "tracker"))
         follower.paster.restore(part_of(own, "paster"))
@@ -267,13 +290,13 @@ def plan(source: Path, output: Path) -> tuple[list[tuple[Path, Path]], Path]:
     if not source.exists():
         raise InputError(f"{source} does not exist.")
     if not source.is_dir():
-        check_output(output, VIDEO_SUFFIXES if source.suffix.lower() in VIDEO_INPUTS else PICTURE_SUFFIXES)
+        check_output(output, VIDEO_SUFFIXES if source.suffix.lower() in VIDEO_INPUTS else PICTURE_SUFFIXES, source)
         return [(source, output)], output.with_name(f"{output.name}.json")
     known = (*PHOTO_SUFFIXES, *VIDEO_INPUTS)
     files = sorted(path for path in source.iterdir() if path.is_file() and path.suffix.lower() in known)
     if not files:
         raise InputError(f"there are no photos and no videos in the folder {source}.")
-    if output.resolve() == source.resolve():
+    if output.exists() and output.samefile(source):
         raise InputError(f"{output} is the folder of the originals; give another one for the results.")
     jobs = []
     for path in files:
@@ -290,14 +313,17 @@ def replace_people(
     settings: dict[str, Any],
     mute: bool = False,
     note: Note | None = None,
-    tick: Callable[[int], None] = lambda frames: None,
+    progress: Callable[[str, int], AbstractContextManager[Callable[[int], None]]],
 ) -> dict[str, Any]:
-    """Replace the people of one photo or video file; returns its part of the report. See `video.rework`."""
+    """Replace the people of one photo or video file; returns its part of the report. See `video.rework`, and for
+    `progress` `cli_options.frame_progress`."""
     extra: dict[str, Any] = {}
     if path.suffix.lower() in VIDEO_INPUTS:
         clip = open_clip(path)
         clip = replace(clip, sound=0) if mute else clip
-        extra["frames"] = rework(clip, output, work, settings={**settings, "mute": mute}, note=note, tick=tick)
+        with progress(path.name, clip.frames) as tick:
+            counts = rework(clip, output, work, settings={**settings, "mute": mute}, note=note, tick=tick)
+        extra["frames"], extra["missing"] = counts
         extra["sound"] = "unchanged" if clip.sound else "none"
     else:
         write_image(output, work.photo(read_image(path)), note)

@@ -80,14 +80,16 @@ def find_photos(paths: Sequence[Path], also: tuple[str, ...] = ()) -> list[Path]
     return photos
 
 
-def check_output(path: Path, suffixes: tuple[str, ...] = PICTURE_SUFFIXES) -> None:
-    """Raise `InputError` unless `path` ends in one of `suffixes` and lies in a folder that exists."""
+def check_output(path: Path, suffixes: tuple[str, ...] = PICTURE_SUFFIXES, source: Path | None = None) -> None:
+    """Raise `InputError` unless `path` ends in one of `suffixes`, lies in a folder that exists and is not `source`."""
     if path.suffix.lower() not in suffixes:
         raise InputError(f"{path} cannot be written: its name must end in {_either(suffixes)}.")
     if path.is_dir():
         raise InputError(f"{path} is a folder; give the name of a file to write.")
     if not path.parent.is_dir():
         raise InputError(f"{path} cannot be written: the folder {path.parent} does not exist; create it first.")
+    if source is not None and path.exists() and source.exists() and path.samefile(source):
+        raise InputError(f"{path} is the original itself; give another name for the result.")
 
 
 def write_image(path: str | os.PathLike[str], image: np.ndarray, note: Note | None = None) -> None:

@@ -11,12 +11,15 @@ from __future__ import annotations
 import hashlib
 import heapq
 import json
+import math
 import queue
 import shutil
 import threading
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
 from fractions import Fraction
+from itertools import chain
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -29,6 +32,8 @@ from .provenance import Note, append_note
 VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv")  # what can be written
 VIDEO_INPUTS = (".mp4", ".mov", ".mkv", ".avi", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv", ".ts")  # what is looked for
 PART_FRAMES = 120
+BACK_S = 10  # seconds; how long before a time its keyframe is looked for in files without an index
+MAX_STRETCH = 4  # wide pixels are made square up to this; what says more is no picture for anybody
 CLOCK = Fraction(1, 90000)  # seconds; the unit of a recording's time stamps
 MISSING = "PyAV is not installed, which reads and writes videos: `pip install 'fid-face[video]'`."
 SOFTWARE = "libx264"
@@ -65,12 +70,28 @@ class Clip:
     """What a video file says of itself."""
 
     path: Path
-    width: int  # px, upright
+    width: int  # px, upright, each as wide as high
     height: int  # px, upright
     fps: float  # mean, frames/s
     frames: int  # as far as the file tells; else estimated from its duration
     time_base: Fraction  # seconds in one unit of its time stamps
     sound: int  # how many sound tracks; 0 leaves them out
+    first: int = 0  # time stamp of its first frame
+
+
+@dataclass
+class Losses:
+    """The frames that a reader waits for in vain, because a file is damaged."""
+
+    start: int | None = None  # time stamp from which on they count
+    awaited: set[int] = field(default_factory=set)  # time stamps of packets whose frame has not come
+    damaged: bool = False  # whether a packet could not be decoded; without, some packets just hold no frame
+
+    def take(self, stop: int | None) -> int:
+        """How many frames before this time stamp did not come, since this was asked last."""
+        gone = {stamp for stamp in self.awaited if stop is None or stamp < stop}
+        self.awaited -= gone
+        return len(gone) if self.damaged else 0
 
 
 def pyav() -> Any:
@@ -84,44 +105,50 @@ def pyav() -> Any:
 
 def open_clip(path: Path) -> Clip:
     """Look at a video file. Raises `InputError` when it is none, or when nothing in it can be decoded."""
-    with _open(path) as container:
-        stream = _picture_stream(container, path)
-        first = next(_decoded(container, stream, path), None)
+    with _packets(path, None) as (container, stream, packets):
+        first = next(_decoded(packets, path, Losses()), None)
         if first is None:
             raise InputError(f"{path} has no frame that can be decoded.")
         fps = float(stream.average_rate or stream.guessed_rate or 25)
         duration_s = float(stream.duration * stream.time_base) if stream.duration else (container.duration or 0) / 1e6
-        height, width = upright(first).shape[:2]
+        height, width = upright(first, stream).shape[:2]
         frames = stream.frames or max(1, round(duration_s * fps))
-        return Clip(path, width, height, fps, frames, stream.time_base, len(container.streams.audio))
+        begin = _stamp(first, container) or 0
+        return Clip(path, width, height, fps, frames, stream.time_base, len(container.streams.audio), begin)
 
 
-def read_frames(clip: Clip, start: int | None = None, stop_s: float | None = None) -> Iterator[tuple[int, np.ndarray]]:
+def read_frames(
+    clip: Clip, start: int | None = None, stop: int | None = None, losses: Losses | None = None
+) -> Generator[tuple[int, np.ndarray], None, None]:
     """(time stamp in units of `clip.time_base`, RGB uint8 [height, width, 3], upright) of each frame in order of time.
 
-    `start`: only frames with this time stamp or later. `stop_s`: only those before this time, in seconds.
+    `start`: only frames with this time stamp or later. `stop`: only those before this one. Damaged packets are passed
+    over; `losses` hears of them.
     """
-    with _open(clip.path) as container:
-        stream = _picture_stream(container, clip.path)
-        stream.thread_type = "AUTO"
-        if start is not None and start > 0:
-            container.seek(start, stream=stream, backward=True)
+    losses = losses or Losses()
+    losses.start = start
+    with _packets(clip.path, start) as (container, stream, packets):
         last: int | None = None
         step = max(1, round(1 / (clip.fps * float(clip.time_base))))
-        for frame in _decoded(container, stream, clip.path):
-            stamp = frame.pts if frame.pts is not None else (0 if last is None else last + step)
+        for frame in _decoded(packets, clip.path, losses):
+            stamp = _stamp(frame, container)
+            if stamp is None:
+                stamp = 0 if last is None else last + step
             if last is not None and stamp <= last:
                 continue  # a damaged file: time stands still or runs backwards
-            if stop_s is not None and stamp * clip.time_base >= stop_s:
+            if stop is not None and stamp >= stop:
                 return
             last = stamp
             if start is None or stamp >= start:
-                yield stamp, upright(frame)
+                yield stamp, upright(frame, stream)
 
 
-def upright(frame: Any) -> np.ndarray:
-    """A decoded frame as RGB uint8 [height, width, 3], turned as the file demands."""
-    image = frame.reformat(format="rgb24", interpolation=EXACT).to_ndarray()
+def upright(frame: Any, stream: Any) -> np.ndarray:
+    """A decoded frame as RGB uint8 [height, width, 3], turned as the file demands, and with square pixels: a face that
+    is squeezed is another face."""
+    stretch = stream.sample_aspect_ratio or 1
+    width = round(frame.width * stretch) if 1 / MAX_STRETCH <= stretch <= MAX_STRETCH else frame.width
+    image = frame.reformat(width=width, format="rgb24", interpolation=EXACT).to_ndarray()
     quarters = round(frame.rotation / 90) % 4
     return np.ascontiguousarray(np.rot90(image, quarters)) if quarters else image
 
@@ -132,7 +159,9 @@ def parse_trim(text: str) -> tuple[float, float | None]:
     try:
         start, stop = (float(part) if part.strip() else None for part in parts)
     except ValueError:
-        raise InputError(f"--trim {text} is not understood; give seconds as START:STOP, such as 2.5:10.") from None
+        start = stop = math.nan
+    if not all(math.isfinite(time_s) for time_s in (start, stop) if time_s is not None):
+        raise InputError(f"--trim {text} is not understood; give seconds as START:STOP, such as 2.5:10.")
     if (start or 0.0) < 0 or (stop is not None and stop <= (start or 0.0)):
         raise InputError(f"--trim {text} leaves nothing; give seconds as START:STOP with STOP after START.")
     return start or 0.0, stop
@@ -147,11 +176,13 @@ def rework(
     trim: tuple[float, float | None] = (0.0, None),
     note: Note | None = None,
     tick: Callable[[int], None] = lambda frames: None,
-) -> int:
-    """Write `output`: the clip with every frame through `work`; returns the number of frames.
+) -> tuple[int, int]:
+    """Write `output`: the clip with every frame through `work`; returns how many frames it has, and how many are
+    missing in it because the clip is damaged.
 
-    `settings`, a JSON object, names everything that the pictures depend on: parts that a former run left are used again
-    when theirs are equal. `tick` hears how many frames are ready. The output appears complete or not at all.
+    `trim`: seconds after the clip's first frame. `settings`, a JSON object, names everything that the pictures depend
+    on: parts that a former run left are used again when theirs are equal. `tick` hears how many frames are ready. The
+    output appears complete or not at all.
     """
     check_output(output, VIDEO_SUFFIXES)
     folder = output.with_name(f".{output.name}.parts")
@@ -161,36 +192,42 @@ def rework(
             work.restore(_read_state(parts[-1]))
         done = sum(int(_read_state(part)["part.frames"]) for part in parts)
         tick(done)
-        while (part := _write_part(clip, folder, parts, work, trim, lambda n, d=done: tick(d + n))) is not None:
-            parts.append(part)
-            done += int(_read_state(part)["part.frames"])
+        start, stop = (None if not at else clip.first + math.ceil(Fraction(at) / clip.time_base) for at in trim)
+        start = int(_read_state(parts[-1])["part.last"]) + 1 if parts else start
+        losses = Losses()
+        with closing(read_frames(clip, start, stop, losses)) as frames:
+            path = folder / f"{len(parts):06d}.nut"
+            while _write_part(clip, path, frames, losses, work, lambda n, d=done: tick(d + n)):
+                parts.append(path)
+                done += int(_read_state(path)["part.frames"])
+                path = folder / f"{len(parts):06d}.nut"
         if not parts:
             shutil.rmtree(folder)
             raise InputError(f"{clip.path} has no frames between {trim[0]:g} s and {trim[1] or 'its end'}.")
         with replacing(output) as temporary:
-            _join(clip, parts, temporary, trim)
+            _join(clip, parts, temporary, bool(trim[0]), stop)
             if note is not None:
                 append_note(temporary, note)
+        missing = sum(int(_read_state(part)["part.missing"]) for part in parts) + losses.take(stop)
+        if losses.damaged and trim == (0.0, None):
+            missing = max(missing, clip.frames - done)  # the rest of a file that is cut off
         shutil.rmtree(folder)
     except OSError as error:
         raise FidError(f"{output} could not be written: {error.strerror or error}.") from error
-    return done
+    return done, missing
 
 
 def _write_part(
     clip: Clip,
-    folder: Path,
-    parts: list[Path],
+    part: Path,
+    frames: Iterator[tuple[int, np.ndarray]],
+    losses: Losses,
     work: FrameWork,
-    trim: tuple[float, float | None],
     tick: Callable[[int], None],
-) -> Path | None:
-    """The next part as a file, or None when there are no more frames."""
+) -> bool:
+    """The next part as a file; False when there are no more frames."""
     av = pyav()
-    begin = -(-Fraction(trim[0]) // clip.time_base) if trim[0] else None
-    start = int(_read_state(parts[-1])["part.last"]) + 1 if parts else (None if begin is None else int(begin))
-    frames = read_frames(clip, start, trim[1])
-    part, count, first, last = folder / f"{len(parts):06d}.nut", 0, 0, 0
+    count, first, last = 0, 0, 0
     temporary = part.with_suffix(".unfinished")
     container = stream = None
     for stamp, image in frames:
@@ -205,17 +242,17 @@ def _write_part(
         tick(count)
         if count == PART_FRAMES:
             break
-    frames.close()  # type: ignore[attr-defined]
     if container is None or stream is None:
-        return None
+        return False
     for packet in stream.encode():
         container.mux(packet)
     container.close()
     temporary.replace(part)
     own = {"part.frames": np.array(count), "part.first": np.array(first), "part.last": np.array(last)}
+    own |= {"part.missing": np.array(losses.take(last))}
     with replacing(part.with_suffix(".npz")) as state:  # last: without it the part does not count
         np.savez_compressed(state, allow_pickle=False, **work.state(), **own)
-    return part
+    return True
 
 
 def add_picture_stream(
@@ -266,11 +303,11 @@ def to_frame(picture: np.ndarray, stamp: int, time_base: Fraction) -> Any:
     return frame
 
 
-def _join(clip: Clip, parts: list[Path], output: Path, trim: tuple[float, float | None]) -> None:
+def _join(clip: Clip, parts: list[Path], output: Path, trimmed: bool, stop: int | None) -> None:
     """Copy the packets of all parts and of the clip's sound into one file, in order of time."""
     av = pyav()
     with _open(clip.path) as source, av.open(str(parts[0]), format="nut") as head, av.open(str(output), "w") as target:
-        shift = int(_read_state(parts[0])["part.first"]) * clip.time_base if trim[0] else Fraction(0)
+        shift = int(_read_state(parts[0])["part.first"]) * clip.time_base if trimmed else _zero(source)
         picture = target.add_stream_from_template(head.streams.video[0])
         picture.time_base = clip.time_base
         try:
@@ -285,7 +322,7 @@ def _join(clip: Clip, parts: list[Path], output: Path, trim: tuple[float, float 
             ) from error
         flows = [_picture_packets(clip, parts, picture, shift)]
         if tracks:
-            flows.append(_sound_packets(source, tracks, (shift, trim[1])))
+            flows.append(_sound_packets(source, tracks, (shift, None if stop is None else stop * clip.time_base)))
         try:
             for _, packet in heapq.merge(*flows, key=lambda timed: timed[0]):
                 target.mux_one(packet)
@@ -309,7 +346,7 @@ def _picture_packets(clip: Clip, parts: list[Path], stream: Any, shift: Fraction
 
 
 def _sound_packets(
-    source: Any, tracks: dict[int, Any], span: tuple[Fraction, float | None]
+    source: Any, tracks: dict[int, Any], span: tuple[Fraction, Fraction | None]
 ) -> Iterator[tuple[Fraction, Any]]:
     """The sound's packets of a span of time as they are, their time stamps less its start."""
     start, stop = span
@@ -317,13 +354,19 @@ def _sound_packets(
         if packet.dts is None:
             continue
         time_s = (packet.pts if packet.pts is not None else packet.dts) * packet.time_base
-        if (start and time_s < start) or (stop is not None and time_s >= Fraction(stop)):
+        if (start and time_s < start) or (stop is not None and time_s >= stop):
             continue
         offset = round(start / packet.time_base)
         packet.dts -= offset
         packet.pts = None if packet.pts is None else packet.pts - offset
         packet.stream = tracks[packet.stream.index]
         yield packet.dts * packet.time_base, packet
+
+
+def _zero(source: Any) -> Fraction:
+    """What a file calls time 0, in seconds: a broadcast's clock starts anywhere."""
+    started = source.format.name in ("mpegts", "mpeg") and source.start_time
+    return Fraction(started or 0, 1_000_000)
 
 
 def _resumable_parts(folder: Path, settings: dict[str, Any]) -> list[Path]:
@@ -370,13 +413,60 @@ def _picture_stream(container: Any, path: Path) -> Any:
     return container.streams.video[0]
 
 
-def _decoded(container: Any, stream: Any, path: Path) -> Iterator[Any]:
-    """The frames; a file that is cut off ends where it ends."""
+@contextmanager
+def _packets(path: Path, start: int | None) -> Iterator[tuple[Any, Any, Iterator[Any]]]:
+    """A file's container, its stream of pictures and the packets of that, from a keyframe not later than the time stamp
+    `start`; from the first where none can be found."""
+    if start is not None:
+        with _open(path) as container:
+            stream = _picture_stream(container, path)
+            packets = _sought(container, stream, start)
+            if packets is not None:
+                yield container, stream, packets
+                return
+    with _open(path) as container:
+        stream = _picture_stream(container, path)
+        yield container, stream, container.demux(stream)
+
+
+def _sought(container: Any, stream: Any, start: int) -> Iterator[Any] | None:
+    """The packets from a keyframe not later than a time stamp; None where the file does not lead to one."""
+    if container.format.name in ("avi", "mpeg"):
+        return None  # the same frame may have another time stamp when reading begins elsewhere
+    for back_s in (0, BACK_S):
+        try:
+            container.seek(start - round(back_s / stream.time_base), stream=stream)
+            packets = container.demux(stream)
+            head = next((packet for packet in packets if packet.is_keyframe), None)
+        except pyav().error.FFmpegError:  # no index, no time stamps
+            return None
+        if head is not None and head.pts is not None and head.pts <= start:
+            return chain([head], packets)
+    return None
+
+
+def _stamp(frame: Any, container: Any) -> int | None:
+    """When a frame is shown. AVI tells only when it is decoded, and that grows with every frame that comes out."""
+    return frame.dts if container.format.name == "avi" else frame.pts
+
+
+def _decoded(packets: Iterator[Any], path: Path, losses: Losses) -> Iterator[Any]:
+    """The frames of the packets; without those of damaged ones, and a file that is cut off ends where it ends."""
     av = pyav()
     try:
-        yield from container.decode(stream)
+        for packet in packets:
+            if packet.size and packet.pts is not None and (losses.start is None or packet.pts >= losses.start):
+                losses.awaited.add(packet.pts)
+            try:
+                frames = packet.decode()
+            except av.error.InvalidDataError:
+                losses.damaged = True
+                continue
+            for frame in frames:
+                losses.awaited.discard(frame.pts)
+                yield frame
     except av.error.InvalidDataError:
-        return
+        losses.damaged = True
     except av.error.FFmpegError as error:
         raise InputError(f"{path} cannot be decoded: {error}.") from error
 
