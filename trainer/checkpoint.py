@@ -8,6 +8,8 @@ needs) and `checkpoint.json` (kind, step, configuration, figures).
 import errno
 import json
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,17 @@ from ..runtime.errors import FidError, InputError
 KEPT = 2  # newest checkpoints of a run
 
 
+@contextmanager
+def writing(target: Path) -> Iterator[None]:
+    """Turns a failure to write into FidError, one sentence: the disk is full, or what the system says."""
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        full = getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error)
+        reason = "the disk is full" if full else str(error)
+        raise FidError(f"could not write {target}: {reason}; what was there before is untouched.") from error
+
+
 def save(run: Path, step: int, weights: dict[str, Tensor], state: dict[str, Tensor], record: dict[str, Any]) -> Path:
     """Writes `run/step_NNNNNN` and drops all but the newest `KEPT`.
 
@@ -29,34 +42,44 @@ def save(run: Path, step: int, weights: dict[str, Tensor], state: dict[str, Tens
     target, partial = run / f"step_{step:06d}", run / f".step_{step:06d}.partial"
     shutil.rmtree(partial, ignore_errors=True)
     try:
-        partial.mkdir(parents=True)
-        save_file({k: v.detach().cpu().contiguous() for k, v in weights.items()}, partial / "weights.safetensors")
-        if state:
-            save_file({k: v.detach().cpu().contiguous() for k, v in state.items()}, partial / "state.safetensors")
-        (partial / "checkpoint.json").write_text(json.dumps({"step": step, **record}, indent=1) + "\n")
-        shutil.rmtree(target, ignore_errors=True)
-        partial.rename(target)
-    except (OSError, SafetensorError) as error:
+        with writing(target):
+            partial.mkdir(parents=True)
+            save_file({k: v.detach().cpu().contiguous() for k, v in weights.items()}, partial / "weights.safetensors")
+            if state:
+                save_file({k: v.detach().cpu().contiguous() for k, v in state.items()}, partial / "state.safetensors")
+            (partial / "checkpoint.json").write_text(json.dumps({"step": step, **record}, indent=1) + "\n")
+            shutil.rmtree(target, ignore_errors=True)
+            partial.rename(target)
+    finally:
         shutil.rmtree(partial, ignore_errors=True)
-        full = getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error)
-        reason = "the disk is full" if full else str(error)
-        raise FidError(f"could not write the checkpoint {target}: {reason}; the last good one is untouched.") from error
-    for old in sorted(run.glob("step_[0-9]*"))[:-KEPT]:
+    for old in _folders(run)[:-KEPT]:
         shutil.rmtree(old, ignore_errors=True)
     return target
 
 
+def _folders(run: Path) -> list[Path]:
+    """A run's checkpoints by their step, which may have more than six digits."""
+    return sorted(run.glob("step_[0-9]*"), key=lambda path: int(path.name.removeprefix("step_")))
+
+
 def write_json(path: Path, record: dict[str, Any]) -> None:
-    """Writes a JSON file aside and renames it, so that it is never half a file."""
+    """Writes a JSON file aside and renames it, so that it is never half a file. Raises FidError when it cannot."""
     partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(json.dumps(record, indent=1) + "\n")
-    partial.rename(path)
+    with writing(path):
+        partial.write_text(json.dumps(record, indent=1) + "\n")
+        partial.rename(path)
 
 
 def latest(run: Path) -> Path | None:
     """The newest complete checkpoint of a run, or None."""
-    found = sorted(p for p in run.glob("step_[0-9]*") if (p / "checkpoint.json").is_file())
+    found = [path for path in _folders(run) if (path / "checkpoint.json").is_file()]
     return found[-1] if found else None
+
+
+def check_new(run: Path, resume: bool) -> None:
+    """Raises InputError when a new run would write among another's checkpoints."""
+    if not resume and latest(run) is not None:
+        raise InputError(f"{run} holds a run already: go on with it by --resume, or name another folder.")
 
 
 def read_record(checkpoint: Path) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """`fid-train`: distil a generator, make a dataset, fit the encoder and the mapper, evaluate a checkpoint."""
 
+import os
 import sys
 from dataclasses import asdict, fields, replace
 from importlib.util import find_spec
@@ -24,7 +25,7 @@ class Source(click.Path):
         return SHIPPED if value == "default" else super().convert(value, param, ctx)
 
 
-console = Console(highlight=False)
+console = Console(highlight=False, quiet=os.environ.get("RANK", "0") != "0")  # of several processes one speaks
 minutes_option = click.option("--max-minutes", type=float, help="Save and stop after this many minutes.")
 resume_option = click.option("--resume", is_flag=True, help="Go on from the newest checkpoint in the output folder.")
 generator_option = click.option(
@@ -135,14 +136,15 @@ def dataset(
 ) -> None:
     """Write generated faces with their w, identity codes and landmarks; goes on where an earlier call stopped."""
     from .data import FrozenNetworks, write_dataset
-    from .fit import load_generator, load_mapping
+    from .fit import generator_name, load_generator, load_mapping
     from .loop import Budget, best_device
 
     synthesis = load_generator(generator, int(resolution))
     frozen = FrozenNetworks.load(synthesis, best_device(), mapping=load_mapping(generator))
-    budget = Budget(max_minutes)
+    budget, made = Budget(max_minutes), {"psi": psi, "seed": seed, "rare": rare}
+    made |= {"generator": generator_name(generator, int(resolution))}
     with budget.catching_signals():
-        write_dataset(output, count, frozen, psi=psi, seed=seed, stop=lambda: budget.over, log=console.print, rare=rare)
+        write_dataset(output, count, frozen, **made, stop=lambda: budget.over, log=console.print)
 
 
 def _folder_option(name: str, text: str) -> Any:
@@ -210,14 +212,14 @@ def fit(
 
     Several processes: torchrun --nproc-per-node 2 -m fid.trainer.cli fit ...
     """
-    from .checkpoint import latest, read_record
-    from .fit import PRESETS, FitConfig, memory_estimate, parameter_counts
+    from .checkpoint import check_new, latest
+    from .fit import PRESETS, kept_config, memory_estimate, parameter_counts
     from .fit import fit as run
 
-    found = latest(output) if resume else None
+    check_new(output, resume)
     config = PRESETS[preset or "live"]
-    if found and not preset:  # a run goes on as it was
-        config = FitConfig(**read_record(found)["configuration"])
+    if resume and not preset and latest(output):  # a run goes on as it was
+        config = kept_config(output)
     given = {"steps": steps, "resolution": int(resolution) if resolution else None}
     config = _changed(replace(config, **{name: value for name, value in given.items() if value is not None}), settings)
     sizes = {name: f"{count:,} parameters" for name, count in parameter_counts(config).items()}

@@ -4,6 +4,7 @@ The frozen networks' answers (identity code, landmarks) are part of a face, so t
 neither the generator nor them.
 """
 
+import json
 import time
 import zipfile
 from collections.abc import Callable
@@ -16,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..runtime.errors import FidError, InputError
+from .checkpoint import write_json, writing
 from .losses import border_colours, skin_colour
 from .networks_facemesh import FaceMesh
 from .networks_fan import FAN
@@ -150,13 +152,24 @@ def write_dataset(
     stop: Callable[[], bool],
     log: Callable[[str], None],
     rare: float = 0.0,
+    generator: str = "",
 ) -> None:
     """Writes n faces in shards of 256; shards that are there are kept, so an interrupted run goes on where it was.
 
     `rare` is the share of shards, the last ones, with dark skin: the generator seldom draws it, and a mapper that has
-    seldom seen it makes people lighter than they are.
+    seldom seen it makes people lighter than they are. `generator` is the name of the one that makes them. Raises
+    InputError where the folder's shards were made otherwise, FidError when one cannot be written.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    record = {"psi": psi, "seed": seed, "rare": rare, "generator": generator, "resolution": frozen.synthesis.resolution}
+    made = folder / "dataset.json"
+    if made.is_file() and (before := json.loads(made.read_text())) != record:
+        name = next(name for name in record if before.get(name) != record[name])
+        raise InputError(
+            f"the faces in {folder} were made with {name} {before.get(name)}, not {record[name]}: name another folder."
+        )
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    write_json(made, record)
     count, start = -(-n // SHARD), time.monotonic()
     plain = count - round(rare * count)
     for index in range(count):
@@ -165,20 +178,20 @@ def write_dataset(
             continue
         if stop():
             return
-        random = _generator(seed * 1_000_003 + index)
+        random, size = _generator(seed * 1_000_003 + index), min(SHARD, n - index * SHARD)
         if index < plain:
-            faces = frozen.draw(SHARD, psi, random)
+            faces = frozen.draw(size, psi, random)
         else:
             known = read_dataset(folder, FIRST_SHARDS)
-            faces = frozen.make(darkest(known, frozen, SHARD, psi, random))
+            faces = frozen.make(darkest(known, frozen, size, psi, random))
         partial = path.with_name(f".{path.name}")
         try:
-            with partial.open("wb") as file:
-                np.savez(file, **{field.name: getattr(faces, field.name).cpu().numpy() for field in fields(faces)})
-            partial.rename(path)
-        except OSError as error:
+            with writing(path):
+                with partial.open("wb") as file:
+                    np.savez(file, **{field.name: getattr(faces, field.name).cpu().numpy() for field in fields(faces)})
+                partial.rename(path)
+        finally:
             partial.unlink(missing_ok=True)
-            raise FidError(f"could not write {path}: {error.strerror}; the shards already written are kept.") from error
         log(f"shard {index + 1} of {count}, {time.monotonic() - start:.0f} s")
 
 
@@ -206,17 +219,28 @@ def read_dataset(folder: Path, first: int | None = None) -> Faces:
             f"{folder} holds no faces_*.npz: make a dataset first with `fid-train dataset -n 8000 -o {folder}`."
         )
     try:
-        shards = [_read_shard(path) for path in paths]
-    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        counts = [len(_read_shard(path, "w")) for path in paths]
+        return Faces(*(_read_field(paths, sum(counts), field.name) for field in fields(Faces)))
+    except (OSError, EOFError, ValueError, KeyError, RuntimeError, zipfile.BadZipFile) as error:
         raise InputError(
             f"{folder} holds a broken shard ({error}); delete it and run `fid-train dataset` again."
         ) from error
-    return Faces(*(torch.cat([shard[field.name] for shard in shards]) for field in fields(Faces)))
 
 
-def _read_shard(path: Path) -> dict[str, Tensor]:
+def _read_field(paths: list[Path], n: int, name: str) -> Tensor:
+    """One value of all n faces, read into its place: a large dataset is in memory once."""
+    first = _read_shard(paths[0], name)
+    result, done = torch.empty(n, *first.shape[1:], dtype=first.dtype), 0
+    for path in paths:
+        part = _read_shard(path, name)
+        result[done : done + len(part)] = part
+        done += len(part)
+    return result
+
+
+def _read_shard(path: Path, name: str) -> Tensor:
     with path.open("rb") as file, np.load(file) as shard:  # np.load leaves a broken file open that it opened itself
-        return {field.name: torch.from_numpy(shard[field.name]) for field in fields(Faces)}
+        return torch.from_numpy(shard[name])
 
 
 @torch.no_grad()
@@ -239,8 +263,9 @@ def read_photos(folder: Path, frozen: FrozenNetworks, log: Callable[[str], None]
             log(f"left out: {error}")
             continue
         image = crop.permute(2, 0, 1)[None].to(device)
-        if size < image.shape[-1]:
-            image = F.avg_pool2d(image.float(), image.shape[-1] // size).round().to(torch.uint8)
+        if size != image.shape[-1]:
+            mode = "area" if size < image.shape[-1] else "bilinear"
+            image = F.interpolate(image.float(), (size, size), mode=mode).round().to(torch.uint8)
         parts.append(frozen.seen(image, frozen.w_mean[None]))
     if not parts:
         raise InputError(f"{folder} holds no photograph with a face: name another with --photos.")

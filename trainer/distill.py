@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from ..runtime.errors import FidError, InputError
 from . import losses
 from .checkpoint import (
+    check_new,
     latest,
     load_into,
     optimizer_tensors,
@@ -253,6 +254,7 @@ def distill(
     console = console or Console()
     if (narrow is None) != (config.widths is None):
         raise InputError("--narrow and --widths belong together: a generator, and the channels of its blocks.")
+    check_new(run, resume)
     keep_freed_memory()
     budget = Budget(max_minutes)
     targets = targets or run / "targets"

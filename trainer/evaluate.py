@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from ..runtime.align import align
+from ..runtime.cache import sha256
 from ..runtime.cli_options import progress_of
 from ..runtime.composer import Composer
 from ..runtime.detect import Detector, choose_face
@@ -33,7 +34,7 @@ from .checkpoint import read_record
 from .data import Faces, FrozenNetworks, joined
 from .fit import generator_name, load_generator, load_mapping, load_trained
 from .judges import ACCEPT, Judges, Seen
-from .loop import best_device
+from .loop import best_device, machine_record
 from .measures import summary
 from .networks_bundle import BundleMapping, BundleNetworks, BundleSynthesis, as_crops, from_uint8, to_uint8
 from .networks_mobilestylegan import W_SIZE, Synthesis
@@ -278,7 +279,10 @@ def run(
     looked_through = subject.name if isinstance(synthesis, BundleSynthesis) and subject.composer else "shipped bundle's"
     if not isinstance(synthesis, BundleSynthesis):
         looked_through = generator_name(generator, resolution)
-    report.figures = _plain({"evaluated": subject.name, "generator": looked_through, **report.figures})
+    origin = {"evaluated": subject.name, "generator": looked_through, "machine": machine_record()}
+    if subject.composer is not None:
+        origin["bundle_sha256"] = sha256(subject.composer.bundle.folder / "bundle.json")
+    report.figures = _plain({**origin, **report.figures})
     return report
 
 

@@ -21,6 +21,7 @@ processes (`torchrun`) equal one.
 """
 
 import copy
+import json
 import math
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, replace
@@ -40,6 +41,7 @@ from ..runtime.errors import FidError, InputError
 from ..runtime.images import read_image
 from . import losses
 from .checkpoint import (
+    check_new,
     latest,
     load_into,
     optimizer_tensors,
@@ -49,6 +51,7 @@ from .checkpoint import (
     save,
     tensors_of,
     write_json,
+    writing,
 )
 from .data import Faces, FrozenNetworks, Light, RealIdentities, Transfer, augment, read_dataset, read_photos
 from .from_bundle import appearance_size, float_tensors, is_bundle, load_graph, load_synthesis, load_unfolded
@@ -270,15 +273,24 @@ def load_trained(checkpoint: Path) -> Trainable:
     else."""
     if is_bundle(checkpoint):
         return _trained_of(Bundle.load(checkpoint))
-    record = read_record(checkpoint)
-    known = FitConfig.__dataclass_fields__
-    kept = {name: value for name, value in record.get("configuration", {}).items() if name in known}
     weights = read_weights(checkpoint)
     looks = weights.get("mapper.appearance.weight", ())  # older ones have none, whatever the default is now
-    networks = Trainable(FitConfig(**{**kept, "appearance": len(looks)}))
+    networks = Trainable(replace(kept_config(checkpoint), appearance=len(looks)))
     load_into(networks.attributes, weights, "attributes")
     load_into(networks.mapper, weights, "mapper")
     return networks.eval()
+
+
+def kept_config(checkpoint: Path) -> FitConfig:
+    """The configuration of a checkpoint folder, or of a run's newest; values that it does not know are the defaults.
+
+    Raises InputError when it is no checkpoint of `fid-train fit`.
+    """
+    record = read_record(checkpoint)
+    if record.get("kind") != "fit":
+        raise InputError(f"{checkpoint} holds no checkpoint of `fid-train fit`, but of `{record.get('kind')}`.")
+    known = FitConfig.__dataclass_fields__
+    return FitConfig(**{name: value for name, value in record["configuration"].items() if name in known})
 
 
 def _trained_of(bundle: Bundle) -> Trainable:
@@ -490,8 +502,12 @@ class FitLoop:
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         self.processes.average_gradients(parameters)
-        if clip:
-            nn.utils.clip_grad_norm_(parameters, clip)
+        size = nn.utils.clip_grad_norm_(parameters, clip or math.inf)
+        if not math.isfinite(loss.item()) or not math.isfinite(size.item()):
+            raise FidError(
+                f"a loss of {name} or its gradient is not finite at step {self.done}: {loss.item():.4g}, {size:.4g}; "
+                "the last checkpoint is untouched."
+            )
         optimizer.step()
 
     def rate(self) -> float:
@@ -606,7 +622,8 @@ class FitLoop:
             terms["colour"] = config.colour_weight * losses.coarse_colour(image, target)
         if config.reconstruction_weight and same:
             scales = 5 if config.resolution >= 11 << 4 else 4
-            mix = losses.mix(image, attributes.crop, scales=scales).mean()
+            with torch.autocast(self.device.type, enabled=False):  # its variances are small differences
+                mix = losses.mix(image, attributes.crop, scales=scales).mean()
             terms["reconstruction"] = config.reconstruction_weight * mix
         if config.adversarial_weight and config.adversarial_rate is None:
             terms["adversarial"] = config.adversarial_weight * losses.adversarial_g(self.discriminator(w))
@@ -749,6 +766,18 @@ def generator_name(generator: Path | None, resolution: int) -> str:
     return f"{folder.parent.name}/{folder.name}"
 
 
+def check_sources(run: Path, sources: dict[str, str | None]) -> None:
+    """Raises InputError when a run would go on with another generator or other data than run.json names."""
+    path = run / "run.json"
+    kept = json.loads(path.read_text()) if path.is_file() else {}
+    for name, now in sources.items():
+        if (before := kept.get(name, now)) != now:
+            raise InputError(
+                f"{run} has learnt with --{name} {before or 'left out'} and is to go on with {now or 'none'}: give the "
+                "same, or start another run with --init."
+            )
+
+
 def fit(
     run: Path,
     config: FitConfig,
@@ -773,20 +802,29 @@ def fit(
     torch.compile speed all but the mapper up. `run/run.json` keeps the configuration, the generator and the machine;
     TensorBoard reads the scalars and grids in `run/`.
     """
+    check_new(run, resume)
     console, budget, processes = console or Console(), Budget(max_minutes), Processes.start()
     if not processes.first:
         console = Console(quiet=True)
     keep_freed_memory()
-    device = best_device()
+    device, inputs = best_device(), {"dataset": dataset, "photos": photos, "fan": fan}
     if config.w_plus and generator is not None and generator.is_file():
         raise InputError(f"W+ is not trained through {generator}: use --set w_plus=false, or a distilled generator.")
     synthesis = load_generator(generator, config.resolution)
     frozen = FrozenNetworks.load(synthesis, device, fan, load_mapping(generator))
     known_photos = read_photos(photos, frozen, console.print) if photos else None
     known_faces = read_dataset(dataset) if dataset else None
+    if known_faces is not None and known_faces.image.shape[-1] != config.resolution:
+        raise InputError(
+            f"the faces in {dataset} have {known_faces.image.shape[-1]} px and training sees {config.resolution}: "
+            "make a dataset of that size, or leave --dataset out."
+        )
     loop = FitLoop(config, frozen, known_faces, device, photos=known_photos, processes=processes)
     found = latest(run) if resume else None
+    sources = {"generator": generator_name(generator, config.resolution)}
+    sources |= {name: path.resolve().name if path else None for name, path in inputs.items()}
     if found:
+        check_sources(run, sources)
         loop.restore(found)
         console.print(f"resumed from {found.name}")
     elif init:
@@ -797,21 +835,23 @@ def fit(
     if compiled:
         for network in (frozen.synthesis, frozen.identity, frozen.landmarks, loop.networks.attributes):
             network.compile(dynamic=False)
-    loop.start()
     if processes.first:
-        run.mkdir(parents=True, exist_ok=True)
-        record = {"configuration": asdict(config), "generator": generator_name(generator, config.resolution)}
-        write_json(run / "run.json", {**record, "processes": processes.world, "machine": machine_record()})
+        with writing(run):
+            run.mkdir(parents=True, exist_ok=True)
+        record = {"configuration": asdict(config), **sources, "processes": processes.world}
+        write_json(run / "run.json", {**record, "machine": machine_record()})
     checkpoint, smooth, saved = run, {}, budget.seconds
 
     def keep() -> Path:
-        grid = loop.grid()
-        cv2.imwrite(str(run / f"grid_{loop.done:06d}.png"), grid[..., ::-1])
+        grid, path = loop.grid(), run / f"grid_{loop.done:06d}.png"
+        with writing(path):
+            path.write_bytes(cv2.imencode(".png", grid[..., ::-1])[1].tobytes())
         watch.picture(loop.done, grid)
         return loop.save(run, {"figures": smooth})
 
-    progress = Progress(console, config.steps, max(config.self_batch, config.cross_batch), loop.done)
     with budget.catching_signals(), Watch(run if processes.first else None) as watch:
+        loop.start()
+        progress = Progress(console, config.steps, max(config.self_batch, config.cross_batch), loop.done)
         while loop.done < config.steps and not processes.any(budget.over, device):
             figures = loop.step()
             smooth |= {name: 0.95 * smooth.get(name, value) + 0.05 * value for name, value in figures.items()}

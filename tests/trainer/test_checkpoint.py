@@ -27,6 +27,20 @@ def test_round_trip_and_the_newest_two_are_kept(tmp_path):
         assert torch.equal(mine, theirs)
 
 
+def test_the_newest_is_that_of_most_steps(tmp_path):
+    for step in (999_999, 1_000_000):
+        checkpoint.save(tmp_path, step, {}, {}, {"kind": "test"})
+    assert checkpoint.latest(tmp_path) == tmp_path / "step_1000000"
+
+
+def test_a_new_run_does_not_begin_among_anothers_checkpoints(tmp_path):
+    checkpoint.check_new(tmp_path, resume=False)
+    checkpoint.save(tmp_path, 5, {}, {}, {"kind": "test"})
+    checkpoint.check_new(tmp_path, resume=True)
+    with pytest.raises(InputError, match=r"holds a run already: go on with it by --resume, or name another folder"):
+        checkpoint.check_new(tmp_path, resume=False)
+
+
 def test_missing_and_extra_keys_are_refused(tmp_path):
     tensors = checkpoint.tensors_of("net", network())
     with pytest.raises(FidError, match=r"does not fit the net network.*0\.bias"):
@@ -43,7 +57,7 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(tmp_path, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(checkpoint, "save_file", full)
-    with pytest.raises(FidError, match="the disk is full; the last good one is untouched"):
+    with pytest.raises(FidError, match="the disk is full; what was there before is untouched"):
         checkpoint.save(tmp_path, 2, tensors, {}, {})
     assert [p.name for p in tmp_path.iterdir()] == ["step_000001"]
     checkpoint.load_into(network(), checkpoint.read_weights(tmp_path), "net")

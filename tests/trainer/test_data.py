@@ -34,14 +34,18 @@ def test_a_dataset_goes_on_where_it_stopped(frozen, tmp_path, monkeypatch):
         )
 
     write(stop_after=1)
-    assert [p.name for p in sorted(tmp_path.iterdir())] == ["faces_00000.npz"]
+    assert [p.name for p in sorted(tmp_path.iterdir())] == ["dataset.json", "faces_00000.npz"]
     first = (tmp_path / "faces_00000.npz").read_bytes()
     write(stop_after=9)
     assert len(lines) == 3
     assert (tmp_path / "faces_00000.npz").read_bytes() == first
     faces = data.read_dataset(tmp_path)
-    assert len(faces) == 6
-    assert len(faces[torch.tensor([0, 5])]) == 2
+    assert len(faces) == 5
+    assert len(faces[torch.tensor([0, 4])]) == 2
+    single = [data.read_dataset(tmp_path, 1), faces[torch.arange(2)]]
+    assert all(torch.equal(getattr(single[0], name), getattr(single[1], name)) for name in ("w", "image", "landmarks"))
+    with pytest.raises(InputError, match=r"were made with psi 0\.8, not 0\.7: name another folder"):
+        data.write_dataset(tmp_path, 9, frozen, psi=0.7, seed=1, stop=lambda: True, log=lines.append)
 
 
 def test_a_folder_that_is_no_dataset(tmp_path):
@@ -109,7 +113,7 @@ def test_rare_shards_hold_the_darkest_of_many_draws(tmp_path, monkeypatch):
     monkeypatch.setattr(data, "SHARD", 64)
     frozen = tiny_frozen()
     data.write_dataset(tmp_path, 512, frozen, psi=0.8, seed=1, stop=lambda: False, log=lambda line: None, rare=0.25)
-    assert len(list(tmp_path.iterdir())) == 8
+    assert len(list(tmp_path.glob("faces_*.npz"))) == 8
     plain, every = data.read_dataset(tmp_path, 6), data.read_dataset(tmp_path)
     rare = every[torch.arange(6 * 64, 8 * 64)]
     assert rare.skin.mean() < plain.skin.mean() - plain.skin.mean(1).std()

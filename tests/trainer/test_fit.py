@@ -11,7 +11,7 @@ import cv2
 import pytest
 import torch
 from fid.runtime.errors import FidError, InputError
-from fid.trainer import checkpoint, fit
+from fid.trainer import checkpoint, data, fit
 from fid.trainer.data import FrozenNetworks
 from fid.trainer.evaluate import EvaluateConfig, evaluate
 from fid.trainer.networks import AttributeEncoder, Mapper, WDiscriminator
@@ -380,7 +380,47 @@ def test_fit_goes_through_a_stylegan2_file(tmp_path, monkeypatch):
     torch.testing.assert_close(mapper.w_mean, own.mean(0))
     torch.testing.assert_close(mapper.w_std, own.std(0))
     with pytest.raises(InputError, match=r"W\+ is not trained through .*mine\.pt: use --set w_plus=false"):
-        fit.fit(tmp_path / "run", replace(config, w_plus=True, probe_weight=0.0), generator=file, console=quiet())
+        fit.fit(tmp_path / "plus", replace(config, w_plus=True, probe_weight=0.0), generator=file, console=quiet())
+
+
+def test_a_run_goes_on_with_what_it_began_with(tmp_path, monkeypatch, generator):
+    frozen = tiny_frozen()
+    monkeypatch.setattr(FrozenNetworks, "load", lambda *_: frozen)
+    monkeypatch.setattr(fit, "load_mapping", lambda _: None)
+    data.write_dataset(
+        tmp_path / "faces", 4, frozen, psi=0.8, seed=1, stop=lambda: False, log=lambda line: None, generator="tiny"
+    )
+    options = {"generator": generator, "dataset": tmp_path / "faces", "console": quiet()}
+    last = fit.fit(tmp_path / "run", replace(TINY, steps=1), **options)
+    with pytest.raises(InputError, match="holds a run already"):
+        fit.fit(tmp_path / "run", replace(TINY, steps=2), **options)
+    with pytest.raises(InputError, match="has learnt with --dataset faces and is to go on with none"):
+        fit.fit(tmp_path / "run", replace(TINY, steps=2), **{**options, "dataset": None}, resume=True)
+    assert checkpoint.latest(tmp_path / "run") == last
+    assert fit.fit(tmp_path / "run", replace(TINY, steps=2), **options, resume=True).name == "step_000002"
+    with pytest.raises(InputError, match="have 128 px and training sees 256: make a dataset of that size"):
+        fit.fit(tmp_path / "large", replace(TINY, steps=1, resolution=256), **{**options, "generator": None})
+
+
+def test_a_checkpoint_of_another_command_is_no_run_to_go_on_with(generator):
+    with pytest.raises(InputError, match="holds no checkpoint of `fid-train fit`, but of `distill`"):
+        fit.kept_config(generator)
+
+
+@pytest.mark.parametrize("name", ["optimizer", "d_optimizer", "probe_optimizer"])
+def test_no_optimiser_steps_on_what_is_not_finite(name):
+    loop = fit.FitLoop(TINY, tiny_frozen(), None, CPU)
+    (first, *_), *_ = (group["params"] for group in loop.optimizers[name].param_groups)
+    before = first.detach().clone()
+    with pytest.raises(FidError, match=f"a loss of {name} or its gradient is not finite at step 0"):
+        loop.optimise(name, (first * float("inf")).sum() * 0)
+    assert torch.equal(first.detach(), before)
+
+
+def test_the_paper_at_1024_px_takes_a_step():
+    config = replace(fit.PRESETS["paper-1024"], attribute_encoder="light", cross_batch=1)
+    figures = fit.FitLoop(config, tiny_frozen(1024), None, CPU).step()
+    assert {"identity", "landmarks", "discriminator"} <= figures.keys()
 
 
 def test_a_generator_is_needed_below_1024_px():
