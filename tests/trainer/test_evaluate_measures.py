@@ -3,6 +3,8 @@
 import numpy as np
 import pytest
 from fid.trainer import measures
+from fid.trainer.evaluate import following_measures
+from fid.trainer.judges import Seen
 
 
 def rotation(pitch: float, yaw: float, roll: float) -> np.ndarray:
@@ -134,3 +136,20 @@ def test_summary_and_point_distance():
 
 def test_cosine_ignores_length():
     np.testing.assert_allclose(measures.cosine(np.array([[3.0, 0]]), np.array([[1.0, 1]])), [np.sqrt(0.5)])
+
+
+def test_what_follows_exactly_correlates_fully(rng):
+    poses, points, mouth = rng.normal(size=(9, 3)), rng.normal(size=(9, 5, 2)), rng.normal(size=9)
+    nothing = np.zeros((9, 1))
+
+    def seen(poses, points, mouth):
+        return Seen(nothing, {}, {"mesh": points}, {"mesh": poses}, mouth, nothing)
+
+    driving = seen(poses, points, mouth)
+    backwards = seen(poses * (2, -1, 1) + (5, 0, 3), points + np.array([3, 4]), -mouth)
+    exact, other = following_measures(driving, driving), following_measures(backwards, driving)
+    assert exact["pose_correlation"]["mesh"] == pytest.approx({"pitch": 1, "yaw": 1, "roll": 1})
+    assert exact["pose_error"]["mesh"]["mean"] == exact["expression"]["mesh"]["mean"] == 0
+    assert other["pose_correlation"]["mesh"] == pytest.approx({"pitch": 1, "yaw": -1, "roll": 1})
+    assert other["mouth_correlation"] == pytest.approx(-1)
+    assert other["expression"]["mesh"]["mean"] == pytest.approx(5 / 256)
