@@ -287,8 +287,8 @@ def kept_config(checkpoint: Path) -> FitConfig:
     Raises InputError when it is no checkpoint of `fid-train fit`.
     """
     record = read_record(checkpoint)
-    if record.get("kind") != "fit":
-        raise InputError(f"{checkpoint} holds no checkpoint of `fid-train fit`, but of `{record.get('kind')}`.")
+    if (kind := record.get("kind", "fit")) != "fit":
+        raise InputError(f"{checkpoint} holds no checkpoint of `fid-train fit`, but of `{kind}`.")
     known = FitConfig.__dataclass_fields__
     return FitConfig(**{name: value for name, value in record["configuration"].items() if name in known})
 

@@ -151,7 +151,7 @@ def test_a_bundle_of_other_networks_is_refused(bundle, tmp_path):
 def test_a_wrong_folder_is_named(checkpoints, tmp_path):
     with pytest.raises(InputError, match="holds no checkpoint"):
         read_networks(tmp_path, checkpoints[1])
-    with pytest.raises(FidError, match="does not fit"):
+    with pytest.raises(FidError, match="holds no checkpoint of `fid-train fit`, but of `distill`"):
         read_networks(checkpoints[1], checkpoints[1])
 
 
