@@ -182,7 +182,7 @@ def test_figures_in_tables_come_from_the_place_in_their_record_that_they_name() 
             known = list(numbers_in(json.loads((ROOT / mark[2]).read_text())))
             for label, *cells in rows:
                 for title, cell in zip(header[1:], cells, strict=True):
-                    others = words_of(" ".join({*header[1:]} - {title}))  # of another column: off, on
+                    others = words_of(" ".join({*header[1:]} - {title})) - words_of(title)  # of another column: off, on
                     places = [
                         (place, value) for place, value in known if place & words_of(label) and not place & others
                     ]
