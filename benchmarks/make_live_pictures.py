@@ -30,7 +30,8 @@ FACES = ROOT / "runtime" / "faces"
 DRIVER, WAY = "carl", ("speaking", "laughing", "aside", "outdoors", "speaking")
 STEPS = 12  # pictures from one attribute photo to the next
 SIZE, FPS = (480, 480), 15.0
-SCREEN = (960, 480)  # px, of the side-by-side view of a clip of that size
+WINDOW = (960, 480)  # px, of the side-by-side view of a clip of that size
+SCREEN = (1200, 600)  # px; the window takes at most 90 % of it, in the middle
 SHOWN = 4  # frames of the clip in the picture
 TOOLS = ("Xvfb", "import", "xdotool")
 
@@ -92,7 +93,8 @@ def window(clip: Path, folder: Path) -> np.ndarray:
             time.sleep(12)
             subprocess.run(["xdotool", "key", "2"], env=environment, check=True)
             time.sleep(6)
-            subprocess.run(["import", "-window", "root", str(folder / "window.png")], env=environment, check=True)
+            cut = ["-gravity", "center", "-crop", f"{WINDOW[0]}x{WINDOW[1]}+0+0", "+repage"]
+            subprocess.run(["import", "-window", "root", *cut, str(folder / "window.png")], env=environment, check=True)
         finally:
             program.send_signal(signal.SIGINT)
     image = cv2.imread(str(folder / "window.png"))
