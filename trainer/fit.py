@@ -318,7 +318,8 @@ def load_generator(source: Path | None, resolution: int) -> Synthesis | StyleGAN
         bundle = Bundle.load(source)
         if bundle.resolution != resolution:
             raise InputError(
-                f"no generator given for {resolution} px: name a `fid-train distill` checkpoint with --generator."
+                f"{source or 'the shipped generator'} makes {bundle.resolution} px, and {resolution} were asked for: "
+                "name a `fid-train distill` checkpoint with --generator."
             )
         return load_synthesis(bundle).eval().requires_grad_(False)
     weights = read_weights(source)
