@@ -16,11 +16,12 @@ from ..runtime.crop import CROP_SIZE
 from ..runtime.errors import InputError
 from ..runtime.prepare import SKELETON_WEIGHTS
 from ..trainer.checkpoint import read_record
-from ..trainer.fit import FitConfig, Trainable, load_generator, load_trained
 from ..trainer.from_bundle import appearance_size, load_graph, load_synthesis
 from ..trainer.from_stylegan2 import read_stylegan2
 from ..trainer.networks_inception import FEATURES
 from ..trainer.networks_mobilestylegan import Synthesis
+from ..trainer.presets import FitConfig
+from ..trainer.trained import Trainable, load_generator, load_trained
 from .fold import fold_batch_norms, frozen, rounded_to_half, with_transposed_wavelets
 
 PUBLISHED = 1024  # px, of MobileStyleGAN

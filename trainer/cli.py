@@ -12,9 +12,9 @@ from rich.console import Console
 
 from ..runtime.bundle import SHIPPED
 from ..runtime.errors import FidError, InputError
+from .presets import PRESETS
 
 NEEDED = {"torch": "PyTorch", "safetensors": "safetensors"}  # of the train extra, by import name
-PRESET_NAMES = ["live", "paper", "paper-1024", "no-landmarks", "no-discriminator"]  # fit.PRESETS, known without torch
 
 
 class Source(click.Path):
@@ -136,9 +136,10 @@ def dataset(
 ) -> None:
     """Write generated faces with their w, identity codes and landmarks; goes on where an earlier call stopped."""
     from .data import FrozenNetworks, write_dataset
-    from .fit import generator_name, load_generator, load_mapping
-    from .loop import Budget, best_device
+    from .loop import Budget, best_device, keep_freed_memory
+    from .trained import generator_name, load_generator, load_mapping
 
+    keep_freed_memory()
     synthesis = load_generator(generator, int(resolution))
     frozen = FrozenNetworks.load(synthesis, best_device(), mapping=load_mapping(generator))
     budget, made = Budget(max_minutes), {"psi": psi, "seed": seed, "rare": rare}
@@ -180,7 +181,7 @@ def _changed(config: Any, settings: tuple[str, ...]) -> Any:
 
 @main_group.command()
 @click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="The run's folder.")
-@click.option("--preset", type=click.Choice(PRESET_NAMES), help="A row of the table of presets. [default: live]")
+@click.option("--preset", type=click.Choice(list(PRESETS)), help="A row of the table of presets. [default: live]")
 @click.option("--steps", type=click.IntRange(min=1), help="Of optimisation, in all.")
 @click.option("--resolution", type=click.Choice(["128", "256", "1024"]), help="Of the generator that training sees.")
 @click.option("--set", "settings", multiple=True, metavar="NAME=VALUE", help="Any other value that --dry-run shows.")
@@ -213,8 +214,8 @@ def fit(
     Several processes: torchrun --nproc-per-node 2 -m fid.trainer.cli fit ...
     """
     from .checkpoint import check_new, latest
-    from .fit import PRESETS, kept_config, memory_estimate, parameter_counts
     from .fit import fit as run
+    from .trained import kept_config, memory_estimate, parameter_counts
 
     check_new(output, resume)
     config = PRESETS[preset or "live"]

@@ -32,13 +32,13 @@ from ..runtime.table import compose_table
 from . import measures, personalize
 from .checkpoint import read_record
 from .data import Faces, FrozenNetworks, joined
-from .fit import generator_name, load_generator, load_mapping, load_trained
 from .judges import ACCEPT, Judges, Seen
-from .loop import best_device, machine_record
+from .loop import best_device, keep_freed_memory, machine_record
 from .measures import summary
 from .networks_bundle import BundleMapping, BundleNetworks, BundleSynthesis, as_crops, from_uint8, to_uint8
 from .networks_mobilestylegan import W_SIZE, Synthesis
 from .networks_stylegan2 import Synthesis as StyleGAN2Synthesis
+from .trained import generator_name, load_generator, load_mapping, load_trained
 
 AXES = ("pitch", "yaw", "roll")
 SHIPPED_SIDE = 256  # px, of the bundle's own generator
@@ -252,6 +252,7 @@ def run(
     log: Callable[[str], None] = lambda line: None,
 ) -> Report:
     """Reads everything that is named, so that mistakes show at once, and measures it; `log` gets a line per stage."""
+    keep_freed_memory()
     device = best_device()
     subject = Subject.read(path, device, resolution)
     others = {name: Subject.read(other, device).networks for name, other in (ablations or {}).items()}

@@ -1,7 +1,7 @@
 """Trains the attribute encoder and the mapper: `fid-train fit`.
 
 A step composes identity and attribute images, at times the same (I_id = I_attr, a self pair), at times not (a cross
-pair). Two kinds of recipe share the loop; `PRESETS` has them.
+pair). Two kinds of recipe share the loop; `presets.PRESETS` has them.
 
 - The paper's: every pair goes through the generator, every third one is a cross pair, equations 2 to 8.
 - Ours (`live`), which learns with far fewer gradients through the generator:
@@ -24,7 +24,7 @@ import copy
 import json
 import math
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -34,16 +34,11 @@ import torch
 from rich.console import Console
 from torch import Tensor, nn
 
-from ..runtime.bundle import Bundle
-from ..runtime.check_engine import FACES
-from ..runtime.crop import CROP_SIZE
 from ..runtime.errors import FidError, InputError
-from ..runtime.images import read_image
 from . import losses
 from .checkpoint import (
     check_new,
     latest,
-    load_into,
     optimizer_tensors,
     read_record,
     read_weights,
@@ -54,142 +49,18 @@ from .checkpoint import (
     writing,
 )
 from .data import Faces, FrozenNetworks, Light, RealIdentities, Transfer, augment, read_dataset, read_photos
-from .from_bundle import appearance_size, float_tensors, is_bundle, load_graph, load_synthesis, load_unfolded
-from .from_stylegan2 import read_stylegan2
 from .loop import Budget, Progress, Watch, best_device, keep_freed_memory, machine_record
-from .networks import ATTRIBUTES_SIZE, IDENTITY_SIZE, AttributeEncoder, Mapper, WDiscriminator
-from .networks_bundle import from_uint8
-from .networks_inception import FEATURES, InceptionV3
-from .networks_mobilestylegan import CHANNELS, STYLES_PER_BLOCK, Mapping, Synthesis
-from .networks_stylegan2 import Synthesis as StyleGAN2Synthesis
+from .networks import WDiscriminator
+from .networks_inception import InceptionV3
+from .presets import FitConfig
 from .probe import Memory, Probe, Seen
 from .processes import Processes
+from .trained import Trainable, generator_name, load_generator, load_mapping, load_trained
 
 SAVE_EVERY_S = 240
-PUBLISHED = 1024  # px, of MobileStyleGAN
 PROBE_RATE = 1e-3  # of its own training at the start; a fifth of it afterwards
 PROBE_BATCH = 128
 PROBE_SHIFTS = (1, 3, 7)  # each face's attributes are put on the people this far along the batch
-
-
-@dataclass(frozen=True)
-class FitConfig:
-    """What `fid-train fit` does; the resolved configuration is printed and kept in every checkpoint.
-
-    Batches are those of all processes together. The defaults are the `live` preset.
-    """
-
-    resolution: int = 256  # of the generator that training sees
-    attribute_encoder: str = "light"  # or "inception", the paper's
-    train_attributes: bool = True  # or E_attr stays as --init has it, and the dataset's codes are computed once
-    appearance: int = 48  # numbers that the mapper takes of the identity image's attribute code; 0: none
-    w_plus: bool = False  # the mapper answers in W+, a w for every style
-    psi: float = 0.8  # truncation of faces drawn online
-    steps: int = 2500
-    warm_steps: int = 1500  # the first steps see self batches only
-    self_batch: int = 16  # faces whose w is regressed; 0: none
-    cross_batch: int = 8
-    cross_every: int = 3  # a cross batch every so many steps
-    self_images: bool = False  # between cross batches, self pairs go through the generator too
-    real_identities: float = 3.0  # how far identity codes are led, at most, towards ones drawn from real people's
-    photo_share: float = 0.25  # share of cross attributes and identities taken from the user's photographs, where given
-    augmentation: bool = True  # of attribute images
-    rate: float = 5e-4
-    cross_rate: float = 4e-4  # after the warm start
-    cosine: bool = True  # rates fall along a cosine; else they stay
-    beta2: float = 0.99  # of Adam; beta1 is 0.9
-    weight_decay: float = 1e-4
-    w_weight: float = 1.0  # self: mean squared error of w in standard deviations of W
-    transfer_weight: float = 0.5  # cross: the same, against `data.Transfer`
-    identity_loss: str = "cosine"  # or "l1", equation (4)
-    identity_weight: float = 1.0
-    landmarks_loss: str = "squared"  # or "l2", equation (5); of fractions of the crop
-    landmarks_weight: float = 1000.0
-    reconstruction_weight: float = 0.0  # self pairs through the generator, equation (7)
-    colour_weight: float = 0.5  # cross: coarse colour
-    skin_weight: float = 0.3  # by the probe; not 0: people keep the tone of their skin, in coarse colour too
-    probe_weight: float = 0.5  # identity and landmarks of many more pairs by the probe, as a share of their weights
-    probe_steps: int = 1000  # of the probe alone, at the start
-    probe_faces: int = 2048  # it learns from, when there is no dataset
-    probe_turns: int = 4  # of the probe in every step
-    probe_slope_weight: float = 0.3  # of the true slope of the identity loss, which costs a backward pass more
-    probe_memory: int = 4096  # compositions that it goes on learning from
-    adversarial_weight: float = 0.05  # 0: no W discriminator
-    adversarial_rate: float | None = None  # the mapper's adversarial loss is optimised apart, at this rate
-    d_rate: float = 2e-4
-    d_beta1: float = 0.5
-    r1_gamma: float = 1.0
-    ema: float = 0.995
-    bf16: bool = False  # autocast
-    seed: int = 1
-
-    @property
-    def attributes_size(self) -> int:
-        """Numbers of an attribute code."""
-        return ATTRIBUTES_SIZE if self.attribute_encoder == "light" else FEATURES
-
-    @property
-    def n_styles(self) -> int | None:
-        """Styles of the generator, when the mapper answers in W+."""
-        if not self.w_plus:
-            return None
-        return 2 + STYLES_PER_BLOCK * len(CHANNELS[: int(math.log2(self.resolution)) - 3])
-
-
-# The paper's text gives four lambdas for the three losses of equation (8): 1, 1, 0.001, 0.02. The authors' published
-# code (github.com/YotamNitzan/ID-disentanglement, trainer.py) says which they are: adversarial, identity, landmarks,
-# reconstruction; and in which units: the mean of the code's differences, and the mean squared difference of coordinates
-# in px of a 160 px crop. `losses` has the sum of a code's differences and squared distances in sides of the crop. The
-# L1 part of the reconstruction stays a mean over pixels in -1..1, where the code takes 0..1 and sums over the batch.
-PAPER = FitConfig(
-    attribute_encoder="inception",
-    appearance=0,
-    psi=1.0,
-    steps=100_000,
-    warm_steps=0,
-    self_batch=0,
-    cross_batch=6,
-    self_images=True,
-    real_identities=0.0,
-    augmentation=False,
-    rate=5e-5,
-    cross_rate=5e-5,
-    cosine=False,
-    beta2=0.999,
-    weight_decay=0.0,
-    w_weight=0.0,
-    transfer_weight=0.0,
-    identity_loss="l1",
-    identity_weight=1 / IDENTITY_SIZE,
-    landmarks_loss="squared",
-    landmarks_weight=0.001 * 160**2 / 2,
-    reconstruction_weight=0.02,
-    colour_weight=0.0,
-    skin_weight=0.0,
-    probe_weight=0.0,
-    probe_slope_weight=0.0,
-    adversarial_weight=1.0,
-    adversarial_rate=5e-6,
-    d_rate=2e-5,
-    d_beta1=0.9,
-    r1_gamma=10.0,
-)
-
-PRESETS = {
-    "live": FitConfig(),
-    "paper": PAPER,
-    "paper-1024": replace(
-        PAPER,
-        resolution=1024,
-        cross_batch=2,
-        rate=PAPER.rate / 10,
-        cross_rate=PAPER.cross_rate / 10,
-        adversarial_rate=5e-7,
-        d_rate=PAPER.d_rate / 10,
-    ),
-    "no-landmarks": replace(PAPER, landmarks_weight=0.0),
-    "no-discriminator": replace(PAPER, adversarial_weight=0.0),
-}
 
 
 class Known(NamedTuple):
@@ -209,128 +80,6 @@ class Known(NamedTuple):
     def at(self, index: Tensor, device: torch.device) -> "Known":
         """The same of some faces, on a device."""
         return Known(*(values[index].to(device) for values in self))
-
-
-class Trainable(nn.Module):
-    """The networks that ship: E_attr and M."""
-
-    def __init__(self, config: FitConfig | None = None) -> None:
-        super().__init__()
-        config = config or FitConfig()
-        self.attributes = AttributeEncoder() if config.attribute_encoder == "light" else InceptionV3()
-        self.attributes_size = config.attributes_size
-        self.mapper = Mapper(config.attributes_size, config.n_styles, appearance=config.appearance)
-
-    def forward(self, identity: Tensor, crop: Tensor, portrait: Tensor) -> Tensor:
-        """Identity codes [N, 128], attribute and identity crops [N, 3, S, S] in [-1, 1] -> w [N, 512] or W+.
-
-        The identity crops count where the mapper takes appearance; W+ is [N, n_styles, 512].
-        """
-        if self.mapper.appearance is None:
-            return self.mapper(identity, self.attributes(crop))
-        attributes, appearance = self.attributes(torch.cat((crop, portrait))).chunk(2)
-        return self.mapper(identity, attributes, appearance)
-
-
-def parameter_counts(config: FitConfig | None = None) -> dict[str, int]:
-    """Parameters of the networks that ship; of the `live` preset 5,820,160 of E_attr and 3,354,160 of M."""
-    with torch.device("meta"):
-        networks = Trainable(config)
-    parts = {"E_attr": networks.attributes, "M": networks.mapper}
-    return {name: sum(p.numel() for p in part.parameters()) for name, part in parts.items()}
-
-
-def memory_estimate(config: FitConfig) -> int:
-    """Bytes that training needs at its peak, about: weights with gradients, optimiser and average, and activations.
-
-    Activations are what autograd keeps of the largest step, counted on tensors without content; the frozen encoders,
-    which see small pictures, are left out.
-    """
-    kept: dict[int, int] = {}
-
-    def keep(tensor: Tensor) -> Tensor:
-        kept[id(tensor.untyped_storage())] = tensor.untyped_storage().nbytes()
-        held.append(tensor)
-        return tensor
-
-    held: list[Tensor] = []
-    with torch.device("meta"):
-        networks, synthesis = Trainable(config), Synthesis(config.resolution).requires_grad_(False)
-        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-            outputs = [
-                synthesis(networks(torch.zeros(n, 128), *[torch.zeros(n, 3, 256, 256)] * 2))
-                for n in [config.cross_batch]
-            ]
-            if config.self_batch and config.train_attributes:
-                n = config.self_batch
-                outputs.append(networks(torch.zeros(n, 128), *[torch.zeros(n, 3, 256, 256)] * 2))
-    weights = sum(parameter_counts(config).values()) * 4 * 5 + sum(p.numel() for p in synthesis.parameters()) * 4
-    return weights + sum(kept.values())
-
-
-def load_trained(checkpoint: Path) -> Trainable:
-    """E_attr and M of a checkpoint folder or a bundle, in evaluation mode. Raises FidError when it holds something
-    else."""
-    if is_bundle(checkpoint):
-        return _trained_of(Bundle.load(checkpoint))
-    weights = read_weights(checkpoint)
-    looks = weights.get("mapper.appearance.weight", ())  # older ones have none, whatever the default is now
-    networks = Trainable(replace(kept_config(checkpoint), appearance=len(looks)))
-    load_into(networks.attributes, weights, "attributes")
-    load_into(networks.mapper, weights, "mapper")
-    return networks.eval()
-
-
-def kept_config(checkpoint: Path) -> FitConfig:
-    """The configuration of a checkpoint folder, or of a run's newest; values that it does not know are the defaults.
-
-    Raises InputError when it is no checkpoint of `fid-train fit`.
-    """
-    record = read_record(checkpoint)
-    if (kind := record.get("kind", "fit")) != "fit":
-        raise InputError(f"{checkpoint} holds no checkpoint of `fid-train fit`, but of `{kind}`.")
-    known = FitConfig.__dataclass_fields__
-    return FitConfig(**{name: value for name, value in record["configuration"].items() if name in known})
-
-
-def _trained_of(bundle: Bundle) -> Trainable:
-    encoder = "inception" if bundle.attributes_size == FEATURES else "light"
-    networks = Trainable(FitConfig(attribute_encoder=encoder, appearance=appearance_size(bundle)))
-    size = (CROP_SIZE, CROP_SIZE)
-    faces = [cv2.resize(read_image(path), size, interpolation=cv2.INTER_AREA) for path in sorted(FACES.glob("*.jpg"))]
-    stored = float_tensors(bundle.graph_path("attributes"), "attributes.")
-    load_unfolded(networks.attributes, stored, from_uint8(np.stack(faces)))
-    load_graph(networks.mapper, bundle, "mapper")
-    return networks.eval()
-
-
-def load_generator(source: Path | None, resolution: int) -> Synthesis | StyleGAN2Synthesis:
-    """The user's StyleGAN2 from a file, a distilled generator from a checkpoint folder or a bundle, or where none is
-    named the published one at 1024 px and the shipped bundle's at its size. Frozen.
-
-    Raises InputError when a generator is needed and missing.
-    """
-    if source is not None and source.is_file() and not is_bundle(source):
-        return read_stylegan2(source, resolution).synthesis
-    if resolution == PUBLISHED:
-        return Synthesis.load(1024)
-    if source is None or is_bundle(source):
-        bundle = Bundle.load(source)
-        if bundle.resolution != resolution:
-            raise InputError(
-                f"{source or 'the shipped generator'} makes {bundle.resolution} px, and {resolution} were asked for: "
-                "name a `fid-train distill` checkpoint with --generator."
-            )
-        return load_synthesis(bundle).eval().requires_grad_(False)
-    weights = read_weights(source)
-    network = Synthesis.shaped_as(weights, resolution, "synthesis.")
-    load_into(network, weights, "synthesis")
-    return network.eval().requires_grad_(False)
-
-
-def load_mapping(source: Path | None) -> Mapping:
-    """The mapping network z -> w that belongs to a generator of `load_generator`. Frozen."""
-    return read_stylegan2(source).mapping if source is not None and source.is_file() else Mapping.load()
 
 
 class FitLoop:
@@ -752,19 +501,6 @@ def _kept(led: Tensor, codes: Tensor) -> Tensor:
 
 def _floats(module: nn.Module) -> list[Tensor]:
     return [v for v in module.state_dict().values() if v.is_floating_point()]
-
-
-def generator_name(generator: Path | None, resolution: int) -> str:
-    """The generator as run.json names it: run/step, a bundle, or a file; paths above say nothing to another machine."""
-    if generator is None and resolution == PUBLISHED:
-        return "published, 1024 px"
-    if generator is None or is_bundle(generator):
-        bundle = Bundle.load(generator)
-        return f"bundle {bundle.name} {bundle.version}"
-    if generator.is_file():
-        return generator.name
-    folder = Path(read_record(generator)["folder"]).resolve()
-    return f"{folder.parent.name}/{folder.name}"
 
 
 def check_sources(run: Path, sources: dict[str, str | None]) -> None:

@@ -34,7 +34,7 @@ def as_crops(images: np.ndarray) -> np.ndarray:
 
 
 class BundleNetworks:
-    """E_attr and M of a bundle, called as `fit.Trainable` is."""
+    """E_attr and M of a bundle, called as `trained.Trainable` is."""
 
     def __init__(self, composer: Composer) -> None:
         """Raises InputError for a bundle with an identity encoder of its own: the codes would not fit."""

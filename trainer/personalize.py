@@ -28,13 +28,13 @@ from ..runtime.identity import SUFFIX, Identity, average, fingerprint, mapper_na
 from ..runtime.images import check_output, find_photos
 from . import losses
 from .checkpoint import read_record
-from .fit import load_generator, load_mapping, load_trained
 from .from_bundle import appearance_size, is_bundle, load_graph, load_synthesis
 from .loop import Progress, best_device, keep_freed_memory
 from .networks import Mapper
 from .networks_facemesh import FaceMesh
 from .networks_mobilestylegan import W_SIZE, Mapping
 from .networks_sface import SFace
+from .trained import load_generator, load_mapping, load_trained
 
 SAME_PERSON = 0.363  # cosine of SFace codes from which OpenCV, its publisher, takes two photos for one person
 COLOUR_CELLS = 8  # of the coarse colour, per side

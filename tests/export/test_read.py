@@ -14,9 +14,10 @@ from fid.runtime.bundle import LIGHT, Bundle, Graph, Tensor
 from fid.runtime.cache import sha256
 from fid.runtime.errors import FidError, InputError
 from fid.trainer.checkpoint import save, tensors_of
-from fid.trainer.fit import FitConfig, Trainable
 from fid.trainer.from_bundle import float_tensors
 from fid.trainer.networks_mobilestylegan import StyledConv, Synthesis
+from fid.trainer.presets import FitConfig
+from fid.trainer.trained import Trainable
 from onnx import helper, numpy_helper
 
 RESOLUTION = 128  # the smallest generator

@@ -20,10 +20,10 @@ from fid.runtime.bundle import Tensor
 from fid.runtime.errors import FidError
 from fid.runtime.prepare import prepared
 from fid.runtime.session import open_session
-from fid.trainer.fit import Trainable
 from fid.trainer.networks_inception import InceptionV3
 from fid.trainer.networks_mobilestylegan import Synthesis, inverse_haar
 from fid.trainer.networks_sface import SFace
+from fid.trainer.trained import Trainable
 from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 

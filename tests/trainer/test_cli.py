@@ -30,17 +30,11 @@ def test_fit_is_the_default_command_and_presets_can_be_changed(capsys, tmp_path)
     assert "memory               about " in out
 
 
-def test_the_command_line_knows_every_preset():
-    from fid.trainer.fit import PRESETS
-
-    assert list(PRESETS) == cli.PRESET_NAMES
-
-
 def test_a_resumed_run_keeps_its_configuration(capsys, tmp_path):
     from dataclasses import asdict
 
     from fid.trainer import checkpoint
-    from fid.trainer.fit import PRESETS
+    from fid.trainer.presets import PRESETS
 
     checkpoint.save(tmp_path, 5, {}, {}, {"kind": "fit", "configuration": asdict(PRESETS["no-landmarks"])})
     code, out, _ = run(capsys, "-o", str(tmp_path), "--resume", "--set", "seed=9", "--dry-run")

@@ -10,7 +10,7 @@ from fid.runtime import Composer
 from fid.runtime.bundle import SHIPPED
 from fid.runtime.errors import FidError
 from fid.runtime.identity import Identity, encoder_name
-from fid.trainer import fit
+from fid.trainer import fit, presets, trained
 from fid.trainer.from_bundle import load_unfolded
 from fid.trainer.networks import AttributeEncoder
 from fid.trainer.networks_bundle import from_uint8
@@ -48,7 +48,7 @@ def test_weights_of_another_network_are_refused(encoder):
 
 
 def test_a_bundle_trains_on_as_the_networks_that_it_runs():
-    networks, composer = fit.load_trained(SHIPPED), Composer(engine="onnxruntime")
+    networks, composer = trained.load_trained(SHIPPED), Composer(engine="onnxruntime")
     crop = np.random.default_rng(0).integers(0, 256, (256, 256, 3), np.uint8)
     expected = composer.attribute_code(crop)
     person = Identity(np.full(128, 128**-0.5, np.float32), encoder_name(composer.bundle), appearance=expected)
@@ -60,22 +60,22 @@ def test_a_bundle_trains_on_as_the_networks_that_it_runs():
 
 
 def test_where_no_generator_is_named_the_shipped_one_is_looked_through():
-    generator, composer = fit.load_generator(None, 256), Composer(engine="onnxruntime")
-    w = fit.load_trained(SHIPPED).mapper.w_mean
+    generator, composer = trained.load_generator(None, 256), Composer(engine="onnxruntime")
+    w = trained.load_trained(SHIPPED).mapper.w_mean
     with torch.no_grad():
         picture = ((generator(w[None])[0].permute(1, 2, 0) + 1) * 127.5).clamp(0, 255).numpy()
     apart = np.abs(picture - composer.image(w.numpy()))
     assert apart.max() < 2, f"max {apart.max()}, mean {apart.mean()}"  # rounded to 8 bits, and one level by rounding
-    assert fit.generator_name(None, 256).startswith("bundle default")
-    assert fit.generator_name(SHIPPED, 256) == fit.generator_name(None, 256)
-    assert fit.generator_name(None, 1024) == "published, 1024 px"
+    assert trained.generator_name(None, 256).startswith("bundle default")
+    assert trained.generator_name(SHIPPED, 256) == trained.generator_name(None, 256)
+    assert trained.generator_name(None, 1024) == "published, 1024 px"
 
 
 def test_a_run_begins_with_the_shipped_networks(tmp_path, monkeypatch):
     frozen = tiny_frozen()
     monkeypatch.setattr(fit.FrozenNetworks, "load", lambda *_: frozen)
     monkeypatch.setattr(fit, "load_mapping", lambda _: None)
-    begun = fit.FitConfig(
+    begun = presets.FitConfig(
         steps=1,
         rate=1e-12,
         cross_rate=1e-12,
@@ -86,6 +86,6 @@ def test_a_run_begins_with_the_shipped_networks(tmp_path, monkeypatch):
         probe_faces=8,
     )
     last = fit.fit(tmp_path, begun, generator=None, init=SHIPPED, console=Console(quiet=True))
-    mine, shipped = fit.load_trained(last).mapper.state_dict(), fit.load_trained(SHIPPED).mapper.state_dict()
+    mine, shipped = trained.load_trained(last).mapper.state_dict(), trained.load_trained(SHIPPED).mapper.state_dict()
     for name in (name for name in shipped if not name.startswith("w_")):
         torch.testing.assert_close(mine[name], shipped[name], rtol=0, atol=1e-9)
