@@ -31,7 +31,6 @@ from records import QUICK_RESULTS, RESULTS, add_run
 from timing import FULL, QUICK, Plan, interleaved, speedup, summary
 
 BATCHED = ("reenact",)  # graphs that are measured at larger batches too, where none is asked for
-MEMORY = ("synthesis", "synthesis-light", "reenact", "synthesis-1024")  # graphs that get a process of their own
 FRAME = (720, 1280)  # px, height and width of the frame in the whole-frame measurement
 STAGES = ("decode", "detect", "align", "reenact", "paste", "encode")
 Choices = tuple[str, ...]
@@ -183,7 +182,7 @@ def main(
         click.echo("whole frame", err=True)
         frame = measure_frame(engines, threads, plan)
     memory: dict[str, Any] = {}
-    for graph in (g for g in MEMORY if g in graphs):
+    for graph in (g for g in graphs if g != "frame"):
         click.echo(f"{graph}, fresh processes", err=True)
         here = [e for e, row in figures.get(f"{graph} batch 1", {}).items() if "reason" not in row]
         memory[graph] = {engine: fresh_process(engine, graph) for engine in here if engine != "openvino-int8"}
