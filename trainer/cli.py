@@ -66,6 +66,7 @@ def main_group() -> None:
 @click.option("--resolution", type=click.Choice(["128", "256"]), default="256", help="Of the generator to make.")
 @click.option("--images", type=click.IntRange(min=32), default=1024, help="Training targets to make.")
 @click.option("--steps", type=click.IntRange(min=1), default=2000)
+@click.option("--batch", type=click.IntRange(min=1), default=8, help="Pictures of a step.")
 @click.option("--targets", type=click.Path(path_type=Path), help="Folder of targets, shared between runs.")
 @click.option(
     "--narrow",
@@ -81,6 +82,7 @@ def distill(
     resolution: str,
     images: int,
     steps: int,
+    batch: int,
     targets: Path | None,
     narrow: Path | None,
     widths: str | None,
@@ -96,7 +98,7 @@ def distill(
         channels = tuple(map(int, widths.split(","))) if widths else None
     except ValueError as error:
         raise click.BadParameter(f"{widths!r} is no list of numbers such as 512,512,512,320,160.") from error
-    config = DistillConfig(resolution=int(resolution), images=images, steps=steps, widths=channels)
+    config = DistillConfig(resolution=int(resolution), images=images, steps=steps, batch=batch, widths=channels)
     _plan("distill", asdict(config), dry_run)
     checkpoint = run(
         output,
@@ -136,10 +138,10 @@ def dataset(
 ) -> None:
     """Write generated faces with their w, identity codes and landmarks; goes on where an earlier call stopped."""
     from .data import FrozenNetworks, write_dataset
-    from .loop import Budget, best_device, keep_freed_memory
+    from .loop import Budget, best_device, tune_machine
     from .trained import generator_name, load_generator, load_mapping
 
-    keep_freed_memory()
+    tune_machine()
     synthesis = load_generator(generator, int(resolution))
     frozen = FrozenNetworks.load(synthesis, best_device(), mapping=load_mapping(generator))
     budget, made = Budget(max_minutes), {"psi": psi, "seed": seed, "rare": rare}

@@ -110,7 +110,7 @@ class FrozenNetworks:
         return self.landmarks(crop)[:, self.landmarks.inner_face, :2]
 
     @torch.no_grad()
-    def draw(self, n: int, psi: float, generator: torch.Generator, batch: int = 16, rows: slice = ALL) -> Faces:
+    def draw(self, n: int, psi: float, generator: torch.Generator, batch: int = 0, rows: slice = ALL) -> Faces:
         """Draws n faces truncated by psi and makes those of `rows`."""
         return self.make(self.draw_w(n, psi, generator, rows), batch)
 
@@ -124,10 +124,10 @@ class FrozenNetworks:
         return self.w_mean + psi * (self.mapping(z) - self.w_mean)
 
     @torch.no_grad()
-    def make(self, w: Tensor, batch: int = 16) -> Faces:
-        """The faces of w [N, 512]."""
+    def make(self, w: Tensor, batch: int = 0) -> Faces:
+        """The faces of w [N, 512], `batch` at a time; 0: as many as the device likes."""
         parts = []
-        for code in w.split(batch):
+        for code in w.split(batch or (64 if w.is_cuda else 16)):
             image = ((self.synthesis(code) + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
             parts.append(self.seen(image, code))
         return joined(parts)
@@ -171,7 +171,7 @@ def write_dataset(
         folder.mkdir(parents=True, exist_ok=True)
     write_json(made, record)
     count, start = -(-n // SHARD), time.monotonic()
-    plain = count - round(rare * count)
+    plain, lightness = count - round(rare * count), None
     for index in range(count):
         path = folder / f"faces_{index:05d}.npz"
         if path.exists():
@@ -182,8 +182,9 @@ def write_dataset(
         if index < plain:
             faces = frozen.draw(size, psi, random)
         else:
-            known = read_dataset(folder, FIRST_SHARDS)
-            faces = frozen.make(darkest(known, frozen, size, psi, random))
+            lightness = lightness or Lightness(read_dataset(folder, FIRST_SHARDS))
+            w = frozen.draw_w(RARE * size, psi, random)
+            faces = frozen.make(w[lightness(w).argsort()[:size]])
         partial = path.with_name(f".{path.name}")
         try:
             with writing(path):
@@ -193,21 +194,6 @@ def write_dataset(
         finally:
             partial.unlink(missing_ok=True)
         log(f"shard {index + 1} of {count}, {time.monotonic() - start:.0f} s")
-
-
-def darkest(known: Faces, frozen: FrozenNetworks, n: int, psi: float, random: torch.Generator) -> Tensor:
-    """w [n, 512] with the darkest skin of `RARE` times as many draws, by a regression of tone on w that `known` gives.
-
-    The tone is the skin colour without the picture's light, so that pictures taken in the shade are not what is found.
-    """
-    border, skin = known.border, known.skin
-    tone = (skin - Light(border, skin)(border)).mean(1, keepdim=True)
-    mean, std = known.w.mean(0), known.w.std(0)
-    weights = ridge_regression((known.w - mean) / std, tone, 0.05)
-    z = torch.randn(RARE * n, W_SIZE, generator=random).to(frozen.w_mean.device)
-    w = frozen.w_mean + psi * (frozen.mapping(z) - frozen.w_mean)
-    lightness = ((w.cpu() - mean) / std @ weights).squeeze(1)
-    return w[lightness.argsort()[:n]]
 
 
 def read_dataset(folder: Path, first: int | None = None) -> Faces:
@@ -323,6 +309,23 @@ class Light:
         return (borders - self.mean.to(borders)) @ self.weights.to(borders)
 
 
+class Lightness:
+    """How light a person's skin is, from w: a ridge regression of the mean tone of known faces.
+
+    The tone is the skin colour without the picture's light, so that pictures taken in the shade do not count as dark.
+    """
+
+    def __init__(self, known: Faces) -> None:
+        border, skin = known.border, known.skin
+        tone = (skin - Light(border, skin)(border)).mean(1, keepdim=True)
+        self.mean, self.std = known.w.mean(0), known.w.std(0)
+        self.weights = ridge_regression((known.w - self.mean) / self.std, tone, 0.05)
+
+    def __call__(self, w: Tensor) -> Tensor:
+        """w [N, 512] -> lightness [N] on w's device, 0 on average."""
+        return ((w - self.mean.to(w)) / self.std.to(w) @ self.weights.to(w)).squeeze(1)
+
+
 class Transfer:
     """Where in W a person goes with the attributes of another: a target that costs no picture.
 
@@ -341,7 +344,7 @@ class Transfer:
         maps = [k * ridge_regression(standard, part, 0.05) for k, part in zip(weights, parts, strict=True)]
         both = torch.cat(maps, dim=1).double()
         square = both @ both.T
-        part = torch.linalg.solve(torch.eye(len(square), dtype=torch.float64) + square, square).float()
+        part = torch.linalg.solve(torch.eye(len(square)).to(square) + square, square).float()
         self.matrix = part / w.std(0)[:, None] * w.std(0)  # for row vectors of w as it is
 
     def __call__(self, person: Tensor, other: Tensor) -> Tensor:
@@ -379,9 +382,17 @@ def augment(crop: Tensor, generator: torch.Generator, n: int | None = None, rows
     if small < size:
         changed = F.interpolate(F.interpolate(changed, small, mode="area"), size, mode="bilinear", align_corners=False)
     light = uniform(0.9, 1.1, 3, 1, 1) * changed + uniform(-0.1, 0.1, 3, 1, 1)
-    noise = torch.randn(n, *crop.shape[1:], generator=generator)[rows].to(crop.device) * uniform(0, 0.04, 1, 1, 1)
+    noise = _noise((n, *crop.shape[1:]), generator, crop.device)[rows] * uniform(0, 0.04, 1, 1, 1)
     chosen = (uniform(0, 1) < 0.5)[:, None, None, None]
     return torch.where(chosen, (_compressed(light, uniform(0, 1)) + noise).clamp(-1, 1), crop)
+
+
+def _noise(shape: tuple[int, ...], generator: torch.Generator, device: torch.device) -> Tensor:
+    """Standard normal numbers on a device; a GPU draws its own, from a seed that the CPU's generator gives."""
+    if device.type == "cpu":
+        return torch.randn(shape, generator=generator)
+    seed = int(torch.randint(1 << 62, (), generator=generator))
+    return torch.randn(shape, generator=torch.Generator(device).manual_seed(seed), device=device)
 
 
 def _compressed(image: Tensor, strength: Tensor) -> Tensor:

@@ -36,7 +36,7 @@ from .checkpoint import (
     save,
     tensors_of,
 )
-from .loop import Budget, Progress, best_device, keep_freed_memory
+from .loop import Budget, Progress, best_device, tune_machine
 from .lpips import LPIPS
 from .narrow import narrowed
 from .networks_mobilestylegan import CHANNELS, W_SIZE, DistilledToImage, Mapping, Synthesis, haar
@@ -98,7 +98,8 @@ def write_targets(folder: Path, config: DistillConfig, log: Callable[[str], None
         if path.exists():
             continue
         with torch.no_grad():
-            images = torch.cat([F.avg_pool2d(teacher(v[None].to(device)), 4).half().cpu() for v in w])
+            parts = w.to(device).split(8 if device.type == "cuda" else 1)
+            images = torch.cat([F.avg_pool2d(teacher(part), 4).half().cpu() for part in parts])
         partial = path.with_name(f".{path.name}")
         try:
             with partial.open("wb") as file:
@@ -255,7 +256,7 @@ def distill(
     if (narrow is None) != (config.widths is None):
         raise InputError("--narrow and --widths belong together: a generator, and the channels of its blocks.")
     check_new(run, resume)
-    keep_freed_memory()
+    tune_machine()
     budget = Budget(max_minutes)
     targets = targets or run / "targets"
     write_targets(targets, config, log=console.print)
@@ -305,8 +306,9 @@ def distill(
     progress = Progress(console, config.steps, config.batch, first)
     order = batches(len(w), config.batch, torch.Generator().manual_seed(config.seed))
     with torch.no_grad():
-        trunk = torch.cat([network.trunk(code.to(device), blocks).half().cpu() for code in w.split(8)])
-        codes = [identity(image.to(device).float()) for image in images.split(8)] if identity else []
+        w, images = w.to(device), images.to(device)
+        trunk = torch.cat([network.trunk(code, blocks).half() for code in w.split(8)])
+        codes = [identity(image.float()) for image in images.split(8)] if identity else []
         wanted = torch.cat(codes) if codes else None
     console.print(f"trunk activations of {len(w)} images: {trunk.nbytes / 2**30:.1f} GiB")
     step = first
@@ -319,9 +321,9 @@ def distill(
             for group in optimizer.param_groups:
                 warm = min(1.0, (step + 1) / 20)
                 group["lr"] = group["rate"] * warm * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * step / config.steps)))
-            x = trunk[index].to(device).float().contiguous(memory_format=torch.channels_last)
-            output = network.tail(x, w[index].to(device), blocks)
-            loss = image_loss(output, images[index].to(device).float(), perceptual, config, step)
+            x = trunk[index].float().contiguous(memory_format=torch.channels_last)
+            output = network.tail(x, w[index], blocks)
+            loss = image_loss(output, images[index].float(), perceptual, config, step)
             if identity is not None and wanted is not None and step % config.identity_every == 0:
                 loss = loss + config.identity * losses.identity_cosine(identity(output), wanted[index])
             optimizer.zero_grad(set_to_none=True)
@@ -334,8 +336,7 @@ def distill(
             step += 1
             decay = min(0.995, step / (step + 20))
             with torch.no_grad():
-                for mine, theirs in zip(average.parameters(), network.parameters(), strict=True):
-                    mine.lerp_(theirs, 1 - decay)
+                torch._foreach_lerp_(list(average.parameters()), list(network.parameters()), 1 - decay)
             progress.show(step, {"loss": loss.item()})
             if budget.seconds - saved > SAVE_EVERY_S:
                 saved = budget.seconds

@@ -33,7 +33,7 @@ from . import measures, personalize
 from .checkpoint import read_record
 from .data import Faces, FrozenNetworks, joined
 from .judges import ACCEPT, Judges, Seen
-from .loop import best_device, keep_freed_memory, machine_record
+from .loop import best_device, machine_record, tune_machine
 from .measures import summary
 from .networks_bundle import BundleMapping, BundleNetworks, BundleSynthesis, as_crops, from_uint8, to_uint8
 from .networks_mobilestylegan import W_SIZE, Synthesis
@@ -252,7 +252,7 @@ def run(
     log: Callable[[str], None] = lambda line: None,
 ) -> Report:
     """Reads everything that is named, so that mistakes show at once, and measures it; `log` gets a line per stage."""
-    keep_freed_memory()
+    tune_machine()
     device = best_device()
     subject = Subject.read(path, device, resolution)
     others = {name: Subject.read(other, device).networks for name, other in (ablations or {}).items()}

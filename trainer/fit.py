@@ -49,7 +49,7 @@ from .checkpoint import (
     writing,
 )
 from .data import Faces, FrozenNetworks, Light, RealIdentities, Transfer, augment, read_dataset, read_photos
-from .loop import Budget, Progress, Watch, best_device, keep_freed_memory, machine_record
+from .loop import Budget, Progress, Watch, best_device, machine_record, tune_machine
 from .networks import WDiscriminator
 from .networks_inception import InceptionV3
 from .presets import FitConfig
@@ -431,8 +431,7 @@ class FitLoop:
                 self.train_probe((config.seed * 1_000_003 + self.done) * 16 + turn, 0.2 * PROBE_RATE)
         decay = min(config.ema, (self.done + 1) / (self.done + 10))
         with torch.no_grad():
-            for mine, theirs in zip(_floats(self.average), _floats(self.networks), strict=True):
-                mine.lerp_(theirs, 1 - decay)
+            torch._foreach_lerp_(_floats(self.average), _floats(self.networks), 1 - decay)
         self.done += 1
         return figures
 
@@ -503,6 +502,13 @@ def _floats(module: nn.Module) -> list[Tensor]:
     return [v for v in module.state_dict().values() if v.is_floating_point()]
 
 
+def on_gpu_if_it_fits(faces: Faces, device: torch.device) -> Faces:
+    """The faces of a dataset on the GPU where they take less than a third of what is free there, else as they are."""
+    if device.type == "cuda" and faces.image.nbytes < torch.cuda.mem_get_info(device)[0] / 3:
+        return faces.to(device)
+    return faces
+
+
 def check_sources(run: Path, sources: dict[str, str | None]) -> None:
     """Raises InputError when a run would go on with another generator or other data than run.json names."""
     path = run / "run.json"
@@ -543,14 +549,14 @@ def fit(
     console, budget, processes = console or Console(), Budget(max_minutes), Processes.start()
     if not processes.first:
         console = Console(quiet=True)
-    keep_freed_memory()
+    tune_machine()
     device, inputs = best_device(), {"dataset": dataset, "photos": photos, "fan": fan}
     if config.w_plus and generator is not None and generator.is_file():
         raise InputError(f"W+ is not trained through {generator}: use --set w_plus=false, or a distilled generator.")
     synthesis = load_generator(generator, config.resolution)
     frozen = FrozenNetworks.load(synthesis, device, fan, load_mapping(generator))
     known_photos = read_photos(photos, frozen, console.print) if photos else None
-    known_faces = read_dataset(dataset) if dataset else None
+    known_faces = on_gpu_if_it_fits(read_dataset(dataset), device) if dataset else None
     if known_faces is not None and known_faces.image.shape[-1] != config.resolution:
         raise InputError(
             f"the faces in {dataset} have {known_faces.image.shape[-1]} px and training sees {config.resolution}: "

@@ -29,7 +29,7 @@ from ..runtime.images import check_output, find_photos
 from . import losses
 from .checkpoint import read_record
 from .from_bundle import appearance_size, is_bundle, load_graph, load_synthesis
-from .loop import Progress, best_device, keep_freed_memory
+from .loop import Progress, best_device, tune_machine
 from .networks import Mapper
 from .networks_facemesh import FaceMesh
 from .networks_mobilestylegan import W_SIZE, Mapping
@@ -124,7 +124,7 @@ def personalize(
     check_output(output, (SUFFIX,))
     if output.exists():
         raise InputError(f"{output} exists already; delete it first or choose another name.")
-    keep_freed_memory()
+    tune_machine()
     device, composer = best_device(), Composer(bundle)
     paths = find_photos(photos)
     crops = [composer.crop(path) for path in paths]

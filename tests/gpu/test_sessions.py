@@ -86,11 +86,11 @@ def test_outputs_equal_the_cpu_at_any_batch(engine, name):
 def test_the_same_input_gives_the_same_output_and_changes_are_seen(engine):
     session = open_session(graph("reenact"), require=engine)
     arrays = trial_inputs(session, graph("reenact"))
-    ann, bob = (arrays["identity"][i : i + 1] for i in (0, 1))
+    ann, bob = ({name: arrays[name][i : i + 1] for name in ("identity", "appearance")} for i in (0, 1))
     crops = [arrays["crop"][i : i + 1] for i in range(4)]
-    first = [session.run(crop=crop, identity=ann)["image"] for crop in crops]
-    second = [session.run(crop=crop, identity=bob)["image"] for crop in crops]
-    third = [session.run(crop=crop, identity=ann)["image"] for crop in crops]
+    first = [session.run(crop=crop, **ann)["image"] for crop in crops]
+    second = [session.run(crop=crop, **bob)["image"] for crop in crops]
+    third = [session.run(crop=crop, **ann)["image"] for crop in crops]
     for a, b, c in zip(first, second, third, strict=True):
         np.testing.assert_array_equal(a, c)
         assert np.abs(a.astype(int) - b).mean() > 1

@@ -14,6 +14,7 @@ from fid.runtime.errors import FidError, InputError
 from fid.trainer import checkpoint, data, fit, presets, trained
 from fid.trainer.data import FrozenNetworks
 from fid.trainer.evaluate import EvaluateConfig, evaluate
+from fid.trainer.loop import best_device
 from fid.trainer.networks import AttributeEncoder, Mapper, WDiscriminator
 from fid.trainer.processes import Processes
 from rich.console import Console
@@ -188,7 +189,9 @@ def test_losses_fall(preset):
 def test_the_papers_presets_learn_within_200_steps(preset):
     """At their size and batch, through the shipped generator. Equation (8) falls on pairs that are the same twice."""
     config = replace(presets.PRESETS[preset], bf16=True)
-    loop = fit.FitLoop(config, FrozenNetworks.load(trained.load_generator(None, config.resolution), CPU), None, CPU)
+    device = best_device()
+    frozen = FrozenNetworks.load(trained.load_generator(None, config.resolution), device)
+    loop = fit.FitLoop(config, frozen, None, device)
     loop.start()
 
     def equation_8() -> dict[str, float]:
