@@ -350,17 +350,16 @@ def measure_sessions(
 
 
 def whole_frame(session: Any, feeds: dict[str, np.ndarray], runs: int) -> dict[str, Any]:
-    """Decode, detect, align, reenact, paste, encode of a 720p JPEG: figures, with the median of every stage."""
+    """Decode, track, align, reenact, paste, encode of 720p JPEGs: figures, with the median of every stage."""
     from engines import Opened
-    from fid.runtime.detect import Detector
-    from latency import STAGES, _frame, one_frame
+    from latency import STAGES, Clip
 
-    detector, encoded, warm = Detector(), _frame(), 5
+    clip, warm = Clip(), 5
     person = {tensor.name: feeds[tensor.name] for tensor in session.inputs if tensor.name != "crop"}
     (output,) = session.outputs
     opened = Opened(lambda arrays: session.run(**arrays)[output.name], session.provider, 0.0)
     stages: list[dict[str, float]] = []
-    figures = timed(lambda: stages.append(one_frame(detector, opened, encoded, person)), runs, warm)
+    figures = timed(lambda: stages.append(clip.frame(opened, person)), runs, warm)
     medians = {stage: round(statistics.median(one[stage] for one in stages[warm:]), 2) for stage in STAGES}
     return {"provider": session.provider, **figures, "stages_ms": medians}
 

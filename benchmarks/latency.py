@@ -2,7 +2,8 @@
 
 Engines take turns in one process (A B C, A B C, ...), so that ratios hold on a machine that is not quiet; load, build
 and memory are measured in a fresh process each. Accuracy is against PyTorch in float32 with the same weights. A whole
-frame is decode, detect, align, reenact, paste, encode; only `reenact` changes its engine.
+frame is one of a clip, as `fid-run` goes through it: decode, track (a detection at every fourth frame), align, reenact,
+paste, encode; only `reenact` changes its engine.
 
     python benchmarks/latency.py                                     everything, about a quarter of an hour
     python benchmarks/latency.py --quick --engines torch --engines onnxruntime --graphs reenact
@@ -21,18 +22,21 @@ import cv2
 import numpy as np
 from accuracy import compare
 from engines import ENGINES, GRAPHS, NotHereError, Opened, inputs, open_engine
-from fid.runtime.align import align
+from fid.runtime.bench import made_frames
 from fid.runtime.crop import CROP_SIZE
-from fid.runtime.detect import Detector, choose_face
+from fid.runtime.detect import Detector
 from fid.runtime.images import read_image
+from fid.runtime.paste import Paster
 from fid.runtime.session import physical_cores
+from fid.runtime.track import Tracker
 from machine import ROOT, machine_record
 from records import QUICK_RESULTS, RESULTS, add_run
 from timing import FULL, QUICK, Plan, interleaved, speedup, summary
 
 BATCHED = ("reenact",)  # graphs that are measured at larger batches too, where none is asked for
 FRAME = (720, 1280)  # px, height and width of the frame in the whole-frame measurement
-STAGES = ("decode", "detect", "align", "reenact", "paste", "encode")
+MOVING = 24  # frames of the clip, which goes to and fro
+STAGES = ("decode", "track", "align", "reenact", "paste", "encode")
 Choices = tuple[str, ...]
 
 
@@ -66,9 +70,7 @@ def outputs(engine: Opened, graph: str, batch: int, count: int) -> np.ndarray:
 def measure_frame(engines: Choices, threads: int, plan: Plan) -> dict[str, Any]:
     """The whole frame, by engine: figures with the median of every stage, or the reason why not."""
     cv2.setNumThreads(threads)
-    detector, encoded = Detector(), _frame()
-    person = a_person()
-    opened, rows = {}, {}
+    person, opened, rows = a_person(), {}, {}
     stages: dict[str, list[dict[str, float]]] = {}
     for name in engines:
         try:
@@ -77,8 +79,8 @@ def measure_frame(engines: Choices, threads: int, plan: Plan) -> dict[str, Any]:
             rows[name] = {"reason": str(problem)}
     calls = {}
     for name, engine in opened.items():
-        stages[name] = []
-        calls[name] = lambda engine=engine, kept=stages[name]: kept.append(one_frame(detector, engine, encoded, person))
+        stages[name], clip = [], Clip()
+        calls[name] = lambda engine=engine, clip=clip, kept=stages[name]: kept.append(clip.frame(engine, person))
     turns = interleaved(calls, plan)
     for name, engine in opened.items():
         rows[name] = {"provider": engine.provider, **summary(turns[name])}
@@ -96,25 +98,38 @@ def a_person() -> dict[str, np.ndarray]:
     return {name: array for name, array in inputs("reenact", 1).items() if name != "crop"}
 
 
-def one_frame(
-    detector: Detector, engine: Opened, encoded: np.ndarray, person: dict[str, np.ndarray]
-) -> dict[str, float]:
-    """JPEG of a frame in, JPEG with the composed face pasted back out; ms of every stage."""
-    marks = [time.perf_counter()]
-    frame = cv2.imdecode(encoded, cv2.IMREAD_COLOR_RGB)
-    marks.append(time.perf_counter())
-    face = choose_face(detector.faces(frame), None, "the frame")
-    marks.append(time.perf_counter())
-    alignment = align(detector.refine(frame, face).points, CROP_SIZE)
-    crop = alignment.crop(frame)
-    marks.append(time.perf_counter())
-    picture = engine.run({"crop": crop[None], **person})[0]
-    marks.append(time.perf_counter())
-    pasted = alignment.paste(frame, picture)
-    marks.append(time.perf_counter())
-    cv2.imencode(".jpg", pasted[..., ::-1])
-    marks.append(time.perf_counter())
-    return {stage: 1e3 * (b - a) for stage, a, b in zip(STAGES, marks, marks[1:], strict=False)}
+class Clip:
+    """A 720p clip of a moving face, one frame after the other through the whole path. Endless."""
+
+    def __init__(self) -> None:
+        face = read_image(ROOT / "runtime" / "faces" / "attributes-speaking.jpg")
+        height, width = FRAME
+        large = [cv2.resize(one, (height * 4 // 3, height)) for one in made_frames(face, MOVING)]
+        border = (width - large[0].shape[1]) // 2
+        wide = [cv2.copyMakeBorder(one, 0, 0, border, border, cv2.BORDER_REPLICATE) for one in large]
+        self._encoded = [cv2.imencode(".jpg", one[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 95])[1] for one in wide]
+        self._encoded += self._encoded[-2:0:-1]
+        self._tracker, self._paster, self._number = Tracker(Detector()), Paster(), 0
+
+    def frame(self, engine: Opened, person: dict[str, np.ndarray]) -> dict[str, float]:
+        """JPEG of the next frame in, JPEG with the composed face pasted back out; ms of every stage."""
+        encoded, time_s = self._encoded[self._number % len(self._encoded)], self._number / 25
+        self._number += 1
+        marks = [time.perf_counter()]
+        frame = cv2.imdecode(encoded, cv2.IMREAD_COLOR_RGB)
+        marks.append(time.perf_counter())
+        alignment = self._tracker.follow(frame, time_s)
+        assert alignment is not None
+        marks.append(time.perf_counter())
+        crop = alignment.crop(frame)
+        marks.append(time.perf_counter())
+        picture = engine.run({"crop": crop[None], **person})[0]
+        marks.append(time.perf_counter())
+        pasted = self._paster.paste(frame, picture, alignment, crop=crop)
+        marks.append(time.perf_counter())
+        cv2.imencode(".jpg", pasted[..., ::-1])
+        marks.append(time.perf_counter())
+        return {stage: 1e3 * (b - a) for stage, a, b in zip(STAGES, marks, marks[1:], strict=False)}
 
 
 def fresh_process(engine: str, graph: str) -> dict[str, Any]:
@@ -126,16 +141,6 @@ def fresh_process(engine: str, graph: str) -> dict[str, Any]:
         return {"reason": f"the process ended with {done.returncode}"}
     record = json.loads(done.stdout.decode().splitlines()[-1])
     return record if "reason" in record else {**record, "cold_start_s": round(time.perf_counter() - start, 2)}
-
-
-def _frame() -> np.ndarray:
-    """A 720p frame with one shipped face in it, as JPEG bytes uint8 [n]."""
-    height, width = FRAME
-    face = read_image(ROOT / "runtime" / "faces" / "attributes-speaking.jpg")
-    frame = cv2.GaussianBlur(cv2.resize(face, (width, height)), (0, 0), 25)
-    side = 400
-    frame[160 : 160 + side, 440 : 440 + side] = cv2.resize(face, (side, side), interpolation=cv2.INTER_CUBIC)
-    return cv2.imencode(".jpg", frame[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 95])[1]
 
 
 def _call(engine: Opened, arrays: Any) -> Callable[[], object]:

@@ -77,7 +77,7 @@ def latency_tables(run: Mapping[str, Any]) -> Iterator[Table]:
             ),
         )
     if run["frame"]:
-        stages = ("decode", "detect", "align", "reenact", "paste", "encode")
+        stages = next((row["stages_ms"] for row in run["frame"].values() if "stages_ms" in row), {})
         body = [
             [
                 engine,

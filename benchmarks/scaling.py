@@ -19,17 +19,15 @@ import cv2
 import numpy as np
 from engines import CPU_ENGINES, NotHereError, inputs, noise, open_engine
 from fid.runtime.align import align
-from fid.runtime.bench import made_frames
 from fid.runtime.detect import Detector
 from fid.runtime.images import read_image
 from fid.runtime.session import physical_cores
-from latency import a_person, one_frame
+from latency import Clip, a_person
 from machine import ROOT, machine_record
 from records import QUICK_RESULTS, RESULTS, add_run
 from timing import FULL, QUICK, Plan, interleaved, summary
 
 WORKER, CLIP = "--worker", "--clip"  # first arguments of the processes of `by_processes` and `by_clip_length`
-MOVING = 60  # frames of a clip, which goes round
 
 
 def by_batch(threads: int, plan: Plan, batches: tuple[int, ...]) -> dict[str, Any]:
@@ -112,12 +110,10 @@ def by_clip_length(threads: int, lengths: tuple[int, ...]) -> dict[str, Any]:
 
 def clip(length: int, threads: int) -> dict[str, float]:
     """In this process: so many frames of a moving face, each through the whole path."""
-    face = read_image(ROOT / "runtime" / "faces" / "attributes-speaking.jpg")
-    encoded = [cv2.imencode(".jpg", frame[..., ::-1])[1] for frame in made_frames(face, MOVING)]
-    detector, opened = Detector(), open_engine("onnxruntime", "reenact", threads)
-    person, start = a_person(), time.perf_counter()
-    for number in range(length):
-        one_frame(detector, opened, encoded[number % len(encoded)], person)
+    film, opened, person = Clip(), open_engine("onnxruntime", "reenact", threads), a_person()
+    start = time.perf_counter()
+    for _ in range(length):
+        film.frame(opened, person)
     ms = 1e3 * (time.perf_counter() - start) / length
     return {"resident_mb": round(_resident_mb(), 1), "ms_a_frame": round(ms, 2)}
 

@@ -36,7 +36,7 @@ from .checkpoint import (
     save,
     tensors_of,
 )
-from .loop import Budget, Progress, best_device, tune_machine
+from .loop import Budget, Progress, best_device, move_average, tune_machine
 from .lpips import LPIPS
 from .narrow import narrowed
 from .networks_mobilestylegan import CHANNELS, W_SIZE, DistilledToImage, Mapping, Synthesis, haar
@@ -335,8 +335,7 @@ def distill(
             optimizer.step()
             step += 1
             decay = min(0.995, step / (step + 20))
-            with torch.no_grad():
-                torch._foreach_lerp_(list(average.parameters()), list(network.parameters()), 1 - decay)
+            move_average(average.parameters(), network.parameters(), decay)
             progress.show(step, {"loss": loss.item()})
             if budget.seconds - saved > SAVE_EVERY_S:
                 saved = budget.seconds

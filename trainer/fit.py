@@ -49,7 +49,7 @@ from .checkpoint import (
     writing,
 )
 from .data import Faces, FrozenNetworks, Light, RealIdentities, Transfer, augment, read_dataset, read_photos
-from .loop import Budget, Progress, Watch, best_device, machine_record, tune_machine
+from .loop import Budget, Progress, Watch, best_device, machine_record, move_average, tune_machine
 from .networks import WDiscriminator
 from .networks_inception import InceptionV3
 from .presets import FitConfig
@@ -430,8 +430,7 @@ class FitLoop:
             for turn in range(config.probe_turns):
                 self.train_probe((config.seed * 1_000_003 + self.done) * 16 + turn, 0.2 * PROBE_RATE)
         decay = min(config.ema, (self.done + 1) / (self.done + 10))
-        with torch.no_grad():
-            torch._foreach_lerp_(_floats(self.average), _floats(self.networks), 1 - decay)
+        move_average(_floats(self.average), _floats(self.networks), decay)
         self.done += 1
         return figures
 

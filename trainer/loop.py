@@ -6,7 +6,7 @@ import platform
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -16,6 +16,8 @@ from typing import Any, Self
 import numpy as np
 import torch
 from rich.console import Console
+from torch import Tensor
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4  # of malloc.h
 ROOT = Path(__file__).resolve().parents[1]  # of the repository, where this is a checkout
@@ -43,6 +45,11 @@ def tune_machine() -> None:
     mallopt(M_MMAP_MAX, 0)
     mallopt(M_TRIM_THRESHOLD, -1)
     mallopt(M_TOP_PAD, 256 << 20)
+
+
+def move_average(averages: Iterable[Tensor], values: Iterable[Tensor], decay: float) -> None:
+    """Exponential moving averages, in place: each becomes decay * average + (1 - decay) * value."""
+    get_ema_multi_avg_fn(decay)([*averages], [*values], 0)
 
 
 def machine_record() -> dict[str, Any]:

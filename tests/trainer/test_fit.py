@@ -14,7 +14,7 @@ from fid.runtime.errors import FidError, InputError
 from fid.trainer import checkpoint, data, fit, presets, trained
 from fid.trainer.data import FrozenNetworks
 from fid.trainer.evaluate import EvaluateConfig, evaluate
-from fid.trainer.loop import best_device
+from fid.trainer.loop import best_device, move_average
 from fid.trainer.networks import AttributeEncoder, Mapper, WDiscriminator
 from fid.trainer.processes import Processes
 from rich.console import Console
@@ -280,6 +280,13 @@ def test_the_probe_learns_to_guess_the_frozen_networks_answers():
     mistake = (points * 256 - unseen.landmarks).square().mean()
     assert mistake < 0.6 * unseen.landmarks.var(0).mean()
     assert (skin - unseen.skin).square().mean() < 0.6 * unseen.skin.var(0).mean()
+
+
+def test_a_moving_average_is_its_closed_form():
+    values, average = torch.tensor([3.0, -1.0]), torch.zeros(2)
+    for _ in range(5):
+        move_average([average], [values], 0.9)
+    torch.testing.assert_close(average, (1 - 0.9**5) * values)
 
 
 def test_bf16_stays_close_to_float32():
