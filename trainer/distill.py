@@ -36,7 +36,7 @@ from .checkpoint import (
     save,
     tensors_of,
 )
-from .loop import Budget, Progress, best_device, move_average, tune_machine
+from .loop import Budget, Progress, best_device, kept_on, move_average, tune_machine
 from .lpips import LPIPS
 from .narrow import narrowed
 from .networks_mobilestylegan import CHANNELS, W_SIZE, DistilledToImage, Mapping, Synthesis, haar
@@ -306,9 +306,11 @@ def distill(
     progress = Progress(console, config.steps, config.batch, first)
     order = batches(len(w), config.batch, torch.Generator().manual_seed(config.seed))
     with torch.no_grad():
-        w, images = w.to(device), images.to(device)
-        trunk = torch.cat([network.trunk(code, blocks).half() for code in w.split(8)])
-        codes = [identity(image.float()) for image in images.split(8)] if identity else []
+        w = w.to(device)
+        home = kept_on(device, len(w) * network.trunk(w[:1], blocks).nbytes)
+        images = images.to(home)
+        trunk = torch.cat([network.trunk(code, blocks).half().to(home) for code in w.split(8)])
+        codes = [identity(image.to(device).float()) for image in images.split(8)] if identity else []
         wanted = torch.cat(codes) if codes else None
     console.print(f"trunk activations of {len(w)} images: {trunk.nbytes / 2**30:.1f} GiB")
     step = first
@@ -321,9 +323,9 @@ def distill(
             for group in optimizer.param_groups:
                 warm = min(1.0, (step + 1) / 20)
                 group["lr"] = group["rate"] * warm * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * step / config.steps)))
-            x = trunk[index].float().contiguous(memory_format=torch.channels_last)
+            x = trunk[index].to(device).float().contiguous(memory_format=torch.channels_last)
             output = network.tail(x, w[index], blocks)
-            loss = image_loss(output, images[index].float(), perceptual, config, step)
+            loss = image_loss(output, images[index].to(device).float(), perceptual, config, step)
             if identity is not None and wanted is not None and step % config.identity_every == 0:
                 loss = loss + config.identity * losses.identity_cosine(identity(output), wanted[index])
             optimizer.zero_grad(set_to_none=True)

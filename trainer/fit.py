@@ -49,7 +49,7 @@ from .checkpoint import (
     writing,
 )
 from .data import Faces, FrozenNetworks, Light, RealIdentities, Transfer, augment, read_dataset, read_photos
-from .loop import Budget, Progress, Watch, best_device, machine_record, move_average, tune_machine
+from .loop import Budget, Progress, Watch, best_device, kept_on, machine_record, move_average, tune_machine
 from .networks import WDiscriminator
 from .networks_inception import InceptionV3
 from .presets import FitConfig
@@ -501,13 +501,6 @@ def _floats(module: nn.Module) -> list[Tensor]:
     return [v for v in module.state_dict().values() if v.is_floating_point()]
 
 
-def on_gpu_if_it_fits(faces: Faces, device: torch.device) -> Faces:
-    """The faces of a dataset on the GPU where they take less than a third of what is free there, else as they are."""
-    if device.type == "cuda" and faces.image.nbytes < torch.cuda.mem_get_info(device)[0] / 3:
-        return faces.to(device)
-    return faces
-
-
 def check_sources(run: Path, sources: dict[str, str | None]) -> None:
     """Raises InputError when a run would go on with another generator or other data than run.json names."""
     path = run / "run.json"
@@ -555,12 +548,14 @@ def fit(
     synthesis = load_generator(generator, config.resolution)
     frozen = FrozenNetworks.load(synthesis, device, fan, load_mapping(generator))
     known_photos = read_photos(photos, frozen, console.print) if photos else None
-    known_faces = on_gpu_if_it_fits(read_dataset(dataset), device) if dataset else None
+    known_faces = read_dataset(dataset) if dataset else None
     if known_faces is not None and known_faces.image.shape[-1] != config.resolution:
         raise InputError(
             f"the faces in {dataset} have {known_faces.image.shape[-1]} px and training sees {config.resolution}: "
             "make a dataset of that size, or leave --dataset out."
         )
+    if known_faces is not None:
+        known_faces = known_faces.to(kept_on(device, known_faces.image.nbytes))
     loop = FitLoop(config, frozen, known_faces, device, photos=known_photos, processes=processes)
     found = latest(run) if resume else None
     sources = {"generator": generator_name(generator, config.resolution)}
