@@ -36,9 +36,9 @@ def kept_on(device: torch.device, size: int) -> torch.device:
 
 
 def tune_machine() -> None:
-    """Settings of the process that make the networks faster, and no figure of theirs different by more than rounding.
+    """Settings of the process that make the networks faster and change nothing but their rounding.
 
-    GPU: products in TF32, as convolutions are anyway, and for each convolution the fastest kernel, found by trying.
+    GPU: products in TF32 (10 bits), as convolutions are anyway, and for each of these the fastest kernel, by trying.
     CPU: glibc keeps what is freed instead of handing it back to the system, page by page, after every layer. The maps
     of the generator are large enough that each would be mapped anew and its pages filled with zeros: a step takes up to
     1.7 times as long that way. The memory goes back when the process ends.
