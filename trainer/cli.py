@@ -326,7 +326,7 @@ def evaluate(
     help="In place of a bundle: a `fid-train fit` run or checkpoint; needs --generator.",
 )
 @generator_option
-@click.option("--steps", type=click.IntRange(min=1), help="[default: 70]", show_default=False)
+@click.option("--steps", type=click.IntRange(min=1), help="[default: 100]", show_default=False)
 @click.option("--seed", type=int, help="Of the faces that the person is tried on. [default: 1]", show_default=False)
 @dry_run_option
 def personalize(

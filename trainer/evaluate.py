@@ -590,17 +590,17 @@ def _measure_refined(
     for number, (identity, others) in enumerate(pairs):
         log(f"personalising {photos.people[identity]}, {number + 1} of {len(pairs)}")
         crops = from_uint8(photos.crops[[identity, *others]]).to(device)
-        own, target = crops[:1], torch.from_numpy(seen.codes["SFace"][identity]).to(device)
+        own, code = crops[:1], torch.from_numpy(seen.codes["SFace"][identity]).to(device)
         with torch.no_grad():
             appearance, attributes = networks.attributes(own)[0], networks.attributes(crops[1:])
-        code, offset, _, _ = personalize.refine(networks, target, own, personalize.PersonalizeConfig())
+        offset, _, _ = personalize.refine(networks, code, own, personalize.PersonalizeConfig())
         with torch.no_grad():
-            for pictures, of_person, w_offset in ((straight, target, None), (refined, code, offset)):
-                n = len(attributes)
-                w = networks.mapper(of_person.expand(n, -1), attributes, appearance.expand(n, -1))
-                parts = (w if w_offset is None else w + w_offset).split(config.batch)
+            n = len(attributes)
+            w = networks.mapper(code.expand(n, -1), attributes, appearance.expand(n, -1))
+            for pictures, of_person in ((straight, w), (refined, w + offset)):
+                parts = of_person.split(config.batch)
                 pictures.append(np.concatenate([as_crops(to_uint8(networks.synthesis(part))) for part in parts]))
-        inverted.append(as_crops(to_uint8(personalize.invert(networks, target, own, personalize.INVERSION))))
+        inverted.append(as_crops(to_uint8(personalize.invert(networks, code, own, personalize.INVERSION))))
     own_index = np.array([identity for identity, _ in pairs])
     identity, attributes = (
         seen[np.array([i for i, others in pairs for _ in others])],

@@ -1,17 +1,18 @@
 """Refines one identity until photographs of a real person look like them: `fid-train personalize`.
 
-The networks stay frozen. Two things are optimised: the identity code that the mapper reads, and an offset o that is
-added to its w, in standard deviations of W, the same for every attributes a:
+The networks stay frozen. What is optimised is an offset o that is added to the mapper's w, in standard deviations of W,
+the same for every attributes a:
 
-    w(a) = M(code, a) + w_std * o,    E_id(G(w(a))) -> the code of the photos
+    w(a) = M(code, a) + w_std * o,    E_id(G(w(a))) -> code, the mean of the photos' identity codes
 
-over a bank of attribute codes, so that the person is found in every pose and light, not in one picture: faces drawn
-from the generator, and the photos themselves. Meanwhile landmarks have to be those of the bank's faces, coarse colour
-has to stay as the mapper has it, and a penalty keeps o small, so that w stays ordinary. Some drawn faces are held out;
-they choose the best step.
+First the photos themselves are the attributes, and the picture has to have their coarse colour too: that is an
+inversion, and finds the part of W where the person is. Then they take turns with faces drawn from the generator, so
+that the person is found in every pose and light. Landmarks have to be those of the face that gives the attributes, a
+drawn face keeps the coarse colour that the mapper gives it, but with the person's skin, and a penalty keeps o small, so
+that w stays ordinary. Some drawn faces are held out; they choose the best step.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -45,21 +46,21 @@ MEASURE_EVERY = 35  # steps
 class PersonalizeConfig:
     """What `fid-train personalize` does; the resolved configuration is printed."""
 
-    steps: int = 70
-    batch: int = 1  # faces of the bank in a step; more steps of one gain more than fewer of several
-    bank: int = 16  # faces drawn from the generator
+    steps: int = 100
+    alone: float = 0.7  # share of the steps that see the photos alone; then every second one is a drawn face
+    batch: int = 1  # faces in a step; more steps of one gain more than fewer of several
+    bank: int = 8  # faces drawn from the generator
     held_out: int = 4  # further ones that only measure
     psi: float = 0.8  # truncation of the drawn faces
-    rate: float = 0.1  # Adam's, for the offset in standard deviations of W
-    code_rate: float = 0.1  # Adam's, for the code at length sqrt(128)
+    rate: float = 0.05  # Adam's, for the offset in standard deviations of W
     identity_weight: float = 1.0  # 1 - cosine
     landmarks_weight: float = 700.0  # squared distance as a fraction of the crop
     colour_weight: float = 1.0  # coarse colour
-    offset_weight: float = 0.15  # mean square of the offset
+    offset_weight: float = 0.02  # mean square of the offset
     seed: int = 1
 
 
-INVERSION = PersonalizeConfig(steps=150, bank=0, held_out=0, rate=0.05, code_rate=0.0, offset_weight=0.02)
+INVERSION = PersonalizeConfig(steps=150, bank=0, held_out=0)
 """Finds the picture that the generator makes of one photograph, on that photograph alone (`invert`)."""
 
 
@@ -97,12 +98,10 @@ class Figures:
     identity: float  # mean cosine of the composition's identity code to the photos'
     landmarks_px: float  # mean distance of inner-face landmarks to those of the face, pixels of a 256 px crop
     landmarks: float  # their squared distance as a fraction of the crop
-    colour: float  # mean difference of coarse colour, pictures in [-1, 1]
 
     def loss(self, config: PersonalizeConfig) -> float:
-        """The sum that is minimised, without the penalty of the offset."""
-        kept = config.landmarks_weight * self.landmarks + config.colour_weight * self.colour
-        return config.identity_weight * (1 - self.identity) + kept
+        """The sum that is minimised, without coarse colour and without the penalty of the offset."""
+        return config.identity_weight * (1 - self.identity) + config.landmarks_weight * self.landmarks
 
 
 def personalize(
@@ -141,13 +140,9 @@ def personalize(
         mapper = fingerprint({name: tensor.cpu().numpy() for name, tensor in networks.mapper.state_dict().items()})
     progress = Progress(console, config.steps, config.batch, every_s=3)
     pictures = torch.from_numpy(np.stack(crops)).to(device).permute(0, 3, 1, 2).float() / 127.5 - 1
-    code, w_offset, before, after = refine(
-        networks, torch.from_numpy(mean.code).to(device), pictures, config, progress.show
-    )
+    w_offset, before, after = refine(networks, torch.from_numpy(mean.code).to(device), pictures, config, progress.show)
     appearance = networks.attributes(pictures).mean(0)
-    person = Identity(
-        code.cpu().numpy(), mean.encoder, len(people), w_offset.cpu().numpy(), mapper, appearance.cpu().numpy()
-    )
+    person = Identity(mean.code, mean.encoder, len(people), w_offset.cpu().numpy(), mapper, appearance.cpu().numpy())
     person.save(output)
     size = (w_offset / networks.mapper.w_std).square().mean().sqrt()
     console.print(
@@ -231,27 +226,14 @@ def make_bank(networks: Networks, crops: Tensor, n: int, psi: float, seed: int) 
 
 
 class Refinement:
-    """The code and the offset of one person while they are optimised."""
+    """The offset of one person while it is optimised, from nothing on."""
 
-    def __init__(self, networks: Networks, target: Tensor, appearance: Tensor, config: PersonalizeConfig) -> None:
-        """`target`: the unit identity code [128] of the photos; the code starts there, the offset at nothing.
-
-        `appearance`: the mean attribute code of the photos, which stays.
-        """
-        self.networks, self.target, self.appearance, self.config = networks, target, appearance, config
-        self.raw = (target * len(target) ** 0.5).clone().requires_grad_(True)
+    def __init__(self, networks: Networks, code: Tensor, appearance: Tensor, config: PersonalizeConfig) -> None:
+        """`code`: the unit identity code [128] of the photos; `appearance`: their mean attribute code."""
+        self.networks, self.code, self.appearance, self.config = networks, code, appearance, config
         self.offset = torch.zeros_like(networks.mapper.w_std).requires_grad_(True)
-        self.optimizer = torch.optim.Adam(
-            [{"params": [self.offset], "lr": config.rate}, {"params": [self.raw], "lr": config.code_rate}],
-            betas=(0.9, 0.95),
-        )
+        self.optimizer = torch.optim.Adam([self.offset], lr=config.rate, betas=(0.9, 0.95))
         self.random = torch.Generator().manual_seed(config.seed)
-        self.rates = [group["lr"] for group in self.optimizer.param_groups]
-
-    @property
-    def code(self) -> Tensor:
-        """Unit code [128], what the mapper reads."""
-        return F.normalize(self.raw, dim=0)
 
     @property
     def w_offset(self) -> Tensor:
@@ -269,13 +251,12 @@ class Refinement:
 
         Raises FidError when one is not finite.
         """
-        for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
-            group["lr"] = rate * (0.05 + 0.95 * 0.5 * (1 + np.cos(np.pi * fraction)))
         config, image = self.config, self.image(faces.attributes)
+        self.optimizer.param_groups[0]["lr"] = config.rate * (0.05 + 0.95 * 0.5 * (1 + np.cos(np.pi * fraction)))
         both = torch.cat((image, jittered(image.flip(3), self.random)))
         terms = {
             "identity": config.identity_weight
-            * losses.identity_cosine(self.networks.identity(both), self.target.expand(len(both), -1)),
+            * losses.identity_cosine(self.networks.identity(both), self.code.expand(len(both), -1)),
             "landmarks": config.landmarks_weight
             * losses.landmarks_squared(self.networks.landmarks(image) / CROP_SIZE, faces.landmarks / CROP_SIZE),
             "colour": config.colour_weight * losses.coarse_colour(image, faces.colour, COLOUR_CELLS),
@@ -300,10 +281,9 @@ class Refinement:
             results.append(
                 torch.stack(
                     [
-                        (self.networks.identity(image) @ self.target).mean(),
+                        (self.networks.identity(image) @ self.code).mean(),
                         (points - face.landmarks).square().sum(2).sqrt().mean(),
                         losses.landmarks_squared(points / CROP_SIZE, face.landmarks / CROP_SIZE),
-                        losses.coarse_colour(image, face.colour, COLOUR_CELLS),
                     ]
                 )
             )
@@ -312,48 +292,66 @@ class Refinement:
 
 def refine(
     networks: Networks,
-    target: Tensor,
+    code: Tensor,
     crops: Tensor,
     config: PersonalizeConfig,
     show: Callable[[int, dict[str, float]], None] = lambda step, figures: None,
-) -> tuple[Tensor, Tensor, Figures, Figures]:
-    """Optimises the code and the offset of the person whose photos have the mean identity code `target` [128].
+) -> tuple[Tensor, Figures, Figures]:
+    """Optimises the offset of the person whose photos have the mean identity code `code` [128].
 
-    `crops` [K, 3, 256, 256] are the aligned photos; `show` is called after every step. Returns the unit code [128], the
-    offset of w [512], and the figures on the held-out faces before and after. It is the best that the held-out faces
-    saw, every `MEASURE_EVERY` steps; where nothing is gained, the code as it came and no offset.
+    `crops` [K, 3, 256, 256] are the aligned photos; `show` is called after every step. Returns the offset of w [512]
+    and the figures on the held-out faces before and after. It is the best that the held-out faces saw, every
+    `MEASURE_EVERY` steps; where nothing is gained, no offset.
     """
     bank = make_bank(networks, crops, config.bank + config.held_out, config.psi, config.seed)
-    own, random = len(crops), torch.Generator().manual_seed(config.seed)
-    refinement = Refinement(networks, target, bank.attributes[:own].mean(0), config)
-    with torch.no_grad():  # the colours of a drawn face, and the person's skin: as the mapper has it
-        drawn = [_coarse(refinement.image(one)) for one in bank.attributes[own:].split(1)]
-    bank = replace(bank, colour=torch.cat([bank.colour[:own], *drawn]))
-    known, held_out = bank[torch.arange(len(bank) - config.held_out)], bank[-config.held_out :]
+    photos, drawn = bank[: len(crops)], bank[len(crops) :]
+    refinement = Refinement(networks, code, photos.attributes.mean(0), config)
+    drawn = replace(drawn, colour=_colour_with_skin(refinement, crops, photos, drawn))
+    known, held_out = drawn[: config.bank], drawn[config.bank :]
     before = best = refinement.measure(held_out)
-    code, w_offset = refinement.code.detach(), refinement.w_offset.detach()
-    order = torch.zeros(0, dtype=torch.int64)
+    w_offset, random = refinement.w_offset.detach(), torch.Generator().manual_seed(config.seed)
+    of_photos, of_drawn = _in_turn(photos, config.batch, random), _in_turn(known, config.batch, random)
     for done in range(config.steps):
-        if len(order) < config.batch:
-            order = torch.cat((order, torch.randperm(len(known), generator=random)))
-        faces, order = known[order[: config.batch]], order[config.batch :]
-        show(done + 1, refinement.step(faces, done / config.steps))
+        alone = not config.bank or done < config.alone * config.steps or done % 2 == 0
+        show(done + 1, refinement.step(next(of_photos if alone else of_drawn), done / config.steps))
         if (done + 1) % MEASURE_EVERY == 0 or done + 1 == config.steps:
             figures = refinement.measure(held_out)
             if figures.loss(config) < best.loss(config):
-                best, code, w_offset = figures, refinement.code.detach(), refinement.w_offset.detach()
-    return code, w_offset, before, best
+                best, w_offset = figures, refinement.w_offset.detach()
+    return w_offset, before, best
 
 
-def invert(networks: Networks, target: Tensor, crop: Tensor, config: PersonalizeConfig) -> Tensor:
-    """The generator's picture [1, 3, S, S] of one aligned photograph [1, 3, 256, 256] with the identity code [128].
+@torch.no_grad()
+def _colour_with_skin(refinement: Refinement, crops: Tensor, photos: Bank, drawn: Bank) -> Tensor:
+    """Coarse colour [N, 3, S, S] of the person on drawn faces: as the mapper has it, but for the skin.
+
+    That is changed there by as much as the mapper misses it on the photos, in the logarithm of linear light.
+    """
+    seen = torch.cat([refinement.image(one).clamp(-1, 1) for one in photos.attributes.split(1)])
+    change = (losses.skin_colour(crops) - losses.skin_colour(seen)).mean(0, keepdim=True)
+    images = (refinement.image(one).clamp(-1, 1) for one in drawn.attributes.split(1))
+    return torch.cat([_coarse(losses.with_skin(image, change)) for image in images])
+
+
+def _in_turn(faces: Bank, batch: int, random: torch.Generator) -> Iterator[Bank]:
+    """Batches of all the faces in random order, over and over."""
+    order = torch.zeros(0, dtype=torch.int64)
+    while True:
+        while len(order) < batch:
+            order = torch.cat((order, torch.randperm(len(faces), generator=random)))
+        yield faces[order[:batch]]
+        order = order[batch:]
+
+
+def invert(networks: Networks, code: Tensor, crop: Tensor, config: PersonalizeConfig) -> Tensor:
+    """The generator's picture [1, 3, S, S] of one aligned photograph [1, 3, 256, 256] with the identity code `code`.
 
     w is optimised for this picture alone, from the mapper's on, as `INVERSION` says: the ceiling of what a mapper can
     reach with it.
     """
     attributes = networks.attributes(crop)
     own = Bank(attributes, networks.landmarks(crop), _coarse(crop))
-    refinement = Refinement(networks, target, attributes[0], config)
+    refinement = Refinement(networks, code, attributes[0], config)
     for done in range(config.steps):
         refinement.step(own, done / config.steps)
     with torch.no_grad():

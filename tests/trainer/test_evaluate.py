@@ -179,7 +179,7 @@ def test_people_are_refined_and_their_photos_inverted(frozen, loaded, photos, mo
     )
     quick = partial(personalize.PersonalizeConfig, steps=6, bank=1, held_out=1, rate=1.0, colour_weight=0.0)
     monkeypatch.setattr(personalize, "PersonalizeConfig", quick)
-    monkeypatch.setattr(personalize, "INVERSION", quick(code_rate=0.0))
+    monkeypatch.setattr(personalize, "INVERSION", quick())
     said = []
     report = evaluate.evaluate_all(
         lambda identity, crop, portrait: frozen.w_mean.expand(len(identity), -1),

@@ -1,5 +1,6 @@
 """The training loop: losses fall, a resumed run equals one that never stopped, interruptions save."""
 
+import faulthandler
 import json
 import os
 import subprocess
@@ -188,6 +189,7 @@ def test_losses_fall(preset):
 @pytest.mark.parametrize("preset", ["paper", "no-landmarks", "no-discriminator"])
 def test_the_papers_presets_learn_within_200_steps(preset):
     """At their size and batch, through the shipped generator. Equation (8) falls on pairs that are the same twice."""
+    faulthandler.cancel_dump_traceback_later()  # on one core this takes longer than a test that hangs may
     config = replace(presets.PRESETS[preset], bf16=True)
     device = best_device()
     frozen = FrozenNetworks.load(trained.load_generator(None, config.resolution), device)

@@ -12,7 +12,7 @@ from fid.runtime import Bundle, Composer, Identity
 from fid.runtime.errors import FidError
 from fid.runtime.identity import fingerprint, mapper_name
 from fid.runtime.images import write_image
-from fid.trainer import cli, personalize
+from fid.trainer import cli, losses, personalize
 from fid.trainer.from_bundle import appearance_size, load_graph
 from fid.trainer.networks import Mapper
 from fid.trainer.personalize import (
@@ -112,10 +112,9 @@ def test_the_pull_alone_brings_the_offset_back(networks: Networks, target: Tenso
     for _ in range(10):
         refinement.step(bank_of(1), 0.0)
     assert refinement.offset.abs().max() < 0.1
-    torch.testing.assert_close(refinement.code, target)
 
 
-def test_only_the_code_and_the_offset_change(networks: Networks, target: Tensor, crops: Tensor) -> None:
+def test_only_the_offset_changes(networks: Networks, target: Tensor, crops: Tensor) -> None:
     before = fingerprint({name: value.numpy() for name, value in networks.mapper.state_dict().items()})
     refine(networks, target, crops, PersonalizeConfig(steps=3, batch=2, bank=2, held_out=1))
     assert fingerprint({name: value.numpy() for name, value in networks.mapper.state_dict().items()}) == before
@@ -125,16 +124,15 @@ def test_the_person_is_found_on_faces_that_were_not_optimised(
     networks: Networks, target: Tensor, crops: Tensor
 ) -> None:
     shown = []
-    code, w_offset, before, after = refine(networks, target, crops, CONFIG, lambda step, terms: shown.append(step))
+    w_offset, before, after = refine(networks, target, crops, CONFIG, lambda step, terms: shown.append(step))
     assert after.identity > before.identity + 0.1
     assert after.loss(CONFIG) < before.loss(CONFIG)
-    assert code.norm().item() == pytest.approx(1, abs=1e-5)
     assert w_offset.shape == (512,)
     assert (w_offset / networks.mapper.w_std).square().mean().sqrt() < 1.5
     assert shown == list(range(1, 31))
     bank = make_bank(networks, crops, 6, CONFIG.psi, CONFIG.seed)
     with torch.no_grad():
-        w = networks.mapper(code.expand(3, -1), bank.attributes[-3:]) + w_offset
+        w = networks.mapper(target.expand(3, -1), bank.attributes[-3:]) + w_offset
         found = networks.identity(networks.synthesis(w).clamp(-1, 1)) @ target
     assert found.mean().item() == pytest.approx(after.identity, abs=1e-4)
 
@@ -144,14 +142,13 @@ def test_landmarks_hold_the_person_back(networks: Networks, target: Tensor, crop
         refine(networks, target, crops, PersonalizeConfig(steps=20, bank=3, held_out=2, landmarks_weight=weight))
         for weight in (0.0, 1e6)
     )
-    assert held[3].landmarks < free[3].landmarks
+    assert held[2].landmarks < free[2].landmarks
 
 
 def test_the_same_seed_gives_the_same_person(networks: Networks, target: Tensor, crops: Tensor) -> None:
     config = PersonalizeConfig(steps=5, batch=2, bank=3, held_out=1)
     first, second = (refine(networks, target, crops, config) for _ in range(2))
     torch.testing.assert_close(first[0], second[0], rtol=0, atol=0)
-    torch.testing.assert_close(first[1], second[1], rtol=0, atol=0)
 
 
 @pytest.mark.parametrize(("cosines", "best"), [((0.5, 0.4, 0.3), 0), ((0.2, 0.9, 0.5), 1), ((0.2, 0.5, 0.9), 2)])
@@ -167,16 +164,55 @@ def test_the_best_on_the_held_out_faces_is_kept(
         self.offset.data += 1
         return {}
 
-    answers = [Figures(cosine, 1.0, 0.0, 0.0) for cosine in cosines]
+    answers = [Figures(cosine, 1.0, 0.0) for cosine in cosines]
     said = iter(answers)
     monkeypatch.setattr(personalize, "MEASURE_EVERY", 2)
     monkeypatch.setattr(Refinement, "step", step)
     monkeypatch.setattr(Refinement, "measure", lambda self, faces: next(said))
-    _, w_offset, before, after = refine(
-        networks, target, crops, PersonalizeConfig(steps=4, batch=1, bank=1, held_out=1)
-    )
+    w_offset, before, after = refine(networks, target, crops, PersonalizeConfig(steps=4, batch=1, bank=1, held_out=1))
     assert (before, after) == (answers[0], answers[best])
     torch.testing.assert_close(w_offset, 2.0 * best * networks.mapper.w_std)
+
+
+def test_drawn_faces_take_turns_with_the_photos_at_the_end(
+    networks: Networks, target: Tensor, crops: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own, seen = networks.attributes(crops), []
+
+    def step(self: Refinement, faces: Bank, fraction: float) -> dict[str, float]:
+        seen.append(torch.allclose(faces.attributes, own, atol=1e-4))
+        return {}
+
+    monkeypatch.setattr(Refinement, "step", step)
+    refine(networks, target, crops, PersonalizeConfig(steps=10, alone=0.6, bank=2, held_out=1))
+    assert seen == [True] * 6 + [True, False] * 2
+    seen.clear()
+    refine(networks, target, crops, PersonalizeConfig(steps=4, alone=0.0, bank=0, held_out=1))
+    assert seen == [True] * 4
+
+
+def test_drawn_faces_get_the_persons_skin(
+    networks: Networks, target: Tensor, crops: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Twice as dark on the photo, in linear light, as the mapper has it: so on every drawn face."""
+    config = PersonalizeConfig(steps=2, alone=0.0, bank=1, held_out=1)
+    bank = make_bank(networks, crops, 2, config.psi, config.seed)
+    refinement = Refinement(networks, target, bank.attributes[0], config)
+    with torch.no_grad():
+        own, drawn = (refinement.image(bank.attributes[i : i + 1]).clamp(-1, 1) for i in range(2))
+    dark = losses.with_skin(own, torch.full((1, 3), -0.7))
+    monkeypatch.setattr(personalize, "make_bank", lambda *arguments: bank)
+    colours = []
+
+    def step(self: Refinement, faces: Bank, fraction: float) -> dict[str, float]:
+        colours.append(faces.colour)
+        return {}
+
+    monkeypatch.setattr(Refinement, "step", step)
+    refine(networks, target, dark, config)
+    change = losses.skin_colour(dark) - losses.skin_colour(own)
+    torch.testing.assert_close(colours[0], bank.colour[:1])
+    torch.testing.assert_close(colours[1], F.adaptive_avg_pool2d(losses.with_skin(drawn, change), 8))
 
 
 def test_the_bank_begins_with_the_photos(networks: Networks, crops: Tensor) -> None:
