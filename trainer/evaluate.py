@@ -642,7 +642,11 @@ def _measure_clip(
     figures: dict[str, Any] = {
         "frames": clip.frames,
         "faces": len(driving),
-        "driving": {**sequence_measures(driving, clip.numbers), "series": _series(driving)},
+        "driving": {
+            **sequence_measures(driving, clip.numbers),
+            "pose_agreement": pose_agreement(driving),
+            "series": _series(driving),
+        },
         "people": {},
     }
     for name, person in people:
@@ -666,6 +670,17 @@ def _measure_clip(
         rows.append([person.crops[0], *crops[shown]])
     report.pictures[f"Clip {clip.name}"] = tile(rows)
     return figures
+
+
+def pose_agreement(seen: Seen) -> dict[str, float]:
+    """Correlation of the face mesh's pose with dlib's on the same frames: how far a correlation can be believed.
+
+    Nothing without dlib.
+    """
+    if "dlib" not in seen.poses:
+        return {}
+    mesh, other = seen.poses["face mesh"], seen.poses["dlib"]
+    return {axis: measures.correlation(mesh[:, k], other[:, k]) for k, axis in enumerate(AXES)}
 
 
 def sequence_measures(seen: Seen, numbers: np.ndarray) -> dict[str, Any]:

@@ -414,13 +414,14 @@ def _clips(figures: Mapping[str, Any]) -> Table:
         driving = clip["driving"]
         judges = list(driving["identity_drift"])
         judge = _best(driving["identity_drift"])
-        points = "face mesh"
+        points, agree = "face mesh", driving["pose_agreement"]
         rows.append(
             [
                 f"{name}: driving clip",
                 *(_drift(driving, "SFace"), _drift(driving, judge) if judge in judges else ""),
                 _number(driving["jitter"][points], 2),
-                *[""] * 6,
+                *(_number(agree.get(axis), 2) for axis in AXES),
+                *[""] * 3,
             ]
         )
         for person, part in clip["people"].items():
@@ -463,7 +464,8 @@ def _clips(figures: Mapping[str, Any]) -> Table:
             "the clip, mean over frames (largest). Jitter: mean length of the landmarks' second difference in time, in "
             "px of the 256 px crop.",
             "Pitch, yaw, roll, mouth (gap between the lips): correlation with the driving frames, by the face mesh. "
-            f"Standard deviation of the driving pose in degrees: {moved}. What hardly moves cannot be followed.",
+            f"Standard deviation of the driving pose in degrees: {moved}. What hardly moves cannot be followed. "
+            "In the rows of the driving clips: the face mesh against dlib on the driving frames themselves.",
             f"Frames with a usable face: {counts}. The paper gives pictures and no figures here.",
         ],
     )

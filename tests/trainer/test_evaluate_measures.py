@@ -1,9 +1,11 @@
 """The mathematics of the evaluation against closed forms and known sequences."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from fid.trainer import measures
-from fid.trainer.evaluate import following_measures
+from fid.trainer.evaluate import following_measures, pose_agreement
 from fid.trainer.judges import Seen
 
 
@@ -153,3 +155,10 @@ def test_what_follows_exactly_correlates_fully(rng):
     assert other["pose_correlation"]["mesh"] == pytest.approx({"pitch": 1, "yaw": -1, "roll": 1})
     assert other["mouth_correlation"] == pytest.approx(-1)
     assert other["expression"]["mesh"]["mean"] == pytest.approx(5 / 256)
+
+
+def test_two_ways_of_measuring_pose_agree_as_far_as_they_correlate(rng):
+    poses, nothing = rng.normal(size=(9, 3)), np.zeros((9, 1))
+    seen = Seen(nothing, {}, {}, {"face mesh": poses, "dlib": poses * (2, -1, 1)}, nothing, nothing)
+    assert pose_agreement(seen) == pytest.approx({"pitch": 1, "yaw": -1, "roll": 1})
+    assert pose_agreement(replace(seen, poses={"face mesh": poses})) == {}

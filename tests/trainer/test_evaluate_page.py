@@ -106,7 +106,14 @@ def figures() -> dict:
         },
         "ablations": {"no-landmarks": {"pairs": 4, **pairs}},
         "w_space": {"axes_share": [0.1, 0.05], "clouds": {"generator": cloud, "ours": cloud}},
-        "clips": {"d1": {"frames": 2, "faces": 2, "driving": sequence, "people": {"generated 1": person}}},
+        "clips": {
+            "d1": {
+                "frames": 2,
+                "faces": 2,
+                "driving": {**sequence, "pose_agreement": angles},
+                "people": {"generated 1": person},
+            }
+        },
     }
 
 
