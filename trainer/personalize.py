@@ -301,18 +301,18 @@ def refine(
 
     `crops` [K, 3, 256, 256] are the aligned photos; `show` is called after every step. Returns the offset of w [512]
     and the figures on the held-out faces before and after. It is the best that the held-out faces saw, every
-    `MEASURE_EVERY` steps; where nothing is gained, no offset.
+    `MEASURE_EVERY` steps; where nothing is gained, no offset. Raises FidError when a loss is not finite.
     """
     bank = make_bank(networks, crops, config.bank + config.held_out, config.psi, config.seed)
     photos, drawn = bank[: len(crops)], bank[len(crops) :]
     refinement = Refinement(networks, code, photos.attributes.mean(0), config)
-    drawn = replace(drawn, colour=_colour_with_skin(refinement, crops, photos, drawn))
     known, held_out = drawn[: config.bank], drawn[config.bank :]
+    known = replace(known, colour=_colour_with_skin(refinement, crops, photos, known))
     before = best = refinement.measure(held_out)
     w_offset, random = refinement.w_offset.detach(), torch.Generator().manual_seed(config.seed)
     of_photos, of_drawn = _in_turn(photos, config.batch, random), _in_turn(known, config.batch, random)
     for done in range(config.steps):
-        alone = not config.bank or done < config.alone * config.steps or done % 2 == 0
+        alone = done < config.alone * config.steps or done % 2 == 0
         show(done + 1, refinement.step(next(of_photos if alone else of_drawn), done / config.steps))
         if (done + 1) % MEASURE_EVERY == 0 or done + 1 == config.steps:
             figures = refinement.measure(held_out)
@@ -323,7 +323,7 @@ def refine(
 
 @torch.no_grad()
 def _colour_with_skin(refinement: Refinement, crops: Tensor, photos: Bank, drawn: Bank) -> Tensor:
-    """Coarse colour [N, 3, S, S] of the person on drawn faces: as the mapper has it, but for the skin.
+    """Coarse colour [N, 3, 8, 8] in [-1, 1] of the person on N drawn faces: as the mapper has it, but for the skin.
 
     That is changed there by as much as the mapper misses it on the photos, in the logarithm of linear light.
     """

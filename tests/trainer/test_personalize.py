@@ -187,7 +187,7 @@ def test_drawn_faces_take_turns_with_the_photos_at_the_end(
     refine(networks, target, crops, PersonalizeConfig(steps=10, alone=0.6, bank=2, held_out=1))
     assert seen == [True] * 6 + [True, False] * 2
     seen.clear()
-    refine(networks, target, crops, PersonalizeConfig(steps=4, alone=0.0, bank=0, held_out=1))
+    refine(networks, target, crops, PersonalizeConfig(steps=4, alone=1.0, bank=1, held_out=1))
     assert seen == [True] * 4
 
 
