@@ -34,9 +34,9 @@ def compare(got: np.ndarray, expected: np.ndarray) -> dict[str, float | None]:
 def judges() -> tuple[Callable[[np.ndarray, np.ndarray], np.ndarray], Callable[[np.ndarray], np.ndarray]]:
     """LPIPS (AlexNet) of two sets of pictures, and SFace's codes of one; uint8 [N, S, S, 3], seen at 256 px."""
     import torch
-    from fid.trainer.lpips import LPIPS
-    from fid.trainer.networks_bundle import as_crops, from_uint8
-    from fid.trainer.networks_sface import SFace
+    from fid.trainer.networks.lpips import LPIPS
+    from fid.trainer.networks.sface import SFace
+    from fid.trainer.pixels import as_crops, from_uint8
 
     lpips, sface = LPIPS.load("alex"), SFace.load()
 

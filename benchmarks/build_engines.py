@@ -18,11 +18,11 @@ from fid.export.graphs import GraphModule, SynthesisGraph, bundle_graphs
 from fid.export.read import read_networks
 from fid.export.to_half import to_half
 from fid.export.to_onnx import to_onnx
-from fid.runtime import models
-from fid.runtime.build_tensorrt import RTX_TARGETS, Batch, build, library
-from fid.runtime.bundle import Bundle
-from fid.runtime.prepare import prepared
-from fid.trainer.networks_mobilestylegan import Synthesis
+from fid.runtime.engines.tensorrt.build import RTX_TARGETS, Batch, build, library
+from fid.runtime.weights import catalogue as models
+from fid.runtime.weights.bundle import Bundle
+from fid.runtime.weights.prepare import prepared
+from fid.trainer.networks.mobilestylegan import Synthesis
 from machine import machine_record
 
 PREPARED = ("mapping", "synthesis-1024")

@@ -18,12 +18,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from fid.runtime.bundle import Bundle
-from fid.runtime.crop import CROP_SIZE
+from fid.runtime.engines.machine import physical_cores
+from fid.runtime.engines.open import ENGINES as SESSION_ENGINES
+from fid.runtime.engines.open import open_session
 from fid.runtime.errors import FidError
-from fid.runtime.prepare import prepared
-from fid.runtime.session import ENGINES as SESSION_ENGINES
-from fid.runtime.session import open_session, physical_cores
+from fid.runtime.face.crop import CROP_SIZE
+from fid.runtime.weights.bundle import Bundle
+from fid.runtime.weights.prepare import prepared
 
 Arrays = Mapping[str, np.ndarray]
 
@@ -111,8 +112,8 @@ def networks() -> Any:
 def torch_module(graph: str) -> Any:
     """The module that a graph was exported from, on the CPU (`export.graphs.GraphModule`)."""
     from fid.export.graphs import IdentityGraph, ReenactGraph, SynthesisGraph, bundle_graphs
-    from fid.trainer.networks_mobilestylegan import Synthesis
-    from fid.trainer.networks_sface import SFace
+    from fid.trainer.networks.mobilestylegan import Synthesis
+    from fid.trainer.networks.sface import SFace
 
     if graph == "identity":
         return IdentityGraph(SFace.load())

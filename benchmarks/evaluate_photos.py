@@ -22,9 +22,9 @@ import click
 import cv2
 import numpy as np
 from fid.runtime import Composer
-from fid.runtime.crop import CROP_SIZE
-from fid.runtime.images import find_photos, read_image, write_image
-from fid.runtime.table import compose_table
+from fid.runtime.face.crop import CROP_SIZE
+from fid.runtime.media.images import find_photos, read_image, write_image
+from fid.runtime.media.table import compose_table
 from machine import machine_record
 
 WARM_UP = 3
@@ -90,7 +90,7 @@ def by_dlib(tops: list[Photo], cells: list[list[np.ndarray]]) -> dict[str, float
     """Distance of outputs to their identity photos by dlib, and the share within its threshold; None without dlib."""
     if find_spec("dlib") is None:
         return None
-    from fid.trainer.judges import ACCEPT, Dlib
+    from fid.trainer.evaluate.judges import ACCEPT, Dlib
 
     dlib = Dlib.load()
     _, codes = dlib.look(np.stack([top.crop for top in tops]))

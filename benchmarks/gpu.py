@@ -45,14 +45,14 @@ def load_networks() -> tuple[Any, dict[str, str]]:
         import platformdirs  # noqa: F401 - only looks whether it is there
     if "platformdirs" not in sys.modules:  # the runtime asks it for one folder, and FID_CACHE names that already
         sys.modules["platformdirs"] = types.ModuleType("platformdirs")
-    from fid.trainer.networks import AttributeEncoder, Mapper
-    from fid.trainer.networks_mobilestylegan import Synthesis
+    from fid.trainer.networks.mobilestylegan import Synthesis
+    from fid.trainer.networks.trained import AttributeEncoder, Mapper
 
     torch.manual_seed(0)
     origin = {}
     try:
         from fid.export.read import read_bundle
-        from fid.runtime.bundle import Bundle
+        from fid.runtime.weights.bundle import Bundle
 
         networks = read_bundle(Bundle.load())
         origin["256"] = "the shipped bundle"
@@ -282,8 +282,8 @@ def against(got: torch.Tensor, expected: torch.Tensor) -> dict[str, float | None
 def graphs_at_hand(bundles: list[Path]) -> dict[str, tuple[Path, Path | None]]:
     """Graph and side, with "fp16" where it is typed so -> its file and its FP16 form: of the bundle that ships and of
     others, and the 1024 px generator where it is fetched."""
-    from fid.runtime.bundle import Bundle
-    from fid.runtime.prepare import prepared
+    from fid.runtime.weights.bundle import Bundle
+    from fid.runtime.weights.prepare import prepared
 
     found: dict[str, tuple[Path, Path | None]] = {}
     for bundle in (Bundle.load(), *map(Bundle.load, bundles)):
@@ -324,7 +324,7 @@ def measure_sessions(
                 rows[name] = {"reason": "no time was left"}
                 continue
             try:
-                from fid.runtime.session import ENGINES, open_session
+                from fid.runtime.engines.open import ENGINES, open_session
 
                 if engine not in ENGINES:
                     raise LookupError("this version of fid has no such engine")

@@ -16,10 +16,10 @@ import click
 import cv2
 import numpy as np
 from fid.runtime import Composer
-from fid.runtime.align import transform
-from fid.runtime.bench import made_frames, read_frames
-from fid.runtime.images import read_image
-from fid.runtime.reenact import Reenactor
+from fid.runtime.commands.bench import made_frames, read_frames
+from fid.runtime.face.align import transform
+from fid.runtime.live.reenact import Reenactor
+from fid.runtime.media.images import read_image
 from machine import ROOT, machine_record
 
 FACES = ROOT / "runtime" / "faces"

@@ -18,7 +18,7 @@ import click
 import cv2
 import numpy as np
 from engines import CPU_ENGINES, inputs, open_engine
-from fid.runtime.session import physical_cores
+from fid.runtime.engines.machine import physical_cores
 from machine import ROOT, machine_record
 
 FACE = ROOT / "runtime" / "faces" / "identity-ada.jpg"
@@ -30,7 +30,7 @@ def webcam(engine: str, clip: Path, seconds: float) -> dict[str, Any]:
     """What `fid-run webcam` reports of one run; or the reason why there is none."""
     command = ["webcam", "--identity", FACE, "--camera", clip, "--headless", "--json", "--duration", seconds]
     command += ["--engine", engine, "--require", engine]
-    start = "from fid.runtime.cli import main; main()"
+    start = "from fid.runtime.commands.cli import main; main()"
     done = subprocess.run([sys.executable, "-c", start, *map(str, command)], capture_output=True, text=True)
     if done.returncode:
         last = (done.stderr.strip().splitlines() or [f"exit {done.returncode}"])[-1]

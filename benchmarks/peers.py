@@ -27,9 +27,9 @@ import cv2
 import numpy as np
 from accuracy import compare
 from engines import CPU_ENGINES, NotHereError, Opened, inputs, open_engine
-from fid.runtime import models
-from fid.runtime.crop import identity_view
-from fid.runtime.session import physical_cores
+from fid.runtime.engines.machine import physical_cores
+from fid.runtime.face.crop import identity_view
+from fid.runtime.weights import catalogue as models
 from machine import machine_record, version_of
 from records import QUICK_RESULTS, RESULTS, add_run
 from timing import FULL, QUICK, Plan, interleaved, speedup, summary

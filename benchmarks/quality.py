@@ -15,11 +15,12 @@ import numpy as np
 import torch
 from accuracy import compare
 from engines import CPU_ENGINES, ENGINES, NotHereError, Opened, input_names, networks, open_engine
-from fid.runtime.session import physical_cores
-from fid.trainer.data import FrozenNetworks
-from fid.trainer.evaluate import EvaluateConfig, generated_pairs, pair_measures, reconstruction_measures
-from fid.trainer.judges import Judges
-from fid.trainer.networks_bundle import from_uint8, to_uint8
+from fid.runtime.engines.machine import physical_cores
+from fid.trainer.data.dataset import FrozenNetworks
+from fid.trainer.evaluate.compare import pair_measures, reconstruction_measures
+from fid.trainer.evaluate.compose import EvaluateConfig, generated_pairs
+from fid.trainer.evaluate.judges import Judges
+from fid.trainer.pixels import from_uint8, to_uint8
 from machine import machine_record
 from records import QUICK_RESULTS, RESULTS, add_run
 
@@ -31,7 +32,7 @@ MEASURED = (
 
 
 class ThroughEngine:
-    """E_attr, M and G of one engine in the places of the networks in `fid.trainer.evaluate`.
+    """E_attr, M and G of one engine in the places of the networks in `fid.trainer.evaluate.run`.
 
     The mapper's w goes to the generator as it is; pictures come out 8 bits deep, as from the runtime.
     """

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from fid.runtime.bundle import Bundle
+from fid.runtime.weights.bundle import Bundle
 from machine import ROOT, machine_record
 
 RESULTS = ROOT / "benchmarks" / "results"

@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import click
-from fid.trainer.evaluate_page import STYLE, Table
+from fid.trainer.evaluate.page import STYLE
+from fid.trainer.evaluate.tables import Table
 from machine import ROOT
 from records import QUICK_RESULTS, RESULTS, last_runs, records
 

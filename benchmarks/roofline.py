@@ -20,7 +20,7 @@ from typing import Any
 import click
 import numpy as np
 from engines import GRAPHS, graph_path, noise
-from fid.runtime.session import physical_cores
+from fid.runtime.engines.machine import physical_cores
 from machine import machine_record
 from records import QUICK_RESULTS, RESULTS, add_run
 
@@ -110,7 +110,7 @@ def layers(nodes: Sequence[Mapping[str, Any]]) -> list[str]:
 def profile(graph: str, threads: int, runs: int) -> list[dict[str, Any]]:
     """Nodes as ONNX Runtime runs them: name, kind, group, median ms, GFLOP and MB."""
     import onnxruntime as ort
-    from fid.runtime import session_onnxruntime
+    from fid.runtime.engines import ort as session_onnxruntime
 
     with TemporaryDirectory() as folder:
         options = session_onnxruntime.session_options(threads)

@@ -18,10 +18,11 @@ import click
 import cv2
 import numpy as np
 from engines import CPU_ENGINES, NotHereError, inputs, noise, open_engine
-from fid.runtime.align import align
-from fid.runtime.detect import Detector
-from fid.runtime.images import read_image
-from fid.runtime.session import physical_cores
+from fid.runtime.engines.machine import physical_cores
+from fid.runtime.face.align import align
+from fid.runtime.face.detect import Detector
+from fid.runtime.media.images import read_image
+from fid.runtime.weights.catalogue import model_file
 from latency import Clip, a_person
 from machine import ROOT, machine_record
 from records import QUICK_RESULTS, RESULTS, add_run
@@ -123,7 +124,7 @@ def by_faces(threads: int, counts: tuple[int, ...], runs: int) -> dict[str, Any]
 
     One count after the other: the median of `runs` frames, after one that does not count.
     """
-    detector, opened = Detector(), open_engine("onnxruntime", "reenact", threads)
+    detector, opened = Detector(model_file("yunet")), open_engine("onnxruntime", "reenact", threads)
     person, result = a_person(), {}
     face = read_image(ROOT / "runtime" / "faces" / "attributes-speaking.jpg")
     for count in counts:

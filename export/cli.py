@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from .parity import Parity
     from .to_tensorrt import Fact
 
+
 NEEDED = ("torch", "safetensors", "onnxscript")
 FOLDER = click.Path(path_type=Path)
 
@@ -101,7 +102,7 @@ def command(
     """
     import torch
 
-    from ..runtime.build_tensorrt import Batch, library
+    from ..runtime.engines.tensorrt.build import Batch, library
 
     sizes = Batch.parse(batch)
     if engine != "onnx":

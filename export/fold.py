@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
-from ..trainer.networks_mobilestylegan import Block, DistilledToImage, ToImage
+from ..trainer.networks.mobilestylegan import Block, DistilledToImage, ToImage
 
 HALF_FROM = 4096
 """Tensors of so many numbers or more are stored in FP16; rounding smaller ones (biases, means) saves nothing."""

@@ -14,15 +14,16 @@ import onnx
 import torch
 import torch.nn.functional as F
 
-from ..runtime.bundle import Graph
-from ..runtime.crop import CROP_SIZE
+from ..runtime.engines.open import open_session
+from ..runtime.engines.session import Session
 from ..runtime.errors import InputError
-from ..runtime.prepare import prepared
-from ..runtime.session import Session, open_session
-from ..trainer.data import RealIdentities
-from ..trainer.networks_bundle import as_crops
-from ..trainer.networks_mobilestylegan import W_SIZE
-from ..trainer.networks_mobilestylegan import Mapping as MappingNetwork
+from ..runtime.face.crop import CROP_SIZE
+from ..runtime.weights.bundle import Graph
+from ..runtime.weights.prepare import prepared
+from ..trainer.data.statistics import RealIdentities
+from ..trainer.networks.mobilestylegan import W_SIZE
+from ..trainer.networks.mobilestylegan import Mapping as MappingNetwork
+from ..trainer.pixels import as_crops
 from .emulate import open_emulated
 from .graphs import to_bytes
 from .parity import Arrays

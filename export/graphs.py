@@ -7,9 +7,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ..runtime.bundle import LIGHT, Tensor
-from ..runtime.crop import CROP_SIZE, identity_matrices
-from ..trainer.networks_sface import SFace
+from ..runtime.face.crop import CROP_SIZE, identity_matrices
+from ..runtime.tensor import Tensor
+from ..runtime.weights.bundle import LIGHT
+from ..trainer.networks.sface import SFace
 from .read import Networks
 
 IDENTITY_SIZE, W_SIZE = 128, 512

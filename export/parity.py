@@ -14,10 +14,10 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from ..runtime.crop import CROP_SIZE
+from ..runtime.engines.open import open_session
 from ..runtime.errors import FidError
-from ..runtime.session import open_session
-from ..trainer.data import RealIdentities
+from ..runtime.face.crop import CROP_SIZE
+from ..trainer.data.statistics import RealIdentities
 from .graphs import GraphModule, to_bytes
 from .read import Networks
 

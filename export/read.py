@@ -9,19 +9,19 @@ import onnx
 import torch
 from torch import nn
 
-from ..runtime import models
-from ..runtime.bundle import LIGHT, Bundle
-from ..runtime.cache import sha256
-from ..runtime.crop import CROP_SIZE
 from ..runtime.errors import InputError
-from ..runtime.prepare import SKELETON_WEIGHTS
-from ..trainer.checkpoint import read_record
-from ..trainer.from_bundle import appearance_size, load_graph, load_synthesis
-from ..trainer.from_stylegan2 import read_stylegan2
-from ..trainer.networks_inception import FEATURES
-from ..trainer.networks_mobilestylegan import Synthesis
+from ..runtime.face.crop import CROP_SIZE
+from ..runtime.weights import catalogue as models
+from ..runtime.weights.bundle import LIGHT, Bundle
+from ..runtime.weights.cache import sha256
+from ..runtime.weights.prepare import SKELETON_WEIGHTS
+from ..trainer.networks.inception import FEATURES
+from ..trainer.networks.mobilestylegan import Synthesis
 from ..trainer.presets import FitConfig
-from ..trainer.trained import Trainable, load_generator, load_trained
+from ..trainer.weights.checkpoint import read_record
+from ..trainer.weights.from_bundle import appearance_size, load_graph, load_synthesis
+from ..trainer.weights.from_stylegan2 import read_stylegan2
+from ..trainer.weights.trained import Trainable, load_generator, load_trained
 from .fold import fold_batch_norms, frozen, rounded_to_half, with_transposed_wavelets
 
 PUBLISHED = 1024  # px, of MobileStyleGAN

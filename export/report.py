@@ -10,8 +10,9 @@ from typing import Any
 import cv2
 import numpy as np
 
-from ..runtime.bundle import Bundle
-from ..trainer.evaluate_page import STYLE, Table
+from ..runtime.weights.bundle import Bundle
+from ..trainer.evaluate.page import STYLE
+from ..trainer.evaluate.tables import Table
 
 REPORT_FILE = "report.html"
 GAIN = 16  # how much the pictures of differences are amplified

@@ -14,10 +14,10 @@ import onnx
 import torch
 from onnx import numpy_helper
 
-from ..runtime import models
 from ..runtime.errors import FidError
-from ..runtime.prepare import SKELETON_WEIGHTS
-from ..trainer.networks_mobilestylegan import W_SIZE, Mapping, Synthesis
+from ..runtime.weights import catalogue as models
+from ..runtime.weights.prepare import SKELETON_WEIGHTS
+from ..trainer.networks.mobilestylegan import W_SIZE, Mapping, Synthesis
 from .fold import with_transposed_wavelets
 from .graphs import GraphModule, MappingGraph, SynthesisGraph
 from .parity import Parity, measure

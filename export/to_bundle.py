@@ -8,12 +8,12 @@ from tempfile import TemporaryDirectory
 
 import onnx
 
-from ..runtime.bundle import LIGHT, Bundle, Graph, Half, Weights
-from ..runtime.cache import new_folder, plain_disk_errors, sha256
+from ..runtime.engines.open import open_session
 from ..runtime.errors import FidError, InputError
-from ..runtime.prepare import prepared
-from ..runtime.session import open_session
-from ..trainer.networks_sface import SFace
+from ..runtime.weights.bundle import LIGHT, Bundle, Graph, Half, Weights
+from ..runtime.weights.cache import new_folder, plain_disk_errors, sha256
+from ..runtime.weights.prepare import prepared
+from ..trainer.networks.sface import SFace
 from .fold import rounded_to_half
 from .gate import MIN_INPUTS as GATE_INPUTS
 from .gate import Progress, Verdict, gate, gate_inputs, latent_names, psnr_db

@@ -8,8 +8,8 @@ import onnx
 import torch
 from onnx import helper
 
-from ..runtime.bundle import Tensor
 from ..runtime.errors import FidError
+from ..runtime.tensor import Tensor
 from .graphs import GraphModule
 
 OPSET = 18

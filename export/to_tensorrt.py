@@ -1,20 +1,21 @@
 """After the bundle: TensorRT or TensorRT-RTX engines of its graphs, in the cache of this machine.
 
-The builder itself is `fid.runtime.build_tensorrt`, because a runtime whose driver or library changed has to build
-again. An engine is native code, so it never goes into a bundle: whoever gets the bundle builds their own.
+The builder itself is `fid.runtime.engines.tensorrt.build`, because a runtime whose driver or library changed has to
+build again. An engine is native code, so it never goes into a bundle: whoever gets the bundle builds their own.
 """
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..runtime import engine_cache
-from ..runtime.build_tensorrt import Batch, library
-from ..runtime.bundle import LIGHT, Bundle
-from ..runtime.cuda import Gpu, gpu
-from ..runtime.engine_cache import Engine
+from ..runtime.engines.cuda import Gpu, gpu
+from ..runtime.engines.open import open_tensorrt
+from ..runtime.engines.tensorrt import cache as engine_cache
+from ..runtime.engines.tensorrt.build import Batch, library
+from ..runtime.engines.tensorrt.cache import Engine
+from ..runtime.engines.tensorrt.session import engine_key, make
 from ..runtime.errors import FidError
-from ..runtime.session_tensorrt import TensorRTSession, engine_key, make
+from ..runtime.weights.bundle import LIGHT, Bundle
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ def build_engines(
     for name, path, reference in engine_graphs(bundle):
         key = engine_key(lib, path, batch, here)
         if here is not None:
-            TensorRTSession(path, engine, batch, reference)
+            open_tensorrt(path, engine, batch, reference)
         found = engine_cache.obtain(key, path.stem, lambda watch, path=path, key=key: make(lib, path, key, watch))
         facts.append(Fact(name, found))
         report(facts[-1])

@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Any
 from .errors import FidError, InputError
 
 if TYPE_CHECKING:
-    from .bundle import Bundle
     from .composer import Composer
     from .identity import Identity
+    from .weights.bundle import Bundle
 
 __all__ = ["Bundle", "Composer", "FidError", "Identity", "InputError"]
 
-_MODULES = {"Bundle": "bundle", "Composer": "composer", "Identity": "identity"}
+_MODULES = {"Bundle": "weights.bundle", "Composer": "composer", "Identity": "identity"}
 
 
 def __getattr__(name: str) -> Any:

@@ -10,15 +10,17 @@ from pathlib import Path
 
 import numpy as np
 
-from .align import align
-from .bundle import LIGHT, Bundle
-from .crop import CROP_SIZE
-from .detect import Detector, choose_face
+from .engines.open import open_session
+from .engines.session import Session
 from .errors import InputError
+from .face.align import align
+from .face.crop import CROP_SIZE
+from .face.detect import Detector, choose_face
 from .identity import SUFFIX, Identity, attributes_name, average, encoder_name, mapper_name
-from .images import read_image
-from .provenance import MADE_BY_ALGORITHM, Note
-from .session import Session, open_session
+from .media.images import read_image
+from .media.provenance import MADE_BY_ALGORITHM, Note
+from .weights.bundle import LIGHT, Bundle
+from .weights.catalogue import model_file
 
 FULL_RESOLUTION = 1024  # px; the full generator, fetched when first asked for
 
@@ -187,7 +189,7 @@ class Composer:
     def detector(self) -> Detector:
         """The face detector, opened when first asked for."""
         if self._detector is None:
-            self._detector = Detector()
+            self._detector = Detector(model_file("yunet"))
         return self._detector
 
     @property
@@ -244,7 +246,7 @@ class Composer:
         full = graph == "synthesis" and self.resolution != self.bundle.resolution
         if not full and not (graph == "mapping" and graph not in self.bundle.graphs):
             return self.bundle.graph_path(graph)
-        from .prepare import prepared  # here: composing at 256 px needs nothing of it
+        from .weights.prepare import prepared  # here: composing at 256 px needs nothing of it
 
         return prepared(f"synthesis-{self.resolution}" if full else graph)
 

@@ -16,9 +16,9 @@ from pathlib import Path
 
 import numpy as np
 
-from .bundle import Bundle
 from .errors import InputError
-from .images import check_output, replacing
+from .media.images import check_output, replacing
+from .weights.bundle import Bundle
 
 FORMAT = 1  # of the file; other numbers are refused
 SUFFIX = ".npz"

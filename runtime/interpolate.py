@@ -16,8 +16,8 @@ import numpy as np
 from .composer import Composer
 from .errors import FidError, InputError
 from .identity import Identity
-from .images import PICTURE_SUFFIXES, check_output, replacing, write_image
-from .provenance import Note, embed_note
+from .media.images import PICTURE_SUFFIXES, check_output, replacing, write_image
+from .media.provenance import Note, embed_note
 
 SPACES = ("w", "z")
 ANIMATION_SUFFIXES = (".gif", ".mp4")
@@ -144,3 +144,18 @@ def _write_mp4(path: Path, frames: Sequence[np.ndarray], frames_per_second: floa
             writer.release()
             return
     raise FidError(f"this build of OpenCV writes no MP4 video; write {path.stem}.gif instead.")
+
+
+def mixed_w(
+    composer: Composer, people: Sequence[Identity], codes: Sequence[np.ndarray], s: float, t: float, space: str = "w"
+) -> np.ndarray:
+    """w float32 [w_size] at `s` of the way between one or two people and `t` between one or two attribute codes.
+
+    In W the two to four compositions are blended bilinearly: with one of the two ways it is `interpolate`'s straight
+    line. In z the codes are, and then mapped.
+    """
+    if space == "z":
+        return composer.w(identity_between(people[0], people[-1], s), between(codes[0], codes[-1], t))
+    corners = [[composer.w(person, code) for code in codes] for person in people]
+    rows = [between(row[0], row[-1], t) if len(row) == 2 else row[0] for row in corners]
+    return between(rows[0], rows[-1], s) if len(rows) == 2 else rows[0]

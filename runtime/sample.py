@@ -8,10 +8,10 @@ import cv2
 import numpy as np
 
 from .composer import Composer
-from .crop import CROP_SIZE
+from .engines.session import Session
 from .errors import InputError
+from .face.crop import CROP_SIZE
 from .identity import Identity
-from .session import Session
 
 PSI = 0.8  # truncation: 1 is the generator's full variety with its failures, 0 the mean face
 Z_SIZE = 512

@@ -23,7 +23,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as for anything that a 
 def _no_tensorrt(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """What `auto` chooses depends on what is installed and was measured: tests see TensorRT only where they bring or
     name it, and nothing measured."""
-    from fid.runtime import session
+    from fid.runtime.engines import open as session
 
     monkeypatch.setattr(session, "remembered", lambda graph: "onnxruntime")
     real = session.installed
@@ -46,7 +46,7 @@ def toy_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def fetched() -> Callable[[str], Path]:
     """`fetched(name)` is the folder with the verified files of a third-party model, downloaded the first time."""
-    from fid.runtime import models
+    from fid.runtime.weights import catalogue as models
 
     return lambda name: models.ensure(name, progress=False)
 
@@ -64,7 +64,7 @@ def stand_in(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, empty_cache: Path
 ) -> Iterator[Callable[..., stand_in_gpu.TensorRT]]:
     """`stand_in(library, **gpu)` puts a GPU and a TensorRT that are not there into this process and an empty cache."""
-    from fid.runtime import build_tensorrt
+    from fid.runtime.engines.tensorrt import build as build_tensorrt
 
     yield lambda library=stand_in_gpu.LIBRARIES[2], **gpu: stand_in_gpu.install(monkeypatch, tmp_path, library, **gpu)
     build_tensorrt.library.cache_clear()

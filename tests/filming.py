@@ -10,8 +10,8 @@ from typing import Any
 
 import cv2
 import numpy as np
-from fid.runtime.camera import Camera
-from fid.runtime.webcam import Sinks, Webcam
+from fid.runtime.live.webcam import Sinks, Webcam
+from fid.runtime.media.camera import Camera
 
 
 def write_clip(path: Path, frames: int, fps: float, size: tuple[int, int] = (64, 48)) -> Path:

@@ -14,17 +14,17 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import fid.runtime.serve
+import fid.runtime.serve.app
 import httpx
 from openapi_schema_validator import OAS31Validator
 
-OPENAPI = json.loads((fid.runtime.serve.WEB / "openapi.json").read_text())
+OPENAPI = json.loads((fid.runtime.serve.app.WEB / "openapi.json").read_text())
 
 
 @contextmanager
 def running(bundle: Path, *options: str) -> Iterator[str]:
     """The address of a server on a free port; it is stopped as Ctrl-C would, and has to end cleanly."""
-    start = [sys.executable, "-c", "from fid.runtime.cli import main; main()"]
+    start = [sys.executable, "-c", "from fid.runtime.commands.cli import main; main()"]
     command = [*start, "serve", "--bundle", str(bundle), "--port", "0", "--json"]
     quiet = os.environ | {"PYTHONWARNINGS": "ignore"}
     process = subprocess.Popen(

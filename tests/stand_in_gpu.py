@@ -448,7 +448,9 @@ def _classes(trt: TensorRT) -> dict[str, Any]:
 def install(monkeypatch: pytest.MonkeyPatch, folder: Path, library: str = LIBRARIES[2], **gpu: Any) -> TensorRT:
     """Put a stand-in of `library` and a GPU into the place of the real ones, for one test that also uses the fixture
     `stand_in`. `gpu`: as `Cuda` takes it."""
-    from fid.runtime import build_tensorrt, cuda, session
+    from fid.runtime.engines import cuda
+    from fid.runtime.engines import open as session
+    from fid.runtime.engines.tensorrt import build as build_tensorrt
 
     device = Cuda(**gpu)
     trt = TensorRT(library, device)

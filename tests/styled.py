@@ -4,7 +4,8 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-from fid.runtime.bundle import Graph, Tensor
+from fid.runtime.tensor import Tensor
+from fid.runtime.weights.bundle import Graph
 from onnx import TensorProto, helper, numpy_helper
 from toy import CROP, Net, W, array
 

@@ -101,14 +101,15 @@ def test_the_wheel_carries_licences_and_commands(wheel: zipfile.ZipFile) -> None
 
 
 def test_the_runtime_imports_without_torch_and_other_extras_and_fetches_nothing(tmp_path: Path) -> None:
-    modules = [f"fid.runtime.{path.stem}" for path in sources("runtime") if path.stem not in ("__init__", "__main__")]
+    modules = [".".join(("fid", *path.relative_to(ROOT).with_suffix("").parts)) for path in sources("runtime")]
+    modules = [name.removesuffix(".__init__") for name in modules]
     script = "\n".join(
         [
             "import importlib, sys",
             "for name in ('torch', 'safetensors', 'onnxscript', 'tensorboard', 'tflite', 'openvino', 'pytest',",
             "             'aiortc', 'av', 'prometheus_client', 'python_multipart', 'starlette', 'uvicorn'):",
             "    sys.modules[name] = None  # from now on importing it raises ImportError",
-            f"for name in {['fid.runtime', *modules]!r}:",
+            f"for name in {modules!r}:",
             "    importlib.import_module(name)",
             "loaded = sorted(name for name in sys.modules if name.startswith(('fid.trainer', 'fid.export')))",
             "assert not loaded, loaded",
@@ -168,7 +169,7 @@ def test_no_runtime_module_imports_torch_anywhere() -> None:
 
 def test_imports_are_relative_inside_fid_and_by_full_name_outside() -> None:
     """A bare `import runtime` from the repository's root would load a second copy of everything."""
-    for folder in (*FOLDERS, "tests", "benchmarks"):
+    for folder in (*FOLDERS, "tests", "benchmarks", "docs"):
         names = {"fid", *FOLDERS} if folder in FOLDERS else set(FOLDERS)
         for path in sources(folder):
             for node in ast.walk(ast.parse(path.read_text())):
@@ -182,7 +183,7 @@ def test_the_layers_hold() -> None:
         [sys.executable, "-c", command, "--no-cache"], cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "1 kept, 0 broken" in done.stdout
+    assert ", 0 broken" in done.stdout
 
 
 def undocumented(node: ast.AST, name: str) -> list[str]:
@@ -213,10 +214,9 @@ def test_public_names_have_docstrings(folder: str) -> None:
     assert missing == []
 
 
-def test_folders_are_flat_and_files_have_telling_names() -> None:
+def test_files_have_telling_names() -> None:
     for folder in FOLDERS:
         for path in sources(folder):
-            assert path.parent == ROOT / folder, f"{relative(path)}: folders of code are flat"
             assert not re.search(r"utils?|helpers?|common|manager|misc", path.stem), relative(path)
 
 

@@ -24,8 +24,8 @@ import scaling
 import timing
 import torch
 from click.testing import CliRunner
-from fid.runtime.bundle import Bundle
 from fid.runtime.errors import FidError
+from fid.runtime.weights.bundle import Bundle
 
 
 def photo(person: str, code: list[float]) -> evaluate_photos.Photo:
@@ -436,8 +436,8 @@ def test_graphs_typed_in_fp16_are_those_of_another_bundle(gpu: ModuleType, monke
     def fail(_: str) -> Path:
         raise FidError("not fetched.")
 
-    monkeypatch.setattr("fid.runtime.bundle.Bundle.load", load)
-    monkeypatch.setattr("fid.runtime.prepare.prepared", fail)
+    monkeypatch.setattr("fid.runtime.weights.bundle.Bundle.load", load)
+    monkeypatch.setattr("fid.runtime.weights.prepare.prepared", fail)
     assert gpu.graphs_at_hand([Path("b16")]) == {
         **{"reenact 256": (Path("reenact"), None), "synthesis 256": (Path("synthesis"), None)},
         "synthesis 256 fp16": (Path("synthesis"), Path("b16/half.onnx")),

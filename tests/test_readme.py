@@ -111,7 +111,7 @@ def test_the_first_screen_has_the_picture_and_the_two_commands() -> None:
 
 
 def test_every_subcommand_of_fid_run_is_shown() -> None:
-    group = click_command(importlib.import_module("fid.runtime.cli"))
+    group = click_command(importlib.import_module("fid.runtime.commands.cli"))
     assert isinstance(group, click.Group)
     shown = {words[1] for words in commands() if words[0] == "fid-run" and len(words) > 1}
     visible = {name for name, command in group.commands.items() if not command.hidden}

@@ -2,7 +2,7 @@
 
 import torch
 import torch.nn.functional as F
-from fid.trainer.data import FrozenNetworks
+from fid.trainer.data.dataset import FrozenNetworks
 from torch import Tensor, nn
 
 POINTS = 5

@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 import onnx
-from fid.runtime.bundle import Bundle, Graph, Tensor, Weights
-from fid.runtime.cache import sha256
+from fid.runtime.tensor import Tensor
+from fid.runtime.weights.bundle import Bundle, Graph, Weights
+from fid.runtime.weights.cache import sha256
 from onnx import TensorProto, helper, numpy_helper
 
 TINT = 0.5  # how strongly the identity code shows in w

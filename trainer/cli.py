@@ -10,7 +10,7 @@ from typing import Any
 import click
 from rich.console import Console
 
-from ..runtime.bundle import SHIPPED
+from ..runtime.assets import BUNDLE
 from ..runtime.errors import FidError, InputError
 from .presets import PRESETS
 
@@ -22,7 +22,7 @@ class Source(click.Path):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """See `click.Path.convert`."""
-        return SHIPPED if value == "default" else super().convert(value, param, ctx)
+        return BUNDLE if value == "default" else super().convert(value, param, ctx)
 
 
 console = Console(highlight=False, quiet=os.environ.get("RANK", "0") != "0")  # of several processes one speaks
@@ -91,8 +91,8 @@ def distill(
     dry_run: bool,
 ) -> None:
     """Distil a small generator from the 1024 px one, or a narrower one from that."""
-    from .distill import DistillConfig
-    from .distill import distill as run
+    from .distill.run import DistillConfig
+    from .distill.run import distill as run
 
     try:
         channels = tuple(map(int, widths.split(","))) if widths else None
@@ -137,9 +137,9 @@ def dataset(
     max_minutes: float | None,
 ) -> None:
     """Write generated faces with their w, identity codes and landmarks; goes on where an earlier call stopped."""
-    from .data import FrozenNetworks, write_dataset
+    from .data.dataset import FrozenNetworks, write_dataset
     from .loop import Budget, best_device, tune_machine
-    from .trained import generator_name, load_generator, load_mapping
+    from .weights.trained import generator_name, load_generator, load_mapping
 
     tune_machine()
     synthesis = load_generator(generator, int(resolution))
@@ -215,9 +215,9 @@ def fit(
 
     Several processes: torchrun --nproc-per-node 2 -m fid.trainer.cli fit ...
     """
-    from .checkpoint import check_new, latest
-    from .fit import fit as run
-    from .trained import kept_config, memory_estimate, parameter_counts
+    from .fit.run import fit as run
+    from .weights.checkpoint import check_new, latest
+    from .weights.trained import kept_config, memory_estimate, parameter_counts
 
     check_new(output, resume)
     config = PRESETS[preset or "live"]
@@ -289,10 +289,11 @@ def evaluate(
     Prints the tables: identity, expression and pose on held-out generated pairs and on photos, reconstruction,
     ablations, driving clips. The generator is the bundle's own or, for a checkpoint, --generator or the shipped one.
     """
-    from .checkpoint import write_json
-    from .evaluate import EvaluateConfig
-    from .evaluate import run as measure
-    from .evaluate_page import markdown, write_page
+    from .evaluate.compose import EvaluateConfig
+    from .evaluate.page import write_page
+    from .evaluate.run import run as measure
+    from .evaluate.tables import markdown
+    from .weights.checkpoint import write_json
 
     named = [name_path.partition("=") for name_path in ablations]
     if bad := [name for name, equals, path in named if not (name and equals and Path(path).exists())]:

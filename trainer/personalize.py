@@ -23,19 +23,19 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from ..runtime.composer import Composer
-from ..runtime.crop import CROP_SIZE
 from ..runtime.errors import FidError, InputError
+from ..runtime.face.crop import CROP_SIZE
 from ..runtime.identity import SUFFIX, Identity, average, fingerprint, mapper_name
-from ..runtime.images import check_output, find_photos
+from ..runtime.media.images import check_output, find_photos
 from . import losses
-from .checkpoint import read_record
-from .from_bundle import appearance_size, is_bundle, load_graph, load_synthesis
 from .loop import Progress, best_device, tune_machine
-from .networks import Mapper
-from .networks_facemesh import FaceMesh
-from .networks_mobilestylegan import W_SIZE, Mapping
-from .networks_sface import SFace
-from .trained import load_generator, load_mapping, load_trained
+from .networks.facemesh import FaceMesh
+from .networks.mobilestylegan import W_SIZE, Mapping
+from .networks.sface import SFace
+from .networks.trained import Mapper
+from .weights.checkpoint import read_record
+from .weights.from_bundle import appearance_size, is_bundle, load_graph, load_synthesis
+from .weights.trained import load_generator, load_mapping, load_trained
 
 SAME_PERSON = 0.363  # cosine of SFace codes from which OpenCV, its publisher, takes two photos for one person
 COLOUR_CELLS = 8  # of the coarse colour, per side

@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 from fid.export import emulate
 from fid.export.emulate import emulated, open_emulated
+from fid.runtime.engines.open import open_session
 from fid.runtime.errors import FidError
-from fid.runtime.session import open_session
 from onnx import TensorProto, helper, numpy_helper
 
 

@@ -9,9 +9,9 @@ from fid.export import gate as gates
 from fid.export.emulate import open_emulated
 from fid.export.gate import COSINE, PSNR_DB, Figures, fewest, gate, gate_inputs, latent_names, psnr_db
 from fid.export.to_half import HalfModel, to_half
+from fid.runtime.engines.open import open_session
 from fid.runtime.errors import InputError
-from fid.runtime.session import open_session
-from fid.trainer.networks_mobilestylegan import Mapping
+from fid.trainer.networks.mobilestylegan import Mapping
 from tiny import tiny_networks
 
 COUNT = 8  # inputs; what the exporter takes at least is tested by itself

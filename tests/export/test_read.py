@@ -10,14 +10,15 @@ import torch
 from fid.export.graphs import GraphModule, bundle_graphs
 from fid.export.read import Networks, read_bundle, read_networks
 from fid.export.to_onnx import to_onnx
-from fid.runtime.bundle import LIGHT, Bundle, Graph, Tensor
-from fid.runtime.cache import sha256
 from fid.runtime.errors import FidError, InputError
-from fid.trainer.checkpoint import save, tensors_of
-from fid.trainer.from_bundle import float_tensors
-from fid.trainer.networks_mobilestylegan import StyledConv, Synthesis
+from fid.runtime.tensor import Tensor
+from fid.runtime.weights.bundle import LIGHT, Bundle, Graph
+from fid.runtime.weights.cache import sha256
+from fid.trainer.networks.mobilestylegan import StyledConv, Synthesis
 from fid.trainer.presets import FitConfig
-from fid.trainer.trained import Trainable
+from fid.trainer.weights.checkpoint import save, tensors_of
+from fid.trainer.weights.from_bundle import float_tensors
+from fid.trainer.weights.trained import Trainable
 from onnx import helper, numpy_helper
 
 RESOLUTION = 128  # the smallest generator

@@ -7,8 +7,9 @@ from fid.export.graphs import MappingGraph, SynthesisGraph
 from fid.export.parity import measure
 from fid.export.skeletons import MAX_BYTES
 from fid.export.to_weights import EXTERNAL_FROM
-from fid.runtime.prepare import SKELETON_WEIGHTS, SKELETONS, prepared
-from fid.trainer.networks_mobilestylegan import W_SIZE, Mapping, Synthesis
+from fid.runtime.assets import SKELETONS
+from fid.runtime.weights.prepare import SKELETON_WEIGHTS, prepared
+from fid.trainer.networks.mobilestylegan import W_SIZE, Mapping, Synthesis
 from onnx import numpy_helper
 
 

@@ -4,26 +4,20 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from fid.export.fold import (
-    HALF_FROM,
-    fold_batch_norms,
-    rounded_to_half,
-    transposed_haar,
-    with_transposed_wavelets,
-)
+from fid.export.fold import HALF_FROM, fold_batch_norms, rounded_to_half, transposed_haar, with_transposed_wavelets
 from fid.export.graphs import GraphModule, IdentityGraph, to_bytes, to_float
 from fid.export.parity import CODE, PICTURE, Difference, Parity, difference
 from fid.export.skeletons import point_into
 from fid.export.to_onnx import to_onnx
 from fid.export.to_weights import WeightsFile, holds_half, store
-from fid.runtime.bundle import Tensor
+from fid.runtime.engines.open import open_session
 from fid.runtime.errors import FidError
-from fid.runtime.prepare import prepared
-from fid.runtime.session import open_session
-from fid.trainer.networks_inception import InceptionV3
-from fid.trainer.networks_mobilestylegan import Synthesis, inverse_haar
-from fid.trainer.networks_sface import SFace
-from fid.trainer.trained import Trainable
+from fid.runtime.tensor import Tensor
+from fid.runtime.weights.prepare import prepared
+from fid.trainer.networks.inception import InceptionV3
+from fid.trainer.networks.mobilestylegan import Synthesis, inverse_haar
+from fid.trainer.networks.sface import SFace
+from fid.trainer.weights.trained import Trainable
 from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 

@@ -2,27 +2,26 @@
 
 import json
 from dataclasses import replace
-from pathlib import Path
 
 import cv2
-import fid.runtime.cli
+import fid.runtime.commands.cli
 import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
 from fid.export import cli
 from fid.export.read import W_DISTANCE, read_networks, w_distance
-from fid.runtime.bundle import Bundle
+from fid.runtime.assets import FACES
 from fid.runtime.composer import Composer
 from fid.runtime.errors import FidError, InputError
-from fid.trainer.from_stylegan2 import read_stylegan2
-from fid.trainer.networks_mobilestylegan import Mapping
+from fid.runtime.weights.bundle import Bundle
+from fid.trainer.networks.mobilestylegan import Mapping
 from fid.trainer.personalize import bundle_networks
+from fid.trainer.weights.from_stylegan2 import read_stylegan2
 from tiny import tiny_networks
 from tiny_stylegan2 import random_weights, write_nvidia, write_rosinality
 
 CHANNELS = (24, 16, 8)  # of a generator of 16 px
-FACES = Path(fid.runtime.cli.__file__).parent / "faces"
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +75,7 @@ def test_the_runtime_composes_with_it(exported, file, tmp_path):
     bundle, _ = exported
     faces = [str(FACES / name) for name in ("identity-ada.jpg", "attributes-laughing.jpg")]
     arguments = ["compose", "--bundle", str(bundle.folder), "--identity", faces[0], "--attributes", faces[1]]
-    result = CliRunner().invoke(fid.runtime.cli.main, [*arguments, "-o", str(tmp_path / "out.png"), "--json"])
+    result = CliRunner().invoke(fid.runtime.commands.cli.main, [*arguments, "-o", str(tmp_path / "out.png"), "--json"])
     assert result.exit_code == 0, result.output
     assert json.loads(result.output)["resolution"] == 16
     picture = cv2.imread(str(tmp_path / "out.png"))[..., ::-1]
@@ -88,7 +87,7 @@ def test_the_runtime_composes_with_it(exported, file, tmp_path):
     apart = np.abs(picture.astype(int) - expected)
     assert apart.mean() < 1, f"max {apart.max()}, mean {apart.mean()}"  # FP16 weights
     arguments = ["sample", "--bundle", str(bundle.folder), "--count", "1", "-o", str(tmp_path / "people")]
-    assert CliRunner().invoke(fid.runtime.cli.main, arguments).exit_code == 0
+    assert CliRunner().invoke(fid.runtime.commands.cli.main, arguments).exit_code == 0
 
 
 def test_there_is_no_other_resolution_of_a_users_generator(exported):

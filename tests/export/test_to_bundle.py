@@ -19,10 +19,10 @@ from fid.export.read import Networks
 from fid.export.to_bundle import export_bundle
 from fid.export.to_onnx import to_onnx
 from fid.export.to_weights import WEIGHTS_FILE
-from fid.runtime.bundle import Bundle
+from fid.runtime.engines.open import open_session
 from fid.runtime.errors import FidError, InputError
-from fid.runtime.session import open_session
-from fid.trainer.networks_sface import SFace
+from fid.runtime.weights.bundle import Bundle
+from fid.trainer.networks.sface import SFace
 from onnx import numpy_helper
 from tiny import tiny_networks
 

@@ -6,8 +6,8 @@ import pytest
 import styled
 from fid.export.emulate import emulated, open_emulated
 from fid.export.to_half import CLAMP, LIMIT, to_half
+from fid.runtime.engines.open import open_session
 from fid.runtime.errors import FidError
-from fid.runtime.session import open_session
 from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 

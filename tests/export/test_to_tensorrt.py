@@ -16,12 +16,13 @@ from fid.export.read import read_networks
 from fid.export.to_half import to_half
 from fid.export.to_onnx import to_onnx
 from fid.export.to_tensorrt import build_engines
-from fid.runtime import engine_cache, models
-from fid.runtime.build_tensorrt import RTX_TARGETS, Batch, build, graph_facts, library
-from fid.runtime.bundle import Bundle
+from fid.runtime.engines.tensorrt import cache as engine_cache
+from fid.runtime.engines.tensorrt.build import RTX_TARGETS, Batch, build, graph_facts, library
 from fid.runtime.errors import FidError, InputError
-from fid.runtime.prepare import prepared
-from fid.trainer.networks_mobilestylegan import Synthesis
+from fid.runtime.weights import catalogue as models
+from fid.runtime.weights.bundle import Bundle
+from fid.runtime.weights.prepare import prepared
+from fid.trainer.networks.mobilestylegan import Synthesis
 from onnx import TensorProto, helper
 from stand_in_gpu import LIBRARIES, Error
 
@@ -51,7 +52,7 @@ class TestEnginesOfABundle:
         assert len(trt.builds) == 5
 
     def test_what_was_exported_is_what_a_session_opens(self, stand_in, toy_bundle):
-        from fid.runtime.session import open_session
+        from fid.runtime.engines.open import open_session
 
         trt = stand_in()
         build_engines(Bundle.load(toy_bundle), "tensorrt", Batch(1, 4, 16))
@@ -148,7 +149,7 @@ class TestRealBuilds:
     def test_an_engine_without_a_driver_is_none_and_a_sentence(self, lib):
         plan = build(lib, self.graph("mapping"), Batch(), targets=("89",)).plan
         try:
-            from fid.runtime.cuda import gpu
+            from fid.runtime.engines.cuda import gpu
 
             gpu()
         except FidError:

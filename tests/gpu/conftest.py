@@ -7,7 +7,7 @@ import pytest
 
 @pytest.fixture(autouse=True)
 def _gpu() -> None:
-    from fid.runtime.cuda import gpu
+    from fid.runtime.engines.cuda import gpu
     from fid.runtime.errors import FidError
 
     try:

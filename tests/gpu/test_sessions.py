@@ -13,12 +13,12 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from fid.runtime import cuda
-from fid.runtime.build_tensorrt import Batch
-from fid.runtime.bundle import Bundle
-from fid.runtime.check_engine import compare, trial_inputs
+from fid.runtime.engines import cuda
+from fid.runtime.engines.compare import compare, trial_inputs
+from fid.runtime.engines.open import GPU_ENGINES, installed, open_session
+from fid.runtime.engines.tensorrt.build import Batch
 from fid.runtime.errors import FidError
-from fid.runtime.session import GPU_ENGINES, installed, open_session
+from fid.runtime.weights.bundle import Bundle
 
 pytestmark = pytest.mark.gpu
 
@@ -44,8 +44,8 @@ def engine(request: pytest.FixtureRequest) -> str:
     if not installed(request.param):
         pytest.skip(f"{request.param} is not installed")
     if request.param == "tensorrt-rtx":
-        from fid.runtime.build_tensorrt import library
-        from fid.runtime.session_tensorrt import engine_key
+        from fid.runtime.engines.tensorrt.build import library
+        from fid.runtime.engines.tensorrt.session import engine_key
 
         try:
             engine_key(library(request.param), graph("mapper"), Batch(), cuda.gpu())

@@ -6,19 +6,19 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-import fid.runtime.cli
 import numpy as np
 import pytest
 import toy
 from fid.runtime import Bundle, Composer, FidError, Identity, InputError
+from fid.runtime.assets import FACES
 from fid.runtime.identity import mapper_name
-from fid.runtime.images import read_image, write_image
 from fid.runtime.interpolate import interpolate
-from fid.runtime.provenance import Note
-from fid.runtime.reenact import Reenactor
+from fid.runtime.live.reenact import Reenactor
+from fid.runtime.media.images import read_image, write_image
+from fid.runtime.media.provenance import Note
 
-ADA, BEN = (fid.runtime.cli.FACES / f"identity-{name}.jpg" for name in ("ada", "ben"))
-LAUGHING = fid.runtime.cli.FACES / "attributes-laughing.jpg"
+ADA, BEN = (FACES / f"identity-{name}.jpg" for name in ("ada", "ben"))
+LAUGHING = FACES / "attributes-laughing.jpg"
 STAGES = {"read", "detect", "align", "identity", "attributes", "mapper", "synthesis"}
 
 
@@ -223,7 +223,7 @@ def test_full_resolution_comes_from_the_prepared_generator(
         asked.append(graph)
         return toy_bundle / "synthesis.onnx"
 
-    monkeypatch.setattr("fid.runtime.prepare.prepared", prepared)
+    monkeypatch.setattr("fid.runtime.weights.prepare.prepared", prepared)
     composer = Composer(toy_bundle, resolution=1024)
     composer.image(np.zeros(512, np.float32))
     composer.image(np.zeros(512, np.float32))

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fid.runtime.bundle import Bundle
 from fid.runtime.errors import InputError
 from fid.runtime.identity import FORMAT, Identity, average, fingerprint, mapper_name
+from fid.runtime.weights.bundle import Bundle
 
 
 def unit(seed: int, size: int = 128) -> np.ndarray:

@@ -9,9 +9,9 @@ import toy
 from fid.runtime.composer import Composer
 from fid.runtime.errors import InputError
 from fid.runtime.identity import Identity
-from fid.runtime.images import read_image
 from fid.runtime.interpolate import STRIP_GAP, between, interpolate, strip, write_interpolation
-from fid.runtime.provenance import read_note
+from fid.runtime.media.images import read_image
+from fid.runtime.media.provenance import read_note
 
 
 @pytest.fixture

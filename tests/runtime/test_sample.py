@@ -5,11 +5,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import toy
-from fid.runtime.bundle import Bundle, Graph, Tensor
-from fid.runtime.cache import sha256
 from fid.runtime.composer import Composer
 from fid.runtime.errors import InputError
 from fid.runtime.sample import Sampler
+from fid.runtime.tensor import Tensor
+from fid.runtime.weights.bundle import Bundle, Graph
+from fid.runtime.weights.cache import sha256
 
 Z = Tensor("z", ("batch", 512), "float32")
 

@@ -33,8 +33,8 @@ def test_fit_is_the_default_command_and_presets_can_be_changed(capsys, tmp_path)
 def test_a_resumed_run_keeps_its_configuration(capsys, tmp_path):
     from dataclasses import asdict
 
-    from fid.trainer import checkpoint
     from fid.trainer.presets import PRESETS
+    from fid.trainer.weights import checkpoint
 
     checkpoint.save(tmp_path, 5, {}, {}, {"kind": "fit", "configuration": asdict(PRESETS["no-landmarks"])})
     code, out, _ = run(capsys, "-o", str(tmp_path), "--resume", "--set", "seed=9", "--dry-run")

@@ -3,18 +3,17 @@
 from collections.abc import Callable
 from pathlib import Path
 
-import fid.runtime.cli
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from fid.runtime import Bundle, Composer, Identity
+from fid.runtime.assets import FACES
 from fid.runtime.errors import FidError
 from fid.runtime.identity import fingerprint, mapper_name
-from fid.runtime.images import write_image
+from fid.runtime.media.images import write_image
 from fid.trainer import cli, losses, personalize
-from fid.trainer.from_bundle import appearance_size, load_graph
-from fid.trainer.networks import Mapper
+from fid.trainer.networks.trained import Mapper
 from fid.trainer.personalize import (
     Bank,
     Figures,
@@ -25,10 +24,11 @@ from fid.trainer.personalize import (
     odd_one_out,
     refine,
 )
+from fid.trainer.weights.from_bundle import appearance_size, load_graph
 from tiny import TinyMapper, TinySynthesis
 from torch import Tensor, nn
 
-ADA, BEN = (fid.runtime.cli.FACES / f"identity-{name}.jpg" for name in ("ada", "ben"))
+ADA, BEN = (FACES / f"identity-{name}.jpg" for name in ("ada", "ben"))
 LOOKS = torch.zeros(512)  # the tiny mapper does not look at it
 CONFIG = PersonalizeConfig(steps=30, batch=1, bank=3, held_out=3)
 

@@ -1,0 +1,95 @@
+"""Draw the README's pictures from the shipped bundle and the shipped faces.
+
+    python docs/pictures/make_pictures.py    writes compose.jpg, deidentify.jpg, grid.jpg and interpolate.jpg into docs/
+
+Each picture carries the note that it is synthetic. JPEG keeps a table of faces small enough for a repository.
+"""
+
+from pathlib import Path
+
+import click
+import cv2
+import numpy as np
+from fid.runtime import Composer
+from fid.runtime.assets import FACES
+from fid.runtime.interpolate import interpolate, strip
+from fid.runtime.live.deidentify import Deidentifier
+from fid.runtime.media.images import find_photos, read_image, write_image
+from fid.runtime.media.table import compose_table
+from fid.runtime.sample import Sampler
+
+DOCS = Path(__file__).resolve().parents[1]
+
+
+ROWS = ("aside", "laughing", "shade")  # the grid's attributes: with all of them it would fill more than a screen
+CELL = 176  # px, side of one face in the grid
+STEP = 128  # px, side of one face in the interpolations
+STEPS = 7
+GAP = 8  # px, between the two interpolations
+
+
+def shrunk(image: np.ndarray, side: int) -> np.ndarray:
+    """A square picture at `side` px: uint8 [side, side, 3]."""
+    return cv2.resize(image, (side, side), interpolation=cv2.INTER_AREA)
+
+
+def grid(composer: Composer, identities: list[Path], attributes: list[Path]) -> np.ndarray:
+    """The labelled identity x attributes table."""
+    tops, lefts = ([composer.crop(path) for path in paths] for paths in (identities, attributes))
+    people = [composer.identify(path) for path in identities]
+    codes = [composer.attribute_code(crop) for crop in lefts]
+    cells = [[shrunk(composer.image(composer.w(person, code)), CELL) for person in people] for code in codes]
+    labels = [[path.stem.partition("-")[2] for path in paths] for paths in (identities, attributes)]
+    return compose_table(tops, lefts, cells, *labels)
+
+
+def one(composer: Composer, identity: Path, attributes: Path) -> np.ndarray:
+    """The identity photo, the composed picture, and the attribute photo, side by side."""
+    composer.set_identity(identity)
+    return strip([composer.compose(attributes)], (composer.crop(identity), composer.crop(attributes)))
+
+
+def two_ways(composer: Composer, identities: list[Path], attributes: list[Path]) -> np.ndarray:
+    """Above, one identity from attributes to attributes; below, one attribute photo from person to person; in W."""
+    people = [composer.identify(path) for path in identities]
+    crops = [composer.crop(path) for path in attributes]
+    codes = [composer.attribute_code(crop) for crop in crops]
+    faces = [composer.crop(path) for path in identities]
+    rows = []
+    for row_people, row_codes, ends in ((people[:1], codes[:2], crops[:2]), (people[:2], codes[:1], faces[:2])):
+        frames = [shrunk(frame, STEP) for frame in interpolate(composer, row_people, row_codes, STEPS)]
+        rows.append(strip(frames, [shrunk(end, STEP) for end in ends]))
+    gap = np.full((GAP, rows[0].shape[1], 3), 255, np.uint8)
+    return np.vstack([rows[0], gap, rows[1]])
+
+
+def replaced(composer: Composer, photo: Path) -> np.ndarray:
+    """A photo and what de-identification makes of it, side by side."""
+    sampler = Sampler(composer)
+    image = read_image(photo)
+    return np.hstack([image, Deidentifier(composer, lambda seed: sampler.person(seed)[1], 0).photo(image)])
+
+
+@click.command(help=__doc__)
+@click.option("--bundle", type=click.Path(exists=True, path_type=Path), help="Default: the bundle that ships with fid.")
+@click.option("-o", "--output", type=click.Path(file_okay=False, path_type=Path), default=DOCS)
+def main(bundle: Path | None, output: Path) -> None:
+    composer = Composer(bundle)
+    faces = find_photos([FACES])
+    identities = [path for path in faces if path.stem.startswith("identity-")]
+    attributes = [path for path in faces if path.stem.startswith("attributes-")]
+    output.mkdir(exist_ok=True)
+    pictures = {
+        "grid": grid(composer, identities, [FACES / f"attributes-{name}.jpg" for name in ROWS]),
+        "compose": one(composer, identities[0], attributes[0]),
+        "deidentify": replaced(composer, FACES / "identity-dave.jpg"),
+        "interpolate": two_ways(composer, identities, attributes),
+    }
+    for name, picture in pictures.items():
+        path = output / f"{name}.jpg"
+        write_image(path, picture, composer.note(name))
+        click.echo(f"{path}: {picture.shape[1]} x {picture.shape[0]}, {path.stat().st_size / 1000:.0f} kB")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,26 @@
+"""Files that ship with fid: faces of people who do not exist, the default bundle, graph skeletons, the page."""
+
+from __future__ import annotations
+
+from importlib import metadata
+from pathlib import Path
+
+ROOT = Path(__file__).parent
+FACES = ROOT / "faces"  # of people who do not exist; made by docs/pictures/make_demo_faces.py
+BUNDLE = ROOT / "bundles" / "default"
+SKELETONS = ROOT / "graphs"
+WEB = ROOT / "web"
+MODELS = ROOT / "models.toml"
+
+
+def shipped_faces(kind: str) -> dict[str, Path]:
+    """Return the faces that ship with fid, by name; `kind` is "identity" or "attributes"."""
+    return {path.stem.partition("-")[2]: path for path in sorted(FACES.glob(f"{kind}-*.jpg"))}
+
+
+def installed_version(distribution: str = "fid-face") -> str | None:
+    """Return the version of an installed distribution, None where it is not installed."""
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return None

@@ -1,0 +1,1 @@
+"""The command line: options, progress bars, and what the commands say."""

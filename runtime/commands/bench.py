@@ -1,0 +1,196 @@
+"""`fid-run bench`: how fast each engine is on this machine, stage by stage and end to end, and how accurate.
+
+Every engine that works composes the same frames. Accuracy stands beside speed: the pictures are compared with those of
+ONNX Runtime in float32 on the CPU and the same generator, the reference, and so are the identity codes of the pictures.
+Without a camera file the frames show a face that ships with fid, moving.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from ..composer import Composer
+from ..errors import FidError, InputError
+from ..live.layout import Layout, Reenactment
+from ..live.pipeline import Live
+from ..live.reenact import Reenactor
+from ..media.camera import Camera
+
+REFERENCE = "onnxruntime"
+COMPARED = 8  # frames whose pictures are compared with the reference
+WARM_UP = 3  # frames that are not counted
+KEPT = 120  # frames held in memory at most, used over and over
+KEPT_BYTES = 256 << 20  # of them: 10 frames in 4K
+FPS = 30.0  # of the frames that fid makes itself
+SIZE = 480, 640  # px, height and width of those
+
+
+def made_frames(face: np.ndarray, count: int) -> list[np.ndarray]:
+    """A face RGB uint8 [256, 256, 3] moving, turning and growing in front of a wall: RGB uint8 [480, 640, 3] each."""
+    frames = []
+    for number in range(count):
+        phase = 2 * np.pi * number / 60
+        scale, turn = 1.2 + 0.1 * np.sin(phase), 0.12 * np.sin(0.7 * phase)
+        cosine, sine = scale * np.cos(turn), scale * np.sin(turn)
+        centre = np.array([320 + 40 * np.sin(0.5 * phase), 240.0])
+        matrix = np.array([[cosine, -sine, 0], [sine, cosine, 0]])
+        matrix[:, 2] = centre - matrix[:, :2] @ (127.5, 127.5)
+        wall = np.full((*SIZE, 3), 150, np.uint8)
+        frames.append(cv2.warpAffine(face, matrix, SIZE[::-1], wall, borderMode=cv2.BORDER_TRANSPARENT))
+    return frames
+
+
+def read_frames(path: Path, count: int, limit_bytes: float = np.inf) -> list[np.ndarray]:
+    """The first frames of a video file, RGB uint8, and one at least. Raises `FidError` when there is none."""
+    capture = cv2.VideoCapture(str(path))
+    frames: list[np.ndarray] = []
+    while len(frames) < count and sum(frame.nbytes for frame in frames) < limit_bytes:
+        there, image = capture.read()
+        if not there:
+            break
+        frames.append(cv2.cvtColor(image, cv2.COLOR_BGR2RGB))
+    capture.release()
+    if not frames:
+        raise FidError(f"{path} is not a video that can be read.")
+    return frames
+
+
+def crops_of(composer: Composer, frames: list[np.ndarray]) -> list[np.ndarray]:
+    """The aligned crops RGB uint8 [256, 256, 3] of those frames that have a usable face. `InputError` without any."""
+    crops, reason = [], InputError("there are no frames.")
+    for frame in frames:
+        try:
+            crops.append(composer.crop(frame))
+        except InputError as error:
+            reason = error
+    if not crops:
+        raise InputError(f"the frames that were looked at show nobody; the last one: {reason}")
+    return crops
+
+
+def percentiles(values: list[float]) -> dict[str, float]:
+    """p50, p95 and p99."""
+    return {f"p{percent}": round(float(np.percentile(values, percent)), 2) for percent in (50, 95, 99)}
+
+
+def pictures(composer: Composer, crops: list[np.ndarray], light: bool) -> list[np.ndarray]:
+    """The compositions of aligned crops, with nothing smoothed: RGB uint8 [R, R, 3] each."""
+    identity = composer.identity
+    assert identity is not None
+    return [composer.image(composer.w(identity, composer.attribute_code(crop)), light=light) for crop in crops]
+
+
+def accuracy(images: list[np.ndarray], references: list[np.ndarray], judge: Composer) -> dict[str, float]:
+    """How near pictures RGB uint8 [R, R, 3] are to their references: worst PSNR in dB, worst identity cosine."""
+    psnr, cosine = [], []
+    for image, reference in zip(images, references, strict=True):
+        psnr.append(min(cv2.PSNR(image, reference), 99.0))  # 99: equal
+        views = [cv2.resize(one, (256, 256), interpolation=cv2.INTER_AREA) for one in (image, reference)]
+        cosine.append(float(judge.identity_code(views[0]) @ judge.identity_code(views[1])))
+    return {"psnr_db": round(min(psnr), 2), "identity_cosine": round(min(cosine), 5)}
+
+
+def stages(composer: Composer, frames: list[np.ndarray], seconds: float, light: bool) -> dict[str, Any]:
+    """Compose frames one after another for some seconds: ms of each stage and of the whole frame, fps."""
+    show = Reenactment(Reenactor(composer, light=light), Layout("paste", "hold", composer.resolution))
+    parts: dict[str, list[float]] = {}
+    whole: list[float] = []
+    begin, number = time.perf_counter(), 0
+    while number <= WARM_UP or time.perf_counter() - begin < seconds:
+        start = time.perf_counter()
+        show.picture(frames[number % len(frames)], number / FPS)
+        if number >= WARM_UP:
+            whole.append(1e3 * (time.perf_counter() - start))
+            for stage, ms in show.timings.items():
+                parts.setdefault(stage, []).append(ms)
+        number += 1
+    if "synthesis" not in parts:
+        raise FidError("no face could be followed in these frames; give a clip that shows one, or more seconds.")
+    figures = {"stage_ms": {stage: percentiles(values) for stage, values in parts.items()}}
+    return figures | {"frame_ms": percentiles(whole), "fps": round(1e3 / float(np.mean(whole)), 2)}
+
+
+def live(composer: Composer, path: Path, seconds: float, light: bool) -> dict[str, Any]:
+    """The whole live path with a file in the place of the camera: pictures a second, ages, dropped frames."""
+    show = Reenactment(Reenactor(composer, light=light), Layout("paste", "hold", composer.resolution))
+    path_of_frames = Live(Camera(path, again=True), show)
+    path_of_frames.start()
+    try:
+        while time.perf_counter() - path_of_frames.started_s < seconds:
+            path_of_frames.take(0.1)
+    finally:
+        path_of_frames.stop()
+    return {
+        "fps": round(path_of_frames.taken / seconds, 2),
+        "frame_age_ms": path_of_frames.ages.summary(),
+        "dropped": path_of_frames.dropped,
+    }
+
+
+def bench(
+    engines: Sequence[str],
+    identity: Path,
+    camera: Path | None,
+    seconds: float,
+    options: dict[str, Any],
+    light: bool | None = None,
+    tell: Callable[[str], None] = lambda engine: None,
+) -> list[dict[str, Any]]:
+    """One row for each engine: its figures, or under "missing" why it does not work here.
+
+    `options` go to every `Composer` (bundle, threads, resolution). `light`: by the light generator; None for where it
+    pays. `tell` hears which engine is at work.
+    """
+    reference = Composer(engine=REFERENCE, **options)
+    who = reference.set_identity(identity)
+    if camera is not None:
+        frames = read_frames(camera, KEPT, KEPT_BYTES)
+    else:
+        frames = made_frames(reference.crop(identity), KEPT)
+    crops = crops_of(reference, frames[:: max(1, len(frames) // COMPARED)][:COMPARED])
+    expected: dict[bool, list[np.ndarray]] = {}
+    rows = []
+    for engine in engines:
+        tell(engine)
+        try:
+            composer = Composer(engine=engine, **options)
+            composer.set_identity(who)
+            start = time.perf_counter()
+            chosen = Reenactor(composer, light=light).light
+            composer.warm_up(light=chosen)
+            ready_s = round(time.perf_counter() - start, 2)
+            if composer.fallbacks:
+                raise FidError(composer.fallbacks[0])
+            row = {"engine": engine, "provider": composer.provider, "ready_s": ready_s}
+            row |= {"generator": "light" if chosen else "full"}
+            if chosen not in expected:
+                expected[chosen] = pictures(reference, crops, chosen)
+            row |= accuracy(pictures(composer, crops, chosen), expected[chosen], reference)
+            row |= stages(composer, frames, seconds, chosen)
+            if camera is not None:
+                row["live"] = live(composer, camera, seconds, chosen)
+        except FidError as error:
+            row = {"engine": engine, "missing": str(error)}
+        rows.append(row)
+    return rows
+
+
+def render(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """The rows as lines of a table for people."""
+    lines = ["engine          frame ms p50/p95/p99     fps  generator ms  PSNR dB  identity  live fps  age p99 ms"]
+    for row in rows:
+        if "missing" in row:
+            lines.append(f"{row['engine']:<15} {row['missing']}")
+            continue
+        frame, shown = row["frame_ms"], row.get("live")
+        text = f"{row['engine']:<15} {frame['p50']:6.1f} {frame['p95']:6.1f} {frame['p99']:6.1f}  {row['fps']:7.1f}"
+        text += f"  {row['stage_ms']['synthesis']['p50']:12.1f}  {row['psnr_db']:7.1f}  {row['identity_cosine']:8.4f}"
+        text += f"  {shown['fps']:8.1f}  {shown['frame_age_ms']['p99']:10.1f}" if shown else ""
+        lines.append(text)
+    return lines

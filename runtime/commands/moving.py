@@ -1,0 +1,266 @@
+"""The commands of `fid-run` that take moving pictures: webcam, video, deidentify."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ..errors import FidError, InputError
+from .options import (
+    FILE,
+    Settings,
+    attempt,
+    columns,
+    composing,
+    finish,
+    identity_face_option,
+    make_folder,
+)
+from .progress import frame_progress
+
+IMPORTED_S = time.perf_counter()  # about when the process began, where the system tells nothing better
+
+light_option = click.option(
+    "--light/--full",
+    default=None,
+    help="The light generator or the full one. [default: light for live pictures on a CPU]",
+)
+
+
+def moving(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the options of moving pictures."""
+    options = [
+        click.option("--paste", "view", flag_value="paste", default=None, help="The head pasted into the frame."),
+        click.option("--side-by-side", "view", flag_value="side-by-side", help="The frame and the composition."),
+        click.option("--result-only", "view", flag_value="result-only", help="The composition alone."),
+        click.option(
+            "--smooth",
+            type=click.FloatRange(0, 10),
+            default=1.0,
+            show_default=True,
+            help="Steadier with more; 0 is off.",
+        ),
+        click.option(
+            "--no-face",
+            type=click.Choice(["hold", "pass", "blank"]),
+            default="hold",
+            show_default=True,
+            help="What is shown while there is no face: the last picture, the frame, or grey.",
+        ),
+        light_option,
+    ]
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+@click.command()
+@click.option("--identity", "identities", type=FILE, multiple=True, help="Whose face; repeat for the keys 1 to 9.")
+@click.option("--camera", default="0", show_default=True, metavar="N|NAME|FILE", help="A video file plays a camera.")
+@click.option("--list", "list_only", is_flag=True, help="List the cameras and stop.")
+@click.option("--mirror", is_flag=True, help="Swap left and right of what is shown.")
+@click.option("--size", metavar="WxH", help="Size asked of the camera, such as 1280x720.")
+@click.option("--fps-cap", type=click.FloatRange(min=1), help="At most so many pictures a second.")
+@moving
+@click.option("--record", type=FILE, metavar="FILE.mp4", help="Record what is shown, without the overlay.")
+@click.option("--vcam", is_flag=True, help="Send it to a virtual camera, for video calls.")
+@click.option("--headless", is_flag=True, help="No window.")
+@click.option("--duration", type=click.FloatRange(min=0.1), metavar="S", help="Stop after S seconds.")
+@identity_face_option
+@composing
+def webcam(
+    settings: Settings,
+    identities: tuple[Path, ...],
+    camera: str,
+    list_only: bool,
+    mirror: bool,
+    size: str | None,
+    fps_cap: float | None,
+    view: str | None,
+    smooth: float,
+    no_face: str,
+    light: bool | None,
+    record: Path | None,
+    vcam: bool,
+    headless: bool,
+    duration: float | None,
+    identity_face: int | None,
+) -> None:
+    """Compose what a camera sees, live.
+
+    Press h in the window for its keys. A file in the place of a camera is played at its own speed.
+    """
+    from ..live.layout import Layout, Reenactment
+    from ..live.reenact import Reenactor
+    from ..live.webcam import Sinks, Webcam, process_age_s, resident_mb, virtual_cameras
+    from ..media.camera import Camera
+    from ..media.camera_list import describe_cameras, find_camera, list_cameras
+
+    start = time.perf_counter()
+    if list_only:
+        cameras = list_cameras()
+        as_text = columns((str(c.index), c.name, c.backend) for c in cameras) if cameras else [describe_cameras([])]
+        click.echo(json.dumps([vars(c) for c in cameras]) if settings.as_json else "\n".join(as_text))
+        return
+    if not identities:
+        raise click.UsageError("Missing option '--identity'.")
+    width, height = _parse_size(size)
+    source = find_camera(camera)
+    if vcam:
+        virtual_cameras()  # before the models are loaded, who has none learns of it
+
+    def say(sentence: str) -> None:
+        click.echo(f"fid-run: {sentence}", err=True)
+
+    composer = settings.composer()
+    people = [composer.identify(photo, identity_face) for photo in identities]
+    composer.set_identity(people[0])
+    reenactor = Reenactor(composer, smooth=smooth, light=light)
+    composer.warm_up(light=reenactor.light)
+    settings.tell_fallbacks(composer)
+    layout = Layout(view or "paste", no_face, composer.resolution)
+    lens = Camera(source, width=width, height=height, fps=fps_cap, again=duration is not None, notice=say)
+    show = Webcam(
+        lens,
+        Reenactment(reenactor, layout),
+        people,
+        Sinks(not headless, record, vcam),
+        mirror=mirror,
+        fps_cap=fps_cap,
+        note=lambda kind: settings.note(composer, kind, with_photos=layout.view != "result-only"),
+        say=say,
+    )
+    show.run(duration)
+    report = show.report()
+    text = f"{report['frames']} pictures at {report['fps']:.1f} a second on {composer.provider}, frame age p50 "
+    text += "{p50:.0f}, p95 {p95:.0f}, p99 {p99:.0f} ms".format(**report["frame_age_ms"])
+    more: dict[str, Any] = {"generator": "light" if reenactor.light else "full"}
+    now = time.perf_counter()
+    first_s = process_age_s(now - IMPORTED_S) - (now - show.live.first_s) if show.live.first_s else None
+    more |= {"ready_s": round(show.live.started_s - start, 2), "first_frame_s": first_s and round(first_s, 2)}
+    more["resident_mb"] = round(resident_mb(), 1)
+    settings.report(composer, text, **report, **more, record=record)
+
+
+@click.command()
+@click.option("--identity", "identities", type=FILE, multiple=True, required=True, help="Whose face; may be repeated.")
+@click.option("--driving", type=FILE, required=True, help="The video that gives pose, expression and light.")
+@click.option("-o", "--output", type=FILE, required=True, help="MP4, MOV or MKV.")
+@click.option("--trim", metavar="A:B", help="Only from second A to second B; either may be left out.")
+@moving
+@identity_face_option
+@composing
+def video(
+    settings: Settings,
+    identities: tuple[Path, ...],
+    driving: Path,
+    output: Path,
+    trim: str | None,
+    view: str | None,
+    smooth: float,
+    no_face: str,
+    light: bool | None,
+    identity_face: int | None,
+) -> None:
+    """Compose a whole video, with its sound.
+
+    A run that was stopped goes on where it was when the same command is given again.
+    """
+    from ..identity import average
+    from ..live.layout import Layout, Reenactment
+    from ..live.reenact import Reenactor
+    from ..media.images import check_output
+    from ..media.video import VIDEO_SUFFIXES, open_clip, parse_trim
+    from ..media.video_rework import rework
+
+    check_output(output, VIDEO_SUFFIXES, driving)
+    span = parse_trim(trim) if trim is not None else (0.0, None)
+    clip = open_clip(driving)
+    composer = settings.composer()
+    who = composer.set_identity(average([composer.identify(photo, identity_face) for photo in identities]))
+    reenactor = Reenactor(composer, smooth=smooth, light=bool(light))
+    composer.warm_up(light=reenactor.light)
+    settings.tell_fallbacks(composer)
+    work = Reenactment(reenactor, Layout(view or "result-only", no_face, composer.resolution))
+    made_of = {"identity": who.fingerprint, "bundle": composer.bundle.to_json(), "engine": composer.provider}
+    made_of |= {"view": work.layout.view, "smooth": smooth, "no_face": no_face, "resolution": composer.resolution}
+    made_of |= {"generator": "light" if reenactor.light else "full"}
+    note = settings.note(composer, "reenactment", with_photos=work.layout.view != "result-only")
+    total = max(1, round(min((span[1] or 1e9) - span[0], clip.frames / clip.fps - span[0]) * clip.fps))
+    start = time.perf_counter()
+    with frame_progress(driving.name, total) as tick:
+        frames, missing = rework(clip, output, work, settings=made_of, trim=span, note=note, tick=tick)
+    fps = frames / max(time.perf_counter() - start, 1e-9)
+    text = f"{output} ({frames} frames, {fps:.1f} a second, on {composer.provider})"
+    text += f"; {driving} is damaged, frames missing: {missing}" if missing else ""
+    report = {"output": output, "frames": frames, "missing": missing, "fps": round(fps, 2), "sound_tracks": clip.sound}
+    settings.report(composer, text, **report)
+
+
+@click.command()
+@click.argument("source", type=FILE)
+@click.option("-o", "--output", type=FILE, required=True, help="A file, or a folder for a folder.")
+@click.option("--seed", type=click.IntRange(0, 2**31), default=0, show_default=True, help="Who stands in.")
+@click.option(
+    "--faces", type=click.Choice(["all", "largest"]), default="all", show_default=True, help="Whom to replace."
+)
+@click.option("--mute", is_flag=True, help="Leave the sound of videos out: a voice tells who somebody is.")
+@composing
+def deidentify(settings: Settings, source: Path, output: Path, seed: int, faces: str, mute: bool) -> None:
+    """Replace every person of a photo, a video, or a folder of them.
+
+    The report, in OUTPUT.json or in report.json of the folder, tells of every face whether a recogniser still takes
+    it for the same person. Exit code 1 when it does.
+    """
+    from functools import cache
+
+    from ..live.deidentify import Deidentifier, plan, replace_people, summary
+    from ..media.images import replacing
+    from ..sample import Sampler
+
+    jobs, record = plan(source, output)
+    if source.is_dir():
+        make_folder(output)
+    composer = settings.composer()
+    sampler = Sampler(composer)
+    draw = cache(lambda number: sampler.person(number)[1])
+    composer.set_identity(draw(seed))
+    composer.warm_up()
+    settings.tell_fallbacks(composer)
+    made_of: dict[str, Any] = {"bundle": composer.bundle.to_json(), "engine": composer.provider}
+    made_of |= {"resolution": composer.resolution, "deidentify": seed, "faces": faces}
+    note = settings.note(composer, "deidentification", with_photos=True)
+
+    def work(job: tuple[Path, Path]) -> dict[str, Any]:
+        people = Deidentifier(composer, draw, seed, faces)
+        return replace_people(*job, people, settings=made_of, mute=mute, note=note, progress=frame_progress)
+
+    done, failed = attempt("files", jobs, work, FidError)
+    report = {**summary(done), "failed": failed}
+    with replacing(record) as temporary:
+        temporary.write_text(json.dumps(report, indent=1) + "\n")
+    text = f"{output}: {report['people']} people replaced, {report['still_matching']} still recognised"
+    if report["people"]:
+        text += f" (mean cosine {report['cosine_before']} before, {report['cosine_after']} after; "
+        text += f"{report['match_above']} and more is a match); see {record}"
+    missing = sum(file.get("missing", 0) for file in done)
+    text += f"; videos are damaged, frames missing: {missing}" if missing else ""
+    settings.report(composer, text, report=record, **report)
+    finish(failed)
+    if report["still_matching"]:
+        click.get_current_context().exit(1)
+
+
+def _parse_size(text: str | None) -> tuple[int | None, int | None]:
+    """ "1280x720" as width and height in px; neither without a text."""
+    if text is None:
+        return None, None
+    width, _, height = text.lower().partition("x")
+    if not (width.isdecimal() and height.isdecimal() and int(width) and int(height)):
+        raise InputError(f"--size {text} is not understood; give WIDTHxHEIGHT, such as 1280x720.")
+    return int(width), int(height)

@@ -1,0 +1,147 @@
+"""What the commands of `fid-run` share: their options, how they end, and what they show while they work."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import wraps
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ..errors import FidError, InputError
+
+if TYPE_CHECKING:
+    from ..composer import Composer
+    from ..media.provenance import Note
+
+from .progress import T, progress_of
+
+# As in session.py, which a test compares.
+ENGINES = ("auto", "tensorrt", "tensorrt-rtx", "cuda", "onnxruntime", "openvino", "openvino-bf16")
+FILE = click.Path(path_type=Path)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The options that all composing commands share."""
+
+    bundle: Path | None  # None: the bundle that ships with fid
+    engine: str  # see session.open_session
+    require: str | None  # see session.open_session
+    threads: int | None  # None: one per physical core
+    resolution: int | None  # px; None: the bundle's own
+    provenance: bool  # put a note into every file
+    as_json: bool  # print the result as JSON
+    told: list[str] = field(default_factory=list)  # what `tell_fallbacks` has said
+
+    def composer(self) -> Composer:
+        """Open the bundle."""
+        from ..composer import Composer
+
+        options = {"engine": self.engine, "require": self.require, "threads": self.threads}
+        return Composer(self.bundle, resolution=self.resolution, **options)
+
+    def note(self, composer: Composer, kind: str, with_photos: bool = False) -> Note | None:
+        """What goes into the files; `with_photos` when they show the input photos as well."""
+        from ..media.provenance import MADE_BY_ALGORITHM, PART_BY_ALGORITHM
+
+        return composer.note(kind, PART_BY_ALGORITHM if with_photos else MADE_BY_ALGORITHM) if self.provenance else None
+
+    def tell_fallbacks(self, composer: Composer) -> None:
+        """Say on stderr, each once, what is not as it was asked for. Before long work, when the sessions are open."""
+        for fallback in composer.fallbacks:
+            if fallback not in self.told:
+                click.echo(f"fid-run: {fallback}", err=True)
+                self.told.append(fallback)
+
+    def report(self, composer: Composer, text: str, **record: Any) -> None:
+        """Say on stdout what was done, as text or JSON, and on stderr what is not as it was asked for."""
+        self.tell_fallbacks(composer)
+        if self.as_json:
+            bundle = {"name": composer.bundle.name, "version": composer.bundle.version}
+            shared = {"provider": composer.provider, "resolution": composer.resolution, "bundle": bundle}
+            click.echo(json.dumps({**record, **shared}, default=str))
+        else:
+            click.echo(text)
+
+
+def composing(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the shared options; it receives them as one `Settings`."""
+
+    @wraps(command)
+    def with_settings(**values: Any) -> None:
+        own = {name: values.pop(name) for name in Settings.__dataclass_fields__ if name in values}
+        resolution = own.pop("resolution")
+        command(settings=Settings(**own, resolution=int(resolution) if resolution else None), **values)
+
+    options = [
+        click.option("--bundle", type=FILE, help="A folder or .fid file with graphs. [default: the one in fid]"),
+        click.option("--engine", type=click.Choice(ENGINES), default="auto", show_default=True, help="What computes."),
+        click.option("--require", metavar="NAME", help="Fail unless this engine, device or precision is what runs."),
+        click.option("--threads", type=click.IntRange(min=1), help="CPU threads. [default: one per core]"),
+        click.option(
+            "--resolution",
+            type=click.Choice(["256", "512", "1024"]),
+            help="Side in px; 1024 uses the full generator, fetched when first asked for. [default: the bundle's own]",
+        ),
+        click.option("--provenance/--no-provenance", default=True, help="Write a note 'synthetic' into files. [on]"),
+        click.option("--json", "as_json", is_flag=True, help="Print the result as JSON."),
+    ]
+    for option in reversed(options):
+        with_settings = option(with_settings)
+    return with_settings
+
+
+face_option = click.option(
+    "--face",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Face N of attribute photos, counted by size. [default: 1]",
+)
+
+
+identity_face_option = click.option(
+    "--identity-face", type=click.IntRange(min=1), metavar="N", help="The same for identity photos."
+)
+
+
+def attempt(
+    what: str, items: Sequence[Any], work: Callable[[Any], T], errors: type[FidError] = InputError
+) -> tuple[list[T], list[str]]:
+    """`work` on every item; what came out, and one sentence for each item that ended in one of `errors`."""
+    done, failed = [], []
+    for item in progress_of(what, items, len(items)):
+        try:
+            done.append(work(item))
+        except errors as error:
+            failed.append(str(error))
+    return done, failed
+
+
+def finish(failed: list[str]) -> None:
+    """Name what failed and end with exit code 1, if anything did."""
+    if failed:
+        for sentence in failed:
+            click.echo(f"fid-run: left out: {sentence}", err=True)
+        click.get_current_context().exit(1)
+
+
+def make_folder(folder: Path | None) -> None:
+    """Make a folder, if one is given; InputError when that cannot be."""
+    try:
+        if folder is not None:
+            folder.mkdir(parents=True, exist_ok=True)
+    except FileExistsError:
+        raise InputError(f"{folder} is a file; give a folder.") from None
+    except OSError as error:
+        raise InputError(f"the folder {folder} cannot be made: {error.strerror}.") from error
+
+
+def columns(rows: Iterable[tuple[str, ...]]) -> list[str]:
+    """Rows of words as lines, in columns."""
+    table = [tuple(map(str, row)) for row in rows]
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    return ["  ".join(word.ljust(width) for word, width in zip(row, widths, strict=True)).rstrip() for row in table]

@@ -1,0 +1,306 @@
+"""The commands of `fid-run` that take photos: compose, grid, pairs, interpolate, sample, demo."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from ..assets import shipped_faces
+from ..errors import InputError
+from .options import (
+    FILE,
+    Settings,
+    attempt,
+    composing,
+    face_option,
+    finish,
+    identity_face_option,
+    make_folder,
+)
+from .progress import progress_of
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from ..composer import Composer
+
+from ..looks import Look, compose_cells, look_at_attributes, look_at_identity
+
+STRIP_STEPS, ANIMATION_STEPS = 7, 48
+
+
+@click.command()
+@click.option("--identity", "identities", type=FILE, multiple=True, required=True, help="Whose face; may be repeated.")
+@click.option("--attributes", type=FILE, required=True, help="Whose pose, expression and light.")
+@click.option("-o", "--output", type=FILE, required=True, help="PNG, JPEG or WebP.")
+@click.option("--save-identity", type=FILE, metavar="FILE.npz", help="Keep the identity, without any photo.")
+@face_option
+@identity_face_option
+@composing
+def compose(
+    settings: Settings,
+    identities: tuple[Path, ...],
+    attributes: Path,
+    output: Path,
+    save_identity: Path | None,
+    face: int | None,
+    identity_face: int | None,
+) -> None:
+    """Compose one picture. Several identity photos are averaged: a steadier identity."""
+    from ..identity import SUFFIX, average
+    from ..media.images import check_output, write_image
+
+    check_output(output)
+    if save_identity is not None:
+        check_output(save_identity, (SUFFIX,))
+    composer = settings.composer()
+    composer.set_identity(average([composer.identify(photo, identity_face) for photo in identities]))
+    image = composer.compose(attributes, face)
+    write_image(output, image, settings.note(composer, "composition"))
+    if save_identity is not None and composer.identity is not None:
+        composer.identity.save(save_identity)
+    text = f"{output} ({composer.resolution} px, {_face_ms(composer):.0f} ms on {composer.provider})"
+    settings.report(composer, text, output=output, ms=composer.timings, identity_file=save_identity)
+
+
+@click.command()
+@click.option("--identities", type=FILE, multiple=True, required=True, help="On top: a folder or a file; repeatable.")
+@click.option("--attributes", type=FILE, multiple=True, required=True, help="On the left; the same.")
+@click.option("-o", "--output", type=FILE, required=True, help="The table as PNG, JPEG or WebP.")
+@click.option("--files", type=FILE, metavar="DIR", help="Every cell as a file, too: IDENTITY--ATTRIBUTES.png.")
+@face_option
+@identity_face_option
+@composing
+def grid(
+    settings: Settings,
+    identities: tuple[Path, ...],
+    attributes: tuple[Path, ...],
+    output: Path,
+    files: Path | None,
+    face: int | None,
+    identity_face: int | None,
+) -> None:
+    """Compose a table: identities on top, attributes on the left."""
+    from ..identity import SUFFIX
+    from ..media.images import check_output, find_photos, write_image
+
+    check_output(output)
+    make_folder(files)
+    top, left = find_photos(identities, (SUFFIX,)), find_photos(attributes)
+    composer = settings.composer()
+    tops, failed = attempt("identities", top, lambda path: look_at_identity(composer, path, identity_face))
+    lefts, failed_left = attempt("attributes", left, lambda path: look_at_attributes(composer, path, face))
+    failed += failed_left
+    if not tops or not lefts:
+        finish(failed)
+    top_names, left_names = _labels([one.path for one in tops]), _labels([one.path for one in lefts])
+    cells = _composed(composer, tops, lefts)
+    table = _table(tops, lefts, cells, top_names, left_names)
+    write_image(output, table, settings.note(composer, "grid", with_photos=True))
+    written = []
+    if files is not None:
+        for attribute, row in zip(left_names, cells, strict=True):
+            for identity, cell in zip(top_names, row, strict=True):
+                written.append(files / f"{identity}--{attribute}.png")
+                write_image(written[-1], cell, settings.note(composer, "composition"))
+    text = f"{output} ({len(tops)} x {len(lefts)} faces, {_face_ms(composer):.0f} ms each on {composer.provider})"
+    text += f", and {len(written)} files in {files}" if files is not None else ""
+    settings.report(composer, text, output=output, files=written, failed=failed)
+    finish(failed)
+
+
+@click.command()
+@click.option("--identities", type=FILE, required=True, metavar="DIR", help="A folder of photos or identity files.")
+@click.option("--attributes", type=FILE, required=True, metavar="DIR", help="A folder of photos.")
+@click.option("-o", "--output", type=FILE, required=True, metavar="DIR", help="Gets one PNG for each pair.")
+@face_option
+@identity_face_option
+@composing
+def pairs(
+    settings: Settings, identities: Path, attributes: Path, output: Path, face: int | None, identity_face: int | None
+) -> None:
+    """Compose photos of the same name in two folders.
+
+    What has no partner is named at the end.
+    """
+    from ..identity import SUFFIX
+    from ..media.images import find_photos, write_image
+
+    for folder in (identities, attributes):
+        if not folder.is_dir():
+            raise InputError(f"{folder} is not a folder; pairs are matched between the files of two folders.")
+    who, what = _by_stem(find_photos([identities], (SUFFIX,))), _by_stem(find_photos([attributes]))
+    matched = [name for name in who if name in what]
+    alone = [str(who.get(name) or what[name]) for name in sorted(who.keys() ^ what.keys())]
+    if not matched:
+        raise InputError(f"no file in {identities} has the name of one in {attributes}, so there are no pairs.")
+    make_folder(output)
+    composer = settings.composer()
+
+    def compose_pair(name: str) -> Path:
+        composer.set_identity(composer.identify(who[name], identity_face))
+        path = output / f"{name}.png"
+        write_image(path, composer.compose(what[name], face), settings.note(composer, "composition"))
+        return path
+
+    written, failed = attempt("pairs", matched, compose_pair)
+    done = f"{len(written)} of {len(matched)} pairs in {output}"
+    text = f"{done} ({_face_ms(composer):.0f} ms each on {composer.provider})" if written else done
+    text += "".join(f"\n  without a partner: {path}" for path in alone)
+    settings.report(composer, text, files=written, without_partner=alone, failed=failed)
+    finish(failed)
+
+
+@click.command()
+@click.option("--identity", "identities", type=FILE, multiple=True, required=True, help="One, or two to go between.")
+@click.option("--attributes", type=FILE, multiple=True, required=True, help="Two to go between, or one.")
+@click.option("-o", "--output", type=FILE, required=True, help="A strip (PNG, JPEG, WebP) or an animation (GIF, MP4).")
+@click.option("--space", type=click.Choice(["w", "z"]), default="w", show_default=True, help="In W, or in the codes z.")
+@click.option("--steps", type=click.IntRange(2, 1000), help=f"[default: {STRIP_STEPS}, animated {ANIMATION_STEPS}]")
+@click.option("--fps", type=click.FloatRange(1, 60), default=25.0, show_default=True, help="Of an animation.")
+@face_option
+@identity_face_option
+@composing
+def interpolate(
+    settings: Settings,
+    identities: tuple[Path, ...],
+    attributes: tuple[Path, ...],
+    output: Path,
+    space: str,
+    steps: int | None,
+    fps: float,
+    face: int | None,
+    identity_face: int | None,
+) -> None:
+    """Go from one photo to another, as a strip or animation.
+
+    Either the attributes change and the identity stays (one --identity, two --attributes), or the other way round.
+    """
+    from ..interpolate import ANIMATION_SUFFIXES, OUTPUT_SUFFIXES, check_numbers, write_interpolation
+    from ..interpolate import interpolate as interpolate_between
+    from ..media.images import check_output
+
+    check_output(output, OUTPUT_SUFFIXES)
+    check_numbers(len(identities), len(attributes))
+    animated = output.suffix.lower() in ANIMATION_SUFFIXES
+    steps = steps or (ANIMATION_STEPS if animated else STRIP_STEPS)
+    composer = settings.composer()
+    who = [look_at_identity(composer, path, identity_face) for path in identities]
+    what = [look_at_attributes(composer, path, face) for path in attributes]
+    people = [one.identity for one in who if one.identity is not None]
+    codes = [one.attributes for one in what if one.attributes is not None]
+    way = interpolate_between(composer, people, codes, steps, space)
+    frames = list(progress_of("interpolating", way, steps))
+    moving = [one.crop for one in (who if len(who) == 2 else what)]
+    ends = [] if animated else [crop for crop in moving if crop is not None]
+    note = settings.note(composer, "interpolation", with_photos=bool(ends))
+    write_interpolation(output, frames, ends if len(ends) == 2 else (), frames_per_second=fps, note=note)
+    text = f"{output} ({steps} steps in {space}, {composer.resolution} px, on {composer.provider})"
+    settings.report(composer, text, output=output, steps=steps, space=space)
+
+
+@click.command()
+@click.option("-n", "--count", type=click.IntRange(min=1), default=1, show_default=True, help="How many people.")
+@click.option("--seed", type=click.IntRange(0, 2**32 - 1), help="The first person's number. [default: a random one]")
+@click.option(
+    "--psi", type=click.FloatRange(0, 1.5), default=0.8, show_default=True, help="Variety: 0 is the mean face."
+)
+@click.option("-o", "--output", type=FILE, required=True, metavar="DIR", help="Gets person-NUMBER.png and .npz.")
+@composing
+def sample(settings: Settings, count: int, seed: int | None, psi: float, output: Path) -> None:
+    """Draw people who do not exist.
+
+    Writes pictures, and identity files that can be used in place of a photo.
+    """
+    import secrets
+
+    from ..media.images import write_image
+    from ..sample import Sampler
+
+    make_folder(output)
+    composer = settings.composer()
+    sampler = Sampler(composer, psi)
+    first = secrets.randbelow(10**6) if seed is None else seed
+    written = []
+    for number in progress_of("drawing", range(first, first + count), count):
+        image, identity = sampler.person(number)
+        write_image(output / f"person-{number}.png", image, settings.note(composer, "sample"))
+        identity.save(output / f"person-{number}.npz")
+        written.append(output / f"person-{number}.png")
+    people = "1 person" if count == 1 else f"{count} people"
+    text = f"{people} in {output}, from --seed {first} (psi {psi:g}, on {composer.provider})"
+    settings.report(composer, text, files=written, seed=first, psi=psi)
+
+
+@click.command()
+@click.option("-o", "--output", type=FILE, default=Path("fid-demo.png"), show_default=True, help="PNG, JPEG or WebP.")
+@composing
+def demo(settings: Settings, output: Path) -> None:
+    """Compose a table from faces that ship with fid."""
+    from ..media.images import check_output, write_image
+
+    check_output(output)
+    composer = settings.composer()
+    top, left = (list(shipped_faces(kind).values()) for kind in ("identity", "attributes"))
+    tops = [look_at_identity(composer, path) for path in progress_of("identities", top, len(top))]
+    lefts = [look_at_attributes(composer, path) for path in progress_of("attributes", left, len(left))]
+    start = time.perf_counter()
+    cells = _composed(composer, tops, lefts)
+    count = len(tops) * len(lefts)
+    face_ms = 1e3 * (time.perf_counter() - start) / count + composer.timings["attributes"]
+    names = [[one.path.stem.partition("-")[2] for one in side] for side in (tops, lefts)]
+    write_image(output, _table(tops, lefts, cells, *names), settings.note(composer, "grid", with_photos=True))
+    text = f"{output.absolute()}\n{count} faces of {composer.resolution} px at {face_ms:.0f} ms a face"
+    text += f" (encode attributes, map, generate), on {composer.provider}"
+    settings.report(composer, text, output=output.absolute(), faces=count, ms_per_face=round(face_ms, 2))
+
+
+def _composed(composer: Composer, tops: Sequence[Look], lefts: Sequence[Look]) -> list[list[np.ndarray]]:
+    """Compose every cell of a table, with a progress bar: [attributes][identities] of RGB uint8 [R, R, 3]."""
+    count = len(tops) * len(lefts)
+    cells = list(progress_of("composing", compose_cells(composer, tops, lefts), count))
+    return [cells[start : start + len(tops)] for start in range(0, count, len(tops))]
+
+
+def _table(
+    tops: Sequence[Look],
+    lefts: Sequence[Look],
+    cells: list[list[np.ndarray]],
+    top_names: list[str],
+    left_names: list[str],
+) -> np.ndarray:
+    from ..media.table import compose_table, text_strip
+
+    side = cells[0][0].shape[0]
+    crops = [text_strip("identity file", side, side // 9) if one.crop is None else one.crop for one in tops]
+    left_crops = [one.crop for one in lefts if one.crop is not None]
+    return compose_table(crops, left_crops, cells, top_names, left_names)
+
+
+def _labels(paths: list[Path]) -> list[str]:
+    """File names without their endings; with them where two would be the same."""
+    times = Counter(path.stem for path in paths)
+    labels = [path.stem if times[path.stem] == 1 else path.name for path in paths]
+    twice = [label for label, number in Counter(labels).items() if number > 1]
+    if twice:
+        raise InputError(f"two inputs are called {twice[0]}, so their results would have one name; rename one.")
+    return labels
+
+
+def _by_stem(paths: list[Path]) -> dict[str, Path]:
+    files: dict[str, Path] = {}
+    for path in paths:
+        if path.stem in files:
+            raise InputError(f"{files[path.stem]} and {path} have the same name, so pairs are not clear; rename one.")
+        files[path.stem] = path
+    return files
+
+
+def _face_ms(composer: Composer) -> float:
+    """ms from aligned crop to picture: attribute encoder, mapper and generator, as they last ran."""
+    return sum(composer.timings.get(stage, 0.0) for stage in ("attributes", "mapper", "synthesis"))

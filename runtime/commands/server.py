@@ -1,0 +1,61 @@
+"""The command `fid-run serve`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ..errors import InputError
+from .options import (
+    FILE,
+    Settings,
+    composing,
+)
+
+
+@click.command()
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on; 0.0.0.0 is every one.")
+@click.option("--port", type=click.IntRange(0, 65535), default=8421, show_default=True, help="0 takes a free one.")
+@click.option("--token", envvar="FID_TOKEN", help="Ask for this one. [default: none on loopback, else a random one]")
+@click.option("--allow-host", "names", multiple=True, metavar="NAME", help="Answer to this host name, too.")
+@click.option("--certificate", type=FILE, metavar="FILE.pem", help="Serve HTTPS; browsers on other machines need it.")
+@click.option("--key", type=FILE, metavar="FILE.pem", help="The certificate's key, if it is in a file of its own.")
+@click.option("--sessions", type=click.IntRange(0), default=2, show_default=True, help="Live videos at a time.")
+@click.option("--queue", type=click.IntRange(1), default=16, show_default=True, help="Requests that may wait.")
+@click.option("--upload-mb", type=float, default=12.0, show_default=True, help="Largest request, in MB.")
+@click.option("--megapixels", type=float, default=50.0, show_default=True, help="Largest picture.")
+@composing
+def serve(
+    settings: Settings,
+    host: str,
+    port: int,
+    token: str | None,
+    names: tuple[str, ...],
+    certificate: Path | None,
+    key: Path | None,
+    **limits: Any,
+) -> None:
+    """A page in the browser, with camera, and an HTTP API.
+
+    On another address than loopback a token is asked for; it is in the printed address. Nothing uploaded is stored.
+    """
+    from ..serve.app import Server, warm_up
+    from ..serve.app import serve as answer
+    from ..serve.guard import Access, is_loopback, new_token
+    from ..serve.listen import check_extra, listen, page_address
+    from ..serve.worker import Limits
+
+    check_extra()
+    if key is not None and certificate is None:
+        raise InputError("--key goes with --certificate.")
+    access = Access(host, token or (None if is_loopback(host) else new_token()), names)
+    allowed = Limits(**limits)
+    with listen(host, port) as listening:
+        server = Server(settings.composer(), access, allowed, label=settings.provenance)
+        warm_up(server)
+        address = page_address(access, listening, secure=certificate is not None)
+        text = f"fid is at {address}\n(on {server.composer.provider}; Ctrl-C ends it)"
+        settings.report(server.composer, text, address=address)
+        answer(server, listening, certificate, key)

@@ -1,0 +1,97 @@
+"""Which CPU engine `auto` takes for a graph: what `fid-run bench` found faster here, ONNX Runtime until it has run."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import platform
+import sys
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from ..assets import installed_version
+from ..weights.cache import cache_folder, locked, new_file, plain_disk_errors
+
+CPU_ENGINES = ("onnxruntime", "openvino", "openvino-bf16")
+"""The first is the one to beat."""
+
+MARGIN = 0.95
+"""Another engine has to need at most this share of the first one's time."""
+
+LEAST_COSINE = 0.995
+"""Identity cosine to the reference below which an engine is not taken, however fast it is."""
+
+
+def faster(rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """Graph -> the fastest of `CPU_ENGINES`, by the rows of `bench.bench`; {} unless the first of them and another have
+    been measured."""
+    found = {row["engine"]: row for row in rows if row["engine"] in CPU_ENGINES and "missing" not in row}
+    first = found.pop(CPU_ENGINES[0], None)
+    if first is None or not found:
+        return {}
+    accurate = [row for row in found.values() if row["identity_cosine"] >= LEAST_COSINE]
+    result = {}
+    for graph in ("attributes", "mapper", "synthesis"):
+        times = {row["engine"]: row["stage_ms"][graph]["p50"] for row in accurate}
+        best = min(times, key=times.__getitem__, default=CPU_ENGINES[0])
+        wins = best in times and times[best] <= MARGIN * first["stage_ms"][graph]["p50"]
+        result[graph] = best if wins else CPU_ENGINES[0]
+    return result
+
+
+def remember(graphs: Mapping[str, str]) -> Path:
+    """Keep graph -> engine for this machine and these versions; returns the file."""
+    path = _file()
+    with plain_disk_errors("keeping the faster engines", path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with locked(path.name), new_file(path) as partial:
+            partial.write_text(json.dumps({"machine": _machine(), "graphs": dict(graphs)}, indent=1) + "\n")
+    _remembered.cache_clear()
+    return path
+
+
+def remembered(graph: str) -> str:
+    """The CPU engine for a graph ("synthesis", whether light or not): ONNX Runtime where nothing was measured, or under
+    other versions."""
+    return _remembered(_file()).get(graph.removesuffix("-light"), CPU_ENGINES[0])
+
+
+@cache
+def _remembered(path: Path) -> dict[str, str]:
+    try:
+        kept = json.loads(path.read_text())
+        graphs = kept["graphs"] if kept["machine"] == _machine() else {}
+        return {str(graph): str(engine) for graph, engine in graphs.items() if engine in CPU_ENGINES}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):  # none, or not ours: measure again
+        return {}
+
+
+def _file() -> Path:
+    return cache_folder("engines.json")
+
+
+def _machine() -> dict[str, str | None]:
+    """What the outcome depends on."""
+    return {"host": platform.node(), **{package: installed_version(package) for package in ("onnxruntime", "openvino")}}
+
+
+def physical_cores() -> int:
+    """CPU cores this process may use, hyper-threads counted once, a container's CPU quota respected; at least 1."""
+    allowed = os.sched_getaffinity(0) if sys.platform == "linux" else set(range(os.cpu_count() or 1))
+    cores = set()
+    for cpu in allowed:
+        try:
+            topology = Path(f"/sys/devices/system/cpu/cpu{cpu}/topology")
+            cores.add((topology / "thread_siblings_list").read_text())
+        except OSError:  # not Linux, or hidden: count every CPU
+            cores.add(cpu)
+    count = len(cores)
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        count = min(count, math.ceil(int(quota) / int(period)))
+    except (OSError, ValueError):  # no such file, or "max"
+        pass
+    return max(1, count)

@@ -1,0 +1,181 @@
+"""A session is one graph on one engine. All engines look the same from here on, and say truthfully what runs."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..errors import FidError, InputError
+from .machine import physical_cores, remembered
+from .session import Session
+
+if TYPE_CHECKING:
+    from .tensorrt.build import Batch
+
+ENGINES = ("auto", "tensorrt", "tensorrt-rtx", "cuda", "onnxruntime", "openvino", "openvino-bf16")
+"""What `open_session` takes as `engine`.
+
+`auto`: the first of `GPU_ENGINES` that is installed and works, else the CPU engine that `fid-run bench` found faster
+for the graph, ONNX Runtime until it has run. `tensorrt`, `tensorrt-rtx`: NVIDIA's builders, on the GPU. `cuda`: ONNX
+Runtime on CUDA. `onnxruntime`: on the CPU. `openvino`: on the CPU in float32. `openvino-bf16`: bfloat16 where the CPU
+has it.
+"""
+
+GPU_ENGINES = ("tensorrt", "tensorrt-rtx", "cuda")
+"""In the order in which `auto` tries them, and in which one that fails gives way to the next."""
+
+
+def open_session(
+    path: Path | str,
+    *,
+    engine: str = "auto",
+    require: str | None = None,
+    threads: int | None = None,
+    static_batch: int | None = None,
+    half: Path | None = None,
+) -> Session:
+    """Open the ONNX graph at `path`; external weights lie beside it.
+
+    engine: one of `ENGINES`. require: an engine, device or precision ("cuda", "openvino", "bf16", "tensorrt") that must
+    be what runs; with engine `auto` it also chooses. threads: at most so many CPU threads, None for one per
+    physical core. static_batch: the batch size to build for at once, for engines that build per size. half: the same
+    graph typed in FP16, which GPU engines open in the place of `path` where they can.
+
+    A GPU engine that is installed and does not work here (no driver, no memory, a result that falls short) gives way to
+    the next one and at last to the CPU; `fallback` of the session says why. Raises InputError for an unknown engine;
+    FidError in one sentence when the engine is not installed, the graph cannot be read, or something else than
+    `require` would run.
+    """
+    if Path(path).suffix in (".plan", ".engine", ".trt"):
+        raise InputError(
+            f"{path} is an engine, which is native code: only those built here are loaded; give the graph."
+        )
+    if engine not in ENGINES:
+        raise InputError(f"there is no engine {engine!r}; known are {', '.join(ENGINES)}.")
+    if threads is not None and threads < 1:
+        raise InputError(f"{threads} threads cannot run anything; give at least 1.")
+    if engine == "auto" and require in ENGINES:
+        engine = require
+    if not Path(path).is_file():
+        raise FidError(f"there is no graph {path}.")
+    count = threads or physical_cores()
+    if engine.startswith("openvino"):
+        from .ov import OpenVINOSession
+
+        session = OpenVINOSession(path, _precision(engine), count, static_batch)
+    elif engine == "onnxruntime":
+        from .ort import OnnxRuntimeSession
+
+        session = OnnxRuntimeSession(path, "CPU", count)
+    else:
+        session = _on_gpu(Path(path), half, engine, count, static_batch)
+    if require is not None and not satisfies(session.provider, require):
+        raise FidError(f"{require} is required and {session.provider} is what runs{_because(session)}.")
+    return session
+
+
+def _on_gpu(path: Path, half: Path | None, engine: str, threads: int, static_batch: int | None) -> Session:
+    """A session on `engine`, or on the first that works of those after it; with "auto" only installed ones count."""
+    named = engine != "auto"
+    reason = ""  # the first: without a driver, all that follow are the same
+    session: Session | None = None
+    for candidate in GPU_ENGINES[GPU_ENGINES.index(engine) if named else 0 :]:
+        if not installed(candidate):
+            if candidate == engine:
+                raise FidError(_how_to_install(candidate))
+            continue
+        for graph in dict.fromkeys((half or path, path)):
+            try:
+                session = _open_on_gpu(graph, path, candidate, threads, static_batch)
+                break
+            except FidError as error:
+                typed = " in FP16" if graph == half else ""
+                reason = reason or f"{candidate} does not work here{typed}: {str(error).rstrip('.')}"
+        if session is not None:
+            break
+    session = session or _on_cpu(path, threads, static_batch)
+    if reason:
+        session.fallback = f"{reason}; {session.provider} runs in its place."
+    return session
+
+
+def _on_cpu(path: Path, threads: int, static_batch: int | None) -> Session:
+    """A session on the faster CPU engine for a graph; where that does not open, on ONNX Runtime."""
+    from .ort import OnnxRuntimeSession
+
+    engine = remembered(path.stem)
+    if engine.startswith("openvino"):
+        from .ov import OpenVINOSession
+
+        try:
+            return OpenVINOSession(path, _precision(engine), threads, static_batch)
+        except FidError as error:
+            session = OnnxRuntimeSession(path, "CPU", threads)
+            session.fallback = (
+                f"openvino does not work here: {str(error).rstrip('.')}; {session.provider} runs instead."
+            )
+            return session
+    return OnnxRuntimeSession(path, "CPU", threads)
+
+
+def _precision(engine: str) -> str:
+    return "bf16" if engine.endswith("bf16") else "f32"
+
+
+def _open_on_gpu(graph: Path, reference: Path, engine: str, threads: int, static_batch: int | None) -> Session:
+    if engine == "cuda":
+        from .ort import OnnxRuntimeSession
+
+        return OnnxRuntimeSession(graph, "CUDA", threads)
+    from .tensorrt.build import Batch
+
+    return open_tensorrt(graph, engine, None if static_batch is None else Batch(*[static_batch] * 3), reference)
+
+
+def open_tensorrt(path: Path, engine: str, batch: Batch | None = None, reference: Path | None = None) -> Session:
+    """Open a graph on "tensorrt" or "tensorrt-rtx", and compare an engine that is new with FP32.
+
+    `batch`: see `TensorRTSession`. `reference`: the FP32 form of the graph at `path`; None for that graph itself, which
+    a CPU computes in FP32 however it is typed. Raises FidError in one sentence when the engine cannot be built or falls
+    short.
+    """
+    from .compare import compare
+    from .tensorrt.session import TensorRTSession
+
+    session = TensorRTSession(path, engine, batch)
+    if not session.compared:
+        session.judge(*compare(session, reference or path))
+    return session
+
+
+def installed(engine: str) -> bool:
+    """Whether the library of a GPU engine is here; it may still fail to load, or lack a driver."""
+    if engine == "cuda":
+        from .ort import has_cuda
+
+        return has_cuda()
+    return find_spec(engine.replace("-", "_")) is not None
+
+
+def _how_to_install(engine: str) -> str:
+    if engine == "cuda":
+        from .ort import NO_CUDA
+
+        return NO_CUDA
+    from .tensorrt.build import TITLES
+
+    return f"{TITLES[engine]} is not installed: `pip install 'fid-face[{engine}]'`."
+
+
+def satisfies(provider: str, require: str) -> bool:
+    """Whether a live provider ("onnxruntime CUDA") is what a name asks for ("cuda", "onnxruntime-cuda")."""
+
+    def words(name: str) -> set[str]:
+        return set(name.lower().replace("tensorrt-rtx", "tensorrt_rtx").replace("-", " ").split())
+
+    return words(require) <= words(provider)
+
+
+def _because(session: Session) -> str:
+    return "" if session.fallback is None else f" ({session.fallback.rstrip('.')})"

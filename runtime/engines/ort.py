@@ -1,0 +1,194 @@
+"""Sessions on ONNX Runtime: CPU everywhere, CUDA with the onnxruntime-gpu build.
+
+On CUDA, inputs and outputs are bound to buffers that are allocated once for each batch size, and the work on the GPU is
+recorded as a CUDA graph. Without NVIDIA's Python bindings of CUDA, ONNX Runtime copies for itself.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import itertools
+import os
+import threading
+from collections import OrderedDict
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import FidError
+from ..tensor import Tensor
+from .cuda import Buffers, Stream, gpu
+from .matmul import with_matrix_products
+from .session import check_inputs
+
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # since 1.31 its import starts reporting to its maker
+import onnxruntime as ort
+
+DTYPES = {"tensor(uint8)": "uint8", "tensor(float)": "float32", "tensor(float16)": "float16", "tensor(int64)": "int64"}
+
+KEPT = 4
+"""Batch sizes whose buffers stay on the GPU; the one not used for longest makes room."""
+
+DEVICE = "cuda"
+"""Where bound buffers lie, in ONNX Runtime's word."""
+
+NO_CUDA = (
+    "this build of ONNX Runtime has no CUDA: `pip install 'fid-face[gpu]'`, "
+    "then `pip install --force-reinstall --no-deps onnxruntime-gpu`."  # both builds are one module: the last one stays
+)
+
+
+class OnnxRuntimeSession:
+    """See `session.Session`. `device`: "CPU" or "CUDA". Raises FidError when CUDA does not work."""
+
+    def __init__(self, path: Path | str, device: str, threads: int) -> None:
+        ort.set_default_logger_severity(4)  # failures come as exceptions; the log would reach the user's terminal
+        self.fallback: str | None = None
+        self._bound: _BoundRuns | None = None
+        if device == "CUDA":
+            if not has_cuda():
+                raise FidError(NO_CUDA)
+            try:
+                gpu()
+                bindings = True
+            except FidError:  # no bindings, or no GPU: ONNX Runtime itself will tell
+                bindings = False
+            self._session, recorded = _open_on_cuda(path, threads, bindings)
+        else:
+            self._session, recorded = _open(path, "CPUExecutionProvider", threads), False
+        live = self._session.get_providers()[0].removesuffix("ExecutionProvider")
+        self.provider = f"onnxruntime {live}"
+        self.inputs = tuple(map(_tensor, self._session.get_inputs()))
+        self.outputs = tuple(map(_tensor, self._session.get_outputs()))
+        self._names = [tensor.name for tensor in self.outputs]
+        if device == "CUDA" and bindings:
+            self._bound = _BoundRuns(self._session, self.inputs, self.outputs, recorded)
+
+    def run(self, **arrays: NDArray) -> dict[str, NDArray]:
+        """See `session.Session.run`."""
+        check_inputs(self.inputs, arrays)
+        if self._bound is not None:
+            return self._bound.run(arrays)
+        return dict(zip(self._names, map(np.asarray, self._session.run(self._names, arrays)), strict=True))
+
+
+class _BoundRuns:
+    """Runs a CUDA session on buffers of our own, a set for each batch size."""
+
+    def __init__(
+        self, session: ort.InferenceSession, inputs: tuple[Tensor, ...], outputs: tuple[Tensor, ...], recorded: bool
+    ) -> None:
+        self._session, self._inputs, self._outputs = session, inputs, outputs
+        self._recorded = recorded
+        self._stream = Stream()
+        self._ready: OrderedDict[int, tuple[Buffers, ort.IOBinding, ort.RunOptions, int]] = OrderedDict()
+        self._numbers = itertools.count(1)  # of the recorded graphs; never used twice
+        self._lock = threading.Lock()
+
+    def run(self, arrays: dict[str, NDArray]) -> dict[str, NDArray]:
+        batch = next((len(arrays[t.name]) for t in self._inputs if "batch" in t.shape), 1)
+        with self._lock:
+            buffers, binding, options, _ = self._at(batch)
+            for name, array in arrays.items():
+                buffers.send(name, array)
+            self._stream.wait()  # ONNX Runtime works on a stream of its own, and is done when the call returns
+            self._session.run_with_iobinding(binding, options)
+            return buffers.fetch(tuple(t.name for t in self._outputs))
+
+    def _at(self, batch: int) -> tuple[Buffers, ort.IOBinding, ort.RunOptions, int]:
+        if batch not in self._ready:
+            if len(self._ready) >= KEPT:
+                *_, number = self._ready.popitem(last=False)[1]
+                if self._recorded and hasattr(self._session, "release_captured_graph"):
+                    self._session.release_captured_graph(number)
+            shapes = {
+                t.name: (tuple(batch if isinstance(side, str) else side for side in t.shape), t.dtype)
+                for t in (*self._inputs, *self._outputs)
+            }
+            buffers, binding, options = Buffers(shapes, self._stream), self._session.io_binding(), ort.RunOptions()
+            number = next(self._numbers)
+            if self._recorded:
+                options.add_run_config_entry("gpu_graph_id", str(number))
+            for t in self._inputs:
+                shape, dtype = shapes[t.name]
+                binding.bind_input(t.name, DEVICE, 0, np.dtype(dtype).type, shape, buffers.address(t.name))
+            for t in self._outputs:
+                shape, dtype = shapes[t.name]
+                binding.bind_output(t.name, DEVICE, 0, np.dtype(dtype).type, shape, buffers.address(t.name))
+            self._ready[batch] = buffers, binding, options, number
+        self._ready.move_to_end(batch)
+        return self._ready[batch]
+
+
+def has_cuda() -> bool:
+    """Whether this build of ONNX Runtime has CUDA, which says nothing about a GPU."""
+    return "CUDAExecutionProvider" in ort.get_available_providers()
+
+
+def _open_on_cuda(path: Path | str, threads: int, bindings: bool) -> tuple[ort.InferenceSession, bool]:
+    """The session, and whether it records its work; a graph that cannot be recorded is opened without."""
+    if bindings:
+        try:
+            return _open(path, "CUDAExecutionProvider", threads, {"enable_cuda_graph": "1"}), True
+        except FidError:  # either it cannot be recorded, or it cannot be opened at all, which comes out next
+            pass
+    return _open(path, "CUDAExecutionProvider", threads), False
+
+
+def session_options(threads: int) -> ort.SessionOptions:
+    """How sessions run here."""
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
+    options.log_severity_level = 4
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # idle sessions leave the cores alone
+    return options
+
+
+def model_for(path: Path | str, provider: str, options: ort.SessionOptions) -> str | bytes:
+    """What to open for the graph at `path`: the file, or on the CPU the same graph in the form that is faster there."""
+    rewritten = with_matrix_products(path) if provider == "CPUExecutionProvider" else None
+    if rewritten is None:
+        return str(path)
+    options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(Path(path).parent))
+    return rewritten
+
+
+def _open(
+    path: Path | str, provider: str, threads: int, settings: dict[str, str] | None = None
+) -> ort.InferenceSession:
+    options = session_options(threads)
+    problem = _load_cuda() if provider == "CUDAExecutionProvider" else ""
+    try:
+        session = ort.InferenceSession(
+            model_for(path, provider, options), options, providers=[(provider, settings) if settings else provider]
+        )
+    except Exception as error:  # the bindings raise a dozen unrelated types
+        raise FidError(f"ONNX Runtime cannot open {Path(path).name}: {_first_line(error)}.") from error
+    if session.get_providers()[0] != provider:  # it falls back without an exception
+        reason = f": {problem}" if problem else "; is there an NVIDIA driver?"
+        raise FidError(f"ONNX Runtime did not start {provider.removesuffix('ExecutionProvider')}{reason}.")
+    return session
+
+
+@cache
+def _load_cuda() -> str:
+    """Load the CUDA libraries of NVIDIA's wheels, once; "" or the first problem."""
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):  # it prints what it does not find
+        ort.preload_dlls()
+    return next((line.strip().rstrip(".") for line in printed.getvalue().splitlines() if "Failed" in line), "")
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[0].rstrip(".")[:300]
+
+
+def _tensor(port: ort.NodeArg) -> Tensor:
+    shape = tuple(size if isinstance(size, int) else str(size) for size in port.shape)
+    return Tensor(port.name, shape, DTYPES.get(str(port.type), str(port.type)))

@@ -1,0 +1,103 @@
+"""Sessions on OpenVINO, on the CPU: built for one batch size at a time, because static shapes are the faster build."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections import OrderedDict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import FidError
+from ..tensor import Tensor
+from ..weights.cache import cache_folder
+from .session import check_inputs
+
+if TYPE_CHECKING:
+    import openvino
+
+
+MISSING = "OpenVINO is not installed: `pip install 'fid-face[openvino]'`."
+KEPT = 4
+"""Batch sizes that stay built; the one not used for longest makes room."""
+
+
+class OpenVINOSession:
+    """See `session.Session`. `precision`: of the arithmetic, "f32" or "bf16"; bf16 needs a CPU that has it."""
+
+    def __init__(self, path: Path | str, precision: str, threads: int, static_batch: int | None) -> None:
+        self._core = _openvino().Core()
+        self._core.set_property({"CACHE_DIR": str(cache_folder("openvino"))})
+        self.fallback: str | None = None
+        if precision == "bf16" and "BF16" not in self._core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+            self.fallback = "bf16 was asked for and this CPU does not have it."
+            precision = "f32"
+        self._options: dict[str, Any] = {
+            "INFERENCE_PRECISION_HINT": precision,
+            "PERFORMANCE_HINT": "LATENCY",
+            "INFERENCE_NUM_THREADS": threads,
+        }
+        try:
+            self._model = self._core.read_model(str(path))
+        except Exception as error:  # the bindings raise plain RuntimeError and their own types
+            raise FidError(f"OpenVINO cannot open {Path(path).name}: {_last_line(error)}.") from error
+        self.inputs = tuple(_tensor(port) for port in self._model.inputs)
+        self.outputs = tuple(_tensor(port) for port in self._model.outputs)
+        self._built: OrderedDict[int, openvino.InferRequest] = OrderedDict()
+        self._lock = threading.Lock()
+        self.provider = f"openvino CPU {precision}"
+        self._request(static_batch or 1)  # a graph that cannot be built fails here, not on the first picture
+
+    def _request(self, batch: int) -> openvino.InferRequest:
+        if batch not in self._built:
+            model = self._model.clone()
+            shapes = {t.name: [batch if isinstance(d, str) else d for d in t.shape] for t in self.inputs}
+            try:
+                model.reshape(shapes)
+                compiled = self._core.compile_model(model, "CPU", self._options)
+            except Exception as error:
+                raise FidError(f"OpenVINO cannot build the graph: {_last_line(error)}.") from error
+            live = compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
+            self.provider = f"openvino CPU {live}"
+            self._built[batch] = compiled.create_infer_request()
+            if len(self._built) > KEPT:
+                self._built.popitem(last=False)
+        self._built.move_to_end(batch)
+        return self._built[batch]
+
+    def run(self, **arrays: NDArray) -> dict[str, NDArray]:
+        """See `session.Session.run`. The first call with a new batch size builds the graph for it."""
+        check_inputs(self.inputs, arrays)
+        batch = next((len(arrays[t.name]) for t in self.inputs if t.shape and isinstance(t.shape[0], str)), 1)
+        with self._lock:
+            results = self._request(batch).infer({name: np.ascontiguousarray(a) for name, a in arrays.items()})
+            return {tensor.name: results[i].copy() for i, tensor in enumerate(self.outputs)}
+
+
+def _openvino() -> Any:
+    """The package, imported without the event that its import sends to its maker: it has a stub of its own for when
+    openvino_telemetry is not there."""
+    hidden = "openvino" not in sys.modules and "openvino_telemetry" not in sys.modules
+    if hidden:
+        sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
+    try:
+        import openvino
+    except ImportError as error:
+        raise FidError(MISSING) from error
+    finally:
+        if hidden:
+            del sys.modules["openvino_telemetry"]
+    return openvino
+
+
+def _last_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[-1].strip().rstrip(".")[:300]
+
+
+def _tensor(port: Any) -> Tensor:
+    shape = tuple("batch" if size.is_dynamic else size.get_length() for size in port.get_partial_shape())
+    return Tensor(port.get_any_name(), shape, port.get_element_type().to_dtype().name)

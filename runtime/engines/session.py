@@ -1,0 +1,62 @@
+"""A session is one graph on one engine. All engines look the same from here on, and say truthfully what runs."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..tensor import Tensor
+
+
+class Session(Protocol):
+    """One graph on one engine. `run` may be called from several threads."""
+
+    @property
+    def provider(self) -> str:
+        """What the graph really runs on: engine, device and, when there is a choice, precision ("openvino CPU f32")."""
+        ...
+
+    fallback: str | None
+    """One sentence when this is not what was asked for, or an installed GPU engine does not work; else None."""
+
+    @property
+    def inputs(self) -> tuple[Tensor, ...]:
+        """Name, shape and dtype of each input; "batch" stands for any size."""
+        ...
+
+    @property
+    def outputs(self) -> tuple[Tensor, ...]:
+        """Name, shape and dtype of each output."""
+        ...
+
+    def run(self, **arrays: NDArray) -> dict[str, NDArray]:
+        """Outputs by name, for all inputs by name. The arrays belong to the caller.
+
+        Raises ValueError when a name, a dtype or a shape does not fit.
+        """
+        ...
+
+
+def check_inputs(inputs: tuple[Tensor, ...], arrays: dict[str, NDArray]) -> None:
+    """ValueError in one sentence unless the arrays are exactly these inputs, with one batch size for all."""
+    wanted = {tensor.name: tensor for tensor in inputs}
+    if arrays.keys() != wanted.keys():
+        raise ValueError(f"the graph takes {', '.join(wanted)}; it was given {', '.join(arrays) or 'nothing'}.")
+    sizes: dict[str, int] = {}
+    for name, tensor in wanted.items():
+        array = arrays[name]
+        if not isinstance(array, np.ndarray) or array.dtype.name != tensor.dtype:
+            found = array.dtype.name if isinstance(array, np.ndarray) else type(array).__name__
+            raise ValueError(f"{name} must be an array of {tensor.dtype}; it is {found}.")
+        fits = array.ndim == len(tensor.shape) and all(
+            size == sizes.setdefault(want, size) if isinstance(want, str) else size == want
+            for size, want in zip(array.shape, tensor.shape, strict=True)
+        )
+        if not fits or array.size == 0:
+            raise ValueError(f"{name} must have shape {_text(tensor.shape)}; it has {_text(array.shape)}.")
+
+
+def _text(shape: tuple[int | str, ...]) -> str:
+    return "[" + ", ".join(map(str, shape)) + "]"

@@ -1,0 +1,1 @@
+"""Geometry of faces in pictures: crop, align, detect, track, smooth, paste."""

@@ -1,0 +1,206 @@
+"""Finding faces and their five points with YuNet (OpenCV Zoo), in photos of any size.
+
+YuNet sees faces of about 10 to 300 px. So a photo is searched in two sizes, one for a face that fills it and one for a
+crowd; and the face that is wanted is looked at again, upright, in fixed sizes, mirrored as well, and the points are
+averaged: they then do not depend on how large the photo was, and scatter less (the figures are in `align.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from ..errors import FidError, InputError
+from .align import align, transform
+
+SEARCH_SIDES = (320, 1024)  # px, longest side of the photo as it is searched
+CROWD_SIDE = 2048  # px, tried when there was nothing in these and the photo is larger
+REFINE_SIDES = ((320,), (448, 576))  # px, sides of the upright views in which the points are measured, in two rounds
+MIN_SCORE = 0.7  # 0..1, YuNet's certainty
+SURE_SCORE = 0.92  # an upright face has 0.93 to 0.96, one on its side up to 0.90 and then its points are wrong
+TURNED_GAIN = 0.03  # how much surer a face must be in the turned photo
+OVERLAP = 0.4  # of the smaller box: above it, two boxes are one face
+MIN_FACE_PX = 40  # width of the face in the photo; narrower ones hold too little to recognise anybody
+MAX_YAW_DEGREES = 60.0  # beyond it, one eye is hidden and neither alignment nor identity can be trusted
+NOSE_DEPTH = 0.57  # how far the nose tip stands before the eyes, in distances between the eyes (mean face)
+
+
+@dataclass(frozen=True)
+class Face:
+    """One face in a photo; px of the photo, pixel centres at whole coordinates."""
+
+    box: tuple[float, float, float, float]  # left, top, width, height, px
+    points: np.ndarray  # float64 [5, 2]: eye on the picture's left, other eye, nose tip, left and right mouth corner
+    score: float  # 0..1
+
+    @property
+    def area(self) -> float:
+        """px^2"""
+        return self.box[2] * self.box[3]
+
+    @property
+    def yaw_degrees(self) -> float:
+        """How far the head is turned, from the nose's place between the eyes: rough, 0 is frontal, > 0 to the right."""
+        left, right, nose = self.points[0], self.points[1], self.points[2]
+        axis = right - left
+        along = float((nose - (left + right) / 2) @ axis) / max(float(axis @ axis), 1e-9)
+        return float(np.degrees(np.arctan(along / NOSE_DEPTH)))
+
+
+class Detector:
+    """YuNet, loaded once. Not for several threads at a time: OpenCV's detector holds state."""
+
+    def __init__(self, path: Path) -> None:
+        """Load YuNet from the file at `path` (`catalogue.model_file("yunet")`). FidError when OpenCV cannot."""
+        level = cv2.utils.logging.getLogLevel()
+        cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)  # it warns about a default that it sets itself
+        try:
+            self._net = cv2.FaceDetectorYN.create(str(path), "", (320, 320), MIN_SCORE, 0.3, 5000)
+        except cv2.error as error:
+            raise FidError(f"the face detector {path} cannot be loaded by OpenCV {cv2.__version__}.") from error
+        finally:
+            cv2.utils.logging.setLogLevel(level)
+
+    def faces(self, image: np.ndarray) -> list[Face]:
+        """All faces in a photo RGB uint8 [height, width, 3], the largest first.
+
+        A photo that lies on its side, its orientation lost, is recognised by its faces being surer when it is turned.
+        """
+        found = self._all(image)
+        best, turns = _best_score(found), 0
+        if best < SURE_SCORE:
+            for quarter in (1, 2, 3):
+                score = _best_score(self.search(np.rot90(image, quarter), SEARCH_SIDES[0]))
+                if score > best + TURNED_GAIN:
+                    best, turns = score, quarter
+        if turns:
+            found = [_turned_back(face, turns, image.shape) for face in self._all(np.rot90(image, turns))]
+        return sorted(found, key=lambda face: face.area, reverse=True)
+
+    def _all(self, image: np.ndarray) -> list[Face]:
+        small, large = SEARCH_SIDES
+        longest = max(image.shape[:2])
+        found = self.search(image, small)
+        if longest > small:
+            found += self.search(image, min(large, longest))
+        if not found and longest > large:
+            found = self.search(image, min(CROWD_SIDE, longest))
+        return _distinct(found)
+
+    def refine(self, image: np.ndarray, face: Face) -> Face:
+        """The same face, its points measured anew in upright views of fixed sizes and in their mirror images."""
+        for sides in REFINE_SIDES:
+            views = [(side, mirrored) for side in sides for mirrored in (False, True)]
+            measured = [points for view in views if (points := self.measure(image, face.points, *view)) is not None]
+            if not measured:  # it was seen in the whole photo only: its first points have to do
+                return face
+            face = Face(face.box, np.mean(measured, axis=0), face.score)
+        return face
+
+    def measure(self, image: np.ndarray, points: np.ndarray, side: int, mirrored: bool = False) -> np.ndarray | None:
+        """One more measurement of a face's five points, float64 [5, 2] px in the photo, in an upright view of it.
+
+        `points` say where the face is; `side` is that of the view, px. None when there is no face.
+        """
+        alignment = align(points, side)
+        view = alignment.crop(image)
+        seen = _central(self.search(view[:, ::-1] if mirrored else view, side), side)
+        if seen is None:
+            return None
+        own = seen.points
+        if mirrored:
+            own = own[[1, 0, 2, 4, 3]] * (-1, 1) + (side - 1, 0)
+        return transform(alignment.inverse, own)
+
+    def search(self, image: np.ndarray, side: int) -> list[Face]:
+        """Faces found in one go with the photo's longest side brought to `side` px, in the detector's order."""
+        height, width = image.shape[:2]
+        factor = side / max(height, width)
+        small = (max(1, round(width * factor)), max(1, round(height * factor)))
+        method = cv2.INTER_AREA if factor < 1 else cv2.INTER_LINEAR
+        view = cv2.cvtColor(cv2.resize(image, small, interpolation=method), cv2.COLOR_RGB2BGR)
+        self._net.setInputSize(small)
+        rows = self._net.detect(view)[1]
+        scale = np.array([width / small[0], height / small[1]])
+        faces = []
+        for row in np.zeros((0, 15)) if rows is None else rows.astype(np.float64):
+            corner, extent = row[:2] * scale, row[2:4] * scale
+            points = (row[4:14].reshape(5, 2) + 0.5) * scale - 0.5
+            faces.append(Face((*corner.tolist(), *extent.tolist()), points, float(row[14])))
+        return faces
+
+
+def choose_face(faces: Sequence[Face], number: int | None, photo: str) -> Face:
+    """The face that is meant: the largest, or the one with that number, counted from 1 by size.
+
+    Raises `InputError`, naming the photo, when there is none, when the number is too high, and when the face is
+    narrower than `MIN_FACE_PX` or turned further than `MAX_YAW_DEGREES`.
+    """
+    if not faces:
+        raise InputError(f"{photo}: no face was found; the face must be upright, visible, and not cut off.")
+    if number is not None and not 1 <= number <= len(faces):
+        there = "is 1 face" if len(faces) == 1 else f"are {len(faces)} faces"
+        raise InputError(f"{photo}: face {number} was asked for and there {there}; they are counted by size, from 1.")
+    face = faces[0 if number is None else number - 1]
+    if face.box[2] < MIN_FACE_PX:
+        raise InputError(
+            f"{photo}: the face is only {face.box[2]:.0f} px wide and at least {MIN_FACE_PX} px are needed; "
+            "use a larger photo."
+        )
+    if abs(face.yaw_degrees) > MAX_YAW_DEGREES:
+        raise InputError(
+            f"{photo}: the face is turned by about {abs(face.yaw_degrees):.0f} degrees, and beyond "
+            f"{MAX_YAW_DEGREES:.0f} (a profile) nothing good can come out; use a photo that shows both eyes."
+        )
+    return face
+
+
+def _central(faces: list[Face], side: int) -> Face | None:
+    """The face nearest the middle of a refining view, if it is the one that the view was made for."""
+    middle = (side - 1) / 2
+
+    def distance(face: Face) -> float:
+        return float(np.abs(face.points.mean(axis=0) - (middle, middle)).max())
+
+    nearest = min(faces, key=distance, default=None)
+    return nearest if nearest is not None and distance(nearest) < side / 5 else None
+
+
+def _best_score(faces: list[Face]) -> float:
+    return max((face.score for face in faces), default=MIN_SCORE)
+
+
+def _turned_back(face: Face, quarters: int, shape: tuple[int, ...]) -> Face:
+    """A face found in `np.rot90(image, quarters)`, in px of the image of that shape [height, width, 3]."""
+    bottom, right = shape[0] - 1, shape[1] - 1
+    matrix = np.array(
+        {
+            1: [[0, -1, right], [1, 0, 0]],
+            2: [[-1, 0, right], [0, -1, bottom]],
+            3: [[0, 1, 0], [-1, 0, bottom]],
+        }[quarters]
+    )
+    left, top, width, height = face.box
+    corners = transform(matrix, np.array([[left, top], [left + width, top + height]]))
+    (x, y), (far_x, far_y) = corners.min(axis=0).tolist(), corners.max(axis=0).tolist()
+    return Face((x, y, far_x - x, far_y - y), transform(matrix, face.points), face.score)
+
+
+def _distinct(faces: list[Face]) -> list[Face]:
+    """Without the weaker of two boxes that cover each other."""
+    kept: list[Face] = []
+    for face in sorted(faces, key=lambda face: face.score, reverse=True):
+        if all(_cover(face, other) < OVERLAP for other in kept):
+            kept.append(face)
+    return kept
+
+
+def _cover(a: Face, b: Face) -> float:
+    """The common part of two boxes, as a part of the smaller one."""
+    wide = min(a.box[0] + a.box[2], b.box[0] + b.box[2]) - max(a.box[0], b.box[0])
+    high = min(a.box[1] + a.box[3], b.box[1] + b.box[3]) - max(a.box[1], b.box[1])
+    return max(wide, 0.0) * max(high, 0.0) / max(min(a.area, b.area), 1e-9)

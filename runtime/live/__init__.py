@@ -1,0 +1,1 @@
+"""Frame after frame: reenactment, its layout, the live path, the webcam, de-identification."""

@@ -1,0 +1,299 @@
+"""`fid-run webcam`: a camera, composed live, in a window, a file, a virtual camera, or for figures only."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from ..errors import FidError
+from ..identity import Identity
+from ..media.camera import Camera
+from ..media.images import write_image
+from ..media.provenance import Note
+from ..media.video_write import Recorder
+from ..media.window import Window, draw_text, help_lines
+from .layout import VIEWS, Reenactment
+from .pipeline import Live, Shown
+
+VCAM_MISSING = "pyvirtualcam is not installed: `pip install 'fid-face[vcam]'`."
+VCAM_ABSENT = {
+    "linux": "there is no virtual camera; `sudo apt install v4l2loopback-dkms`, then `sudo modprobe v4l2loopback "
+    "devices=1 exclusive_caps=1`, makes one.",
+    "darwin": "there is no virtual camera; install OBS 30 or newer, and start and stop its virtual camera once.",
+    "win32": "there is no virtual camera; install OBS, and start and stop its virtual camera once.",
+}
+SMOOTH_STEP = 0.25
+OVERLAY_EVERY_S = 0.5  # so often its figures are renewed
+TOLD_S = 5.0  # so long the overlay shows what was said
+
+
+@dataclass(frozen=True)
+class Sinks:
+    """Where the pictures go."""
+
+    window: bool = True
+    record: Path | None = None
+    virtual_camera: bool = False
+    folder: Path = Path()  # of screenshots and of recordings that a key starts
+
+
+class Webcam:
+    """The loop of `fid-run webcam`, and what its keys do."""
+
+    def __init__(
+        self,
+        camera: Camera,
+        reenactment: Reenactment,
+        identities: Sequence[Identity],
+        sinks: Sinks,
+        *,
+        mirror: bool = False,
+        fps_cap: float | None = None,
+        note: Callable[[str], Note | None] = lambda kind: None,
+        say: Callable[[str], None] = lambda text: None,
+    ) -> None:
+        """`note` gives the provenance note for a kind of picture; `say` hears one sentence for what happened."""
+        self.live = Live(camera, reenactment, mirror=mirror, fps_cap=fps_cap)
+        self.overlay, self.help, self.over = True, False, False
+        self._camera, self._reenactment, self._identities = camera, reenactment, list(identities)
+        self._sinks, self._note, self._speak = sinks, note, say
+        self._smooth, self._view = reenactment.reenactor.smooth, reenactment.layout.view  # what is wished for
+        self._window = Window("fid") if sinks.window else None
+        self._recorder = Recorder(sinks.record, note=note("reenactment")) if sinks.record else None
+        self._virtual: Any = None
+        self._shape: tuple[int, ...] | None = None  # of all that is recorded or sent to the virtual camera
+        self._latest: Shown | None = None
+        self._said, self._said_s = "", 0.0
+        self._overlay_lines: list[str] = []
+        self._overlay_due_s = 0.0
+
+    def run(self, duration_s: float | None = None) -> None:
+        """Show pictures until the user quits, the file ends, or the time is over. Errors come in one sentence."""
+        with ExitStack() as ends:  # all of them happen, even if one fails
+            if self._window is not None:
+                ends.callback(self._window.close)
+            ends.callback(self._close_virtual)
+            ends.callback(self._stop_recording)
+            ends.callback(self.live.stop)
+            self.live.start()
+            end_s = None if duration_s is None else time.perf_counter() + duration_s
+            while not self.over and not self.live.ended and (end_s is None or time.perf_counter() < end_s):
+                shown = self.live.take(0.02)
+                if shown is not None:
+                    self._latest = shown
+                    self._sink(shown)
+                if self._window is not None:
+                    actions = self._window.actions()
+                    for action in actions:
+                        self.do(action)
+                    self._draw(self._window, shown is not None or bool(actions))
+
+    def do(self, action: str) -> None:
+        """One action of `Window.actions`."""
+        reenactment = self._reenactment
+        if action.startswith("identity "):
+            self._choose(int(action.split()[1]))
+        elif action == "overlay":
+            self.overlay = not self.overlay
+        elif action == "help":
+            self.help = not self.help
+        elif action == "mirror":
+            self.live.mirror = not self.live.mirror
+        elif action == "pause":
+            self.live.paused = not self.live.paused
+        elif action == "recalibrate":
+            self.live.order(reenactment.reset)
+            self._say("looking for the face anew.")
+        elif action in ("smoother", "livelier"):
+            change = SMOOTH_STEP if action == "smoother" else -SMOOTH_STEP
+            self._smooth = strength = float(np.clip(self._smooth + change, 0, 10))
+            self.live.order(lambda: setattr(reenactment.reenactor, "smooth", strength))
+            self._say(f"smoothing {strength:g}.")
+        elif action == "view":
+            if self._recorder is not None or self._virtual is not None:
+                self._say("the view stays while it is recorded or sent to the virtual camera.")
+                return
+            self._view = following = VIEWS[(VIEWS.index(self._view) + 1) % len(VIEWS)]
+            self.live.order(lambda: setattr(reenactment.layout, "view", following))
+        elif action == "screenshot":
+            self._try(self._screenshot)
+        elif action == "record":
+            self._try(self._start_recording if self._recorder is None else self._stop_recording)
+        elif action == "quit":
+            self.over = True
+
+    def report(self) -> dict[str, Any]:
+        """fps, frame_age_ms, stage_ms, dropped, frames, and the slope of the age."""
+        live = self.live
+        seconds = max(time.perf_counter() - live.started_s, 1e-9) if live.started_s else 1.0
+        return {
+            "fps": round(live.taken / seconds, 2),
+            "frame_age_ms": live.ages.summary(),
+            "age_slope_ms_per_s": round(live.ages.slope_ms_per_s, 3),
+            "stage_ms": live.stage_ms,
+            "dropped": live.dropped,
+            "frames": live.taken,
+        }
+
+    def _sink(self, shown: Shown) -> None:
+        if self._recorder is None and not self._sinks.virtual_camera:
+            self._shape = None
+            return
+        if self._shape is None:
+            self._shape = shown.image.shape
+        image = fitted(shown.image, self._shape)
+        if self._recorder is not None:
+            try:
+                self._recorder.write(image, shown.time_s)
+            except FidError:
+                if self._recorder.output == self._sinks.record:
+                    raise
+                self._try(self._stop_recording)  # which says why
+        if self._sinks.virtual_camera:
+            if self._virtual is None:
+                self._virtual = open_virtual_camera(image.shape)
+                self._say(f"the virtual camera is {self._virtual.device}.")
+            self._virtual.send(np.ascontiguousarray(image))
+
+    def _draw(self, window: Window, changed: bool) -> None:
+        """The newest picture, and what is written on it, when one of them is new."""
+        now = time.perf_counter()
+        due = now >= self._overlay_due_s
+        if self._latest is None or not (changed or due):
+            return
+        if due:
+            self._overlay_lines, self._overlay_due_s = self.overlay_lines(), now + OVERLAY_EVERY_S
+        lines = self._overlay_lines if self.overlay else []
+        window.show(draw_text(self._latest.image, self.news() + lines + (help_lines() if self.help else [])))
+
+    def news(self) -> list[str]:
+        """What is wrong with the camera, and what was said a moment ago."""
+        said = self._said if time.perf_counter() < self._said_s + TOLD_S else ""
+        return [line for line in (self._camera.trouble, said) if line]
+
+    def overlay_lines(self) -> list[str]:
+        """The figures of the overlay: of the last seconds."""
+        now = self.live.recent()
+        age = now["frame_age_ms"]
+        states = "  paused" * self.live.paused + "  recording" * (self._recorder is not None)
+        lines = [
+            f"{now['fps']:.1f} fps  {self._reenactment.reenactor.composer.provider}",
+            f"age ms  p50 {age['p50']:.0f}  p95 {age['p95']:.0f}  p99 {age['p99']:.0f}",
+            "  ".join(f"{stage} {ms:.0f}" for stage, ms in now["stage_ms"].items()),
+            f"dropped {self.live.dropped}{states}",
+        ]
+        if self._latest is not None and not self._latest.seen:
+            lines.append("no face is seen")
+        return lines
+
+    def _choose(self, number: int) -> None:
+        if number > len(self._identities):
+            there = "is 1 identity" if len(self._identities) == 1 else f"are {len(self._identities)} identities"
+            self._say(f"identity {number} was asked for and there {there}.")
+            return
+        composer = self._reenactment.reenactor.composer
+        self.live.order(lambda: setattr(composer, "identity", self._identities[number - 1]))
+        self._say(f"identity {number}.")
+
+    def _screenshot(self) -> None:
+        if self._latest is None:
+            return
+        path = self._sinks.folder / f"fid-{_now()}.png"
+        write_image(path, self._latest.image, self._note("reenactment"))
+        self._say(f"{path} is saved.")
+
+    def _start_recording(self) -> None:
+        self._recorder = Recorder(self._sinks.folder / f"fid-{_now()}.mp4", note=self._note("reenactment"))
+        self._say(f"recording to {self._recorder.output}.")
+
+    def _try(self, work: Callable[[], None]) -> None:
+        """What a key asked for: a disk that refuses must not end the show."""
+        try:
+            work()
+        except FidError as error:
+            self._say(str(error))
+
+    def _say(self, sentence: str) -> None:
+        self._said, self._said_s = sentence, time.perf_counter()
+        self._speak(sentence)
+
+    def _close_virtual(self) -> None:
+        if self._virtual is not None:
+            self._virtual.close()
+
+    def _stop_recording(self) -> None:
+        if self._recorder is not None:
+            recorder, self._recorder = self._recorder, None
+            recorder.close()
+            if recorder.count:
+                self._say(f"{recorder.output} is saved ({recorder.count} pictures, {recorder.encoder}).")
+
+
+def fitted(image: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """A picture RGB uint8 in one of another shape [height, width, 3]: all of it, in the middle, on black."""
+    if image.shape == shape:
+        return image
+    factor = min(shape[0] / image.shape[0], shape[1] / image.shape[1])
+    height, width = (max(1, round(side * factor)) for side in image.shape[:2])
+    top, left = (shape[0] - height) // 2, (shape[1] - width) // 2
+    whole = np.zeros(shape, np.uint8)
+    whole[top : top + height, left : left + width] = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
+    return whole
+
+
+def virtual_cameras() -> Any:
+    """pyvirtualcam; `FidError`, with the pip line, when it is missing."""
+    try:
+        import pyvirtualcam  # pyright: ignore[reportMissingImports] - an extra, under the GPL
+    except ImportError as error:
+        raise FidError(VCAM_MISSING) from error
+    return pyvirtualcam
+
+
+def open_virtual_camera(shape: tuple[int, ...], fps: float = 30.0) -> Any:
+    """A virtual camera for pictures RGB uint8 of that shape [height, width, 3]; `FidError` says how to get one."""
+    pyvirtualcam = virtual_cameras()
+    try:
+        return pyvirtualcam.Camera(width=shape[1], height=shape[0], fps=fps)
+    except RuntimeError as error:
+        absent = VCAM_ABSENT.get("linux" if sys.platform.startswith("linux") else sys.platform, VCAM_ABSENT["win32"])
+        raise FidError(absent) from error
+
+
+def process_age_s(fallback_s: float) -> float:
+    """Seconds since this process was started; `fallback_s` where the system does not tell, which is all but Linux."""
+    try:
+        ticks = Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19]
+    except OSError:
+        return fallback_s
+    return time.clock_gettime(time.CLOCK_BOOTTIME) - int(ticks) / os.sysconf("SC_CLK_TCK")
+
+
+def resident_mb() -> float:
+    """Memory of this process that is really in use, in MB; the peak where the system tells no more."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        import resource
+
+        return pages * resource.getpagesize() / 1e6
+    except OSError:
+        try:
+            import resource
+        except ImportError:
+            return 0.0
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak / 1e6 if sys.platform == "darwin" else peak / 1e3
+
+
+def _now() -> str:
+    return datetime.now().strftime("%Y%m%d-%H%M%S-%f")[:-3]

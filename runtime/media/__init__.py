@@ -1,0 +1,1 @@
+"""Pictures, videos, cameras and windows: what comes in and what goes out."""

@@ -1,0 +1,169 @@
+"""The machine-readable note in every picture fid makes: synthetic, made by fid, with which bundle.
+
+It is an XMP packet, the one container that all of PNG, JPEG, WebP, GIF and MP4 hold, with the IPTC term for "made by a
+trained algorithm" in the place where other programs look for it. It is put into the finished file's bytes, so it does
+not depend on what an encoder supports. Anyone can strip it; it is a label for honest use, not a lock.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import struct
+import zlib
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from xml.sax.saxutils import quoteattr, unescape
+
+from ..assets import installed_version
+
+IPTC_TERMS = "http://cv.iptc.org/newscodes/digitalsourcetype/"
+MADE_BY_ALGORITHM = IPTC_TERMS + "trainedAlgorithmicMedia"  # every pixel comes from the generator
+PART_BY_ALGORITHM = IPTC_TERMS + "compositeWithTrainedAlgorithmicMedia"  # a table that shows the input photos as well
+
+_NAMESPACE = "urn:fid-face:provenance:1"
+_JPEG_HEAD = b"http://ns.adobe.com/xap/1.0/\0"
+_GIF_HEAD = b"\x21\xff\x0bXMP DataXMP"
+_GIF_TAIL = b"\x01" + bytes(range(255, -1, -1)) + b"\0"  # the "magic trailer" of the XMP specification, part 3
+_MP4_UUID = bytes.fromhex("BE7ACFCB97A942E89C71999491E3AFAC")
+_PNG_HEAD = b"\x89PNG\r\n\x1a\n"
+_PNG_KEY = b"XML:com.adobe.xmp\0\0\0\0\0"  # keyword, not compressed, no language, no translated keyword
+_VP8X_XMP = 0x04
+_VP8X_ALPHA = 0x10
+
+
+@dataclass(frozen=True)
+class Note:
+    """What a picture made by fid says about itself."""
+
+    bundle: str  # the bundle's name
+    bundle_version: str  # the bundle's version
+    kind: str  # the command that made it: composition, grid, interpolation, sample
+    source_type: str = MADE_BY_ALGORITHM  # an IPTC digital source type, as a URI
+    made_by: str = "fid"  # the program
+    version: str = ""  # the program's version; "" in the constructor is replaced by the installed one
+    synthetic: bool = True  # always: nothing in it is a photograph of the person it seems to show
+
+    def __post_init__(self) -> None:
+        if not self.version:
+            object.__setattr__(self, "version", installed_version() or "unknown")
+
+
+def embed_note(data: bytes, note: Note) -> bytes:
+    """The bytes of a PNG, JPEG, WebP, GIF or MP4 file with the note inside; `ValueError` for any other file."""
+    packet = _packet(note)
+    if data.startswith(_PNG_HEAD):
+        text = _png_chunk(b"tEXt", b"Software\0" + f"fid {note.version}".encode("latin-1", "replace"))
+        after_header = len(_PNG_HEAD) + 25  # IHDR: 8 bytes of head, 13 of data, 4 of checksum
+        return data[:after_header] + text + _png_chunk(b"iTXt", _PNG_KEY + packet) + data[after_header:]
+    if data.startswith(b"\xff\xd8"):
+        body = _JPEG_HEAD + packet
+        at = 2
+        if data[2:4] == b"\xff\xe0":  # JFIF must stay the first segment
+            at += 2 + struct.unpack(">H", data[4:6])[0]
+        return data[:at] + b"\xff\xe1" + struct.pack(">H", len(body) + 2) + body + data[at:]
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        return _embed_webp(data, packet)
+    if data[:4] == b"GIF8" and data.endswith(b"\x3b"):
+        return data[:-1] + _GIF_HEAD + packet + _GIF_TAIL + b"\x3b"
+    if data[4:8] == b"ftyp":
+        return data + _mp4_box(packet)
+    raise ValueError("a provenance note can be put into PNG, JPEG, WebP, GIF and MP4 files only")
+
+
+def append_note(path: Path, note: Note) -> None:
+    """Put the note at the end of an MP4 or MOV file of any length; a file of another kind stays as it is."""
+    with open(path, "r+b") as file:
+        if file.read(8)[4:8] == b"ftyp":
+            file.seek(0, os.SEEK_END)
+            file.write(_mp4_box(_packet(note)))
+
+
+def read_note(path: str | os.PathLike[str]) -> Note | None:
+    """The note in the file; None when it holds none, or none that fid wrote."""
+    data = Path(path).read_bytes()
+    packets = _png_packets(data) if data.startswith(_PNG_HEAD) else _marked_packets(data)
+    for packet in packets:
+        fields = dict(re.findall(rb'\bfid:(\w+)="([^"]*)"', packet)) if _NAMESPACE.encode() in packet else {}
+        texts = {key.decode(): unescape(value.decode(), {"&quot;": '"'}) for key, value in fields.items()}
+        if {"bundle", "bundle_version", "kind", "source_type", "made_by", "version"} <= texts.keys():
+            synthetic = texts.pop("synthetic", "True") == "True"
+            known = {key: value for key, value in texts.items() if key in Note.__dataclass_fields__}
+            return Note(**known, synthetic=synthetic)
+    return None
+
+
+def _mp4_box(packet: bytes) -> bytes:
+    return struct.pack(">I", 24 + len(packet)) + b"uuid" + _MP4_UUID + packet
+
+
+def _packet(note: Note) -> bytes:
+    fields = "\n".join(f"   fid:{key}={_attribute(str(value))}" for key, value in asdict(note).items())
+    creator = f"fid {note.version} (bundle {note.bundle} {note.bundle_version})"
+    return f"""<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>
+<x:xmpmeta xmlns:x="adobe:ns:meta/">
+ <rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">
+  <rdf:Description rdf:about=""
+   xmlns:xmp="http://ns.adobe.com/xap/1.0/"
+   xmlns:Iptc4xmpExt="http://iptc.org/std/Iptc4xmpExt/2008-02-29/"
+   xmlns:fid="{_NAMESPACE}"
+   xmp:CreatorTool={_attribute(creator)}
+   Iptc4xmpExt:DigitalSourceType={_attribute(note.source_type)}
+{fields}/>
+ </rdf:RDF>
+</x:xmpmeta>
+<?xpacket end="r"?>""".encode()
+
+
+def _attribute(text: str) -> str:
+    """`text` as an XML attribute, always in double quotes."""
+    quoted = quoteattr(text)
+    return quoted if quoted.startswith('"') else '"' + quoted[1:-1].replace('"', "&quot;") + '"'
+
+
+def _png_chunk(kind: bytes, body: bytes) -> bytes:
+    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+
+def _png_packets(data: bytes) -> Iterator[bytes]:
+    at = len(_PNG_HEAD)
+    while at + 12 <= len(data):
+        length = struct.unpack(">I", data[at : at + 4])[0]
+        if data[at + 4 : at + 8] == b"iTXt":
+            yield data[at + 8 : at + 8 + length]
+        at += 12 + length
+
+
+def _marked_packets(data: bytes) -> Iterator[bytes]:
+    """XMP packets by their own begin and end marks, which the standard made for scanning files of any kind."""
+    for found in re.finditer(rb"<\?xpacket begin=.*?<\?xpacket end=", data, re.DOTALL):
+        yield found.group()
+
+
+def _embed_webp(data: bytes, packet: bytes) -> bytes:
+    """Add an XMP chunk; a simple file is turned into an extended one first, because only those can carry it."""
+    chunks = data[12:]
+    if chunks[:4] == b"VP8X":
+        chunks = chunks[:8] + bytes([chunks[8] | _VP8X_XMP]) + chunks[9:]
+    else:
+        width, height = webp_size(chunks)
+        alpha = chunks[:4] == b"VP8L" and bool(chunks[12] >> 4 & 1)
+        sizes = (width - 1).to_bytes(3, "little") + (height - 1).to_bytes(3, "little")
+        flags = _VP8X_XMP | (_VP8X_ALPHA if alpha else 0)
+        chunks = b"VP8X" + struct.pack("<I", 10) + bytes([flags, 0, 0, 0]) + sizes + chunks
+    body = chunks + b"XMP " + struct.pack("<I", len(packet)) + packet + b"\0" * (len(packet) % 2)
+    return b"RIFF" + struct.pack("<I", len(body) + 4) + b"WEBP" + body
+
+
+def webp_size(chunks: bytes) -> tuple[int, int]:
+    """Width and height, px, of a WebP file from its chunks, which start at byte 12; (0, 0) for an unknown first one."""
+    if chunks[:4] == b"VP8X":  # after 8 bytes of head and 4 of flags, both less one
+        return int.from_bytes(chunks[12:15], "little") + 1, int.from_bytes(chunks[15:18], "little") + 1
+    if chunks[:4] == b"VP8 ":
+        width, height = struct.unpack("<HH", chunks[14:18])  # after 8 bytes of head, 3 of frame tag, 3 of start code
+        return width & 0x3FFF, height & 0x3FFF
+    if chunks[:4] != b"VP8L":
+        return 0, 0
+    bits = int.from_bytes(chunks[9:13], "little")  # after the signature byte
+    return (bits & 0x3FFF) + 1, ((bits >> 14) & 0x3FFF) + 1

@@ -1,0 +1,114 @@
+"""Read a request: a form with its fields and files, or a body, all in memory and of bounded size."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from typing import TYPE_CHECKING
+
+from .guard import RefusedError
+
+if TYPE_CHECKING:
+    from starlette.requests import Request
+
+BODY_SECONDS = 30.0  # for the whole of a request's body to arrive
+
+
+class Form:
+    """The fields of a form: text, or the bytes of a file."""
+
+    def __init__(self, items: Sequence[tuple[str, str | bytes]], fields: Sequence[str]) -> None:
+        unknown = sorted({name for name, _ in items} - set(fields))
+        if unknown:
+            raise RefusedError(400, f"there is no field {unknown[0][:40]!r} here; there are {', '.join(fields)}.")
+        self._items = items
+
+    def values(self, field: str) -> list[str | bytes]:
+        """All that came under this name."""
+        return [value for name, value in self._items if name == field]
+
+    def text(self, field: str, default: str) -> str:
+        """The one text under this name."""
+        values = self.values(field) or [default]
+        if len(values) != 1 or not isinstance(values[0], str):
+            raise RefusedError(400, f"{field} is one text.")
+        return values[0].lower()
+
+    def number(self, field: str) -> int | None:
+        """The one whole number from 1 under this name; None without."""
+        text = self.text(field, "")
+        if text and not (text.isascii() and text.isdigit() and int(text[:9]) >= 1 and len(text) < 9):
+            raise RefusedError(400, f"{field} is a number from 1; it is {text[:40]!r}.")
+        return int(text) if text else None
+
+    def mix(self, what: str) -> float | None:
+        """How far from `what` to `what`_to, 0..1; None when there is nothing to go to."""
+        text = self.text(f"{what}_mix", "")
+        if not self.values(f"{what}_to"):
+            if text:
+                raise RefusedError(400, f"{what}_mix needs {what}_to, to go there.")
+            return None
+        try:
+            number = float(text or "0.5")
+        except ValueError:
+            number = -1.0
+        if not 0 <= number <= 1:
+            raise RefusedError(400, f"{what}_mix is a number from 0 to 1; it is {text[:40]!r}.")
+        return number
+
+
+async def read_form(request: Request, fields: Sequence[str], limit: int) -> Form:
+    """Return the fields of a multipart/form-data request of at most `limit` bytes; `RefusedError` for anything else."""
+    from starlette.datastructures import UploadFile
+    from starlette.formparsers import MultiPartException, MultiPartParser
+    from starlette.requests import ClientDisconnect
+
+    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "multipart/form-data":
+        raise RefusedError(415, "send the fields as multipart/form-data.")
+    stream = _limited(request, limit)
+    parser = MultiPartParser(request.headers, stream, max_files=32, max_fields=32, max_part_size=4096)  # pyright: ignore[reportArgumentType]
+    parser.spool_max_size = limit + 1  # never onto the disk
+    try:
+        items = (await asyncio.wait_for(parser.parse(), BODY_SECONDS)).multi_items()
+    except MultiPartException as error:
+        raise RefusedError(400, f"the form cannot be read: {error.message.rstrip('.').lower()}.") from error
+    except (KeyError, ValueError, ClientDisconnect) as error:
+        raise RefusedError(400, "the form cannot be read.") from error
+    except TimeoutError:
+        raise RefusedError(408, f"the photos did not arrive within {BODY_SECONDS:.0f} s.") from None
+    values: list[tuple[str, str | bytes]] = []
+    for name, item in items:
+        values.append((name, await item.read() if isinstance(item, UploadFile) else item))
+        if isinstance(item, UploadFile):
+            await item.close()
+    return Form(values, fields)
+
+
+async def _limited(request: Request, limit: int) -> AsyncIterator[bytes]:
+    """The body as it arrives; `RefusedError` 413 as soon as it is known to be too large.
+
+    The connection stays open, and uvicorn passes over what still comes: closed on a sender that has not done, it would
+    be reset, and the answer could be lost.
+    """
+    sentence = f"the request is too large; {limit / 1e6:g} MB are the limit."
+    stated = request.headers.get("content-length", "0")
+    if not stated.isdigit() or int(stated) > limit:
+        raise RefusedError(413, sentence)
+    size = 0
+    async for part in request.stream():
+        size += len(part)
+        if size > limit:
+            raise RefusedError(413, sentence)
+        yield part
+
+
+async def read_body(request: Request, limit: int) -> bytes:
+    """Return the whole body of at most `limit` bytes; `RefusedError` 413 for more, 408 for one that does not arrive."""
+
+    async def whole() -> bytes:
+        return b"".join([part async for part in _limited(request, limit)])
+
+    try:
+        return await asyncio.wait_for(whole(), BODY_SECONDS)
+    except TimeoutError:
+        raise RefusedError(408, f"the request did not arrive within {BODY_SECONDS:.0f} s.") from None

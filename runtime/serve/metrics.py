@@ -1,0 +1,34 @@
+"""Counts of a server for Prometheus."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+
+class Metrics:
+    """Counts for Prometheus, in a registry of one server's own."""
+
+    def __init__(self, sessions: Callable[[], int], waiting: Callable[[], int], build: Mapping[str, str]) -> None:
+        """`sessions`: live videos now. `waiting`: requests being read, waiting or computed now. `build`: what serves
+        (version, bundle, provider)."""
+        from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
+
+        self.registry = of = CollectorRegistry()
+        self.requests = Counter("fid_requests", "Requests answered.", ["method", "route", "status"], registry=of)
+        self.seconds = Histogram("fid_request_seconds", "From request to answer.", ["route"], registry=of)
+        self.frames = Counter("fid_live_frames", "Live frames handed over.", registry=of)
+        self.dropped = Counter("fid_live_frames_dropped", "Live frames replaced by a newer one.", registry=of)
+        age, buckets = (
+            "From arrival of a frame to its hand-over.",
+            (0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 1),
+        )
+        self.age = Histogram("fid_live_frame_age_seconds", age, buckets=buckets, registry=of)
+        Gauge("fid_live_sessions", "Live videos now.", registry=of).set_function(sessions)
+        Gauge("fid_queue", "Requests being read, waiting or computed now.", registry=of).set_function(waiting)
+        Info("fid_build", "What serves.", registry=of).info(dict(build))
+
+    def text(self) -> bytes:
+        """Return the exposition in Prometheus' text form."""
+        from prometheus_client import generate_latest
+
+        return generate_latest(self.registry)

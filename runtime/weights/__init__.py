@@ -1,0 +1,1 @@
+"""Models on disk and from the network, and bundles of graphs."""

@@ -1,0 +1,169 @@
+"""The commands `video`, `deidentify` and `bench` from end to end with the toy bundle."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from fid.runtime import Composer
+from fid.runtime.assets import FACES
+from fid.runtime.commands import moving as cli_moving
+from fid.runtime.commands.bench import made_frames
+from fid.runtime.commands.progress import frame_progress
+from fid.runtime.errors import FidError
+from fid.runtime.live import deidentify
+from fid.runtime.media import video_rework
+from fid.runtime.media.images import read_image
+from fid.runtime.media.video import open_clip
+
+from ..media.test_video import sound_packets, write_clip
+from ..test_sample import write_bundle_with_mapping
+from .test_photos import ADA, fid_run, one_line
+
+FALLBACK = "cuda does not work here: no driver; onnxruntime CPU runs in its place."
+
+
+@pytest.fixture(autouse=True)
+def in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fetched: Callable[[str], Path]) -> None:
+    fetched("yunet")
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(write_bundle_with_mapping(tmp_path_factory.mktemp("toy") / "bundle").folder)
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A face that moves for 8 frames, 2 seconds, with a tone."""
+    frames = made_frames(read_image(FACES / "identity-ada.jpg"), 8)
+    path = tmp_path_factory.mktemp("clip") / "clip.mp4"
+    return str(write_clip(path, [22500 * number for number in range(8)], pictures=frames.__getitem__))
+
+
+@pytest.fixture
+def falls_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The generator's session, once it is open, is not what was asked for."""
+    monkeypatch.setattr(
+        Composer, "fallbacks", property(lambda self: [FALLBACK] if "synthesis" in self._sessions else [])
+    )
+
+
+def never(*arguments: object, **options: object) -> None:
+    raise FidError("the work began.")
+
+
+def test_video(bundle: str, clip: str) -> None:
+    arguments = ("video", "--bundle", bundle, "--identity", ADA, "--driving", clip, "-o", "out.mp4")
+    report = json.loads(fid_run(*arguments, "--paste", "--json").stdout)
+    assert (report["frames"], report["missing"], report["sound_tracks"]) == (8, 0, 1)
+    assert sound_packets(Path("out.mp4")) == sound_packets(Path(clip))
+    assert "missing" not in fid_run(*arguments, "--trim", "0.5:1").stdout
+
+
+def test_a_damaged_video_is_told(bundle: str, clip: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(video_rework, "rework", lambda *_, **__: (7, 1))
+    result = fid_run("video", "--bundle", bundle, "--identity", ADA, "--driving", clip, "-o", "out.mp4")
+    assert f"{clip} is damaged, frames missing: 1" in result.stdout
+
+
+@pytest.mark.usefixtures("falls_back")
+def test_a_fallback_is_told_before_the_work(bundle: str, clip: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(video_rework, "rework", never)
+    arguments = ("video", "--bundle", bundle, "--identity", ADA, "--driving", clip, "-o", "out.mp4")
+    lines = fid_run(*arguments, exit_code=1).stderr.splitlines()
+    assert lines == [f"fid-run: {FALLBACK}", "fid-run: the work began."]
+    monkeypatch.setattr(deidentify, "replace_people", never)
+    lines = fid_run("deidentify", "--bundle", bundle, ADA, "-o", "out.png", exit_code=1).stderr.splitlines()
+    assert lines == [f"fid-run: {FALLBACK}", "fid-run: left out: the work began."]
+
+
+def test_the_original_is_not_written_over(bundle: str, clip: str) -> None:
+    Path("clip.mp4").write_bytes(Path(clip).read_bytes())
+    for arguments in (("video", "--identity", ADA, "--driving", "clip.mp4"), ("deidentify", "clip.mp4")):
+        result = fid_run(*arguments, "--bundle", bundle, "-o", "./clip.mp4", exit_code=2)
+        assert "clip.mp4 is the original itself" in one_line(result)
+    assert Path("clip.mp4").read_bytes() == Path(clip).read_bytes()
+
+
+def test_an_unfinished_video_of_another_bundle_is_not_gone_on_with(
+    bundle: str, clip: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Even one that calls itself the same version: what the pictures depend on holds the hashes of all its graphs."""
+    seen: list[str] = []
+
+    def look(*_: object, settings: dict, **__: object) -> tuple[int, int]:
+        seen.append(json.dumps(settings, default=str))
+        return 1, 0
+
+    monkeypatch.setattr(video_rework, "rework", look)
+    fid_run("video", "--bundle", bundle, "--identity", ADA, "--driving", clip, "-o", "out.mp4")
+    record = json.loads(Path(bundle, "bundle.json").read_text())
+    assert all(graph["sha256"] in seen[0] for graph in record["graphs"].values() if graph["file"])
+    assert "onnxruntime CPU" in seen[0]
+
+
+def test_deidentify_a_photo(bundle: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(deidentify, "MATCH", 1.01)  # the toy composes what is very like the original
+    result = fid_run("deidentify", "--bundle", bundle, ADA, "-o", "out.png")
+    assert "1 people replaced, 0 still recognised" in result.stdout
+    report = json.loads(Path("out.png.json").read_text())
+    assert (report["people"], report["still_matching"], report["failed"]) == (1, 0, [])
+    assert report["files"][0]["people"][0]["replaced"] == 1
+    assert not np.array_equal(read_image("out.png"), read_image(ADA))
+
+
+def test_somebody_still_recognised_is_exit_code_1(bundle: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(deidentify, "MATCH", -1.0)
+    result = fid_run("deidentify", "--bundle", bundle, ADA, "-o", "out.png", "--json", exit_code=1)
+    assert json.loads(result.stdout)["still_matching"] == 1
+    assert Path("out.png").is_file()
+
+
+def test_deidentify_a_video(bundle: str, clip: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(deidentify, "MATCH", 1.01)
+    totals: list[int] = []
+
+    def heard(what: str, count: int) -> object:
+        totals.append(count)
+        return frame_progress(what, count)
+
+    monkeypatch.setattr(cli_moving, "frame_progress", heard)
+    fid_run("deidentify", "--bundle", bundle, clip, "-o", "out.mp4")
+    one = json.loads(Path("out.mp4.json").read_text())["files"][0]
+    assert (one["frames"], one["missing"], one["sound"]) == (8, 0, "unchanged")
+    assert one["people"][0]["replaced"] + one["people"][0]["hidden"] == 8
+    assert sound_packets(Path("out.mp4")) == sound_packets(Path(clip))
+    assert totals == [8]  # so the time left can be told
+    fid_run("deidentify", "--bundle", bundle, clip, "-o", "mute.mp4", "--mute")
+    assert json.loads(Path("mute.mp4.json").read_text())["files"][0]["sound"] == "none"
+    assert open_clip(Path("mute.mp4")).sound == 0
+
+
+def test_deidentify_a_folder_goes_on_after_a_file_that_fails(
+    bundle: str, clip: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(deidentify, "MATCH", 1.01)
+    Path("in").mkdir()
+    for name in ("a.jpg", "c.jpg"):
+        Path("in", name).write_bytes(Path(ADA).read_bytes())
+    Path("in", "b.mp4").write_bytes(Path(clip).read_bytes())
+    monkeypatch.setattr(deidentify, "rework", never)
+    result = fid_run("deidentify", "--bundle", bundle, "in", "-o", "out", exit_code=1)
+    assert result.stderr.splitlines() == ["fid-run: left out: the work began."]
+    report = json.loads(Path("out", "report.json").read_text())
+    assert [Path(file["output"]).name for file in report["files"]] == ["a.jpg", "c.jpg"]
+    assert report["failed"] == ["the work began."]
+
+
+def test_bench(bundle: str, clip: str) -> None:
+    arguments = ("bench", "--bundle", bundle, "--engine", "onnxruntime", "--seconds", "0.3")
+    assert fid_run(*arguments).stdout.splitlines()[1].startswith("onnxruntime ")
+    report = json.loads(fid_run(*arguments, "--camera", clip, "--json").stdout)
+    row = report["engines"][0]
+    assert row["fps"] > 0
+    assert row["psnr_db"] == 99
+    assert row["live"].keys() == {"fps", "frame_age_ms", "dropped"}
+    assert report["auto"] == {}  # nothing is kept for a bundle of one's own

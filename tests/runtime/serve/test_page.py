@@ -1,0 +1,243 @@
+"""The page as a user has it: driven in a real Chromium, with a camera that plays a file. Skips where no Chromium is."""
+
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import cv2
+import httpx
+import numpy as np
+import pytest
+from fid.runtime.assets import FACES
+from fid.runtime.media.images import read_image
+from playwright.sync_api import Browser, Page, Route, expect, sync_playwright
+from serving import running
+
+SIZES = {"desktop": (1280, 800), "phone": (390, 844)}
+TOKEN = "a-token-of-some-length"
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed here")
+
+
+def write_camera(path: Path) -> Path:
+    """A face that moves a little, as the uncompressed video that Chromium's fake camera plays: 320 x 240, 15 fps."""
+    face = cv2.resize(read_image(FACES / "attributes-shade.jpg"), (240, 240), interpolation=cv2.INTER_AREA)
+    with path.open("wb") as file:
+        file.write(b"YUV4MPEG2 W320 H240 F15:1 Ip A1:1 C420jpeg\n")
+        for step in range(15):
+            shift = round(4 * np.sin(2 * np.pi * step / 15))
+            frame = np.roll(np.hstack([face[:, :40][:, ::-1], face, face[:, -40:][:, ::-1]]), shift, axis=1)
+            file.write(b"FRAME\n" + cv2.cvtColor(frame, cv2.COLOR_RGB2YUV_I420).tobytes())
+    return path
+
+
+@pytest.fixture(scope="module")
+def address(toy_bundle: Path, fetched: Callable[[str], Path]) -> Iterator[str]:
+    fetched("yunet")
+    with running(toy_bundle, "--token", TOKEN) as address:
+        yield address
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    camera = write_camera(tmp_path_factory.mktemp("camera") / "camera.y4m")
+    flags = ["--use-fake-ui-for-media-stream", "--use-fake-device-for-media-stream"]
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=CHROMIUM, args=[*flags, f"--use-file-for-fake-video-capture={camera}"]
+        )
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(params=SIZES)
+def size(request: pytest.FixtureRequest) -> str:
+    """Both sizes, for the tests that do not name one."""
+    return request.param
+
+
+@pytest.fixture
+def page(size: str, browser: Browser, address: str) -> Iterator[Page]:
+    """The page, opened and with its first picture, at each size; errors in its console fail the test."""
+    width, height = SIZES[size]
+    context = browser.new_context(viewport={"width": width, "height": height}, permissions=["camera"])
+    context.set_default_timeout(30_000)
+    page = context.new_page()
+    complaints: list[str] = []
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.on("console", lambda said: complaints.append(said.text) if said.type in ("error", "warning") else None)
+    page.goto(address)
+    expect(page.locator("#picture")).to_be_visible(timeout=30_000)
+    assert page.url == address.partition("#")[0]  # the token is gone from what is shown and remembered
+    yield page
+    context.close()
+    assert [said for said in complaints if "422" not in said] == []
+
+
+def shown(page: Page) -> str:
+    """The address of the picture on show; every picture has another."""
+    return page.locator("#picture").get_attribute("src") or ""
+
+
+def wait_for_another(page: Page, former: str) -> str:
+    expect(page.locator("#picture")).not_to_have_attribute("src", former, timeout=30_000)
+    return shown(page)
+
+
+def person(page: Page, kind: str, name: str) -> None:
+    page.locator(f"[data-kind={kind}]").get_by_role("radio", name=name).check()
+
+
+@pytest.mark.parametrize("size", ["desktop"])
+def test_photos(page: Page, tmp_path: Path) -> None:
+    first = shown(page)
+    person(page, "identity", "eve")
+    second = wait_for_another(page, first)
+    page.keyboard.press("ArrowLeft")  # a group of radios is walked through with the arrows
+    expect(page.locator("[data-kind=identity] input:checked")).to_have_value("dave")
+    third = wait_for_another(page, second)
+    page.locator("[data-kind=attributes] input[type=range]").fill("40")
+    expect(page.locator("[data-kind=attributes] output")).to_have_text("40 %")
+    fourth = wait_for_another(page, third)
+    page.locator("[data-kind=identity] input[type=file]").set_input_files([FACES / "identity-ben.jpg"])
+    expect(page.locator("[data-kind=identity] input:checked")).to_have_value("own 1")
+    wait_for_another(page, fourth)
+    with page.expect_download() as download:
+        page.get_by_role("link", name="Save identity").click()
+    download.value.save_as(tmp_path / "identity.npz")
+    page.locator("[data-kind=identity] input[type=file]").set_input_files([tmp_path / "identity.npz"])
+    expect(page.locator("[data-kind=identity] input:checked")).to_have_value("own 2")
+    expect(page.locator("#figures")).to_have_text(re.compile(r"256 px in \d+ ms"))
+    with page.expect_download() as download:
+        page.get_by_role("link", name="Save picture").click()
+    download.value.save_as(tmp_path / "picture.png")
+    assert read_image(tmp_path / "picture.png").shape == (256, 256, 3)
+    expect(page.locator("#alert")).to_be_hidden()
+
+
+@pytest.mark.parametrize("size", ["desktop"])
+def test_a_photo_without_a_face_is_explained(page: Page, tmp_path: Path) -> None:
+    cv2.imwrite(str(tmp_path / "wall.jpg"), np.full((200, 200, 3), 127, np.uint8))
+    page.locator("#from-photo input[type=file]").set_input_files([tmp_path / "wall.jpg"])
+    expect(page.get_by_role("alert")).to_contain_text("no face was found")
+    (tmp_path / "odd.tiff").write_text("no picture either")
+    page.locator("#from-photo input[type=file]").set_input_files([tmp_path / "odd.tiff"])
+    expect(page.get_by_role("alert")).to_contain_text("not a picture that this browser can read")
+
+
+@pytest.mark.parametrize("size", ["phone"])
+def test_many_large_photos_fit_into_one_request(page: Page, tmp_path: Path) -> None:
+    """As from a phone: together more than the server takes, and more of them than it averages."""
+    noise = np.random.default_rng(0).integers(0, 256, (1000, 1400, 3), np.uint8)
+    photos = [tmp_path / f"{number}.jpg" for number in range(10)]
+    for photo in photos:
+        cv2.imwrite(str(photo), noise, [cv2.IMWRITE_JPEG_QUALITY, 95])
+    assert 1.6e6 < photos[0].stat().st_size < 4e6  # eight are more than 12 MB, and each would be sent as it is
+    sent: list[bytes] = []
+
+    def answer(route: Route) -> None:
+        sent.append(route.request.post_data_buffer or b"")
+        route.fulfill(status=422, json={"error": "they have arrived."})
+
+    page.route("**/api/identities", answer)
+    page.locator("[data-kind=identity] input[type=file]").set_input_files(photos)
+    expect(page.get_by_role("alert")).to_have_text("They have arrived.", timeout=30_000)
+    assert sent[0].count(b'; name="photo"') == 8
+    assert 1e6 < len(sent[0]) < 12e6
+
+
+@pytest.mark.parametrize("size", ["desktop"])
+def test_who_goes_back_to_photos_while_the_browser_asks_leaves_no_camera_on(page: Page) -> None:
+    page.evaluate(
+        "() => { const ask = navigator.mediaDevices.getUserMedia.bind(navigator.mediaDevices);"
+        " navigator.mediaDevices.getUserMedia = async (wish) => {"
+        " await new Promise((allow) => (window.allow = allow)); return (window.given = await ask(wish)); }; }"
+    )
+    page.route("**/api/live", lambda route: route.abort())
+    page.get_by_role("radio", name="Camera").check()
+    page.get_by_role("button", name="Start camera").click()
+    page.wait_for_function("() => Boolean(window.allow)")
+    page.get_by_role("radio", name="Photo", exact=True).check()
+    page.evaluate("window.allow()")
+    page.wait_for_function("() => window.given?.getTracks().every((track) => track.readyState === 'ended')")
+    expect(page.locator("#alert")).to_be_hidden()
+    assert page.evaluate("document.querySelector('#self').srcObject") is None
+
+
+@pytest.mark.parametrize("size", ["phone"])
+def test_a_dropped_photo_and_one_that_the_browser_has_to_convert(page: Page, tmp_path: Path) -> None:
+    cv2.imwrite(str(tmp_path / "face.bmp"), cv2.imread(str(FACES / "attributes-aside.jpg")))
+    page.locator("#from-photo input[type=file]").set_input_files([tmp_path / "face.bmp"])
+    expect(page.locator("[data-kind=attributes] .tiles input:checked")).to_have_value("own 1")
+    data = list((FACES / "attributes-speaking.jpg").read_bytes())
+    transfer = page.evaluate_handle(
+        "data => { const all = new DataTransfer();"
+        " all.items.add(new File([new Uint8Array(data)], 'face.jpg', {type: 'image/jpeg'})); return all; }",
+        data,
+    )
+    page.dispatch_event("[data-kind=attributes]", "drop", {"dataTransfer": transfer})
+    expect(page.locator("[data-kind=attributes] .tiles input:checked")).to_have_value("own 2")
+
+
+def test_the_camera(page: Page, address: str) -> None:
+    page.get_by_role("radio", name="Camera").check()
+    page.get_by_role("button", name="Start camera").click()
+    figures = page.locator("#figures")
+    expect(figures).to_have_text(re.compile(r"[\d.]+ fps · delay \d+ ms · \d+ frames dropped"), timeout=30_000)
+    playing = "([width, height]) => { const v = document.querySelector('#video');"
+    playing += " return v.currentTime > 0 && v.videoWidth === width && v.videoHeight === height; }"
+    page.wait_for_function(playing, arg=[256, 256])
+    person(page, "identity", "carl")
+    page.locator("[data-kind=identity] input[type=range]").fill("30")
+    page.locator("#view").select_option("paste")
+    page.wait_for_function(playing, arg=[320, 240])
+    page.locator("#view").select_option("side-by-side")
+    page.wait_for_function(playing, arg=[560, 240])
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    health = address.partition("#")[0] + "api/health"
+    assert httpx.get(health).json()["live"]["sessions"] == 1
+    page.get_by_role("button", name="Stop camera").click()
+    expect(figures).to_have_text("The camera is off.")
+    for _ in range(50):
+        if httpx.get(health).json()["live"]["sessions"] == 0:
+            break
+        page.wait_for_timeout(100)
+    assert httpx.get(health).json()["live"]["sessions"] == 0
+    page.get_by_role("radio", name="Photo", exact=True).check()
+    expect(page.locator("#picture")).to_be_visible()
+    expect(page.locator("#alert")).to_be_hidden()
+
+
+def test_it_fits_and_everything_has_a_name(page: Page) -> None:
+    for source in ("Photo", "Camera"):
+        page.get_by_role("radio", name=source, exact=True).check()
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+        nameless = page.evaluate(
+            "[...document.querySelectorAll('input, select, button, video, a')].filter((one) => one.checkVisibility() &&"
+            " !(one.ariaLabel || one.textContent.trim() || one.labels?.[0]?.textContent.trim()))"
+            ".map((one) => one.outerHTML)"
+        )
+        assert nameless == []
+    small = page.evaluate(
+        "[...document.querySelectorAll('select, button, .button, .tiles label, .drop, input[type=range]')]"
+        ".filter((one) => one.checkVisibility() && one.getBoundingClientRect().height < 32).map((one) => one.outerHTML)"
+    )
+    assert small == []
+
+
+def test_the_token(browser: Browser, address: str) -> None:
+    plain, _, hidden = address.partition("#")
+    assert hidden == f"token={TOKEN}"
+    context = browser.new_context()
+    page = context.new_page()
+    page.goto(plain)
+    field = page.get_by_label("This server asks for its token")
+    field.fill("wrong-token-of-some-length")
+    page.get_by_role("button", name="Continue").click()
+    expect(page.get_by_role("alert")).to_contain_text("asks for its token")
+    field.fill(TOKEN)
+    page.get_by_role("button", name="Continue").click()
+    expect(page.locator("#picture")).to_be_visible(timeout=30_000)
+    context.close()

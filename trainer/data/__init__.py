@@ -1,0 +1,1 @@
+"""Generated faces to learn from, their statistics, and how they are varied."""

@@ -1,0 +1,262 @@
+"""Faces to train on: images of the generator with their w, drawn online or kept in shards (`fid-train dataset`).
+
+The frozen networks' answers (identity code, landmarks) are part of a face, so that an epoch over a kept dataset costs
+neither the generator nor them.
+"""
+
+import json
+import time
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ...runtime.errors import FidError, InputError
+from ..losses import border_colours, skin_colour
+from ..networks.facemesh import FaceMesh
+from ..networks.fan import FAN
+from ..networks.mobilestylegan import W_SIZE, Mapping, Synthesis
+from ..networks.sface import SFace
+from ..networks.stylegan2 import Synthesis as StyleGAN2Synthesis
+from ..weights.checkpoint import write_json, writing
+from .statistics import Lightness
+
+SHARD = 256  # faces in one file
+FIRST_SHARDS = 8  # that tell which w have rare faces
+RARE = 32  # draws for one face of a rare kind
+ALL = slice(None)
+
+
+@dataclass(frozen=True)
+class Faces:
+    """A batch of generated faces."""
+
+    w: Tensor  # [N, 512] float32
+    image: Tensor  # [N, 3, S, S] uint8 RGB
+    identity: Tensor  # [N, 128] unit codes
+    landmarks: Tensor  # [N, K, 2] float32, inner face, pixels of a 256 px crop
+
+    def __len__(self) -> int:
+        return len(self.w)
+
+    def __getitem__(self, index: Tensor) -> "Faces":
+        return Faces(*(getattr(self, field.name)[index] for field in fields(self)))
+
+    def to(self, device: torch.device) -> "Faces":
+        """The same faces on a device."""
+        return Faces(*(getattr(self, field.name).to(device) for field in fields(self)))
+
+    @property
+    def crop(self) -> Tensor:
+        """The images as networks take them: float [N, 3, S, S] in [-1, 1]."""
+        return self.image.float() / 127.5 - 1
+
+    @property
+    def skin(self) -> Tensor:
+        """`losses.skin_colour` of every face, [N, 3]."""
+        return torch.cat([skin_colour(image.float() / 127.5 - 1) for image in self.image.split(64)])
+
+    @property
+    def border(self) -> Tensor:
+        """`losses.border_colours` of every face, [N, D]."""
+        return torch.cat([border_colours(image.float() / 127.5 - 1) for image in self.image.split(64)])
+
+
+def _lightness(known: Faces) -> Lightness:
+    return Lightness(known.w, known.border, known.skin)
+
+
+def joined(parts: list[Faces]) -> Faces:
+    """Several batches as one."""
+    return Faces(*(torch.cat([getattr(part, field.name) for part in parts]) for field in fields(Faces)))
+
+
+@dataclass(frozen=True)
+class FrozenNetworks:
+    """G (mapping and synthesis), E_id and E_lnd, none of which is ever trained here."""
+
+    mapping: Mapping
+    synthesis: Synthesis | StyleGAN2Synthesis
+    identity: SFace
+    landmarks: FaceMesh | FAN
+    w_mean: Tensor  # [512]
+    w_std: Tensor  # [512], of untruncated w
+
+    @classmethod
+    def load(
+        cls,
+        synthesis: Synthesis | StyleGAN2Synthesis,
+        device: torch.device,
+        fan: Path | None = None,
+        mapping: Mapping | None = None,
+    ) -> "FrozenNetworks":
+        """Reads the fetched networks; `synthesis` is the generator to train through. All are frozen, on `device`.
+
+        `fan` is the user's own file of FAN, the landmark network to use instead of the face mesh; `mapping` is the
+        mapping network of the generator where it is not the fetched one.
+        """
+        mapping = mapping or Mapping.load()
+        samples = torch.cat([mapping(z) for z in torch.randn(20_000, W_SIZE, generator=_generator(0)).split(1000)])
+        identity, landmarks = SFace.load(), FaceMesh.load() if fan is None else FAN.load(fan)
+        for network in (mapping, synthesis, identity, landmarks):
+            network.to(device).eval().requires_grad_(False)
+        synthesis.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue] - torch's stubs lack it
+        return cls(mapping, synthesis, identity, landmarks, samples.mean(0).to(device), samples.std(0).to(device))
+
+    def inner_face(self, crop: Tensor) -> Tensor:
+        """Landmarks [N, K, 2] off the jaw line (eyes, eyebrows, nose, lips), pixels of a 256 px crop."""
+        return self.landmarks(crop)[:, self.landmarks.inner_face, :2]
+
+    @torch.no_grad()
+    def draw(self, n: int, psi: float, generator: torch.Generator, batch: int = 0, rows: slice = ALL) -> Faces:
+        """Draws n faces truncated by psi and makes those of `rows`."""
+        return self.make(self.draw_w(n, psi, generator, rows), batch)
+
+    @torch.no_grad()
+    def draw_w(self, n: int, psi: float, generator: torch.Generator, rows: slice = ALL) -> Tensor:
+        """Draws n w truncated by psi and returns those of `rows`, [N, 512].
+
+        The random numbers come from a CPU generator, whatever the device.
+        """
+        z = torch.randn(n, W_SIZE, generator=generator)[rows].to(self.w_mean.device)
+        return self.w_mean + psi * (self.mapping(z) - self.w_mean)
+
+    @torch.no_grad()
+    def make(self, w: Tensor, batch: int = 0) -> Faces:
+        """The faces of w [N, 512], `batch` at a time; 0: as many as the device likes."""
+        parts = []
+        for code in w.split(batch or (64 if w.is_cuda else 16)):
+            image = ((self.synthesis(code) + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+            parts.append(self.seen(image, code))
+        return joined(parts)
+
+    def seen(self, image: Tensor, w: Tensor) -> Faces:
+        """Images [N, 3, S, S] uint8 RGB with what the frozen networks say about them."""
+        crop = image.float() / 127.5 - 1
+        return Faces(w, image, self.identity(crop), self.inner_face(crop))
+
+
+def _generator(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def write_dataset(
+    folder: Path,
+    n: int,
+    frozen: FrozenNetworks,
+    *,
+    psi: float,
+    seed: int,
+    stop: Callable[[], bool],
+    log: Callable[[str], None],
+    rare: float = 0.0,
+    generator: str = "",
+) -> None:
+    """Writes n faces in shards of 256; shards that are there are kept, so an interrupted run goes on where it was.
+
+    `rare` is the share of shards, the last ones, with dark skin: the generator seldom draws it, and a mapper that has
+    seldom seen it makes people lighter than they are. `generator` is the name of the one that makes them. Raises
+    InputError where the folder's shards were made otherwise, FidError when one cannot be written.
+    """
+    record = {"psi": psi, "seed": seed, "rare": rare, "generator": generator, "resolution": frozen.synthesis.resolution}
+    made = folder / "dataset.json"
+    if made.is_file() and (before := json.loads(made.read_text())) != record:
+        name = next(name for name in record if before.get(name) != record[name])
+        raise InputError(
+            f"the faces in {folder} were made with {name} {before.get(name)}, not {record[name]}: name another folder."
+        )
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    write_json(made, record)
+    count, start = -(-n // SHARD), time.monotonic()
+    plain, lightness = count - round(rare * count), None
+    for index in range(count):
+        path = folder / f"faces_{index:05d}.npz"
+        if path.exists():
+            continue
+        if stop():
+            return
+        random, size = _generator(seed * 1_000_003 + index), min(SHARD, n - index * SHARD)
+        if index < plain:
+            faces = frozen.draw(size, psi, random)
+        else:
+            lightness = lightness or _lightness(read_dataset(folder, FIRST_SHARDS))
+            w = frozen.draw_w(RARE * size, psi, random)
+            faces = frozen.make(w[lightness(w).argsort()[:size]])
+        partial = path.with_name(f".{path.name}")
+        try:
+            with writing(path):
+                with partial.open("wb") as file:
+                    np.savez(file, **{field.name: getattr(faces, field.name).cpu().numpy() for field in fields(faces)})
+                partial.rename(path)
+        finally:
+            partial.unlink(missing_ok=True)
+        log(f"shard {index + 1} of {count}, {time.monotonic() - start:.0f} s")
+
+
+def read_dataset(folder: Path, first: int | None = None) -> Faces:
+    """All faces of a dataset folder, or those of its first shards. Raises InputError when there are none or a shard is
+    broken."""
+    paths = sorted(folder.glob("faces_*.npz"))[:first]
+    if not paths:
+        raise InputError(
+            f"{folder} holds no faces_*.npz: make a dataset first with `fid-train dataset -n 8000 -o {folder}`."
+        )
+    try:
+        counts = [len(_read_shard(path, "w")) for path in paths]
+        return Faces(*(_read_field(paths, sum(counts), field.name) for field in fields(Faces)))
+    except (OSError, EOFError, ValueError, KeyError, RuntimeError, zipfile.BadZipFile) as error:
+        raise InputError(
+            f"{folder} holds a broken shard ({error}); delete it and run `fid-train dataset` again."
+        ) from error
+
+
+def _read_field(paths: list[Path], n: int, name: str) -> Tensor:
+    """One value of all n faces, read into its place: a large dataset is in memory once."""
+    first = _read_shard(paths[0], name)
+    result, done = torch.empty(n, *first.shape[1:], dtype=first.dtype), 0
+    for path in paths:
+        part = _read_shard(path, name)
+        result[done : done + len(part)] = part
+        done += len(part)
+    return result
+
+
+def _read_shard(path: Path, name: str) -> Tensor:
+    with path.open("rb") as file, np.load(file) as shard:  # np.load leaves a broken file open that it opened itself
+        return torch.from_numpy(shard[name])
+
+
+@torch.no_grad()
+def read_photos(folder: Path, frozen: FrozenNetworks, log: Callable[[str], None]) -> Faces:
+    """The faces of a folder of photographs, aligned, as inputs to train on.
+
+    Nobody knows their w: it is the mean, and only losses on images may use these faces. Photographs that cannot be read
+    or show no face are named and left out. Raises InputError when none is left.
+    """
+    from ...runtime.composer import Composer
+    from ...runtime.media.images import find_photos
+
+    device, size, composer = frozen.w_mean.device, frozen.synthesis.resolution, Composer()
+    paths = find_photos([folder])
+    parts = []
+    for path in paths:
+        try:
+            crop = torch.from_numpy(composer.crop(path))
+        except FidError as error:
+            log(f"left out: {error}")
+            continue
+        image = crop.permute(2, 0, 1)[None].to(device)
+        if size != image.shape[-1]:
+            mode = "area" if size < image.shape[-1] else "bilinear"
+            image = F.interpolate(image.float(), (size, size), mode=mode).round().to(torch.uint8)
+        parts.append(frozen.seen(image, frozen.w_mean[None]))
+    if not parts:
+        raise InputError(f"{folder} holds no photograph with a face: name another with --photos.")
+    log(f"{len(parts)} of {len(paths)} photographs in {folder} are used")
+    return joined(parts)

@@ -1,0 +1,1 @@
+"""Distil smaller generators from a large one."""

@@ -1,0 +1,347 @@
+"""Distils the 256 px (or 128 px) generator from the 1024 px one: `fid-train distill`.
+
+The target is the 1024 px image averaged over squares of pixels. The to-image head starts in closed form (least squares
+from the last activations to the target's wavelet bands) and is then trained together with the last block: L1 on the
+image and on its coarse copies (colour), squared error, LPIPS, and the identity code. All blocks before stay as
+published, so their activations are computed once.
+
+With `narrow`, a generator that was distilled before is made narrower first (`narrow.py`), which makes it faster, and
+every block from the first narrowed one on is trained.
+"""
+
+import copy
+import math
+import time
+import zipfile
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from rich.console import Console
+from torch import Tensor, nn
+
+from ...runtime.errors import FidError, InputError
+from .. import losses
+from ..loop import Budget, Progress, best_device, kept_on, move_average, tune_machine
+from ..networks.lpips import LPIPS
+from ..networks.mobilestylegan import CHANNELS, W_SIZE, DistilledToImage, Mapping, Synthesis, haar
+from ..networks.sface import SFace
+from ..weights.checkpoint import (
+    check_new,
+    latest,
+    load_into,
+    optimizer_tensors,
+    read_record,
+    read_weights,
+    restore_optimizer,
+    save,
+    tensors_of,
+)
+from .narrow import narrowed
+
+SHARD = 32  # images in one file of targets
+SAVE_EVERY_S = 240
+NARROWED_ON = 24  # images that a generator is made narrower on
+
+
+@dataclass(frozen=True)
+class DistillConfig:
+    """What `fid-train distill` does."""
+
+    resolution: int = 256
+    images: int = 1024  # training targets; 64 more are held out
+    held_out: int = 64
+    held_out_psi: float = 0.8
+    psi: tuple[float, float] = (0.5, 1.0)  # training targets are truncated by a factor drawn from this range
+    batch: int = 8
+    steps: int = 2000
+    rate_head: float = 2e-3  # relative to the size of each tensor
+    rate_block: float = 1e-3
+    squared: float = 8.0  # weight of the squared error
+    lpips: float = 0.03  # weight; 0 leaves it out
+    lpips_window: int = 128  # px; LPIPS sees one square of the images, another at each step
+    identity: float = 0.1  # weight of 1 - cosine of the identity codes; 0 leaves it out
+    identity_every: int = 2  # steps
+    widths: tuple[int, ...] | None = None  # channels of the blocks, for `narrow`
+    seed: int = 7
+
+
+def mean_w(mapping: Mapping) -> Tensor:
+    """The mean of W [512], of 100,000 samples: the point that truncation pulls towards."""
+    generator = torch.Generator().manual_seed(0)
+    return torch.stack([mapping(torch.randn(1000, W_SIZE, generator=generator)).mean(0) for _ in range(100)]).mean(0)
+
+
+def write_targets(folder: Path, config: DistillConfig, log: Callable[[str], None] = print) -> None:
+    """Writes shards of w [32, 512] float32 and 256 px targets [32, 3, 256, 256] float16; skips those that are there."""
+    held_out_shards = -(-config.held_out // SHARD)
+    n_shards = held_out_shards + -(-config.images // SHARD)
+    paths = [folder / f"shard_{index:04d}.npz" for index in range(n_shards)]
+    if all(path.exists() for path in paths):
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    device = best_device()
+    mapping, teacher = Mapping.load(), Synthesis.load(1024).to(device)
+    centre = mean_w(mapping)
+    generator = torch.Generator().manual_seed(config.seed)
+    start = time.monotonic()
+    for index, path in enumerate(paths):
+        z = torch.randn(SHARD, W_SIZE, generator=generator)
+        low, high = config.psi
+        psi = low + (high - low) * torch.rand(SHARD, 1, generator=generator)
+        if index < held_out_shards:
+            psi = torch.full_like(psi, config.held_out_psi)
+        w = centre + psi * (mapping(z) - centre)
+        if path.exists():
+            continue
+        with torch.no_grad():
+            parts = w.to(device).split(8 if device.type == "cuda" else 1)
+            images = torch.cat([F.avg_pool2d(teacher(part), 4).half().cpu() for part in parts])
+        partial = path.with_name(f".{path.name}")
+        try:
+            with partial.open("wb") as file:
+                np.savez(file, w=w.numpy(), image=images.numpy())
+            partial.rename(path)
+        except OSError as error:
+            partial.unlink(missing_ok=True)
+            raise FidError(f"could not write {path}: {error.strerror}; the shards already written are kept.") from error
+        log(f"targets: shard {index + 1} of {n_shards}, {time.monotonic() - start:.0f} s")
+
+
+def read_targets(folder: Path, config: DistillConfig) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    """(w, image) of the training targets and of the held-out ones; images float16 at the configured resolution.
+
+    Raises InputError when a shard is broken.
+    """
+
+    def read(paths: list[Path]) -> tuple[Tensor, Tensor]:
+        codes, images = [], []
+        for path in paths:
+            try:
+                with path.open("rb") as file, np.load(file) as shard:
+                    codes.append(torch.from_numpy(shard["w"]))
+                    images.append(torch.from_numpy(shard["image"]))
+            except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
+                raise InputError(f"{path} is broken ({error}); delete it and start again.") from error
+        if config.resolution != 256:
+            images = [F.avg_pool2d(i.float(), 256 // config.resolution).half() for i in images]
+        return torch.cat(codes), torch.cat(images)
+
+    paths = sorted(folder.glob("shard_*.npz"))
+    held_out_shards = -(-config.held_out // SHARD)
+    return read(paths[held_out_shards:]), read(paths[:held_out_shards])
+
+
+@torch.no_grad()
+def closed_form_head(network: Synthesis, w: Tensor, images: Tensor, ridge: float = 1e-5) -> None:
+    """Ridge least squares from (activations, 1) to the target's 12 wavelet bands.
+
+    Fills the head's skip and its constant colour. w is left to training: a few dozen images say nothing about its 512
+    directions.
+    """
+    head = network.to_image
+    assert isinstance(head, DistilledToImage)
+    channels = head.skip.shape[1]
+    size = channels + 1
+    gram, moment = torch.zeros(size, size, dtype=torch.float64), torch.zeros(size, 12, dtype=torch.float64)
+    for code, image in zip(w.split(4), images.split(4), strict=True):
+        x = network.trunk(code, len(network.blocks)) * head.skip_modulation(code)
+        for features, bands in zip(x, haar(image.float()), strict=True):
+            rows = F.pad(features.reshape(channels, -1), (0, 0, 0, 1), value=1.0)
+            gram += (rows @ rows.T).double()
+            moment += (rows @ bands.reshape(12, -1).T).double()
+    scale = gram.diagonal().mean()
+    solution = torch.linalg.solve(gram + ridge * scale * torch.eye(size, dtype=torch.float64), moment).float()
+    head.skip.copy_(solution[:channels].T[:, :, None, None])
+    head.colour.bias.copy_(solution[-1])
+    nn.init.zeros_(head.detail.weight)
+    nn.init.zeros_(head.detail.bias)
+
+
+def psnr(image: Tensor, target: Tensor) -> Tensor:
+    """Peak signal-to-noise ratio per image [N], dB; both [N, 3, H, W] in [-1, 1] (peak 2), clipped to the range."""
+    error = (image.clamp(-1, 1) - target.clamp(-1, 1)).square().mean(dim=(1, 2, 3))
+    return 10 * torch.log10(4 / error.clamp_min(1e-12))
+
+
+@torch.no_grad()
+def measure(network: Synthesis, w: Tensor, images: Tensor, identity: nn.Module | None = None) -> dict[str, float]:
+    """PSNR (dB), colour drift (mean absolute difference of an image's mean colour, grey levels) and cosine of the
+    identity codes on targets."""
+    outputs = torch.cat([network(code).float() for code in w.split(4)])
+    target = images.float()
+    values = psnr(outputs, target)
+    drift = (outputs.clamp(-1, 1).mean((2, 3)) - target.clamp(-1, 1).mean((2, 3))).abs().mean() * 127.5
+    figures = {"psnr_mean": values.mean().item(), "psnr_min": values.min().item(), "colour_drift": drift.item()}
+    if identity is not None:
+        pairs = zip(outputs.split(8), target.split(8), strict=True)
+        cosines = torch.cat([(identity(a.clamp(-1, 1)) * identity(b)).sum(1) for a, b in pairs])
+        figures["identity_cosine"] = cosines.mean().item()
+    return figures
+
+
+def batches(n: int, batch: int, generator: torch.Generator) -> Iterator[Tensor]:
+    """Endless batches of indices, every image once per pass."""
+    while True:
+        yield from torch.randperm(n, generator=generator)[: n // batch * batch].split(batch)
+
+
+def typical_size(parameter: Tensor) -> float:
+    """Root mean square of a tensor's numbers, or what a random start would give one of zeros.
+
+    The published weights have their scales folded in, so tensors differ in size by orders of magnitude; Adam's steps
+    are made relative to it.
+    """
+    size = parameter.detach().square().mean().sqrt().item()
+    return size or 1 / math.sqrt(parameter[0].numel())
+
+
+def image_loss(
+    output: Tensor, target: Tensor, perceptual: nn.Module | None, config: DistillConfig, step: int = 0
+) -> Tensor:
+    """L1 on the image and on its 4x and 14x coarser copies, squared error against large mistakes, and LPIPS on the
+    square of this step."""
+    loss = (output - target).abs().mean() + config.squared * (output - target).square().mean()
+    for factor in (4, 14):
+        loss = loss + 0.5 * (F.avg_pool2d(output, factor) - F.avg_pool2d(target, factor)).abs().mean()
+    if perceptual is not None:
+        place = np.random.default_rng((config.seed, step))
+        top, left = place.integers(0, max(output.shape[-1] - config.lpips_window, 0) + 1, size=2)
+        window = (..., slice(top, top + config.lpips_window), slice(left, left + config.lpips_window))
+        loss = loss + config.lpips * perceptual(output[window], target[window]).mean()
+    return loss
+
+
+def first_trained(network: Synthesis) -> int:
+    """The number of the first block that is not as published, or of the last."""
+    changed = [own != published for own, published in zip(network.widths, CHANNELS, strict=False)]
+    return changed.index(True) if True in changed else len(changed) - 1
+
+
+def start(config: DistillConfig, narrow: Path | None, w: Tensor, images: Tensor) -> Synthesis:
+    """The generator that training begins with."""
+    if narrow is None:
+        network = Synthesis.load(config.resolution)
+        closed_form_head(network, w[:64], images[:64])
+        return network
+    weights = read_weights(narrow)
+    wide = Synthesis.shaped_as(weights, config.resolution, "synthesis.")
+    load_into(wide, weights, "synthesis")
+    try:
+        return narrowed(wide, config.widths or (), w[:NARROWED_ON])
+    except ValueError as error:
+        raise InputError(f"{error}.") from error
+
+
+def distill(
+    run: Path,
+    config: DistillConfig,
+    *,
+    targets: Path | None = None,
+    narrow: Path | None = None,
+    max_minutes: float | None = None,
+    resume: bool = False,
+    console: Console | None = None,
+) -> Path:
+    """Trains a generator into `run` and returns its last checkpoint folder.
+
+    Targets are made first (in `targets`, default `run/targets`) and kept. `narrow`: a run or checkpoint of this command
+    to make narrower, to `config.widths`. With `resume` it goes on from the newest checkpoint. Raises InputError for
+    widths that do not fit; FidError when the loss is not finite, and the last good checkpoint stays.
+    """
+    console = console or Console()
+    if (narrow is None) != (config.widths is None):
+        raise InputError("--narrow and --widths belong together: a generator, and the channels of its blocks.")
+    check_new(run, resume)
+    tune_machine()
+    budget = Budget(max_minutes)
+    targets = targets or run / "targets"
+    write_targets(targets, config, log=console.print)
+    (w, images), held_out = read_targets(targets, config)
+    device = best_device()
+    torch.manual_seed(config.seed)
+    identity = SFace.load().to(device).eval().requires_grad_(False) if config.identity else None
+    first = 0
+    record = {"kind": "distill", "configuration": asdict(config), "generator": "MobileStyleGAN FFHQ 1024"}
+    state: dict[str, Tensor] = {}
+    if resume and (found := latest(run)):
+        state = read_weights(found, "state.safetensors")
+        network = Synthesis.shaped_as(state, config.resolution, "synthesis.").eval()
+        load_into(network, state, "synthesis")
+        first = int(read_record(found)["step"])
+    else:
+        network = start(config, narrow, w, images)
+        seen = measure(network.to(device), held_out[0].to(device), held_out[1].to(device), identity)
+        console.print(f"closed form: {seen}")
+    average = copy.deepcopy(network)
+    if state:
+        load_into(average, state, "average")
+    network.to(device).requires_grad_(False)
+    network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue] - torch's stubs lack it
+    average.to(device).requires_grad_(False)
+    blocks = first_trained(network)
+    parts = ((network.to_image, config.rate_head), *((block, config.rate_block) for block in network.blocks[blocks:]))
+    groups = [
+        {"params": [p.requires_grad_(True)], "rate": rate * typical_size(p)}
+        for part, rate in parts
+        for p in part.parameters()
+    ]
+    optimizer = torch.optim.Adam(groups, betas=(0.9, 0.99))
+    if state:
+        restore_optimizer(optimizer, state, "optimizer")
+    perceptual = LPIPS.load("alex").to(device) if config.lpips else None
+
+    def save_now(step: int, figures: dict[str, float]) -> Path:
+        weights = tensors_of("synthesis", average)
+        everything = {
+            **tensors_of("synthesis", network),
+            **tensors_of("average", average),
+            **optimizer_tensors("optimizer", optimizer),
+        }
+        return save(run, step, weights, everything, {**record, "figures": figures})
+
+    progress = Progress(console, config.steps, config.batch, first)
+    order = batches(len(w), config.batch, torch.Generator().manual_seed(config.seed))
+    with torch.no_grad():
+        w = w.to(device)
+        home = kept_on(device, len(w) * network.trunk(w[:1], blocks).nbytes)
+        images = images.to(home)
+        trunk = torch.cat([network.trunk(code, blocks).half().to(home) for code in w.split(8)])
+        codes = [identity(image.to(device).float()) for image in images.split(8)] if identity else []
+        wanted = torch.cat(codes) if codes else None
+    console.print(f"trunk activations of {len(w)} images: {trunk.nbytes / 2**30:.1f} GiB")
+    step = first
+    for _ in range(first):
+        next(order)
+    saved = budget.seconds
+    with budget.catching_signals():
+        while step < config.steps and not budget.over:
+            index = next(order)
+            for group in optimizer.param_groups:
+                warm = min(1.0, (step + 1) / 20)
+                group["lr"] = group["rate"] * warm * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * step / config.steps)))
+            x = trunk[index].to(device).float().contiguous(memory_format=torch.channels_last)
+            output = network.tail(x, w[index], blocks)
+            loss = image_loss(output, images[index].to(device).float(), perceptual, config, step)
+            if identity is not None and wanted is not None and step % config.identity_every == 0:
+                loss = loss + config.identity * losses.identity_cosine(identity(output), wanted[index])
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            if not torch.isfinite(loss):
+                raise FidError(
+                    f"the loss is not finite at step {step}; the last good checkpoint in {run} is untouched."
+                )
+            optimizer.step()
+            step += 1
+            decay = min(0.995, step / (step + 20))
+            move_average(average.parameters(), network.parameters(), decay)
+            progress.show(step, {"loss": loss.item()})
+            if budget.seconds - saved > SAVE_EVERY_S:
+                saved = budget.seconds
+                save_now(step, {})
+    figures = measure(average, held_out[0].to(device), held_out[1].to(device), identity)
+    console.print(f"held out: {figures}")
+    return save_now(step, figures)

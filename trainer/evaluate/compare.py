@@ -1,0 +1,129 @@
+"""Compare outputs with their inputs: identity, attributes, reconstruction, distributions."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..data.dataset import FrozenNetworks
+from ..networks.mobilestylegan import W_SIZE
+from . import measures
+from .compose import EvaluateConfig
+from .judges import ACCEPT, Judges, Seen
+from .measures import summary
+
+AXES = ("pitch", "yaw", "roll")
+
+
+def pair_measures(identity: Seen, attributes: Seen, output: Seen, features: str) -> dict[str, Any]:
+    """Table 1: output against identity image (identity) and attribute image (expression, pose), leak and random beside.
+
+    The three go row by row. The Frechet distance compares the outputs with the identity images; its floor is that of
+    the identity images to the attribute images, as many.
+    """
+    return {
+        "frechet_distance": {
+            "features": features,
+            "output": measures.frechet_distance(output.features, identity.features),
+            "floor": measures.frechet_distance(attributes.features, identity.features),
+            "n": len(output),
+        },
+        "identity": {
+            judge: {
+                "output": identity_measures(judge, output.codes[judge], codes),
+                "leak": identity_measures(judge, output.codes[judge], attributes.codes[judge]),
+                "random": identity_measures(judge, codes, attributes.codes[judge]),
+            }
+            for judge, codes in identity.codes.items()
+        },
+        "expression": {
+            name: {
+                "output": summary(measures.point_distance(output.points[name], points, 256)),
+                "random": summary(measures.point_distance(identity.points[name], points, 256)),
+            }
+            for name, points in attributes.points.items()
+        },
+        "pose": {
+            name: {
+                "output": summary(measures.pose_distance(output.poses[name], angles)),
+                "random": summary(measures.pose_distance(identity.poses[name], angles)),
+                **{axis: measures.correlation(output.poses[name][:, k], angles[:, k]) for k, axis in enumerate(AXES)},
+            }
+            for name, angles in attributes.poses.items()
+        },
+    }
+
+
+def identity_measures(judge: str, codes: np.ndarray, others: np.ndarray) -> dict[str, Any]:
+    """Cosine of codes [N, D] row by row; by dlib also distance, and share of rows within its threshold."""
+    result: dict[str, Any] = {"cosine": summary(measures.cosine(codes, others))}
+    if judge == "dlib":
+        distance = np.linalg.norm(codes - others, axis=1)
+        result |= {"distance": summary(distance), "accept": float((distance <= ACCEPT).mean())}
+    return result
+
+
+def reconstruction_measures(judges: Judges, target: Seen, own: Seen) -> dict[str, Any]:
+    """Table 2: how far outputs with I_id = I_attr are from their image."""
+    errors = measures.rmse(own.crops, target.crops)
+    return {
+        "n": len(own),
+        "rmse": summary(errors),
+        "psnr": summary(measures.psnr(errors)),
+        "lpips": summary(judges.perceptual_distance(own.crops, target.crops)),
+        "identity": {judge: identity_measures(judge, codes, target.codes[judge]) for judge, codes in own.codes.items()},
+        "expression": {
+            name: summary(measures.point_distance(points, target.points[name], 256))
+            for name, points in own.points.items()
+        },
+        "pose": {
+            name: summary(measures.pose_distance(angles, target.poses[name])) for name, angles in own.poses.items()
+        },
+    }
+
+
+def w_space(
+    frozen: FrozenNetworks, spaces: Mapping[str, np.ndarray], config: EvaluateConfig
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Fig. 9: where w [N, 512] lie on the two widest axes of the generator's own w, in its standard deviations there.
+
+    `deviation` is over all 512 dimensions, in standard deviations of untruncated w. A w per layer ([N, n, 512]) counts
+    by its mean.
+    """
+    random = torch.Generator().manual_seed(config.seed + 1)
+    z = torch.randn(config.cloud, W_SIZE, generator=random).to(frozen.w_mean.device)
+    with torch.no_grad():
+        own = frozen.w_mean + config.psi * (frozen.mapping(z) - frozen.w_mean)
+    mean, std = frozen.w_mean.cpu().numpy(), frozen.w_std.cpu().numpy()
+    pca = measures.Pca.fit(own.cpu().numpy())
+    scale = pca.project(own.cpu().numpy()).std(axis=0)
+    figures: dict[str, Any] = {"axes_share": pca.share.tolist(), "clouds": {}}
+    clouds = {}
+    for name, w in {"generator": own.cpu().numpy(), **spaces}.items():
+        w = w.mean(axis=1) if w.ndim == 3 else w
+        clouds[name] = pca.project(w) / scale
+        figures["clouds"][name] = {
+            "n": len(w),
+            "mean": clouds[name].mean(axis=0).tolist(),
+            "std": clouds[name].std(axis=0).tolist(),
+            "deviation": float(np.sqrt((((w - mean) / std) ** 2).mean())),
+        }
+    return figures, clouds
+
+
+def distributions(title: str, identity: Seen, attributes: Seen, output: Seen) -> dict[str, dict[str, np.ndarray]]:
+    """What the page draws as histograms: cosines [N] of SFace and ArcFace, distances [N] of dlib."""
+
+    def compared(judge: str, a: Seen, b: Seen) -> np.ndarray:
+        a_codes, b_codes = a.codes[judge], b.codes[judge]
+        return np.linalg.norm(a_codes - b_codes, axis=1) if judge == "dlib" else measures.cosine(a_codes, b_codes)
+
+    return {
+        f"{judge} {'distance' if judge == 'dlib' else 'cosine'} of the output, {title}": {
+            "identity image": compared(judge, output, identity),
+            "attribute image": compared(judge, output, attributes),
+            "two random people": compared(judge, identity, attributes),
+        }
+        for judge in output.codes
+    }

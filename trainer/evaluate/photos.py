@@ -1,0 +1,179 @@
+"""Photographs of real people: read, pair, compose and measure them."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ...runtime.errors import InputError
+from ...runtime.face.align import align
+from ...runtime.face.detect import Detector, choose_face
+from ...runtime.media.images import PHOTO_SUFFIXES, read_image
+from ...runtime.weights.catalogue import model_file
+from .. import personalize
+from ..pixels import as_crops, from_uint8, to_uint8
+from . import measures
+from .compare import distributions, identity_measures, pair_measures, reconstruction_measures
+from .compose import EvaluateConfig, Networks, Report, _table, compose_crops, sorted_pairs, tile
+from .judges import Judges, Seen
+
+
+@dataclass(frozen=True)
+class Photos:
+    """Aligned photographs."""
+
+    crops: np.ndarray  # uint8 [N, 256, 256, 3], RGB
+    people: tuple[str, ...]  # who each shows
+    skipped: tuple[str, ...]  # one sentence for each photo that cannot be used
+
+
+def read_photos(folder: Path) -> Photos:
+    """Aligned photographs of a folder: PERSON_anything.jpg in it, or a folder for each person.
+
+    Photos without a usable face are skipped and named. Raises InputError when fewer than two people are left.
+    """
+    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in PHOTO_SUFFIXES and path.is_file())
+    detector = Detector(model_file("yunet"))
+    crops, people, skipped = [], [], []
+    for path in files:
+        try:
+            crops.append(aligned(detector, read_image(path), str(path.relative_to(folder))))
+        except InputError as error:
+            skipped.append(str(error))
+            continue
+        inside = path.relative_to(folder).parts
+        people.append(inside[0] if len(inside) > 1 else path.stem.partition("_")[0])
+    if len(set(people)) < 2:
+        raise InputError(
+            f"{folder} holds usable photos of {len(set(people))} people and at least 2 are needed; name them "
+            "PERSON_anything.jpg or give each person a folder."
+        )
+    return Photos(np.stack(crops), tuple(people), tuple(skipped))
+
+
+def aligned(detector: Detector, image: np.ndarray, name: str) -> np.ndarray:
+    """The aligned crop uint8 [256, 256, 3] of the largest face. Raises InputError, naming the photo, without one."""
+    face = choose_face(detector.faces(image), None, name)
+    return align(detector.refine(image, face).points).crop(image)
+
+
+def photo_pairs(people: Sequence[str], count: int, seed: int) -> np.ndarray:
+    """Pairs of photos (identity, attributes) [n, 2] that show different people: `count`, or all that there are."""
+    every = np.array([(i, j) for i, a in enumerate(people) for j, b in enumerate(people) if a != b])
+    chosen = np.random.default_rng(seed).choice(len(every), min(count, len(every)), replace=False)
+    return every[np.sort(chosen)]
+
+
+def measure_photos(
+    networks: Networks, judges: Judges, photos: Photos, config: EvaluateConfig, report: Report
+) -> tuple[dict[str, Any], Seen]:
+    """Tables 1 and 2 on photographs, and what the judges say about each photo."""
+    frozen, names = judges.frozen, photos.people
+    seen = judges.look(photos.crops)
+    codes = torch.from_numpy(seen.codes["SFace"]).to(frozen.w_mean.device)
+    index = photo_pairs(names, config.pairs, config.seed)
+    identity, attributes = seen[index[:, 0]], seen[index[:, 1]]
+    _, crops = compose_crops(networks, frozen, codes[index[:, 0]], attributes.crops, identity.crops, config.batch)
+    output = judges.look(crops)
+    _, own_crops = compose_crops(networks, frozen, codes, photos.crops, photos.crops, config.batch)
+    own = judges.look(own_crops)
+    same = np.array([(i, j) for i, a in enumerate(names) for j, b in enumerate(names) if a == b and i < j])
+    figures = {
+        "pairs": len(index),
+        "photos": len(names),
+        "people": len(set(names)),
+        "skipped": list(photos.skipped),
+        **pair_measures(identity, attributes, output, judges.features_name),
+        "reconstruction": reconstruction_measures(judges, seen, own),
+    }
+    order = list(dict.fromkeys(names))
+    halves = [seen.features[[order.index(name) % 2 == odd for name in names]] for odd in (0, 1)]
+    size = min(len(output), *map(len, halves))  # sets of one size, no photo twice, nobody in both
+    figures["frechet_distance"] |= {
+        "output": measures.frechet_distance(output.features[:size], halves[0][:size]),
+        "floor": measures.frechet_distance(halves[1][:size], halves[0][:size]),
+        "n": size,
+    }
+    if len(same):
+        figures["same_person"] = {
+            judge: identity_measures(judge, all_codes[same[:, 0]], all_codes[same[:, 1]])
+            for judge, all_codes in seen.codes.items()
+        }
+    report.identity |= distributions("pairs of photographs", identity, attributes, output)
+    firsts = [names.index(person) for person in dict.fromkeys(names)]
+    top, left = firsts[:5], [i for i in range(len(names)) if names[i] not in {names[f] for f in firsts[:5]}]
+    left = left[:: max(1, len(left) // 5)][:5] or firsts[:5]
+    report.pictures["Photographs"] = _table(
+        networks, judges, seen.codes["SFace"][top], seen.crops[top], seen.crops[left], config.batch
+    )
+    report.pictures["Pairs of photographs"] = sorted_pairs(identity, attributes, output)
+    report.pictures["Reconstruction of photographs"] = tile([seen.crops[:8], own.crops[:8]])
+    return figures, seen
+
+
+def refined_pairs(people: Sequence[str], count: int, on: int) -> list[tuple[int, list[int]]]:
+    """Photos by number: the first one of `count` people, spread evenly, and the last ones of up to `on` others each."""
+    names = list(dict.fromkeys(people))
+    chosen = [names[i] for i in np.linspace(0, len(names) - 1, min(count, len(names))).round().astype(int)]
+    last = {name: i for i, name in enumerate(people)}
+    pairs = []
+    for name in chosen:
+        others = [other for other in names if other != name]
+        spread = np.linspace(0, len(others) - 1, min(on, len(others))).round().astype(int)
+        pairs.append((people.index(name), [last[others[i]] for i in spread]))
+    return pairs
+
+
+def measure_refined(
+    networks: personalize.Networks,
+    judges: Judges,
+    photos: Photos,
+    seen: Seen,
+    config: EvaluateConfig,
+    report: Report,
+    log: Callable[[str], None],
+) -> dict[str, Any]:
+    """Table 1 on the same pairs of photographs straight from the mapper and personalised, and how near the generator
+    comes to each person's photograph when w is optimised for it alone (the ceiling)."""
+    device = judges.frozen.w_mean.device
+    pairs = refined_pairs(photos.people, config.refine, config.refine_on)
+    straight, refined, inverted = [], [], []
+    for number, (identity, others) in enumerate(pairs):
+        log(f"personalising {photos.people[identity]}, {number + 1} of {len(pairs)}")
+        crops = from_uint8(photos.crops[[identity, *others]]).to(device)
+        own, code = crops[:1], torch.from_numpy(seen.codes["SFace"][identity]).to(device)
+        with torch.no_grad():
+            appearance, attributes = networks.attributes(own)[0], networks.attributes(crops[1:])
+        offset, _, _ = personalize.refine(networks, code, own, personalize.PersonalizeConfig())
+        with torch.no_grad():
+            n = len(attributes)
+            w = networks.mapper(code.expand(n, -1), attributes, appearance.expand(n, -1))
+            for pictures, of_person in ((straight, w), (refined, w + offset)):
+                parts = of_person.split(config.batch)
+                pictures.append(np.concatenate([as_crops(to_uint8(networks.synthesis(part))) for part in parts]))
+        inverted.append(as_crops(to_uint8(personalize.invert(networks, code, own, personalize.INVERSION))))
+    own_index = np.array([identity for identity, _ in pairs])
+    identity, attributes = (
+        seen[np.array([i for i, others in pairs for _ in others])],
+        seen[np.array([other for _, others in pairs for other in others])],
+    )
+    looked = {"straight": judges.look(np.concatenate(straight)), "personalised": judges.look(np.concatenate(refined))}
+    ceiling = judges.look(np.concatenate(inverted))
+    report.pictures["Personalised people"] = tile(
+        [
+            photos.crops[own_index],
+            [photos.crops[others[0]] for _, others in pairs],
+            [pictures[0] for pictures in straight],
+            [pictures[0] for pictures in refined],
+            np.concatenate(inverted),
+        ]
+    )
+    return {
+        "people": [photos.people[i] for i in own_index],
+        "pairs": len(identity),
+        **{name: pair_measures(identity, attributes, one, judges.features_name) for name, one in looked.items()},
+        "ceiling": reconstruction_measures(judges, seen[own_index], ceiling),
+    }

@@ -1,0 +1,1 @@
+"""Train the attribute encoder and the mapper."""

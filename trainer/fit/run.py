@@ -1,0 +1,147 @@
+"""Trains the attribute encoder and the mapper: `fid-train fit`.
+
+A step composes identity and attribute images, at times the same (I_id = I_attr, a self pair), at times not (a cross
+pair). Two kinds of recipe share the loop; `presets.PRESETS` has them.
+
+- The paper's: every pair goes through the generator, every third one is a cross pair, equations 2 to 8.
+- Ours (`live`), which learns with far fewer gradients through the generator:
+  - Self: a generated face has a known w, so reconstruction is regression of w. Alone (the warm start) it already
+    teaches most of the task cheaply.
+  - Transfer and probe: the attributes of the self batch are put on other people. Where their w should go is known
+    roughly (`data.Transfer`), and a small network that knows w only guesses what E_id and E_lnd would say. It learns
+    from the dataset and, at every cross step, from what they really said.
+  - Cross, every third step after the warm start: identity, landmarks, coarse colour and the W adversary through the
+    generator and the frozen encoders.
+  - The mapper sees the attribute code of the identity image, too, through a narrow layer (`appearance`): on photographs
+    the identity code says little about skin, hair, sex and age. Identity codes are led towards ones drawn from
+    statistics of real people (`data.RealIdentities`), so that it is not trusted in these.
+
+All randomness is a function of the seed and the step, so a resumed run equals one that was never stopped, and several
+processes (`torchrun`) equal one.
+"""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import cv2
+from rich.console import Console
+
+from ...runtime.errors import InputError
+from ..data.dataset import FrozenNetworks, read_dataset, read_photos
+from ..loop import Budget, Progress, Watch, best_device, kept_on, machine_record, tune_machine
+from ..networks.inception import InceptionV3
+from ..presets import FitConfig
+from ..weights.checkpoint import (
+    check_new,
+    latest,
+    write_json,
+    writing,
+)
+from ..weights.trained import generator_name, load_generator, load_mapping, load_trained
+from .loop import FitLoop
+from .processes import Processes
+
+SAVE_EVERY_S = 240
+
+
+def check_sources(run: Path, sources: dict[str, str | None]) -> None:
+    """Raises InputError when a run would go on with another generator or other data than run.json names."""
+    path = run / "run.json"
+    kept = json.loads(path.read_text()) if path.is_file() else {}
+    for name, now in sources.items():
+        if (before := kept.get(name, now)) != now:
+            raise InputError(
+                f"{run} has learnt with --{name} {before or 'left out'} and is to go on with {now or 'none'}: give the "
+                "same, or start another run with --init."
+            )
+
+
+def fit(
+    run: Path,
+    config: FitConfig,
+    *,
+    generator: Path | None,
+    dataset: Path | None = None,
+    photos: Path | None = None,
+    fan: Path | None = None,
+    encoder: Path | None = None,
+    max_minutes: float | None = None,
+    resume: bool = False,
+    init: Path | None = None,
+    compiled: bool = False,
+    console: Console | None = None,
+) -> Path:
+    """Trains into `run` and returns its last checkpoint folder.
+
+    `generator` is a `fid-train distill` run or checkpoint, or a StyleGAN2 file of the user's; `dataset` a folder of
+    `fid-train dataset` (None: faces drawn online); `photos` a folder of the user's own photographs, further inputs;
+    `fan` a file of FAN to use for landmarks; `encoder` a file of InceptionV3 weights to start from; `resume` goes on
+    from the run's newest checkpoint; `init` starts from another run's or a bundle's weights; `compiled` lets
+    torch.compile speed all but the mapper up. `run/run.json` keeps the configuration, the generator and the machine;
+    TensorBoard reads the scalars and grids in `run/`.
+    """
+    check_new(run, resume)
+    console, budget, processes = console or Console(), Budget(max_minutes), Processes.start()
+    if not processes.first:
+        console = Console(quiet=True)
+    tune_machine()
+    device, inputs = best_device(), {"dataset": dataset, "photos": photos, "fan": fan}
+    if config.w_plus and generator is not None and generator.is_file():
+        raise InputError(f"W+ is not trained through {generator}: use --set w_plus=false, or a distilled generator.")
+    synthesis = load_generator(generator, config.resolution)
+    frozen = FrozenNetworks.load(synthesis, device, fan, load_mapping(generator))
+    known_photos = read_photos(photos, frozen, console.print) if photos else None
+    known_faces = read_dataset(dataset) if dataset else None
+    if known_faces is not None and known_faces.image.shape[-1] != config.resolution:
+        raise InputError(
+            f"the faces in {dataset} have {known_faces.image.shape[-1]} px and training sees {config.resolution}: "
+            "make a dataset of that size, or leave --dataset out."
+        )
+    if known_faces is not None:
+        known_faces = known_faces.to(kept_on(device, known_faces.image.nbytes))
+    loop = FitLoop(config, frozen, known_faces, device, photos=known_photos, processes=processes)
+    found = latest(run) if resume else None
+    sources = {"generator": generator_name(generator, config.resolution)}
+    sources |= {name: path.resolve().name if path else None for name, path in inputs.items()}
+    if found:
+        check_sources(run, sources)
+        loop.restore(found)
+        console.print(f"resumed from {found.name}")
+    elif init:
+        console.print(loop.begin_with(load_trained(init)))
+    elif encoder:
+        for networks in (loop.networks, loop.average):
+            networks.attributes.load_state_dict(InceptionV3.load(encoder).state_dict())
+    if compiled:
+        for network in (frozen.synthesis, frozen.identity, frozen.landmarks, loop.networks.attributes):
+            network.compile(dynamic=False)
+    if processes.first:
+        with writing(run):
+            run.mkdir(parents=True, exist_ok=True)
+        record = {"configuration": asdict(config), **sources, "processes": processes.world}
+        write_json(run / "run.json", {**record, "machine": machine_record()})
+    checkpoint, smooth, saved = run, {}, budget.seconds
+
+    def keep() -> Path:
+        grid, path = loop.grid(), run / f"grid_{loop.done:06d}.png"
+        with writing(path):
+            path.write_bytes(cv2.imencode(".png", grid[..., ::-1])[1].tobytes())
+        watch.picture(loop.done, grid)
+        return loop.save(run, {"figures": smooth})
+
+    with budget.catching_signals(), Watch(run if processes.first else None) as watch:
+        loop.start()
+        progress = Progress(console, config.steps, max(config.self_batch, config.cross_batch), loop.done)
+        while loop.done < config.steps and not processes.any(budget.over, device):
+            figures = loop.step()
+            smooth |= {name: 0.95 * smooth.get(name, value) + 0.05 * value for name, value in figures.items()}
+            watch.scalars(loop.done, {**figures, "rate": loop.rate()})
+            progress.show(loop.done, smooth)
+            if processes.first and budget.seconds - saved > SAVE_EVERY_S:
+                saved = budget.seconds
+                keep()
+        if processes.first:
+            checkpoint = keep()
+    processes.stop()
+    return checkpoint

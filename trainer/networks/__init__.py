@@ -1,0 +1,1 @@
+"""The networks: those that are trained, and the frozen ones that teach and judge them."""

@@ -1,0 +1,63 @@
+"""An exported bundle in the place of the networks in torch: the very graphs that the runtime runs, one face at a time.
+
+So `fid-train evaluate` measures what ships, FP16 weights and 8-bit pictures included.
+"""
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ...runtime.composer import Composer
+from ...runtime.errors import InputError
+from ...runtime.identity import Identity, encoder_name
+from ..pixels import as_crops, from_uint8, to_uint8
+
+
+class BundleNetworks:
+    """E_attr and M of a bundle, called as `trained.Trainable` is."""
+
+    def __init__(self, composer: Composer) -> None:
+        """Raises InputError for a bundle with an identity encoder of its own: the codes would not fit."""
+        if encoder_name(composer.bundle) != "sface":
+            raise InputError(
+                f"the bundle {composer.bundle.name} has an identity encoder of its own, and only bundles with SFace "
+                "can be evaluated."
+            )
+        self.composer = composer
+
+    def __call__(self, identity: Tensor, crop: Tensor, portrait: Tensor) -> Tensor:
+        """Identity codes [N, 128], attribute and identity crops [N, 3, S, S] in [-1, 1] -> w [N, 512]."""
+        codes, crops, portraits = identity.cpu().numpy(), as_crops(to_uint8(crop)), as_crops(to_uint8(portrait))
+        w = []
+        for code, attributes, person in zip(codes, crops, portraits, strict=True):
+            appearance = self.composer.attribute_code(person) if self.composer.bundle.takes_appearance else None
+            who = Identity(code, encoder_name(self.composer.bundle), appearance=appearance)
+            w.append(self.composer.w(who, self.composer.attribute_code(attributes)))
+        return torch.from_numpy(np.stack(w)).to(identity.device)
+
+
+class BundleSynthesis(nn.Module):
+    """G of a bundle, called as `mobilestylegan.Synthesis` is: w [N, 512] -> [N, 3, R, R] in [-1, 1]."""
+
+    def __init__(self, composer: Composer) -> None:
+        super().__init__()
+        self.composer, self.resolution = composer, composer.resolution
+
+    def forward(self, w: Tensor) -> Tensor:
+        if w.ndim != 2:
+            raise InputError(
+                "this mapper makes a w for every layer, and a bundle's generator takes one; name a `fid-train distill` "
+                "checkpoint with --generator."
+            )
+        return from_uint8(np.stack([self.composer.image(code) for code in w.cpu().numpy()])).to(w.device)
+
+
+class BundleMapping(nn.Module):
+    """The mapping network of a bundle that has a generator of its own: z [N, 512] -> w [N, 512]."""
+
+    def __init__(self, composer: Composer) -> None:
+        super().__init__()
+        self.session = composer.open_mapping()
+
+    def forward(self, z: Tensor) -> Tensor:
+        return torch.from_numpy(self.session.run(z=z.cpu().numpy())["w"]).to(z.device)

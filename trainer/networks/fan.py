@@ -1,0 +1,60 @@
+"""FAN (Bulat and Tzimiropoulos 2017), 68 landmarks, for users who have its file.
+
+The file is the TorchScript archive that the `face-alignment` package downloads at its first use
+(`2DFAN4-*.zip` in torch's hub folder). Peaks of the heat maps are read by their centre of mass, so gradients pass.
+"""
+
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ...runtime.errors import FidError, InputError
+from ...runtime.face.crop import CROP_SIZE
+
+INPUT_SIZE = 256  # px
+JAW = 17  # points of the jaw line, the first of the 68
+
+
+class FAN(nn.Module):
+    """The frozen landmark network: `FAN.load(path)`."""
+
+    inner_face: Tensor
+    """Indices (int64) of the 51 points off the jaw line."""
+
+    def __init__(self, heat_maps: nn.Module) -> None:
+        super().__init__()
+        self.heat_maps = heat_maps
+        self.register_buffer("inner_face", torch.arange(JAW, 68), persistent=False)
+        self.eval().requires_grad_(False)
+
+    @classmethod
+    def load(cls, path: Path) -> "FAN":
+        """Reads the TorchScript file. Raises InputError when there is none, FidError when it is another network."""
+        if not path.is_file():
+            raise InputError(f"there is no file {path}: expected face-alignment's 2DFAN4 as a TorchScript archive.")
+        try:
+            network = torch.jit.load(str(path), "cpu")
+            with torch.no_grad():
+                maps = network(torch.zeros(1, 3, INPUT_SIZE, INPUT_SIZE))
+        except RuntimeError as error:
+            raise FidError(f"{path} is not a TorchScript network: {str(error).strip().splitlines()[0]}.") from error
+        shape = getattr(maps, "shape", None)
+        if shape is None or len(shape) != 4 or shape[1] != 68:
+            raise FidError(f"{path} is not FAN: expected heat maps [1, 68, H, W], got {shape}.")
+        return cls(network)
+
+    def forward(self, crop: Tensor) -> Tensor:
+        """Aligned crop [N, 3, S, S], float RGB in [-1, 1] -> points [N, 68, 2], pixels of the 256 px crop."""
+        if crop.shape[-1] != INPUT_SIZE:
+            size = (INPUT_SIZE, INPUT_SIZE)
+            crop = F.interpolate(crop, size, mode="bilinear", antialias=True, align_corners=False)
+        maps = self.heat_maps(crop.float() * 0.5 + 0.5)
+        weights = maps.clamp_min(0).pow(4) + 1e-12  # the power makes the peak outweigh the background
+        weights = weights / weights.sum((2, 3), keepdim=True)
+        side = maps.shape[-1]
+        places = torch.arange(side, device=maps.device, dtype=maps.dtype)
+        x, y = (weights.sum(2) * places).sum(2), (weights.sum(3) * places).sum(2)
+        # Pixel p of a map of `side` px is pixel (p + 0.5) * 256 / side - 0.5 of the crop.
+        return (torch.stack((x, y), dim=2) + 0.5) * (CROP_SIZE / side) - 0.5

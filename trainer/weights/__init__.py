@@ -1,0 +1,1 @@
+"""Weights on disk: checkpoints, trained networks, bundles and generators of other makers."""

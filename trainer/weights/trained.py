@@ -1,0 +1,163 @@
+"""The networks that training makes, and where they and their generator come from: a checkpoint, a bundle, a file."""
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ...runtime.assets import FACES
+from ...runtime.errors import InputError
+from ...runtime.face.crop import CROP_SIZE
+from ...runtime.media.images import read_image
+from ...runtime.weights.bundle import Bundle
+from ..networks.inception import FEATURES, InceptionV3
+from ..networks.mobilestylegan import CHANNELS, STYLES_PER_BLOCK, Mapping, Synthesis
+from ..networks.stylegan2 import Synthesis as StyleGAN2Synthesis
+from ..networks.trained import ATTRIBUTES_SIZE, AttributeEncoder, Mapper
+from ..pixels import from_uint8
+from ..presets import FitConfig
+from .checkpoint import load_into, read_record, read_weights
+from .from_bundle import appearance_size, float_tensors, is_bundle, load_graph, load_synthesis, load_unfolded
+from .from_stylegan2 import read_stylegan2
+
+PUBLISHED = 1024  # px, of MobileStyleGAN
+
+
+class Trainable(nn.Module):
+    """The networks that ship: E_attr and M."""
+
+    def __init__(self, config: FitConfig | None = None) -> None:
+        super().__init__()
+        config = config or FitConfig()
+        self.attributes = AttributeEncoder() if config.attribute_encoder == "light" else InceptionV3()
+        self.attributes_size = ATTRIBUTES_SIZE if config.attribute_encoder == "light" else FEATURES
+        styles = 2 + STYLES_PER_BLOCK * len(CHANNELS[: int(math.log2(config.resolution)) - 3])
+        self.mapper = Mapper(self.attributes_size, styles if config.w_plus else None, appearance=config.appearance)
+
+    def forward(self, identity: Tensor, crop: Tensor, portrait: Tensor) -> Tensor:
+        """Identity codes [N, 128], attribute and identity crops [N, 3, S, S] in [-1, 1] -> w [N, 512] or W+.
+
+        The identity crops count where the mapper takes appearance; W+ is [N, n_styles, 512].
+        """
+        if self.mapper.appearance is None:
+            return self.mapper(identity, self.attributes(crop))
+        attributes, appearance = self.attributes(torch.cat((crop, portrait))).chunk(2)
+        return self.mapper(identity, attributes, appearance)
+
+
+def parameter_counts(config: FitConfig | None = None) -> dict[str, int]:
+    """Parameters of the networks that ship; of the `live` preset 5,820,160 of E_attr and 3,354,160 of M."""
+    with torch.device("meta"):
+        networks = Trainable(config)
+    parts = {"E_attr": networks.attributes, "M": networks.mapper}
+    return {name: sum(p.numel() for p in part.parameters()) for name, part in parts.items()}
+
+
+def memory_estimate(config: FitConfig) -> int:
+    """Bytes that training needs at its peak, about: weights with gradients, optimiser and average, and activations.
+
+    Activations are what autograd keeps of the largest step, counted on tensors without content; the frozen encoders,
+    which see small pictures, are left out.
+    """
+    kept: dict[int, int] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        kept[id(tensor.untyped_storage())] = tensor.untyped_storage().nbytes()
+        held.append(tensor)
+        return tensor
+
+    held: list[Tensor] = []
+    with torch.device("meta"):
+        networks, synthesis = Trainable(config), Synthesis(config.resolution).requires_grad_(False)
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            outputs = [
+                synthesis(networks(torch.zeros(n, 128), *[torch.zeros(n, 3, 256, 256)] * 2))
+                for n in [config.cross_batch]
+            ]
+            if config.self_batch and config.train_attributes:
+                n = config.self_batch
+                outputs.append(networks(torch.zeros(n, 128), *[torch.zeros(n, 3, 256, 256)] * 2))
+    weights = sum(parameter_counts(config).values()) * 4 * 5 + sum(p.numel() for p in synthesis.parameters()) * 4
+    return weights + sum(kept.values())
+
+
+def load_trained(checkpoint: Path) -> Trainable:
+    """E_attr and M of a checkpoint folder or a bundle, in evaluation mode. Raises FidError when it holds something
+    else."""
+    if is_bundle(checkpoint):
+        return _trained_of(Bundle.load(checkpoint))
+    weights = read_weights(checkpoint)
+    looks = weights.get("mapper.appearance.weight", ())  # older ones have none, whatever the default is now
+    networks = Trainable(replace(kept_config(checkpoint), appearance=len(looks)))
+    load_into(networks.attributes, weights, "attributes")
+    load_into(networks.mapper, weights, "mapper")
+    return networks.eval()
+
+
+def kept_config(checkpoint: Path) -> FitConfig:
+    """The configuration of a checkpoint folder, or of a run's newest; values that it does not know are the defaults.
+
+    Raises InputError when it is no checkpoint of `fid-train fit`.
+    """
+    record = read_record(checkpoint)
+    if (kind := record.get("kind", "fit")) != "fit":
+        raise InputError(f"{checkpoint} holds no checkpoint of `fid-train fit`, but of `{kind}`.")
+    known = FitConfig.__dataclass_fields__
+    return FitConfig(**{name: value for name, value in record["configuration"].items() if name in known})
+
+
+def _trained_of(bundle: Bundle) -> Trainable:
+    encoder = "inception" if bundle.attributes_size == FEATURES else "light"
+    networks = Trainable(FitConfig(attribute_encoder=encoder, appearance=appearance_size(bundle)))
+    size = (CROP_SIZE, CROP_SIZE)
+    faces = [cv2.resize(read_image(path), size, interpolation=cv2.INTER_AREA) for path in sorted(FACES.glob("*.jpg"))]
+    stored = float_tensors(bundle.graph_path("attributes"), "attributes.")
+    load_unfolded(networks.attributes, stored, from_uint8(np.stack(faces)))
+    load_graph(networks.mapper, bundle, "mapper")
+    return networks.eval()
+
+
+def load_generator(source: Path | None, resolution: int) -> Synthesis | StyleGAN2Synthesis:
+    """The user's StyleGAN2 from a file, a distilled generator from a checkpoint folder or a bundle, or where none is
+    named the published one at 1024 px and the shipped bundle's at its size. Frozen.
+
+    Raises InputError when a generator is needed and missing.
+    """
+    if source is not None and source.is_file() and not is_bundle(source):
+        return read_stylegan2(source, resolution).synthesis
+    if resolution == PUBLISHED:
+        return Synthesis.load(1024)
+    if source is None or is_bundle(source):
+        bundle = Bundle.load(source)
+        if bundle.resolution != resolution:
+            raise InputError(
+                f"{source or 'the shipped generator'} makes {bundle.resolution} px, and {resolution} were asked for: "
+                "name a `fid-train distill` checkpoint with --generator."
+            )
+        return load_synthesis(bundle).eval().requires_grad_(False)
+    weights = read_weights(source)
+    network = Synthesis.shaped_as(weights, resolution, "synthesis.")
+    load_into(network, weights, "synthesis")
+    return network.eval().requires_grad_(False)
+
+
+def load_mapping(source: Path | None) -> Mapping:
+    """The mapping network z -> w that belongs to a generator of `load_generator`. Frozen."""
+    return read_stylegan2(source).mapping if source is not None and source.is_file() else Mapping.load()
+
+
+def generator_name(generator: Path | None, resolution: int) -> str:
+    """The generator as run.json names it: run/step, a bundle, or a file; paths above say nothing to another machine."""
+    if generator is None and resolution == PUBLISHED:
+        return "published, 1024 px"
+    if generator is None or is_bundle(generator):
+        bundle = Bundle.load(generator)
+        return f"bundle {bundle.name} {bundle.version}"
+    if generator.is_file():
+        return generator.name
+    folder = Path(read_record(generator)["folder"]).resolve()
+    return f"{folder.parent.name}/{folder.name}"
