@@ -18,6 +18,7 @@ import numpy as np
 from fid.runtime import Composer
 from fid.runtime.commands.bench import made_frames, read_frames
 from fid.runtime.face.align import transform
+from fid.runtime.face.track import Tracker
 from fid.runtime.live.reenact import Reenactor
 from fid.runtime.media.images import read_image
 from machine import ROOT, machine_record
@@ -36,14 +37,14 @@ def still_clip(frame: np.ndarray, count: int, rng: np.random.Generator) -> list[
 
 def follow(composer: Composer, frames: list[np.ndarray], smooth: float, codes: bool) -> dict[str, np.ndarray]:
     """Corners of the crop [n, 8] px of the frame, side [n] px, w [n, w_size], and identity codes of the results."""
-    reenactor = Reenactor(composer, smooth=smooth)
+    tracker, reenactor, who = Tracker(composer.detector, smooth=smooth), Reenactor(composer), composer.identity
     filtered: dict[str, list[Any]] = {"corners": [], "side": [], "w": [], "code": []}
     for number, frame in enumerate(frames):
-        alignment = reenactor.tracker.follow(frame, number / FPS)
-        if alignment is None or composer.identity is None:
+        alignment = tracker.follow(frame, number / FPS)
+        if alignment is None or who is None:
             continue
-        w = composer.w(composer.identity, composer.attribute_code(alignment.crop(frame)))
-        w = reenactor.smooth_w(w, number / FPS)
+        w = composer.w(who, composer.attribute_code(alignment.crop(frame)))
+        w = reenactor.smooth_w(w, number / FPS, smooth)
         filtered["corners"].append(transform(alignment.inverse, CORNERS).ravel())
         filtered["side"].append(alignment.side_px)
         filtered["w"].append(w)

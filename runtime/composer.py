@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +16,7 @@ from .face.detect import Detector, choose_face
 from .identity import SUFFIX, Identity, attributes_name, average, encoder_name, mapper_name
 from .media.images import read_image
 from .media.provenance import MADE_BY_ALGORITHM, Note
+from .timing import stage
 from .weights.bundle import LIGHT, Bundle
 from .weights.catalogue import model_file
 
@@ -34,8 +32,8 @@ class Composer:
         composer.set_identity("ann1.jpg", "ann2.jpg")
         image = composer.compose("bob.jpg")  # RGB uint8 [256, 256, 3]
 
-    `timings` holds, for every stage (read, detect, align, identity, attributes, mapper, synthesis), the ms that it took
-    the last time. Sessions are opened, and models fetched, when they are first needed.
+    Sessions are opened, and models fetched, when they are first needed. `timing.collect_timings` tells what each stage
+    (read, detect, align, identity, attributes, mapper, synthesis) takes.
     """
 
     def __init__(
@@ -61,7 +59,6 @@ class Composer:
             )
         self.resolution = resolution or own
         self.identity: Identity | None = None
-        self.timings: dict[str, float] = {}
         self._options = {"engine": engine, "require": require, "threads": threads}
         self._sessions: dict[str, Session] = {}
         self._detector: Detector | None = None
@@ -131,25 +128,25 @@ class Composer:
     def crop(self, photo: Photo, face: int | None = None) -> np.ndarray:
         """The aligned crop RGB uint8 [256, 256, 3] of a photo's largest face, or of face number `face`."""
         image, name = self._open(photo)
-        with self._timed("detect"):
+        with stage("detect"):
             chosen = choose_face(self.detector.faces(image), face, name)
-        with self._timed("align"):
+        with stage("align"):
             refined = self.detector.refine(image, chosen)
             return align(refined.points, CROP_SIZE).crop(image)
 
     def identity_code(self, crop: np.ndarray) -> np.ndarray:
         """E_id: aligned crop RGB uint8 [256, 256, 3] -> unit code float32 [identity_size]."""
-        with self._timed("identity"):
+        with stage("identity"):
             return self._session("identity").run(crop=crop[None])["identity"][0]
 
     def attribute_code(self, crop: np.ndarray) -> np.ndarray:
         """E_attr: aligned crop RGB uint8 [256, 256, 3] -> float32 [attributes_size]."""
-        with self._timed("attributes"):
+        with stage("attributes"):
             return self._session("attributes").run(crop=crop[None])["attributes"][0]
 
     def w(self, identity: Identity, attributes: np.ndarray) -> np.ndarray:
         """M: identity and attribute code float32 [attributes_size] -> w float32 [w_size]."""
-        with self._timed("mapper"):
+        with stage("mapper"):
             w = self._session("mapper").run(attributes=attributes[None], **self._codes(identity))["w"][0]
         return w if identity.w_offset is None else w + identity.w_offset
 
@@ -164,7 +161,7 @@ class Composer:
 
     def image(self, w: np.ndarray, *, light: bool = False) -> np.ndarray:
         """G: w float32 [w_size] -> RGB uint8 [R, R, 3]; with `light` by the bundle's light generator (`has_light`)."""
-        with self._timed("synthesis"):
+        with stage("synthesis"):
             return self._session(LIGHT if light else "synthesis").run(w=w[None])["image"][0]
 
     @property
@@ -177,13 +174,13 @@ class Composer:
         """Whether live pictures should come from the light generator: there is one, and a CPU computes."""
         return self.has_light and "CPU" in self._session("attributes").provider.split()
 
-    def reenact(self, crop: np.ndarray) -> np.ndarray:
+    def reenact(self, crop: np.ndarray, identity: Identity) -> np.ndarray:
         """E_attr, M and G in one call: aligned crop RGB uint8 [256, 256, 3] -> RGB uint8 [256, 256, 3], at the bundle's
         own resolution and with an identity that has no offset in W."""
-        if self.identity is None or self.identity.w_offset is not None or self.resolution != self.bundle.resolution:
+        if identity.w_offset is not None or self.resolution != self.bundle.resolution:
             raise ValueError("reenact is for the bundle's own resolution and for an identity without an offset in W.")
-        with self._timed("reenact"):
-            return self._session("reenact").run(crop=crop[None], **self._codes(self.identity))["image"][0]
+        with stage("reenact"):
+            return self._session("reenact").run(crop=crop[None], **self._codes(identity))["image"][0]
 
     @property
     def detector(self) -> Detector:
@@ -203,13 +200,11 @@ class Composer:
         """One sentence for each way in which the open sessions are not what was asked for."""
         return list(dict.fromkeys(s.fallback for s in self._sessions.values() if s.fallback is not None))
 
-    def warm_up(self, *, light: bool = False) -> None:
+    def warm_up(self, identity: Identity, *, light: bool = False) -> None:
         """Open the sessions of a frame and run them once, so that the first frame is as quick as the others; `light` as
         in `image`."""
-        if self.identity is None:
-            raise InputError("call set_identity(photo) before warm_up().")
         crop = np.zeros((CROP_SIZE, CROP_SIZE, 3), np.uint8)
-        self.image(self.w(self.identity, self.attribute_code(crop)), light=light)
+        self.image(self.w(identity, self.attribute_code(crop)), light=light)
 
     def note(self, kind: str, source_type: str = MADE_BY_ALGORITHM) -> Note:
         """The provenance note for a picture of this composer; `kind` as in `provenance.Note`."""
@@ -227,7 +222,7 @@ class Composer:
     def _open(self, photo: Photo) -> tuple[np.ndarray, str]:
         """The pixels, and what to call the photo in a message."""
         if isinstance(photo, (str, os.PathLike)):
-            with self._timed("read"):
+            with stage("read"):
                 return read_image(photo), str(photo)
         if not isinstance(photo, np.ndarray) or photo.dtype != np.uint8 or photo.ndim != 3 or photo.shape[2] != 3:
             found = f"{photo.dtype} {list(photo.shape)}" if isinstance(photo, np.ndarray) else type(photo).__name__
@@ -253,9 +248,3 @@ class Composer:
     def _half_path(self, graph: str) -> Path | None:
         full = graph == "synthesis" and self.resolution != self.bundle.resolution
         return None if full or graph not in self.bundle.graphs else self.bundle.half_path(graph)
-
-    @contextmanager
-    def _timed(self, stage: str) -> Iterator[None]:
-        start = time.perf_counter()
-        yield
-        self.timings[stage] = 1e3 * (time.perf_counter() - start)

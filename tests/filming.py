@@ -10,6 +10,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+from fid.runtime.live.layout import Picture, Wishes
 from fid.runtime.live.webcam import Sinks, Webcam
 from fid.runtime.media.camera import Camera
 
@@ -28,28 +29,28 @@ def write_clip(path: Path, frames: int, fps: float, size: tuple[int, int] = (64,
 class SlowWork:
     """In the place of a reenactment: takes its time."""
 
-    def __init__(self, work_s: float) -> None:
-        self._work_s, self.seen, self.timings = work_s, True, {"synthesis": 1e3 * work_s}
-        self.layout = SimpleNamespace(view="paste")
-        self.reenactor = SimpleNamespace(smooth=1.0, composer=SimpleNamespace(identity=None, provider="toy CPU"))
+    def __init__(self, work_s: float, mirror: bool = False) -> None:
+        self._work_s = work_s
+        self.wishes = Wishes("ada", mirror=mirror)  # type: ignore[arg-type] - anybody
+        self.reenactor = SimpleNamespace(composer=SimpleNamespace(provider="toy CPU"))
         self.resets = 0
 
-    def picture(self, image: np.ndarray, time_s: float) -> np.ndarray:
+    def show(self, image: np.ndarray, time_s: float, wishes: Wishes) -> Picture:
         start = time.perf_counter()
         time.sleep(self._work_s)
-        self.timings = {"synthesis": 1e3 * (time.perf_counter() - start)}
-        return image
+        image = np.ascontiguousarray(image[:, ::-1]) if wishes.mirror else image  # as a reenactment does
+        return Picture(image, True, {"synthesis": 1e3 * (time.perf_counter() - start)})
 
     def reset(self) -> None:
         self.resets += 1
 
 
 def show_of(
-    tmp_path: Path, sinks: Sinks, frames: int = 20, camera: Camera | None = None, **options: Any
+    tmp_path: Path, sinks: Sinks, frames: int = 20, camera: Camera | None = None, mirror: bool = False, **options: Any
 ) -> tuple[Webcam, SlowWork, list[str]]:
     """A webcam on a short clip, its work, and what it says."""
     said: list[str] = []
-    work = SlowWork(0.001)
+    work = SlowWork(0.001, mirror)
     camera = camera or Camera(write_clip(tmp_path / "in.mp4", frames, 30))
     people: Any = ["ada", "ben"]
     show = Webcam(camera, work, people, sinks, say=said.append, **options)  # type: ignore[arg-type]

@@ -17,7 +17,8 @@ import numpy as np
 
 from ..composer import Composer
 from ..errors import FidError, InputError
-from ..live.layout import Layout, Reenactment
+from ..identity import Identity
+from ..live.layout import Reenactment, Wishes
 from ..live.pipeline import Live
 from ..live.reenact import Reenactor
 from ..media.camera import Camera
@@ -79,11 +80,9 @@ def percentiles(values: list[float]) -> dict[str, float]:
     return {f"p{percent}": round(float(np.percentile(values, percent)), 2) for percent in (50, 95, 99)}
 
 
-def pictures(composer: Composer, crops: list[np.ndarray], light: bool) -> list[np.ndarray]:
+def pictures(composer: Composer, who: Identity, crops: list[np.ndarray], light: bool) -> list[np.ndarray]:
     """The compositions of aligned crops, with nothing smoothed: RGB uint8 [R, R, 3] each."""
-    identity = composer.identity
-    assert identity is not None
-    return [composer.image(composer.w(identity, composer.attribute_code(crop)), light=light) for crop in crops]
+    return [composer.image(composer.w(who, composer.attribute_code(crop)), light=light) for crop in crops]
 
 
 def accuracy(images: list[np.ndarray], references: list[np.ndarray], judge: Composer) -> dict[str, float]:
@@ -96,18 +95,18 @@ def accuracy(images: list[np.ndarray], references: list[np.ndarray], judge: Comp
     return {"psnr_db": round(min(psnr), 2), "identity_cosine": round(min(cosine), 5)}
 
 
-def stages(composer: Composer, frames: list[np.ndarray], seconds: float, light: bool) -> dict[str, Any]:
+def stages(composer: Composer, who: Identity, frames: list[np.ndarray], seconds: float, light: bool) -> dict[str, Any]:
     """Compose frames one after another for some seconds: ms of each stage and of the whole frame, fps."""
-    show = Reenactment(Reenactor(composer, light=light), Layout("paste", "hold", composer.resolution))
+    show = Reenactment(Reenactor(composer, light=light), Wishes(who))
     parts: dict[str, list[float]] = {}
     whole: list[float] = []
     begin, number = time.perf_counter(), 0
     while number <= WARM_UP or time.perf_counter() - begin < seconds:
         start = time.perf_counter()
-        show.picture(frames[number % len(frames)], number / FPS)
+        picture = show.show(frames[number % len(frames)], number / FPS)
         if number >= WARM_UP:
             whole.append(1e3 * (time.perf_counter() - start))
-            for stage, ms in show.timings.items():
+            for stage, ms in picture.timings.items():
                 parts.setdefault(stage, []).append(ms)
         number += 1
     if "synthesis" not in parts:
@@ -116,9 +115,9 @@ def stages(composer: Composer, frames: list[np.ndarray], seconds: float, light: 
     return figures | {"frame_ms": percentiles(whole), "fps": round(1e3 / float(np.mean(whole)), 2)}
 
 
-def live(composer: Composer, path: Path, seconds: float, light: bool) -> dict[str, Any]:
+def live(composer: Composer, who: Identity, path: Path, seconds: float, light: bool) -> dict[str, Any]:
     """The whole live path with a file in the place of the camera: pictures a second, ages, dropped frames."""
-    show = Reenactment(Reenactor(composer, light=light), Layout("paste", "hold", composer.resolution))
+    show = Reenactment(Reenactor(composer, light=light), Wishes(who))
     path_of_frames = Live(Camera(path, again=True), show)
     path_of_frames.start()
     try:
@@ -148,7 +147,7 @@ def bench(
     pays. `tell` hears which engine is at work.
     """
     reference = Composer(engine=REFERENCE, **options)
-    who = reference.set_identity(identity)
+    who = reference.identify(identity)
     if camera is not None:
         frames = read_frames(camera, KEPT, KEPT_BYTES)
     else:
@@ -160,21 +159,20 @@ def bench(
         tell(engine)
         try:
             composer = Composer(engine=engine, **options)
-            composer.set_identity(who)
             start = time.perf_counter()
             chosen = Reenactor(composer, light=light).light
-            composer.warm_up(light=chosen)
+            composer.warm_up(who, light=chosen)
             ready_s = round(time.perf_counter() - start, 2)
             if composer.fallbacks:
                 raise FidError(composer.fallbacks[0])
             row = {"engine": engine, "provider": composer.provider, "ready_s": ready_s}
             row |= {"generator": "light" if chosen else "full"}
             if chosen not in expected:
-                expected[chosen] = pictures(reference, crops, chosen)
-            row |= accuracy(pictures(composer, crops, chosen), expected[chosen], reference)
-            row |= stages(composer, frames, seconds, chosen)
+                expected[chosen] = pictures(reference, who, crops, chosen)
+            row |= accuracy(pictures(composer, who, crops, chosen), expected[chosen], reference)
+            row |= stages(composer, who, frames, seconds, chosen)
             if camera is not None:
-                row["live"] = live(composer, camera, seconds, chosen)
+                row["live"] = live(composer, who, camera, seconds, chosen)
         except FidError as error:
             row = {"engine": engine, "missing": str(error)}
         rows.append(row)

@@ -95,7 +95,7 @@ def webcam(
 
     Press h in the window for its keys. A file in the place of a camera is played at its own speed.
     """
-    from ..live.layout import Layout, Reenactment
+    from ..live.layout import Reenactment, Wishes
     from ..live.reenact import Reenactor
     from ..live.webcam import Sinks, Webcam, process_age_s, resident_mb, virtual_cameras
     from ..media.camera import Camera
@@ -119,20 +119,17 @@ def webcam(
 
     composer = settings.composer()
     people = [composer.identify(photo, identity_face) for photo in identities]
-    composer.set_identity(people[0])
-    reenactor = Reenactor(composer, smooth=smooth, light=light)
-    composer.warm_up(light=reenactor.light)
+    reenactor = Reenactor(composer, light=light)
+    composer.warm_up(people[0], light=reenactor.light)
     settings.tell_fallbacks(composer)
-    layout = Layout(view or "paste", no_face, composer.resolution)
-    lens = Camera(source, width=width, height=height, fps=fps_cap, again=duration is not None, notice=say)
+    wishes = Wishes(people[0], view or "paste", no_face, smooth, mirror)
     show = Webcam(
-        lens,
-        Reenactment(reenactor, layout),
+        Camera(source, width=width, height=height, fps=fps_cap, again=duration is not None, notice=say),
+        Reenactment(reenactor, wishes),
         people,
         Sinks(not headless, record, vcam),
-        mirror=mirror,
         fps_cap=fps_cap,
-        note=lambda kind: settings.note(composer, kind, with_photos=layout.view != "result-only"),
+        note=lambda kind, view: settings.note(composer, kind, with_photos=view != "result-only"),
         say=say,
     )
     show.run(duration)
@@ -172,7 +169,7 @@ def video(
     A run that was stopped goes on where it was when the same command is given again.
     """
     from ..identity import average
-    from ..live.layout import Layout, Reenactment
+    from ..live.layout import Reenactment, Wishes
     from ..live.reenact import Reenactor
     from ..media.images import check_output
     from ..media.video import VIDEO_SUFFIXES, open_clip, parse_trim
@@ -182,15 +179,16 @@ def video(
     span = parse_trim(trim) if trim is not None else (0.0, None)
     clip = open_clip(driving)
     composer = settings.composer()
-    who = composer.set_identity(average([composer.identify(photo, identity_face) for photo in identities]))
-    reenactor = Reenactor(composer, smooth=smooth, light=bool(light))
-    composer.warm_up(light=reenactor.light)
+    who = average([composer.identify(photo, identity_face) for photo in identities])
+    reenactor = Reenactor(composer, light=bool(light))
+    composer.warm_up(who, light=reenactor.light)
     settings.tell_fallbacks(composer)
-    work = Reenactment(reenactor, Layout(view or "result-only", no_face, composer.resolution))
+    wishes = Wishes(who, view or "result-only", no_face, smooth)
+    work = Reenactment(reenactor, wishes)
     made_of = {"identity": who.fingerprint, "bundle": composer.bundle.to_json(), "engine": composer.provider}
-    made_of |= {"view": work.layout.view, "smooth": smooth, "no_face": no_face, "resolution": composer.resolution}
+    made_of |= {"view": wishes.view, "smooth": smooth, "no_face": no_face, "resolution": composer.resolution}
     made_of |= {"generator": "light" if reenactor.light else "full"}
-    note = settings.note(composer, "reenactment", with_photos=work.layout.view != "result-only")
+    note = settings.note(composer, "reenactment", with_photos=wishes.view != "result-only")
     total = max(1, round(min((span[1] or 1e9) - span[0], clip.frames / clip.fps - span[0]) * clip.fps))
     start = time.perf_counter()
     with frame_progress(driving.name, total) as tick:
@@ -229,8 +227,7 @@ def deidentify(settings: Settings, source: Path, output: Path, seed: int, faces:
     composer = settings.composer()
     sampler = Sampler(composer)
     draw = cache(lambda number: sampler.person(number)[1])
-    composer.set_identity(draw(seed))
-    composer.warm_up()
+    composer.warm_up(draw(seed))
     settings.tell_fallbacks(composer)
     made_of: dict[str, Any] = {"bundle": composer.bundle.to_json(), "engine": composer.provider}
     made_of |= {"resolution": composer.resolution, "deidentify": seed, "faces": faces}

@@ -12,6 +12,7 @@ import click
 
 from ..assets import shipped_faces
 from ..errors import InputError
+from ..timing import Timings, collect_timings
 from .options import (
     FILE,
     Settings,
@@ -59,13 +60,14 @@ def compose(
     if save_identity is not None:
         check_output(save_identity, (SUFFIX,))
     composer = settings.composer()
-    composer.set_identity(average([composer.identify(photo, identity_face) for photo in identities]))
-    image = composer.compose(attributes, face)
+    with collect_timings() as ms:
+        who = composer.set_identity(average([composer.identify(photo, identity_face) for photo in identities]))
+        image = composer.compose(attributes, face)
     write_image(output, image, settings.note(composer, "composition"))
-    if save_identity is not None and composer.identity is not None:
-        composer.identity.save(save_identity)
-    text = f"{output} ({composer.resolution} px, {_face_ms(composer):.0f} ms on {composer.provider})"
-    settings.report(composer, text, output=output, ms=composer.timings, identity_file=save_identity)
+    if save_identity is not None:
+        who.save(save_identity)
+    text = f"{output} ({composer.resolution} px, {_face_ms(ms):.0f} ms on {composer.provider})"
+    settings.report(composer, text, output=output, ms=ms, identity_file=save_identity)
 
 
 @click.command()
@@ -99,7 +101,8 @@ def grid(
     if not tops or not lefts:
         finish(failed)
     top_names, left_names = _labels([one.path for one in tops]), _labels([one.path for one in lefts])
-    cells = _composed(composer, tops, lefts)
+    with collect_timings() as ms:
+        cells = _composed(composer, tops, lefts)
     table = _table(tops, lefts, cells, top_names, left_names)
     write_image(output, table, settings.note(composer, "grid", with_photos=True))
     written = []
@@ -108,7 +111,8 @@ def grid(
             for identity, cell in zip(top_names, row, strict=True):
                 written.append(files / f"{identity}--{attribute}.png")
                 write_image(written[-1], cell, settings.note(composer, "composition"))
-    text = f"{output} ({len(tops)} x {len(lefts)} faces, {_face_ms(composer):.0f} ms each on {composer.provider})"
+    each_ms = _face_ms(ms) / (len(tops) * len(lefts))
+    text = f"{output} ({len(tops)} x {len(lefts)} faces, {each_ms:.0f} ms each on {composer.provider})"
     text += f", and {len(written)} files in {files}" if files is not None else ""
     settings.report(composer, text, output=output, files=written, failed=failed)
     finish(failed)
@@ -148,9 +152,10 @@ def pairs(
         write_image(path, composer.compose(what[name], face), settings.note(composer, "composition"))
         return path
 
-    written, failed = attempt("pairs", matched, compose_pair)
+    with collect_timings() as ms:
+        written, failed = attempt("pairs", matched, compose_pair)
     done = f"{len(written)} of {len(matched)} pairs in {output}"
-    text = f"{done} ({_face_ms(composer):.0f} ms each on {composer.provider})" if written else done
+    text = f"{done} ({_face_ms(ms) / len(written):.0f} ms each on {composer.provider})" if written else done
     text += "".join(f"\n  without a partner: {path}" for path in alone)
     settings.report(composer, text, files=written, without_partner=alone, failed=failed)
     finish(failed)
@@ -248,11 +253,12 @@ def demo(settings: Settings, output: Path) -> None:
     composer = settings.composer()
     top, left = (list(shipped_faces(kind).values()) for kind in ("identity", "attributes"))
     tops = [look_at_identity(composer, path) for path in progress_of("identities", top, len(top))]
-    lefts = [look_at_attributes(composer, path) for path in progress_of("attributes", left, len(left))]
+    with collect_timings() as encoding:
+        lefts = [look_at_attributes(composer, path) for path in progress_of("attributes", left, len(left))]
     start = time.perf_counter()
     cells = _composed(composer, tops, lefts)
     count = len(tops) * len(lefts)
-    face_ms = 1e3 * (time.perf_counter() - start) / count + composer.timings["attributes"]
+    face_ms = 1e3 * (time.perf_counter() - start) / count + encoding["attributes"] / len(lefts)
     names = [[one.path.stem.partition("-")[2] for one in side] for side in (tops, lefts)]
     write_image(output, _table(tops, lefts, cells, *names), settings.note(composer, "grid", with_photos=True))
     text = f"{output.absolute()}\n{count} faces of {composer.resolution} px at {face_ms:.0f} ms a face"
@@ -301,6 +307,6 @@ def _by_stem(paths: list[Path]) -> dict[str, Path]:
     return files
 
 
-def _face_ms(composer: Composer) -> float:
-    """ms from aligned crop to picture: attribute encoder, mapper and generator, as they last ran."""
-    return sum(composer.timings.get(stage, 0.0) for stage in ("attributes", "mapper", "synthesis"))
+def _face_ms(ms: Timings) -> float:
+    """Return the ms from aligned crops to pictures: attribute encoder, mapper and generator."""
+    return sum(ms.get(stage, 0.0) for stage in ("attributes", "mapper", "synthesis"))

@@ -13,6 +13,7 @@ The composition is an aligned crop, so the inverse of the alignment takes it hom
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import cache
 
 import cv2
@@ -33,19 +34,27 @@ MEMORY_S = 0.25  # seconds; time constant of the average of the difference
 CUT = 45.0  # 0..255; a mean jump of the difference beyond it is a cut to another scene, and nothing is remembered
 
 
+@dataclass(frozen=True)
+class PasteState:
+    """What a paster remembers."""
+
+    difference: np.ndarray | None = None  # float32 [GRID, GRID, 3]: frame less composition, averaged over time
+
+
 class Paster:
-    """Pastes one head, frame after frame. One for each face of a clip; `reset` before another clip.
+    """Paste one head, frame after frame. One for each face of a clip; `reset` before another clip. `state` is what it
+    remembers, and may be set to what another paster remembered.
 
     paster = Paster()
     frame = paster.paste(frame, composed, alignment)
     """
 
     def __init__(self) -> None:
-        self._difference: np.ndarray | None = None  # float32 [GRID, GRID, 3], averaged
+        self.state = PasteState()
 
     def reset(self) -> None:
         """Forget the colours of former frames."""
-        self._difference = None
+        self.state = PasteState()
 
     def paste(
         self,
@@ -63,21 +72,13 @@ class Paster:
         aligned crop RGB uint8 [size, size, 3], saves cutting it again.
         """
         crop = alignment.crop(image) if crop is None else crop
-        difference = coarse(crop) - coarse(composed)
-        if self._difference is not None and np.abs(difference - self._difference).mean() < CUT:
-            difference = self._difference + (difference - self._difference) * (1 - np.exp(-step_s / MEMORY_S))
-        self._difference = difference
+        difference, former = coarse(crop) - coarse(composed), self.state.difference
+        if former is not None and np.abs(difference - former).mean() < CUT:
+            difference = former + (difference - former) * (1 - np.exp(-step_s / MEMORY_S))
+        self.state = PasteState(difference)
         side = composed.shape[0]
         matched = match_border(composed, difference)
         return alignment.resized(side).paste(image, matched, head_mask(side))
-
-    def state(self) -> dict[str, np.ndarray]:
-        """What it remembers of former frames, as arrays; `restore` takes it back."""
-        return {} if self._difference is None else {"difference": self._difference}
-
-    def restore(self, state: dict[str, np.ndarray]) -> None:
-        """Remember what `state` gave."""
-        self._difference = state.get("difference")
 
 
 @cache

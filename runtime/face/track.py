@@ -9,6 +9,7 @@ face is lost and looked for in the whole frame.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import cache
 
 import cv2
@@ -16,7 +17,7 @@ import numpy as np
 
 from .align import Alignment, align, transform, warp
 from .detect import MAX_YAW_DEGREES, MIN_FACE_PX, Detector, Face
-from .smooth import OneEuro
+from .smooth import FilterState, OneEuro
 
 EVERY = 4  # frames from one detection to the next
 VIEWS = ((256, False), (256, True), (320, False), (320, True))  # side in px, mirrored: they take turns
@@ -33,6 +34,18 @@ FACE_PART = 0.45  # width of a face's box, in sides of its crop
 CUTOFF_HZ, BETA = 0.5, 14.0  # of the One-Euro filter, for positions in sides of the crop, logarithm of size, roll
 
 
+@dataclass(frozen=True)
+class TrackState:
+    """What a tracker remembers."""
+
+    points: np.ndarray | None  # float64 [5, 2], px of the last frame, not smoothed
+    grey: np.ndarray | None  # uint8 [height, width], the last frame
+    unit: float  # px, side of the crop when the face was found: the unit of positions
+    frames: int  # since the start
+    failed: int  # detections in a row
+    filter: FilterState
+
+
 class Tracker:
     """Follows the largest face, or the one given to `start`. One for each clip or camera, for one thread."""
 
@@ -44,8 +57,8 @@ class Tracker:
         self.smooth = smooth
         self.points: np.ndarray | None = None  # float64 [5, 2], px of the last frame, not smoothed
         self._grey: np.ndarray | None = None  # uint8 [height, width], the last frame
-        self._unit = np.ones(1)  # px, side of the crop when the face was found: the unit of positions
-        self._count = np.zeros(2, np.int64)  # frames since the start, detections failed in a row
+        self._unit = 1.0  # px, side of the crop when the face was found: the unit of positions
+        self._frames = self._failed = 0  # frames since the start, detections failed in a row
 
     def reset(self) -> None:
         """Forget the face: the next frame is searched."""
@@ -55,8 +68,8 @@ class Tracker:
         """Follow this face of the frame RGB uint8 [height, width, 3] from now on; returns its points float64 [5, 2]."""
         self.points = self._detector.refine(image, face).points
         self._grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
-        self._unit = np.array([align(self.points).side_px])
-        self._count[1] = 0
+        self._unit = align(self.points).side_px
+        self._failed = 0
         self._filter.reset()
         return self.points
 
@@ -65,11 +78,11 @@ class Tracker:
 
         None while there is no face that fid can use: none at all, narrower than `MIN_FACE_PX`, or a profile.
         """
-        self._count[0] += 1
+        self._frames += 1
         grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
         if self.points is not None and self._grey is not None and self._grey.shape == grey.shape:
             carried = self._flow(self._grey, grey, self.points)
-            due = carried is None or self._count[0] % self._every == 0
+            due = carried is None or self._frames % self._every == 0
             self.points = self._correct(image, self.points, carried) if due else carried
         else:
             self.points = None
@@ -85,7 +98,7 @@ class Tracker:
 
     def _find(self, image: np.ndarray) -> Face | None:
         """The largest face of the frame that is large enough and no profile."""
-        closer = self._count[0] % FAR_EVERY == 0 and max(image.shape[:2]) > FIND_SIDE
+        closer = self._frames % FAR_EVERY == 0 and max(image.shape[:2]) > FIND_SIDE
         faces = self._detector.search(image, min(FAR_SIDE, max(image.shape[:2])) if closer else FIND_SIDE)
         usable = [face for face in faces if face.box[2] >= MIN_FACE_PX and abs(face.yaw_degrees) <= MAX_YAW_DEGREES]
         return max(usable, key=lambda face: face.area, default=None)
@@ -112,12 +125,12 @@ class Tracker:
 
     def _correct(self, image: np.ndarray, last: np.ndarray, carried: np.ndarray | None) -> np.ndarray | None:
         """The points after one detection; None when the face is lost."""
-        view = VIEWS[int(self._count[0] // self._every) % len(VIEWS)]
+        view = VIEWS[(self._frames // self._every) % len(VIEWS)]
         measured = self._detector.measure(image, last if carried is None else carried, *view)
         if measured is None:
-            self._count[1] += 1
-            return None if self._count[1] >= PATIENCE else carried
-        self._count[1] = 0
+            self._failed += 1
+            return None if self._failed >= PATIENCE else carried
+        self._failed = 0
         if carried is None:
             return measured
         off = float(np.hypot(*(measured - carried).T).mean()) / align(carried).side_px
@@ -127,7 +140,7 @@ class Tracker:
         if self.smooth <= 0:
             return alignment
         self._filter.cutoff_hz, self._filter.beta = CUTOFF_HZ / self.smooth, BETA / self.smooth
-        unit, middle = float(self._unit[0]), (alignment.size - 1) / 2
+        unit, middle = self._unit, (alignment.size - 1) / 2
         centre = transform(alignment.inverse, np.array([[middle, middle]]))[0] / unit
         turn = np.radians(alignment.roll_degrees)
         if self._filter_turn is not None:  # no jump by a full circle
@@ -140,25 +153,19 @@ class Tracker:
 
     @property
     def _filter_turn(self) -> float | None:
-        return float(self._filter.state()["value"][3]) if self._filter.state() else None
+        value = self._filter.state.value
+        return None if value is None else float(value[3])
 
-    def state(self) -> dict[str, np.ndarray]:
-        """What it remembers, as arrays; `restore` takes it back."""
-        own = {"unit": self._unit, "count": self._count.copy()}
-        if self.points is not None and self._grey is not None:
-            own |= {"points": self.points, "grey": self._grey}
-        return own | {f"filter.{name}": value for name, value in self._filter.state().items()}
+    @property
+    def state(self) -> TrackState:
+        """What it remembers; may be set to what another tracker remembered."""
+        grey = None if self.points is None else self._grey
+        return TrackState(self.points, grey, self._unit, self._frames, self._failed, self._filter.state)
 
-    def restore(self, state: dict[str, np.ndarray]) -> None:
-        """Remember what `state` gave."""
-        self._unit, self._count = state["unit"], state["count"].copy()
-        self.points, self._grey = state.get("points"), state.get("grey")
-        self._filter.restore(part_of(state, "filter"))
-
-
-def part_of(state: dict[str, np.ndarray], name: str) -> dict[str, np.ndarray]:
-    """The arrays of one part, "NAME.something", under their own names."""
-    return {key.removeprefix(f"{name}."): value for key, value in state.items() if key.startswith(f"{name}.")}
+    @state.setter
+    def state(self, state: TrackState) -> None:
+        self.points, self._grey, self._unit = state.points, state.grey, state.unit
+        self._frames, self._failed, self._filter.state = state.frames, state.failed, state.filter
 
 
 def _usable(points: np.ndarray) -> bool:

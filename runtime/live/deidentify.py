@@ -7,7 +7,7 @@ that of the original face and another view of itself.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -21,9 +21,9 @@ from ..errors import InputError
 from ..face.align import Alignment, align
 from ..face.crop import CROP_SIZE
 from ..face.detect import MAX_YAW_DEGREES, MIN_FACE_PX, Face
-from ..face.paste import Paster
-from ..face.smooth import OneEuro
-from ..face.track import Tracker, part_of
+from ..face.paste import Paster, PasteState
+from ..face.smooth import FilterState, OneEuro
+from ..face.track import Tracker, TrackState
 from ..identity import Identity
 from ..media.images import PHOTO_SUFFIXES, PICTURE_SUFFIXES, check_output, read_image, write_image
 from ..media.provenance import Note
@@ -84,6 +84,40 @@ class Follower:
     filter: OneEuro
     lost_s: float = 0.0  # seconds since it was last seen
     place: tuple[float, float, float, float] = (0, 0, 0, 0)  # left, top, width, height px, where it was last seen
+
+
+@dataclass(frozen=True)
+class PersonState:
+    """A `Person`, the stand-in by its seed alone."""
+
+    code: np.ndarray
+    seed: int
+    replaced: int
+    hidden: int
+    before: np.ndarray  # float64 [n]
+    after: np.ndarray  # float64 [n]
+
+
+@dataclass(frozen=True)
+class FollowerState:
+    """A `Follower`, its parts by what they remember."""
+
+    person: int | None
+    tracker: TrackState
+    paster: PasteState
+    filter: FilterState
+    lost_s: float
+    place: np.ndarray  # float64 [4]: left, top, width, height px
+
+
+@dataclass(frozen=True)
+class DeidentifierState:
+    """What a de-identifier remembers of former frames."""
+
+    hidden: int
+    time_s: float | None
+    people: tuple[PersonState, ...]
+    followers: tuple[FollowerState, ...]
 
 
 class Deidentifier:
@@ -246,43 +280,33 @@ class Deidentifier:
         by_size = sorted(faces, key=lambda face: face.area, reverse=True)
         return by_size if self._faces == "all" else by_size[:1]
 
-    def state(self) -> dict[str, np.ndarray]:
-        """What it remembers of former frames, as arrays; `restore` takes it back."""
-        state = {"hidden": np.array(self.hidden), "time_s": np.array(self._time_s or 0.0)}
-        for number, person in enumerate(self.people):
-            own = {"code": person.code, "stand_in": person.stand_in.code, "seed": np.array(person.seed)}
-            own |= {"count": np.array([person.replaced, person.hidden])}
-            own |= {"before": np.array(person.before), "after": np.array(person.after)}
-            state |= {f"person{number}.{name}": value for name, value in own.items()}
-        for number, follower in enumerate(self._followers):
-            parts = {"tracker": follower.tracker, "paster": follower.paster, "filter": follower.filter}
-            own = {f"{part}.{name}": value for part, one in parts.items() for name, value in one.state().items()}
-            own |= {"person": np.array(-1 if follower.person is None else follower.person)}
-            own |= {"lost_s": np.array(follower.lost_s)}
-            own |= {"place": np.array(follower.place)}
-            state |= {f"follower{number}.{name}": value for name, value in own.items()}
-        return state
+    @property
+    def state(self) -> DeidentifierState:
+        """What it remembers of former frames; may be set to what another one of the same seed remembered."""
+        people = tuple(
+            PersonState(p.code, p.seed, p.replaced, p.hidden, np.array(p.before), np.array(p.after))
+            for p in self.people
+        )
+        followers = tuple(
+            FollowerState(f.person, f.tracker.state, f.paster.state, f.filter.state, f.lost_s, np.array(f.place))
+            for f in self._followers
+        )
+        return DeidentifierState(self.hidden, self._time_s, people, followers)
 
-    def restore(self, state: dict[str, np.ndarray]) -> None:
-        """Remember what `state` gave."""
-        self.hidden, self._time_s = int(state["hidden"]), float(state["time_s"])
-        self.people = [self._restored_person(own) for own in _numbered(state, "person")]
-        self._followers = [self._restored_follower(own) for own in _numbered(state, "follower")]
+    @state.setter
+    def state(self, state: DeidentifierState) -> None:
+        self.hidden, self._time_s = state.hidden, state.time_s
+        self.people = [
+            Person(p.code, self._draw(p.seed), p.seed, p.replaced, p.hidden, p.before.tolist(), p.after.tolist())
+            for p in state.people
+        ]
+        self._followers = [self._restored(own) for own in state.followers]
 
-    def _restored_person(self, own: dict[str, np.ndarray]) -> Person:
-        stand_in = self._draw(int(own["seed"]))
-        replaced, hidden = own["count"].tolist()
-        cosines = own["before"].tolist(), own["after"].tolist()
-        return Person(own["code"], stand_in, int(own["seed"]), replaced, hidden, *cosines)
-
-    def _restored_follower(self, own: dict[str, np.ndarray]) -> Follower:
-        left, top, width, height = own["place"].tolist()
-        person = int(own["person"])
-        follower = self._follower(None if person < 0 else person, (left, top, width, height))
-        follower.lost_s = float(own["lost_s"])
-        follower.tracker.restore(part_of(own, "tracker"))
-        follower.paster.restore(part_of(own, "paster"))
-        follower.filter.restore(part_of(own, "filter"))
+    def _restored(self, state: FollowerState) -> Follower:
+        left, top, width, height = state.place.tolist()
+        follower = self._follower(state.person, (left, top, width, height))
+        follower.lost_s, follower.tracker.state = state.lost_s, state.tracker
+        follower.paster.state, follower.filter.state = state.paster, state.filter
         return follower
 
 
@@ -378,10 +402,3 @@ def _place(alignment: Alignment) -> tuple[float, float, float, float]:
     middle = (alignment.size - 1) / 2
     x, y = alignment.inverse @ (middle, middle + 0.05 * alignment.size, 1)
     return float(x - 0.24 * side), float(y - 0.3 * side), 0.48 * side, 0.6 * side
-
-
-def _numbered(state: dict[str, np.ndarray], name: str) -> Iterator[dict[str, np.ndarray]]:
-    number = 0
-    while own := part_of(state, f"{name}{number}"):
-        yield own
-        number += 1

@@ -1,31 +1,69 @@
-"""What a user sees of a frame: the head pasted in, both side by side, or the composition alone."""
+"""What a user sees of a frame: the head pasted in, both side by side, or the composition alone.
+
+`Reenactment` is the whole way from a frame to what is shown of it. What is wished for comes with each frame, as one
+value (`Wishes`), so nobody changes another thread's objects.
+"""
 
 from __future__ import annotations
 
-import time
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
 
 from ..errors import InputError
-from ..face.paste import Paster
-from ..face.track import part_of
-from .reenact import Reenactor, Step
+from ..face.paste import Paster, PasteState
+from ..identity import Identity
+from ..timing import Timings, collect_timings, stage
+from .reenact import Reenactor, ReenactorState, Step
 
 VIEWS = ("paste", "side-by-side", "result-only")
 NO_FACE = ("hold", "pass", "blank")
 BLANK = 32  # grey of a picture without a face, 0..255
+MAX_SMOOTH = 10.0
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """Who is composed and what is shown. `InputError` for a value that cannot be."""
+
+    identity: Identity
+    view: str = "paste"  # one of VIEWS
+    no_face: str = "hold"  # one of NO_FACE: the last picture held, the frame passed through, or grey
+    smooth: float = 1.0  # strength of the smoothing of alignment and w; 0 is none, MAX_SMOOTH the most
+    mirror: bool = False  # left and right of what is shown swapped
+
+    def __post_init__(self) -> None:
+        if self.view not in VIEWS or self.no_face not in NO_FACE:
+            raise InputError(f"there is no view {self.view!r} with {self.no_face!r}; known are {VIEWS} and {NO_FACE}.")
+        if not 0 <= self.smooth <= MAX_SMOOTH:
+            raise InputError(f"a smoothing of {self.smooth:g} is outside 0 (none) to {MAX_SMOOTH:g}.")
+
+
+@dataclass(frozen=True)
+class Picture:
+    """What is shown of one frame."""
+
+    image: np.ndarray  # RGB uint8 [height, width, 3]
+    seen: bool  # whether there was a face
+    timings: Timings  # ms of each stage
+
+
+@dataclass(frozen=True)
+class LayoutState:
+    """What a layout remembers of former frames."""
+
+    time_s: float
+    held: np.ndarray | None  # RGB uint8 [height, width, 3], the last picture with a face
+    paste: PasteState
 
 
 class Layout:
-    """What the user sees of a frame: always the same size for the same size of frame. For one thread."""
+    """Lay out frame after frame: always the same size for the same size of frame and view. For one thread."""
 
-    def __init__(self, view: str, no_face: str, side: int) -> None:
-        """`view`: one of `VIEWS`. `no_face`: one of `NO_FACE`: the last picture held, the frame passed through, or
-        grey. `side`: px, of the composition."""
-        if view not in VIEWS or no_face not in NO_FACE:
-            raise InputError(f"there is no view {view!r} with {no_face!r}; known are {VIEWS} and {NO_FACE}.")
-        self.view, self.no_face, self._side = view, no_face, side
+    def __init__(self, side: int) -> None:
+        """`side`: px, of the composition."""
+        self._side = side
         self._paster = Paster()
         self._held: np.ndarray | None = None
         self._time_s = 0.0
@@ -35,87 +73,92 @@ class Layout:
         self._paster.reset()
         self._held = None
 
-    def picture(self, image: np.ndarray, step: Step | None, time_s: float) -> np.ndarray:
+    def picture(self, image: np.ndarray, step: Step | None, time_s: float, wishes: Wishes) -> np.ndarray:
         """RGB uint8 [height, width, 3] of a frame RGB uint8 and what came of it, at its time in seconds.
 
         With "paste" it has the frame's size, with "side-by-side" the frame stands left of a composition as high as it,
         with "result-only" it is the composition.
         """
         step_s, self._time_s = max(time_s - self._time_s, 0.0), time_s
+        shape, view = self._shape(image, wishes.view), wishes.view
         if step is not None:
-            shown = self._composed(image, step, step_s)
-        elif self.no_face == "pass":
-            shown = image if self.view == "paste" else _square(image, self._result_side(image))
-        elif self.no_face == "hold" and self._held is not None and self._held.shape == self._shape(image):
+            shown = self._held = self._composed(image, step, step_s, view)
+        elif wishes.no_face == "pass":
+            shown = image if view == "paste" else _square(image, shape[0])
+        elif wishes.no_face == "hold" and self._held is not None and self._held.shape == shape:
             shown = self._held
         else:
-            shown = np.full(self._shape(image), BLANK, np.uint8)
-        if step is not None:
-            self._held = shown
-        return np.hstack([image, shown]) if self.view == "side-by-side" else shown
+            shown = np.full(shape, BLANK, np.uint8)
+        return np.hstack([image, shown]) if view == "side-by-side" else shown
 
-    def _composed(self, image: np.ndarray, step: Step, step_s: float) -> np.ndarray:
-        if self.view == "paste":
+    def _composed(self, image: np.ndarray, step: Step, step_s: float, view: str) -> np.ndarray:
+        if view == "paste":
             return self._paster.paste(image, step.image, step.alignment, step_s=step_s, crop=step.crop)
-        side = self._result_side(image)
+        side = self._shape(image, view)[0]
         return step.image if side == step.image.shape[0] else cv2.resize(step.image, (side, side))
 
-    def _result_side(self, image: np.ndarray) -> int:
-        return image.shape[0] if self.view == "side-by-side" else self._side
+    def _shape(self, image: np.ndarray, view: str) -> tuple[int, int, int]:
+        side = image.shape[0] if view == "side-by-side" else self._side
+        return (image.shape[0], image.shape[1], 3) if view == "paste" else (side, side, 3)
 
-    def _shape(self, image: np.ndarray) -> tuple[int, int, int]:
-        side = self._result_side(image)
-        return (image.shape[0], image.shape[1], 3) if self.view == "paste" else (side, side, 3)
+    @property
+    def state(self) -> LayoutState:
+        """What it remembers of former frames; may be set to what another layout remembered."""
+        return LayoutState(self._time_s, self._held, self._paster.state)
 
-    def state(self) -> dict[str, np.ndarray]:
-        """What it remembers of former frames, as arrays; `restore` takes it back."""
-        own = {"time_s": np.array(self._time_s)} | ({} if self._held is None else {"held": self._held})
-        return own | {f"paster.{name}": value for name, value in self._paster.state().items()}
+    @state.setter
+    def state(self, state: LayoutState) -> None:
+        self._time_s, self._held, self._paster.state = state.time_s, state.held, state.paste
 
-    def restore(self, state: dict[str, np.ndarray]) -> None:
-        """Remember what `state` gave."""
-        self._held, self._time_s = state.get("held"), float(state["time_s"])
-        self._paster.restore(part_of(state, "paster"))
+
+@dataclass(frozen=True)
+class ReenactmentState:
+    """What a reenactment remembers of former frames."""
+
+    reenactor: ReenactorState
+    layout: LayoutState
 
 
 class Reenactment:
-    """A reenactor and a layout together: from frame to what the user sees. For one thread.
+    """From frame to what the user sees, by a reenactor and a layout. For one thread."""
 
-    `timings` holds the ms of each stage of the last frame, the layout's as "paste"; `seen` whether it had a face.
-    """
-
-    def __init__(self, reenactor: Reenactor, layout: Layout) -> None:
-        self.reenactor, self.layout = reenactor, layout
-        self.timings: dict[str, float] = {}
-        self.seen = False
+    def __init__(self, reenactor: Reenactor, wishes: Wishes) -> None:
+        """`wishes`: what holds for frames that come without their own."""
+        self.reenactor, self.wishes = reenactor, wishes
+        self._layout = Layout(reenactor.composer.resolution)
         self._shape: tuple[int, ...] = ()  # of the last frame
 
     def reset(self) -> None:
         """Forget all former frames."""
         self.reenactor.reset()
-        self.layout.reset()
+        self._layout.reset()
 
-    def picture(self, image: np.ndarray, time_s: float) -> np.ndarray:
-        """What the user sees of a frame RGB uint8 [height, width, 3] at its time in seconds: RGB uint8."""
+    def show(self, image: np.ndarray, time_s: float, wishes: Wishes | None = None) -> Picture:
+        """What the user sees of a frame RGB uint8 [height, width, 3] at its time in seconds."""
+        wishes = wishes or self.wishes
         if self._shape and image.shape != self._shape:  # a phone was turned, a camera came back in another mode
             self.reset()
         self._shape = image.shape
-        step = self.reenactor.step(image, time_s)
-        start = time.perf_counter()
-        shown = self.layout.picture(image, step, time_s)
-        self.seen = step is not None
-        self.timings = {**self.reenactor.timings, "paste": 1e3 * (time.perf_counter() - start)}
-        return shown
+        with collect_timings() as timings:
+            step = self.reenactor.step(image, time_s, wishes.identity, wishes.smooth)
+            with stage("paste"):
+                shown = self._layout.picture(image, step, time_s, wishes)
+                if wishes.mirror:
+                    shown = np.ascontiguousarray(shown[:, ::-1])
+        return Picture(shown, step is not None, timings)
 
-    def state(self) -> dict[str, np.ndarray]:
-        """What it remembers of former frames, as arrays; `restore` takes it back."""
-        parts = {"reenactor": self.reenactor.state(), "layout": self.layout.state()}
-        return {f"{part}.{name}": value for part, state in parts.items() for name, value in state.items()}
+    def picture(self, image: np.ndarray, time_s: float) -> np.ndarray:
+        """`show`, the pixels alone: RGB uint8 [height, width, 3]; see `video_rework.FrameWork`."""
+        return self.show(image, time_s).image
 
-    def restore(self, state: dict[str, np.ndarray]) -> None:
-        """Remember what `state` gave; the identity must be set already."""
-        self.reenactor.restore(part_of(state, "reenactor"))
-        self.layout.restore(part_of(state, "layout"))
+    @property
+    def state(self) -> ReenactmentState:
+        """What it remembers of former frames; may be set to what another one remembered of the same identity."""
+        return ReenactmentState(self.reenactor.state, self._layout.state)
+
+    @state.setter
+    def state(self, state: ReenactmentState) -> None:
+        self.reenactor.state, self._layout.state = state.reenactor, state.layout
 
 
 def _square(image: np.ndarray, side: int) -> np.ndarray:

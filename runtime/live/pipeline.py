@@ -12,15 +12,15 @@ import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from ..media.camera import Camera, Frame
+from ..timing import Timings
 from .ages import Ages
-from .layout import Reenactment
+from .layout import Picture, Reenactment
 
 WAIT_S = 0.1  # how often a waiting thread looks whether it should stop
 RECENT_S = 3.0  # what counts as now
@@ -31,9 +31,7 @@ class Made:
     """One picture, composed."""
 
     frame: Frame
-    image: np.ndarray  # RGB uint8 [height, width, 3]
-    seen: bool  # whether there was a face
-    timings: dict[str, float]  # ms of each stage
+    picture: Picture
 
 
 @dataclass(frozen=True)
@@ -55,22 +53,19 @@ class Live:
     shown = live.take(0.1)  # None: nothing new yet
     """
 
-    def __init__(
-        self, camera: Camera, reenactment: Reenactment, *, mirror: bool = False, fps_cap: float | None = None
-    ) -> None:
-        """`mirror`: left and right of what is shown swapped. `fps_cap`: at most so many pictures a second."""
-        self.mirror, self.paused = mirror, False
+    def __init__(self, camera: Camera, reenactment: Reenactment, *, fps_cap: float | None = None) -> None:
+        """`fps_cap`: at most so many pictures a second."""
+        self.wishes, self.paused = reenactment.wishes, False
         self.ages, self.taken = Ages(), 0
         self.started_s = self.first_s = 0.0  # `time.perf_counter()` of the start and of the first picture; 0: not yet
         self._camera, self._reenactment = camera, reenactment
         self._gap_s = 1 / fps_cap if fps_cap else 0.0
         self._pictures: queue.Queue[Made] = queue.Queue(1)
-        self._orders: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
-        self._stop = threading.Event()
+        self._stop, self._reset = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._run, name="compose", daemon=True)
         self._error: Exception | None = None
         self._stages: dict[str, tuple[float, int]] = {}  # sum of ms, count
-        self._recent: deque[tuple[float, float, dict[str, float]]] = deque()  # when handed over, age in ms, timings
+        self._recent: deque[tuple[float, float, Timings]] = deque()  # when handed over, age in ms, timings
 
     def start(self) -> None:
         """Open the camera and begin; raises what the camera raises."""
@@ -85,9 +80,13 @@ class Live:
         if self._thread.is_alive():
             self._thread.join(10)
 
-    def order(self, change: Callable[[], None]) -> None:
-        """Have `change` run by the composing thread between two frames: composers are for one thread."""
-        self._orders.put(change)
+    def change(self, **wishes: Any) -> None:
+        """Wish for something else, from the next frame on: the fields of `layout.Wishes`."""
+        self.wishes = replace(self.wishes, **wishes)
+
+    def reset(self) -> None:
+        """Forget the face and all smoothing before the next frame."""
+        self._reset.set()
 
     def take(self, timeout_s: float) -> Shown | None:
         """The next picture; None when there was none in time. Raises what ended the threads, if anything did."""
@@ -105,12 +104,13 @@ class Live:
         self.ages.add(age_ms, now - self.started_s)
         self.taken += 1
         self.first_s = self.first_s or now
-        for stage, ms in made.timings.items():
+        picture = made.picture
+        for stage, ms in picture.timings.items():
             total, count = self._stages.get(stage, (0.0, 0))
             self._stages[stage] = total + ms, count + 1
-        self._recent.append((now, age_ms, made.timings))
+        self._recent.append((now, age_ms, picture.timings))
         self._forget()
-        return Shown(made.image, made.frame.number, made.frame.time_s, age_ms, made.seen)
+        return Shown(picture.image, made.frame.number, made.frame.time_s, age_ms, picture.seen)
 
     def _forget(self) -> None:
         while self._recent and time.perf_counter() - self._recent[0][0] > RECENT_S:
@@ -151,19 +151,16 @@ class Live:
         due_s = 0.0
         try:
             while not self._stop.is_set() and not self._camera.mailbox.ended:
-                while not self._orders.empty():
-                    self._orders.get()()
+                if self._reset.is_set():
+                    self._reset.clear()
+                    self._reenactment.reset()
                 if self._stop.wait(max(0.0, due_s - time.perf_counter())):
                     return
                 frame = None if self._pause() else self._camera.mailbox.take(WAIT_S)
                 if frame is None:
                     continue
                 due_s = max(due_s + self._gap_s, time.perf_counter())
-                image = self._reenactment.picture(frame.image, frame.time_s)
-                if self.mirror:
-                    image = np.ascontiguousarray(image[:, ::-1])
-                work = self._reenactment
-                self._hand_over(Made(frame, image, work.seen, dict(work.timings)))
+                self._hand_over(Made(frame, self._reenactment.show(frame.image, frame.time_s, self.wishes)))
         except Exception as error:  # raised again by `take`, in the caller's thread
             self._error = error
 

@@ -22,7 +22,7 @@ from ..media.images import write_image
 from ..media.provenance import Note
 from ..media.video_write import Recorder
 from ..media.window import Window, draw_text, help_lines
-from .layout import VIEWS, Reenactment
+from .layout import MAX_SMOOTH, VIEWS, Reenactment
 from .pipeline import Live, Shown
 
 VCAM_MISSING = "pyvirtualcam is not installed: `pip install 'fid-face[vcam]'`."
@@ -33,8 +33,8 @@ VCAM_ABSENT = {
     "win32": "there is no virtual camera; install OBS, and start and stop its virtual camera once.",
 }
 SMOOTH_STEP = 0.25
-OVERLAY_EVERY_S = 0.5  # so often its figures are renewed
-TOLD_S = 5.0  # so long the overlay shows what was said
+OVERLAY_EVERY_S = 0.5  # time from one renewal of its figures to the next
+TOLD_S = 5.0  # time for which the overlay shows what was said
 
 
 @dataclass(frozen=True)
@@ -57,19 +57,17 @@ class Webcam:
         identities: Sequence[Identity],
         sinks: Sinks,
         *,
-        mirror: bool = False,
         fps_cap: float | None = None,
-        note: Callable[[str], Note | None] = lambda kind: None,
+        note: Callable[[str, str], Note | None] = lambda kind, view: None,
         say: Callable[[str], None] = lambda text: None,
     ) -> None:
-        """`note` gives the provenance note for a kind of picture; `say` hears one sentence for what happened."""
-        self.live = Live(camera, reenactment, mirror=mirror, fps_cap=fps_cap)
+        """`note` gives the provenance note for a kind of picture and a view; `say` hears what happens."""
+        self.live = Live(camera, reenactment, fps_cap=fps_cap)
         self.overlay, self.help, self.over = True, False, False
-        self._camera, self._reenactment, self._identities = camera, reenactment, list(identities)
-        self._sinks, self._note, self._speak = sinks, note, say
-        self._smooth, self._view = reenactment.reenactor.smooth, reenactment.layout.view  # what is wished for
+        self._camera, self._composer, self._identities = camera, reenactment.reenactor.composer, list(identities)
+        self._sinks, self._note, self._tell = sinks, note, say
         self._window = Window("fid") if sinks.window else None
-        self._recorder = Recorder(sinks.record, note=note("reenactment")) if sinks.record else None
+        self._recorder = Recorder(sinks.record, note=self._made()) if sinks.record else None
         self._virtual: Any = None
         self._shape: tuple[int, ...] | None = None  # of all that is recorded or sent to the virtual camera
         self._latest: Shown | None = None
@@ -100,7 +98,6 @@ class Webcam:
 
     def do(self, action: str) -> None:
         """One action of `Window.actions`."""
-        reenactment = self._reenactment
         if action.startswith("identity "):
             self._choose(int(action.split()[1]))
         elif action == "overlay":
@@ -108,23 +105,22 @@ class Webcam:
         elif action == "help":
             self.help = not self.help
         elif action == "mirror":
-            self.live.mirror = not self.live.mirror
+            self.live.change(mirror=not self.live.wishes.mirror)
         elif action == "pause":
             self.live.paused = not self.live.paused
         elif action == "recalibrate":
-            self.live.order(reenactment.reset)
+            self.live.reset()
             self._say("looking for the face anew.")
         elif action in ("smoother", "livelier"):
             change = SMOOTH_STEP if action == "smoother" else -SMOOTH_STEP
-            self._smooth = strength = float(np.clip(self._smooth + change, 0, 10))
-            self.live.order(lambda: setattr(reenactment.reenactor, "smooth", strength))
+            strength = float(np.clip(self.live.wishes.smooth + change, 0, MAX_SMOOTH))
+            self.live.change(smooth=strength)
             self._say(f"smoothing {strength:g}.")
         elif action == "view":
             if self._recorder is not None or self._virtual is not None:
                 self._say("the view stays while it is recorded or sent to the virtual camera.")
                 return
-            self._view = following = VIEWS[(VIEWS.index(self._view) + 1) % len(VIEWS)]
-            self.live.order(lambda: setattr(reenactment.layout, "view", following))
+            self.live.change(view=VIEWS[(VIEWS.index(self.live.wishes.view) + 1) % len(VIEWS)])
         elif action == "screenshot":
             self._try(self._screenshot)
         elif action == "record":
@@ -187,7 +183,7 @@ class Webcam:
         age = now["frame_age_ms"]
         states = "  paused" * self.live.paused + "  recording" * (self._recorder is not None)
         lines = [
-            f"{now['fps']:.1f} fps  {self._reenactment.reenactor.composer.provider}",
+            f"{now['fps']:.1f} fps  {self._composer.provider}",
             f"age ms  p50 {age['p50']:.0f}  p95 {age['p95']:.0f}  p99 {age['p99']:.0f}",
             "  ".join(f"{stage} {ms:.0f}" for stage, ms in now["stage_ms"].items()),
             f"dropped {self.live.dropped}{states}",
@@ -201,19 +197,22 @@ class Webcam:
             there = "is 1 identity" if len(self._identities) == 1 else f"are {len(self._identities)} identities"
             self._say(f"identity {number} was asked for and there {there}.")
             return
-        composer = self._reenactment.reenactor.composer
-        self.live.order(lambda: setattr(composer, "identity", self._identities[number - 1]))
+        self.live.change(identity=self._identities[number - 1])
         self._say(f"identity {number}.")
+
+    def _made(self) -> Note | None:
+        """The note for what is shown now."""
+        return self._note("reenactment", self.live.wishes.view)
 
     def _screenshot(self) -> None:
         if self._latest is None:
             return
         path = self._sinks.folder / f"fid-{_now()}.png"
-        write_image(path, self._latest.image, self._note("reenactment"))
+        write_image(path, self._latest.image, self._made())
         self._say(f"{path} is saved.")
 
     def _start_recording(self) -> None:
-        self._recorder = Recorder(self._sinks.folder / f"fid-{_now()}.mp4", note=self._note("reenactment"))
+        self._recorder = Recorder(self._sinks.folder / f"fid-{_now()}.mp4", note=self._made())
         self._say(f"recording to {self._recorder.output}.")
 
     def _try(self, work: Callable[[], None]) -> None:
@@ -225,7 +224,7 @@ class Webcam:
 
     def _say(self, sentence: str) -> None:
         self._said, self._said_s = sentence, time.perf_counter()
-        self._speak(sentence)
+        self._tell(sentence)
 
     def _close_virtual(self) -> None:
         if self._virtual is not None:

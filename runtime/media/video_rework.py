@@ -24,6 +24,7 @@ import numpy as np
 from ..errors import FidError, InputError
 from .images import check_output, replacing
 from .provenance import Note, append_note
+from .state import flatten, unflatten
 from .video import VIDEO_SUFFIXES, Clip, Losses, open_container, pyav, read_frames
 from .video_write import SOFTWARE, add_picture_stream, to_frame
 
@@ -37,13 +38,8 @@ class FrameWork(Protocol):
         """The frame RGB uint8 [height, width, 3] at its time in seconds -> RGB uint8, always of one size."""
         ...
 
-    def state(self) -> dict[str, np.ndarray]:
-        """What it remembers, as arrays."""
-        ...
-
-    def restore(self, state: dict[str, np.ndarray]) -> None:
-        """Remember what `state` gave."""
-        ...
+    state: Any
+    """What it remembers, a dataclass as in `state.flatten`; may be set to what another one of its kind remembered."""
 
 
 def rework(
@@ -68,7 +64,7 @@ def rework(
     try:
         parts = _resumable_parts(folder, {**settings, "clip": _fingerprint(clip.path), "trim": list(trim)})
         if parts:
-            work.restore(_read_state(parts[-1]))
+            work.state = unflatten(type(work.state), _read_state(parts[-1]))
         done = sum(int(_read_state(part)["part.frames"]) for part in parts)
         tick(done)
         start, stop = (None if not at else clip.first + math.ceil(Fraction(at) / clip.time_base) for at in trim)
@@ -130,7 +126,7 @@ def _write_part(
     own = {"part.frames": np.array(count), "part.first": np.array(first), "part.last": np.array(last)}
     own |= {"part.missing": np.array(losses.take(last))}
     with replacing(part.with_suffix(".npz")) as state:  # last: without it the part does not count
-        np.savez_compressed(state, allow_pickle=False, **work.state(), **own)
+        np.savez_compressed(state, allow_pickle=False, **flatten(work.state), **own)
     return True
 
 

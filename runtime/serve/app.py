@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from .live_session import LiveSession
 
 from ..interpolate import mixed_w
+from ..timing import Timings, collect_timings, stage
 from .answers import exception_handlers, file_answer
 from .form import Form, read_body, read_form
 from .listen import check_extra
@@ -223,7 +224,7 @@ class Server:
             self._shipped[path.name] = self.composer.attribute_code(self.composer.crop(path))
         return self._shipped[path.name]
 
-    def _compose(self, form: Form) -> tuple[bytes, str, dict[str, float]]:
+    def _compose(self, form: Form) -> tuple[bytes, str, Timings]:
         """The picture's bytes, their media type, and ms per stage."""
         suffix = "." + form.text("format", "png")
         if suffix not in PICTURE_SUFFIXES:
@@ -231,22 +232,19 @@ class Server:
         space = form.text("space", "w")
         if space not in SPACES:
             raise RefusedError(400, f"there is no space {space!r}; there are {' and '.join(SPACES)}.")
-        self.composer.timings.clear()
-        people = [self._identity(form, "identity", "identity_face")]
-        codes = [self._attributes(form, "attributes", "face")]
-        s, t = form.mix("identity"), form.mix("attributes")
-        if s is not None:
-            people.append(self._identity(form, "identity_to", "identity_face"))
-        if t is not None:
-            codes.append(self._attributes(form, "attributes_to", "face"))
-        w = mixed_w(self.composer, people, codes, s or 0.0, t or 0.0, space)
-        start = time.perf_counter()
-        note = self.composer.note("interpolation" if len(people) + len(codes) > 2 else "composition")
-        image = self.composer.image(w)
-        stages = dict(self.composer.timings)
-        start = time.perf_counter()
-        data = encode_image(image, suffix, note if self.label else None)
-        return data, MEDIA_TYPES[suffix], {**stages, "encode": 1e3 * (time.perf_counter() - start)}
+        with collect_timings() as timings:
+            people = [self._identity(form, "identity", "identity_face")]
+            codes = [self._attributes(form, "attributes", "face")]
+            s, t = form.mix("identity"), form.mix("attributes")
+            if s is not None:
+                people.append(self._identity(form, "identity_to", "identity_face"))
+            if t is not None:
+                codes.append(self._attributes(form, "attributes_to", "face"))
+            image = self.composer.image(mixed_w(self.composer, people, codes, s or 0.0, t or 0.0, space))
+            note = self.composer.note("interpolation" if len(people) + len(codes) > 2 else "composition")
+            with stage("encode"):
+                data = encode_image(image, suffix, note if self.label else None)
+        return data, MEDIA_TYPES[suffix], timings
 
     def _identity(self, form: Form, field: str, face: str) -> Identity:
         values = form.values(field)

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from aiortc import MediaStreamTrack, RTCDataChannel
 
     from ..composer import Composer
+    from ..live.layout import Picture
     from .metrics import Metrics
     from .worker import Worker
 
@@ -68,8 +69,9 @@ class LiveSession:
         self._settings = Settings()
         self._newest: deque[tuple[Any, float]] = deque(maxlen=1)  # the slot: a video frame and when it arrived
         self._arrived, self._composed = asyncio.Event(), asyncio.Event()
-        self._done: tuple[np.ndarray, Any, float] | None = None  # the other: picture, its frame, when that arrived
+        self._done: tuple[Picture, Any, float] | None = None  # the other: picture, its frame, when that arrived
         self._maker = PictureMaker(composer)
+        self._last: Picture | None = None  # that was composed
         self._tasks: list[asyncio.Task] = []
         self._messages: asyncio.Queue[str | bytes] = asyncio.Queue(MAX_MESSAGES)
         self._channel: RTCDataChannel | None = None
@@ -180,10 +182,10 @@ class LiveSession:
         return {
             "fps": round(recent / WINDOW_SECONDS, 1),
             "age_ms": dict(zip(("p50", "p95", "p99"), ages, strict=True)),
-            "stage_ms": {stage: round(ms, 1) for stage, ms in self._maker.stage_ms.items()},
+            "stage_ms": {stage: round(ms, 1) for stage, ms in self._last.timings.items()} if self._last else {},
             "frames": self._frames,
             "dropped": self.dropped,
-            "face": self._maker.face_seen,
+            "face": self._last is not None and self._last.seen,
             "provider": self._composer.provider,
         }
 
@@ -237,10 +239,10 @@ class LiveSession:
                 continue
             if self._done is not None:
                 self._drop()
-            self._done = done
+            self._done, self._last = done, done[0]
             self._composed.set()
 
-    def _work(self) -> tuple[np.ndarray, Any, float] | None:
+    def _work(self) -> tuple[Picture, Any, float] | None:
         """Compose the frame that is the newest now that the worker has come to it."""
         if not self._newest or not self._settings.people:
             return None
@@ -259,7 +261,7 @@ class LiveSession:
             self._composed.clear()
             await self._composed.wait()
         (picture, source, arrived), self._done = self._done, None
-        frame = VideoFrame.from_ndarray(picture, format="rgb24")
+        frame = VideoFrame.from_ndarray(picture.image, format="rgb24")
         frame.pts, frame.time_base = source.pts, source.time_base
         now = time.monotonic()
         self._frames += 1

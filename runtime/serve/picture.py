@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..identity import Identity
 from ..interpolate import identity_between
-from ..live.layout import NO_FACE, VIEWS, Layout, Reenactment
+from ..live.layout import MAX_SMOOTH, NO_FACE, VIEWS, Picture, Reenactment, Wishes
 from ..live.reenact import Reenactor
 from .guard import RefusedError
 
@@ -27,15 +27,15 @@ class Settings:
 
     people: tuple[Identity, ...] = ()  # nobody yet, one, or two to go between
     identity_mix: float = 0.0  # 0..1, how far from the first to the second
-    view: str = "result-only"  # see `reenact.Layout`
-    no_face: str = "hold"  # see `reenact.Layout`
-    smooth: float = 1.0  # see `reenact.Reenactor`
+    view: str = "result-only"  # see `layout.Wishes`
+    no_face: str = "hold"  # see `layout.Wishes`
+    smooth: float = 1.0  # see `layout.Wishes`
 
     def __post_init__(self) -> None:
-        for name, most in (("identity_mix", 1), ("smooth", 10)):
+        for name, most in (("identity_mix", 1.0), ("smooth", MAX_SMOOTH)):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= most:
-                raise RefusedError(400, f"{name} is a number from 0 to {most}.")
+                raise RefusedError(400, f"{name} is a number from 0 to {most:g}.")
         for name, known in (("view", VIEWS), ("no_face", NO_FACE)):
             if getattr(self, name) not in known:
                 raise RefusedError(400, f"{name} is one of {', '.join(known)}.")
@@ -45,37 +45,25 @@ class PictureMaker:
     """A frame becomes a picture; in the worker's thread only. Keeps what one live video needs from frame to frame."""
 
     def __init__(self, composer: Composer) -> None:
-        self.stage_ms: dict[str, float] = {}  # of the last frame
-        self.face_seen = False
         self._composer = composer
-        self._settings = Settings()
-        self._person: Identity | None = None
+        self._person: tuple[tuple[Identity, ...], float, Identity] | None = None  # people, mix, and who that is
         self._reenactment: Reenactment | None = None
 
-    def picture(self, frame: Any, settings: Settings) -> np.ndarray:
-        """RGB uint8 [height, width, 3], even sides, of a video frame."""
+    def picture(self, frame: Any, settings: Settings) -> Picture:
+        """What is shown of a video frame, even sides; its timings have the whole as "all"."""
         start = time.perf_counter()
-        reenactment = self._prepare(settings)
-        self._composer.identity = self._person  # the sessions share the composer, and this thread runs one at a time
-        picture = reenactment.picture(_rgb(frame), frame.time or 0.0)
-        self.face_seen = reenactment.seen
-        self.stage_ms = {**reenactment.timings, "all": 1e3 * (time.perf_counter() - start)}
-        return picture
+        wishes = Wishes(self._identity(settings), settings.view, settings.no_face, settings.smooth)
+        if self._reenactment is None:
+            self._reenactment = Reenactment(Reenactor(self._composer, light=None), wishes)
+        picture = self._reenactment.show(_rgb(frame), frame.time or 0.0, wishes)
+        return replace(picture, timings={**picture.timings, "all": 1e3 * (time.perf_counter() - start)})
 
-    def _prepare(self, settings: Settings) -> Reenactment:
-        """What is new since the last frame; a person in between is made once, so that smoothing knows them again."""
-        former, self._settings = self._settings, settings
-        same_view = (former.view, former.no_face) == (settings.view, settings.no_face)
-        if self._reenactment is None or not same_view:
-            layout = Layout(settings.view, settings.no_face, self._composer.resolution)
-            reenactor = self._reenactment.reenactor if self._reenactment else Reenactor(self._composer, light=None)
-            self._reenactment = Reenactment(reenactor, layout)
-        if self._reenactment.reenactor.smooth != settings.smooth:
-            self._reenactment.reenactor.smooth = settings.smooth
-        same_person = former.people is settings.people and former.identity_mix == settings.identity_mix
-        if self._person is None or not same_person:
-            self._person = identity_between(settings.people[0], settings.people[-1], settings.identity_mix)
-        return self._reenactment
+    def _identity(self, settings: Settings) -> Identity:
+        """Who is composed; a person in between is made once, so that smoothing knows them again."""
+        if self._person is None or self._person[0] is not settings.people or self._person[1] != settings.identity_mix:
+            who = identity_between(settings.people[0], settings.people[-1], settings.identity_mix)
+            self._person = settings.people, settings.identity_mix, who
+        return self._person[2]
 
 
 def _rgb(frame: Any) -> np.ndarray:

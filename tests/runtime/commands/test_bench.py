@@ -43,9 +43,9 @@ def test_frames_without_a_face_are_left_out_of_a_bench(composer: Composer) -> No
     assert len(crops_of(composer, [wall, *frames, wall])) == 2
     with pytest.raises(InputError, match="show nobody; the last one: The photo: no face was found"):
         crops_of(composer, [wall, wall])
-    composer.set_identity(FACES / "identity-ben.jpg")
+    who = composer.identify(FACES / "identity-ben.jpg")
     with pytest.raises(FidError, match="no face could be followed"):
-        stages(composer, [wall], 0.01, light=False)
+        stages(composer, who, [wall], 0.01, light=False)
 
 
 def test_a_bench_holds_a_bounded_number_of_bytes(tmp_path: Path) -> None:

@@ -101,8 +101,8 @@ def test_noise_at_the_border_does_not_make_the_head_pulse() -> None:
     for shade in shades:  # a light that flickers as a whole, frame by frame
         frame = np.full((480, 640, 3), np.clip(140 + shade, 0, 255), np.uint8)
         paster.paste(frame, FACE, alignment, step_s=1 / 25)
-        assert paster._difference is not None
-        fields.append(paster._difference.mean())
+        assert paster.state.difference is not None
+        fields.append(paster.state.difference.mean())
     assert np.std(fields[10:]) < 0.45 * np.std(shades[10:])
 
 

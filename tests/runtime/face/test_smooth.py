@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from fid.runtime.face.smooth import OneEuro
+from fid.runtime.face.smooth import FilterState, OneEuro
 
 
 def test_the_first_value_passes_and_a_constant_stays() -> None:
@@ -42,10 +42,10 @@ def test_a_vector_is_slowed_down_and_not_bent() -> None:
 
 def test_the_memory_can_be_kept_and_reset() -> None:
     one, other = OneEuro(1.0, 1.0), OneEuro(1.0, 1.0)
-    assert one.state() == {}
+    assert one.state == FilterState()
     for n in range(4):
         one.filter(np.array([n, -n]), n / 10)
-    other.restore(one.state())
+    other.state = one.state
     np.testing.assert_array_equal(one.filter(np.ones(2), 0.5), other.filter(np.ones(2), 0.5))
     np.testing.assert_array_equal(one.filter(np.zeros(2), 0.5), one.filter(np.ones(2), 0.5))  # no time has passed
     one.reset()

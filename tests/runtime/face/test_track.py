@@ -87,7 +87,7 @@ def test_the_memory_can_be_kept(detector: Detector, frames: list[np.ndarray]) ->
     one, other = Tracker(detector), Tracker(detector)
     for number in range(6):
         one.follow(frames[number], number / 30)
-    other.restore(one.state())
+    other.state = one.state
     for number in range(6, 10):
         first, second = (tracker.follow(frames[number], number / 30) for tracker in (one, other))
         assert first is not None

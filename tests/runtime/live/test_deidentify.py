@@ -13,8 +13,9 @@ from fid.runtime.errors import InputError
 from fid.runtime.face.track import Tracker
 from fid.runtime.identity import encoder_name
 from fid.runtime.live import deidentify
-from fid.runtime.live.deidentify import HIDE_S, MATCH, Deidentifier, Person, mosaic, plan, summary
+from fid.runtime.live.deidentify import HIDE_S, MATCH, Deidentifier, DeidentifierState, Person, mosaic, plan, summary
 from fid.runtime.media.images import read_image
+from fid.runtime.media.state import flatten, unflatten
 
 
 @pytest.fixture
@@ -119,7 +120,7 @@ def test_a_face_that_cannot_be_composed_is_hidden_where_it_is(
         turned = moved(frame, 60 * number)
         assert shown(turned, work.picture(turned, 0.1 * number), there) < 0.05
     other = Deidentifier(composer, draw_for(composer), seed=0)
-    other.restore(work.state())
+    other.state = work.state
     monkeypatch.setattr(composer.detector, "search", lambda image, side: [])
     for one in (work, other):
         assert shown(turned, one.picture(turned, 0.35), there) < 0.05
@@ -179,7 +180,7 @@ def test_its_memory_can_be_kept(composer: Composer) -> None:
     for number in range(3):
         one.picture(frames[number], number / 25)
     other = Deidentifier(composer, draw_for(composer), seed=0)
-    other.restore(one.state())
+    other.state = unflatten(DeidentifierState, flatten(one.state))
     for number in range(3, 6):
         first, second = (work.picture(frames[number], number / 25) for work in (one, other))
         assert np.array_equal(first, second)

@@ -17,19 +17,22 @@ import toy
 from click.testing import CliRunner
 from fid.runtime.assets import FACES
 from fid.runtime.commands.bench import read_frames as first_frames
-from fid.runtime.errors import FidError
+from fid.runtime.errors import FidError, InputError
+from fid.runtime.identity import Identity
 from fid.runtime.live import pipeline as live_module
 from fid.runtime.live import webcam as webcam_module
 from fid.runtime.live.ages import Ages
-from fid.runtime.live.layout import BLANK, Layout
+from fid.runtime.live.layout import BLANK, Layout, Picture, Reenactment, Wishes
 from fid.runtime.live.pipeline import Live
 from fid.runtime.live.reenact import Step
-from fid.runtime.live.webcam import Sinks, Webcam, open_virtual_camera, resident_mb
+from fid.runtime.live.webcam import Sinks, open_virtual_camera, resident_mb
 from fid.runtime.media.camera import Camera
 from fid.runtime.media.images import read_image
 from fid.runtime.media.video import open_clip, read_frames
 from fid.runtime.media.window import KEYS, Window, draw_text, help_lines
 from filming import SlowWork, show_of, write_clip
+
+SOMEBODY = Identity(np.eye(1, 128, dtype=np.float32)[0], "toy")
 
 
 @pytest.mark.parametrize(
@@ -77,7 +80,7 @@ FAILURES = [FidError("the engine is gone."), cv2.error("a size is wrong"), KeyEr
 @pytest.mark.parametrize("failure", FAILURES, ids=lambda error: type(error).__name__)
 def test_a_failure_of_the_composing_thread_reaches_the_caller(tmp_path: Path, failure: Exception) -> None:
     class Broken(SlowWork):
-        def picture(self, image: np.ndarray, time_s: float) -> np.ndarray:
+        def show(self, image: np.ndarray, time_s: float, wishes: Wishes) -> Picture:
             raise failure
 
     live = Live(Camera(write_clip(tmp_path / "clip.mp4", 10, 30)), Broken(0))  # type: ignore[arg-type]
@@ -138,25 +141,18 @@ def test_figures_of_now_and_of_the_whole_run(tmp_path: Path, monkeypatch: pytest
     live.stop()
 
 
-def carry_out(show: Webcam) -> None:
-    """What was ordered for the composing thread, now."""
-    while not show.live._orders.empty():
-        show.live._orders.get()()
-
-
 def test_every_key_has_an_action_that_works(tmp_path: Path) -> None:
-    show, work, said = show_of(tmp_path, Sinks(window=False, folder=tmp_path))
-    composer = work.reenactor.composer
+    show, _, said = show_of(tmp_path, Sinks(window=False, folder=tmp_path))
     effects: dict[str, Callable[[], bool]] = {
-        "identity 1": lambda: composer.identity == "ada",
-        "identity 2": lambda: composer.identity == "ben",
+        "identity 1": lambda: show.live.wishes.identity == "ada",
+        "identity 2": lambda: show.live.wishes.identity == "ben",
         **{f"identity {n}": lambda: said[-1].endswith("there are 2 identities.") for n in range(3, 10)},
         "overlay": lambda: not show.overlay,
-        "view": lambda: work.layout.view == "side-by-side",
-        "mirror": lambda: show.live.mirror,
-        "recalibrate": lambda: work.resets == 1,
-        "smoother": lambda: work.reenactor.smooth == 1.25,
-        "livelier": lambda: work.reenactor.smooth == 1.0,
+        "view": lambda: show.live.wishes.view == "side-by-side",
+        "mirror": lambda: show.live.wishes.mirror,
+        "recalibrate": show.live._reset.is_set,
+        "smoother": lambda: show.live.wishes.smooth == 1.25,
+        "livelier": lambda: show.live.wishes.smooth == 1.0,
         "screenshot": lambda: True,
         "record": lambda: show._recorder is not None,
         "pause": lambda: show.live.paused,
@@ -165,7 +161,6 @@ def test_every_key_has_an_action_that_works(tmp_path: Path) -> None:
     }
     for action in dict.fromkeys(action for action, _ in KEYS.values()):
         show.do(action)
-        carry_out(show)
         assert effects[action](), action
     show.do("record")  # off again: nothing was recorded, nothing is left
     assert [path.name for path in tmp_path.iterdir()] == ["in.mp4"]
@@ -250,16 +245,36 @@ def test_layouts_and_what_is_shown_without_a_face(view: str, shape: tuple[int, .
     step = Step(np.full((32, 32, 3), 200, np.uint8), frame[:32, :32], Alignment(np.eye(2, 3), 32), None)
     pictures = {}
     for no_face in ("hold", "pass", "blank"):
-        layout = Layout(view, no_face, 32)
-        before = layout.picture(frame, None, 0.0)
-        with_face = layout.picture(frame, step, 0.1)
-        pictures[no_face] = layout.picture(frame, None, 0.2)
+        layout, wishes = Layout(32), Wishes(SOMEBODY, view, no_face)
+        before = layout.picture(frame, None, 0.0, wishes)
+        with_face = layout.picture(frame, step, 0.1, wishes)
+        pictures[no_face] = layout.picture(frame, None, 0.2, wishes)
         assert before.shape == with_face.shape == pictures[no_face].shape == shape
         if no_face == "hold":
             assert np.array_equal(pictures[no_face], with_face)
             assert (before[:, -1] == BLANK).all()  # nothing to hold yet
     assert (pictures["blank"][:, -1] == BLANK).all()
     assert (pictures["pass"][:, -1] == 90).all()
+
+
+def test_a_picture_says_what_came_of_its_frame_and_is_mirrored_at_the_end() -> None:
+    from fid.runtime.face.align import Alignment
+
+    frame = np.arange(40 * 60 * 3, dtype=np.uint8).reshape(40, 60, 3)
+    steps = iter([Step(frame[:32, :32], frame[:32, :32], Alignment(np.eye(2, 3), 32), None), None])
+    reenactor = SimpleNamespace(composer=SimpleNamespace(resolution=32), step=lambda *_: next(steps))
+    work = Reenactment(reenactor, Wishes(SOMEBODY, "result-only", "blank", mirror=True))  # type: ignore[arg-type]
+    with_face, without = work.show(frame, 0.0), work.show(frame, 0.1)
+    assert (with_face.seen, without.seen) == (True, False)
+    assert np.array_equal(with_face.image, frame[:32, :32][:, ::-1])
+    assert (without.image == BLANK).all()
+    assert with_face.timings.keys() == {"paste"}
+
+
+@pytest.mark.parametrize("wrong", [{"view": "upside-down"}, {"no_face": "cry"}, {"smooth": -0.1}, {"smooth": 10.5}])
+def test_wishes_that_cannot_be(wrong: dict[str, Any]) -> None:
+    with pytest.raises(InputError):
+        Wishes(SOMEBODY, **wrong)
 
 
 @pytest.fixture
@@ -323,7 +338,6 @@ def test_the_video_command_and_resuming(
     clip: Path, tmp_path: Path, toy_bundle: Path, fetched: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fetched("yunet")
-    from fid.runtime.live.layout import Reenactment
     from fid.runtime.media import video_rework
 
     monkeypatch.setattr(video_rework, "PART_FRAMES", 5)

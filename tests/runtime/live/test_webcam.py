@@ -19,6 +19,7 @@ from fid.runtime.assets import FACES
 from fid.runtime.composer import Composer
 from fid.runtime.errors import FidError
 from fid.runtime.live import webcam as webcam_module
+from fid.runtime.live.layout import Picture
 from fid.runtime.live.webcam import Sinks, Webcam, fitted, process_age_s
 from fid.runtime.media import camera_list, video_write
 from fid.runtime.media.camera import Camera
@@ -110,12 +111,10 @@ def test_a_pause_is_no_reason_not_to_answer(tmp_path: Path) -> None:
 
 
 def test_quick_presses_all_count(tmp_path: Path) -> None:
-    show, work, said = show_of(tmp_path, Sinks(window=False))
+    show, _, said = show_of(tmp_path, Sinks(window=False))
     for action in ("smoother", "smoother", "view", "view"):  # before the composing thread comes to the first of them
         show.do(action)
-    while not show.live._orders.empty():
-        show.live._orders.get()()
-    assert (work.reenactor.smooth, work.layout.view) == (1.5, "result-only")
+    assert (show.live.wishes.smooth, show.live.wishes.view) == (1.5, "result-only")
     assert said == ["smoothing 1.25.", "smoothing 1.5."]
 
 
@@ -219,7 +218,7 @@ def test_a_frame_of_another_size_fits_into_what_was_begun(tmp_path: Path, pyvirt
     sinks = Sinks(window=False, record=tmp_path / "out.mp4", virtual_camera=True)
     show, work, _ = show_of(tmp_path, sinks)
     numbers = iter(range(1000))
-    work.picture = lambda image, _: image if next(numbers) % 2 == 0 else image[:20]  # type: ignore[method-assign]
+    work.show = lambda image, *_: Picture(image if next(numbers) % 2 == 0 else image[:20], True, {})  # type: ignore[method-assign]
     shown = shown_by(show)
     show.run()
     assert {image.shape for image in shown} == {(48, 64, 3), (20, 64, 3)}

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
@@ -89,6 +90,18 @@ def damaged(source: Path, *numbers: int) -> Path:
     return copy
 
 
+@dataclass(frozen=True)
+class Seen:
+    """What `Invert` remembers: frames."""
+
+    seen: int
+
+
+@dataclass(frozen=True)
+class Nothing:
+    """What `Same` remembers."""
+
+
 class Invert:
     """Work with a memory: every frame is inverted, and a dot moves on by one pixel."""
 
@@ -105,11 +118,13 @@ class Invert:
         self.seen += 1
         return result
 
-    def state(self) -> dict[str, np.ndarray]:
-        return {"seen": np.array(self.seen)}
+    @property
+    def state(self) -> Seen:
+        return Seen(self.seen)
 
-    def restore(self, state: dict[str, np.ndarray]) -> None:
-        self.seen = int(state["seen"])
+    @state.setter
+    def state(self, state: Seen) -> None:
+        self.seen = state.seen
 
 
 class Same:
@@ -118,11 +133,7 @@ class Same:
     def picture(self, image: np.ndarray, time_s: float) -> np.ndarray:
         return image
 
-    def state(self) -> dict[str, np.ndarray]:
-        return {}
-
-    def restore(self, state: dict[str, np.ndarray]) -> None:
-        del state
+    state = Nothing()
 
 
 def times(path: Path) -> list[Fraction]:
@@ -227,8 +238,7 @@ class Dying:
         self.left -= 1
         return image
 
-    def state(self):
-        return {}
+    state = None
 
 video_rework.PART_FRAMES, video_write.QUALITY["x264-params"] = 16, "mbtree=0"
 video_rework.rework(video.open_clip(Path(sys.argv[1])), Path(sys.argv[2]), Dying(), settings={})

@@ -270,7 +270,7 @@ def test_what_is_shown_without_a_face(server: Server) -> None:
         (session,) = server.sessions.values()
         first = (await browser.picture()).to_ndarray(format="rgb24")
         browser.camera.image = np.full((240, 320, 3), (10, 200, 10), np.uint8)
-        await browser.until(lambda: not session._maker.face_seen)
+        await browser.until(lambda: session._last is not None and not session._last.seen)
         held = await browser.picture()
         assert difference(held, first) < 25  # the last picture and not the green wall, after a lossy codec
         await browser.say(no_face="pass")
@@ -404,8 +404,9 @@ def test_frames_may_change_their_size(composer: Composer) -> None:
     for number, (width, height) in enumerate(sizes):
         frame = VideoFrame.from_ndarray(cv2.resize(camera_picture(), (width, height)), format="rgb24")
         frame.pts, frame.time_base = number, Fraction(1, 30)
-        assert maker.picture(frame, settings).shape == (height, width, 3)
-        assert maker.face_seen
+        picture = maker.picture(frame, settings)
+        assert picture.image.shape == (height, width, 3)
+        assert picture.seen
 
 
 def test_the_newest_frame_is_composed_when_its_turn_comes(server: Server, composer: Composer) -> None:
