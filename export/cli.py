@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
-from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
 from ..runtime.errors import FidError
+from ..runtime.terminal import make_console
 
 if TYPE_CHECKING:
     from .gate import Verdict
@@ -108,7 +108,7 @@ def command(
     if engine != "onnx":
         library(engine)  # before minutes of export: is it installed?
     torch.set_num_threads(threads)
-    console = Console(highlight=False)
+    console = make_console()
     if skeletons:
         from .skeletons import write_skeletons
 
@@ -117,7 +117,6 @@ def command(
             console.print(
                 f"{skeleton.path}: {skeleton.path.stat().st_size} bytes, {skeleton.outside} more in the fetched file, "
                 f"max {difference.max:.3g} {unit}, mean {difference.mean:.3g}",
-                soft_wrap=True,
             )
         return
     from .parity import Parity
@@ -132,7 +131,6 @@ def command(
         console.print(
             f"{origin['file']} ({origin['layout']}, {origin['native_resolution']} px): its W is "
             f"{origin['w_distance']:.2g} standard deviations from the mapper's",
-            soft_wrap=True,
         )
     with Progress(console=console, transient=True) as bar:
         task = bar.add_task("exporting", total=None)
@@ -164,9 +162,9 @@ def command(
     if fp16:
         console.print(_gate_table(judged))
         for line in _remarks(judged):
-            console.print(line, soft_wrap=True)
+            console.print(line)
     size = sum((bundle.folder / file).stat().st_size for file, _ in bundle.files())
-    console.print(f"wrote {output}: {size / 1e6:.1f} MB, {bundle.precision}", soft_wrap=True)
+    console.print(f"wrote {output}: {size / 1e6:.1f} MB, {bundle.precision}")
     if engine != "onnx":
         from .to_tensorrt import build_engines
 

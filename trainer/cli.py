@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import click
-from rich.console import Console
 
 from ..runtime.assets import BUNDLE
 from ..runtime.errors import FidError, InputError
+from ..runtime.terminal import make_console
 from .presets import PRESETS
 
 NEEDED = {"torch": "PyTorch", "safetensors": "safetensors"}  # of the train extra, by import name
@@ -25,7 +25,7 @@ class Source(click.Path):
         return BUNDLE if value == "default" else super().convert(value, param, ctx)
 
 
-console = Console(highlight=False, quiet=os.environ.get("RANK", "0") != "0")  # of several processes one speaks
+console = make_console(quiet=os.environ.get("RANK", "0") != "0")  # of several processes one speaks
 minutes_option = click.option("--max-minutes", type=float, help="Save and stop after this many minutes.")
 resume_option = click.option("--resume", is_flag=True, help="Go on from the newest checkpoint in the output folder.")
 generator_option = click.option(
@@ -39,7 +39,7 @@ dry_run_option = click.option("--dry-run", is_flag=True, help="Print the resolve
 
 def _plan(title: str, plan: dict[str, Any], dry_run: bool) -> None:
     """Prints the resolved configuration; leaves the program there on --dry-run."""
-    console.print(f"[bold]{title}[/bold]")
+    console.print(title, style="bold")
     for name, value in plan.items():
         console.print(f"  {name:20} {value}")
     if dry_run:
@@ -308,7 +308,7 @@ def evaluate(
         ablations={name: Path(path) for name, _, path in named},
         arcface=arcface,
         inception=inception,
-        log=Console(stderr=True, highlight=False).print,
+        log=make_console(stderr=True).print,
     )
     if output:
         write_json(output, report.figures)

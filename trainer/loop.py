@@ -173,6 +173,5 @@ class Progress:
         left = int(pace * (self.steps - step))
         losses = "  ".join(f"{name} {value:.4g}" for name, value in figures.items())
         self.console.print(
-            f"step {step}/{self.steps}  {self.batch / pace:.1f} img/s  {left // 60}:{left % 60:02d} left  {losses}",
-            highlight=False,
+            f"step {step}/{self.steps}  {self.batch / pace:.1f} img/s  {left // 60}:{left % 60:02d} left  {losses}"
         )

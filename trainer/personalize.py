@@ -27,6 +27,7 @@ from ..runtime.errors import FidError, InputError
 from ..runtime.face.crop import CROP_SIZE
 from ..runtime.identity import SUFFIX, Identity, average, fingerprint, mapper_name
 from ..runtime.media.images import check_output, find_photos
+from ..runtime.terminal import make_console
 from . import losses
 from .loop import Progress, best_device, tune_machine
 from .networks.facemesh import FaceMesh
@@ -119,7 +120,7 @@ def personalize(
     or checkpoint of `fid-train fit` and one of `fid-train distill`. The file appears at the end, whole. Raises
     InputError for a photo without a usable face and for an output that exists or cannot be written.
     """
-    console = console or Console()
+    console = console or make_console()
     check_output(output, (SUFFIX,))
     if output.exists():
         raise InputError(f"{output} exists already; delete it first or choose another name.")

@@ -22,6 +22,7 @@ from ..assets import installed_version
 from ..engines.machine import physical_cores
 from ..engines.open import open_session, satisfies
 from ..errors import FidError
+from ..terminal import make_console
 from ..weights import catalogue
 from ..weights.bundle import Bundle
 from ..weights.cache import cache_folder
@@ -85,11 +86,10 @@ def examine() -> dict[str, Any]:
 
 def render(report: dict[str, Any], console: Console | None = None) -> None:
     """Print a report of `examine` as text; `console` is stdout when not given."""
-    from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
-    console = console or Console()
+    console = console or make_console(markup=True)
     python, cache = report["python"], report["cache"]
     packages = ", ".join(f"{name} {version}" for name, version in report["packages"].items())
     facts = Table.grid(padding=(0, 2))
@@ -116,9 +116,9 @@ def render(report: dict[str, Any], console: Console | None = None) -> None:
     if report["fixes"]:
         console.print("\n[bold]to get what is missing[/]")
         for fix in report["fixes"]:
-            console.print(f"  {fix}", markup=False, highlight=False, soft_wrap=True)
+            console.print(f"  {fix}", markup=False)
     verdict = "Pictures can be composed here." if report["ok"] else "Pictures cannot be composed here yet: see above."
-    console.print(f"\n{verdict}", highlight=False)
+    console.print(f"\n{verdict}")
 
 
 def _gpu() -> str | None:

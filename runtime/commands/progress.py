@@ -6,15 +6,16 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
+from ..terminal import make_console
+
 T = TypeVar("T")
 
 
 def progress_of(what: str, items: Iterable[T], count: int) -> Iterator[T]:
     """The items, with a bar on the terminal while they last; nothing is drawn where nobody watches."""
-    from rich.console import Console
     from rich.progress import track
 
-    console = Console(stderr=True)
+    console = make_console(stderr=True)
     if count < 2 or not console.is_terminal:
         yield from items
     else:
@@ -24,10 +25,9 @@ def progress_of(what: str, items: Iterable[T], count: int) -> Iterator[T]:
 @contextmanager
 def frame_progress(what: str, count: int) -> Iterator[Callable[[int], None]]:
     """A bar with the time left, told how many frames are ready; nothing is drawn where nobody watches."""
-    from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    console = Console(stderr=True)
+    console = make_console(stderr=True)
     if not console.is_terminal:
         yield lambda ready: None
         return

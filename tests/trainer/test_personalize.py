@@ -281,7 +281,7 @@ def test_a_file_that_the_runtime_composes_with(
     code, out, err = run(capsys, ADA, "-o", output, "--bundle", toy_bundle, "--steps", "12")
     assert (code, err) == (0, "")
     assert "identity cosine" in out
-    assert f"saved {output}" in out.replace("\n", "")
+    assert f"saved {output}" in out
     assert [path.name for path in tmp_path.iterdir()] == ["me.npz"]
     person, composer = Identity.load(output), Composer(toy_bundle)
     assert person.sources == 1
@@ -301,7 +301,7 @@ def test_two_people_are_a_warning(
     monkeypatch.setattr(personalize, "odd_one_out", lambda codes: 1)
     code, out, _ = run(capsys, ADA, BEN, "-o", tmp_path / "us.npz", "--bundle", toy_bundle, "--steps", "1")
     assert code == 0
-    assert f"warning: {BEN} seems to show another person than the other photos" in out.replace("\n", "")
+    assert f"warning: {BEN} seems to show another person than the other photos" in out
     assert Identity.load(tmp_path / "us.npz").sources == 2
 
 

@@ -24,6 +24,7 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from ...runtime.errors import FidError, InputError
+from ...runtime.terminal import make_console
 from .. import losses
 from ..loop import Budget, Progress, best_device, kept_on, move_average, tune_machine
 from ..networks.lpips import LPIPS
@@ -252,7 +253,7 @@ def distill(
     to make narrower, to `config.widths`. With `resume` it goes on from the newest checkpoint. Raises InputError for
     widths that do not fit; FidError when the loss is not finite, and the last good checkpoint stays.
     """
-    console = console or Console()
+    console = console or make_console()
     if (narrow is None) != (config.widths is None):
         raise InputError("--narrow and --widths belong together: a generator, and the channels of its blocks.")
     check_new(run, resume)

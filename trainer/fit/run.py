@@ -28,6 +28,7 @@ import cv2
 from rich.console import Console
 
 from ...runtime.errors import InputError
+from ...runtime.terminal import make_console
 from ..data.dataset import FrozenNetworks, read_dataset, read_photos
 from ..loop import Budget, Progress, Watch, best_device, kept_on, machine_record, tune_machine
 from ..networks.inception import InceptionV3
@@ -82,9 +83,9 @@ def fit(
     TensorBoard reads the scalars and grids in `run/`.
     """
     check_new(run, resume)
-    console, budget, processes = console or Console(), Budget(max_minutes), Processes.start()
+    console, budget, processes = console or make_console(), Budget(max_minutes), Processes.start()
     if not processes.first:
-        console = Console(quiet=True)
+        console = make_console(quiet=True)
     tune_machine()
     device, inputs = best_device(), {"dataset": dataset, "photos": photos, "fan": fan}
     if config.w_plus and generator is not None and generator.is_file():

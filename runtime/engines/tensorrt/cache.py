@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import FidError
+from ...terminal import make_console
 from ...weights.cache import cache_folder, locked, new_file, new_folder, plain_disk_errors
 
 RECIPE = 1
@@ -277,19 +278,16 @@ def _make_room(keep: str) -> None:
 
 
 def _say(line: str) -> None:
-    from rich.console import Console
-
-    Console(stderr=True).print(f"fid: {line}", highlight=False, markup=False, soft_wrap=True)
+    make_console(stderr=True).print(f"fid: {line}")
 
 
 @contextmanager
 def _showing(what: str, why: str, estimate: str) -> Iterator[Callable[[float], None]]:
     """Say one line, and draw a bar beneath it where somebody watches."""
-    from rich.console import Console
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
     _say(f"{what}{f' ({why})' if why else ''}: {estimate}")
-    console = Console(stderr=True)
+    console = make_console(stderr=True)
     if not console.is_terminal:
         yield lambda share: None
         return
