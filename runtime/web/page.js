@@ -1,21 +1,16 @@
-// The page of `fid-run serve`. What is uploaded comes back as a code (an identity file, an attribute code) and is kept
-// here, in this page; the server keeps nothing. So moving a slider sends a few kB and not the photos again.
+// The page of `fid-run serve` and of the static site that `fid-export --web` makes. Where faces are encoded and composed,
+// by a server or in this browser, is the business of source.js, of which there is one for each.
+
+import * as source from "./source.js";
 
 const $ = (selector, within = document) => within.querySelector(selector);
-const PHOTO_TYPES = ["image/jpeg", "image/png", "image/webp"]; // others are turned into JPEG by the browser
-const AS_IT_IS_BYTES = 4e6; // a larger photo is made smaller before it is sent
-const LONGEST_SIDE = 2400; // px, of a photo that is made smaller
-const SHORTEST_SIDE = 400; // px; it is made no smaller than that, however little room there is
-const MOST_PHOTOS = 8; // of one person, that the server takes
-const OFFER_MS = 3000; // at most so long for collecting network addresses
-const CONNECT_MS = 20000; // at most so long from the answer to a connection
-const NO_WAY =
-  "The video connection failed. Browser and server need a network in common, and browsers do not count loopback: without any network there is no live video.";
+const MOST_PHOTOS = 8; // of one person
 const NO_PICTURE = "icon.svg"; // for an identity file
+const TELL_MS = 40; // a slider moves more often than frames come
 
 const kinds = {
-  identity: { path: "/api/identities", list: "identities", start: "ada", toward: "ben" },
-  attributes: { path: "/api/attributes", list: "attributes", start: "laughing", toward: "shade" },
+  identity: { start: "ada", toward: "ben" },
+  attributes: { start: "laughing", toward: "shade" },
 };
 for (const [name, kind] of Object.entries(kinds)) {
   kind.name = name;
@@ -24,41 +19,13 @@ for (const [name, kind] of Object.entries(kinds)) {
   kind.drop = $(".drop", kind.panel);
   kind.select = $(".blend select", kind.panel);
   kind.slider = $(".blend input", kind.panel);
-  kind.faces = []; // {name, label, picture, code}: code is null for a face that ships
-}
-
-let token = sessionStorage.getItem("token") || "";
-if (location.hash.startsWith("#token=")) {
-  token = decodeURIComponent(location.hash.slice(7));
-  sessionStorage.setItem("token", token);
-  history.replaceState(null, "", location.pathname);
-}
-
-// ---- talking to the server
-
-async function ask(path, options = {}) {
-  const headers = { ...options.headers };
-  if (token) headers.Authorization = `Bearer ${token}`;
-  let answer;
-  try {
-    answer = await fetch(path, { ...options, headers });
-  } catch {
-    throw new Error("The server does not answer. Is fid-run serve still running?");
-  }
-  if (answer.status === 401) $("#token").hidden = false;
-  if (!answer.ok) {
-    const said = await answer.json().catch(() => ({}));
-    const error = new Error(sentence(said.error || `The server answered ${answer.status}.`));
-    error.busy = answer.status === 503;
-    throw error;
-  }
-  return answer;
+  kind.faces = []; // {name, label, picture, code}: code is null for a face that ships; what it is, source.js knows
 }
 
 const sentence = (text) => text.charAt(0).toUpperCase() + text.slice(1);
 
 function complain(error) {
-  $("#alert").textContent = error ? error.message || String(error) : "";
+  $("#alert").textContent = error ? sentence(error.message || String(error)) : "";
   $("#alert").hidden = !error;
 }
 
@@ -80,49 +47,17 @@ function addFace(kind, face) {
   return radio;
 }
 
-let uploadBytes = 12e6; // of one request, as the server says
-
-async function smaller(photo, room) {
-  if (PHOTO_TYPES.includes(photo.type) && photo.size <= Math.min(room, AS_IT_IS_BYTES)) return photo;
-  let bitmap;
-  try {
-    bitmap = await createImageBitmap(photo, { imageOrientation: "from-image" });
-  } catch {
-    throw new Error(`${photo.name} is not a picture that this browser can read; use a JPEG, PNG or WebP.`);
-  }
-  const canvas = document.createElement("canvas");
-  let side = Math.min(LONGEST_SIDE, Math.max(bitmap.width, bitmap.height));
-  let made;
-  do {
-    const factor = side / Math.max(bitmap.width, bitmap.height);
-    canvas.width = Math.round(bitmap.width * factor);
-    canvas.height = Math.round(bitmap.height * factor);
-    canvas.getContext("2d").drawImage(bitmap, 0, 0, canvas.width, canvas.height);
-    made = await new Promise((done) => canvas.toBlob(done, "image/jpeg", 0.92));
-    side *= 0.75;
-  } while (made.size > room && side >= SHORTEST_SIDE);
-  bitmap.close();
-  return made;
-}
-
 async function upload(kind, files) {
   if (!files.length || kind.drop.classList.contains("busy")) return;
   kind.drop.classList.add("busy");
   complain(null);
   try {
-    const form = new FormData();
-    let picture = NO_PICTURE;
     const taken = files.slice(0, kind.name === "identity" ? MOST_PHOTOS : 1);
-    for (const file of taken) {
-      const photo = file.name.endsWith(".npz") ? file : await smaller(file, (0.9 * uploadBytes) / taken.length);
-      if (photo !== file || !file.name.endsWith(".npz")) picture = URL.createObjectURL(photo);
-      form.append("photo", photo, "photo");
-    }
-    const answer = await ask(kind.path, { method: "POST", body: form });
+    const { code, picture } = await source.encode(kind.name, taken);
     const number = kind.faces.filter((face) => face.code).length + 1;
     const some = taken.length < files.length ? ` (${taken.length} of ${files.length})` : "";
-    const face = { name: `own ${number}`, label: `yours ${number}${some}`, picture, code: await answer.blob() };
-    const radio = addFace(kind, face);
+    const shown = picture ? URL.createObjectURL(picture) : NO_PICTURE;
+    const radio = addFace(kind, { name: `own ${number}`, label: `yours ${number}${some}`, picture: shown, code });
     radio.checked = true;
     change();
   } catch (error) {
@@ -164,7 +99,7 @@ function change() {
   for (const kind of Object.values(kinds)) $("output", kind.panel).textContent = `${kind.slider.value} %`;
   const own = chosen(kinds.identity)?.code;
   $("#save-identity").hidden = !own;
-  if (own) link($("#save-identity"), own);
+  if (own) link($("#save-identity"), source.identityFile(own));
   if (onCamera()) return tell();
   wanted = true;
   if (!composing) compose();
@@ -175,23 +110,19 @@ function link(anchor, blob) {
   anchor.href = URL.createObjectURL(blob);
 }
 
+function wish(kind) {
+  const blended = mix(kind) > 0 && toward(kind) !== chosen(kind);
+  return { face: chosen(kind), to: blended ? toward(kind) : null, mix: blended ? mix(kind) : 0 };
+}
+
 async function compose() {
   composing = true;
   while (wanted && !onCamera()) {
     wanted = false;
-    const form = new FormData();
-    for (const kind of Object.values(kinds)) {
-      const add = (field, face) => form.append(field, face.code || face.name);
-      add(kind.name, chosen(kind));
-      if (mix(kind) > 0 && toward(kind) !== chosen(kind)) {
-        add(`${kind.name}_to`, toward(kind));
-        form.append(`${kind.name}_mix`, mix(kind));
-      }
-    }
     try {
       const start = performance.now();
-      const answer = await ask("/api/compose", { method: "POST", body: form });
-      const blob = await answer.blob();
+      const { blob, by } = await source.compose({ identity: wish(kinds.identity), attributes: wish(kinds.attributes) });
+      const ms = Math.round(performance.now() - start);
       if (onCamera()) break;
       link($("#save"), blob);
       const picture = $("#picture");
@@ -199,7 +130,7 @@ async function compose() {
       const side = await picture.decode().then(() => picture.naturalWidth, () => 0);
       picture.hidden = false;
       $("#save").hidden = false;
-      $("#figures").textContent = `${side} px in ${Math.round(performance.now() - start)} ms`;
+      $("#figures").textContent = `${side} px in ${ms} ms${by ? ` · ${by}` : ""}`;
       complain(null);
     } catch (error) {
       if (error.busy) {
@@ -212,17 +143,17 @@ async function compose() {
   composing = false;
 }
 
-// ---- the camera: one peer connection, its settings and figures on a data channel
+// ---- the camera
 
-let live = null; // {stream, connection, channel, session, delay}
+let live = null; // {stream, session}
 
 async function startCamera() {
   $("#camera").disabled = true;
   complain(null);
-  const mine = (live = { roundTrip: 0 });
+  const mine = (live = {});
   try {
     if (!navigator.mediaDevices)
-      throw new Error("Browsers give the camera to https pages and to this machine only: open the page by localhost, or start fid-run serve with --certificate.");
+      throw new Error("Browsers give the camera to https pages and to this machine only: open the page by localhost, or serve it over https.");
     $("#figures").textContent = "Waiting for the camera…";
     const device = $("#cameras").value;
     const video = { width: { ideal: 640 }, height: { ideal: 480 }, frameRate: { ideal: 30 } };
@@ -233,7 +164,14 @@ async function startCamera() {
     $("#self").srcObject = mine.stream;
     await listCameras(mine.stream);
     $("#figures").textContent = "Connecting…";
-    await connect(mine);
+    mine.stream.getVideoTracks()[0].addEventListener("ended", () => end(mine, "The camera was unplugged or taken away."));
+    mine.session = new source.Live(mine.stream, {
+      wish: () => ({ identity: wish(kinds.identity), view: $("#view").value, noFace: $("#no-face").value }),
+      show: (stream) => ($("#video").srcObject = stream),
+      say: (figures) => hear(mine, figures),
+      fail: (why) => end(mine, why),
+    });
+    await mine.session.start();
   } catch (error) {
     if (live !== mine) return leave(mine);
     stopCamera();
@@ -261,59 +199,6 @@ async function listCameras(stream) {
   $("#cameras").value = current || devices[0].deviceId;
 }
 
-async function connect(mine) {
-  const connection = (mine.connection = new RTCPeerConnection({ iceServers: [] }));
-  const [track] = mine.stream.getVideoTracks();
-  track.contentHint = "motion";
-  track.addEventListener("ended", () => live === mine && end(mine, "The camera was unplugged or taken away."));
-  const sender = connection.addTransceiver(track, { direction: "sendrecv", streams: [mine.stream] });
-  if ("jitterBufferTarget" in sender.receiver) sender.receiver.jitterBufferTarget = 0;
-  mine.channel = connection.createDataChannel("settings");
-  mine.channel.addEventListener("open", () => tell());
-  mine.channel.addEventListener("message", (event) => hear(mine, JSON.parse(event.data)));
-  connection.addEventListener("track", (event) => {
-    $("#video").srcObject = new MediaStream([event.track]);
-  });
-  connection.addEventListener("connectionstatechange", () => {
-    if (live !== mine) return;
-    if (connection.connectionState === "failed") end(mine, NO_WAY);
-    if (connection.connectionState === "disconnected") $("#figures").textContent = "Connection lost, trying again…";
-  });
-  await connection.setLocalDescription(await connection.createOffer());
-  await new Promise((done) => {
-    const check = () => connection.iceGatheringState === "complete" && done();
-    connection.addEventListener("icegatheringstatechange", check);
-    setTimeout(done, OFFER_MS);
-    check();
-  });
-  mine.told = await settings();
-  const body = JSON.stringify({ type: "offer", sdp: connection.localDescription.sdp, settings: mine.told });
-  const answer = await ask("/api/live", { method: "POST", body, headers: { "Content-Type": "application/json" } });
-  const said = await answer.json();
-  mine.session = said.session;
-  if (live !== mine) return leave(mine);
-  await connection.setRemoteDescription({ type: "answer", sdp: said.sdp });
-  setTimeout(() => live === mine && connection.connectionState !== "connected" && end(mine, NO_WAY), CONNECT_MS);
-}
-
-async function settings() {
-  const kind = kinds.identity;
-  const one = async (face) => (face.code ? { npz: await base64(face.code) } : face.name);
-  const blended = mix(kind) > 0 && toward(kind) !== chosen(kind);
-  return {
-    identity: await one(chosen(kind)),
-    identity_to: blended ? await one(toward(kind)) : null,
-    identity_mix: blended ? mix(kind) : 0,
-    view: $("#view").value,
-    no_face: $("#no-face").value,
-  };
-}
-
-async function base64(blob) {
-  const bytes = new Uint8Array(await blob.arrayBuffer());
-  return btoa(Array.from(bytes, (byte) => String.fromCharCode(byte)).join(""));
-}
-
 let telling = false;
 let toTell = false;
 
@@ -323,68 +208,40 @@ async function tell() {
   telling = true;
   while (toTell) {
     toTell = false;
-    const now = await settings();
-    if (live?.channel?.readyState === "open") {
-      const told = live.told || {};
-      const fresh = Object.entries(now).filter(([name, value]) => JSON.stringify(value) !== JSON.stringify(told[name]));
-      if (fresh.length) live.channel.send(JSON.stringify(Object.fromEntries(fresh)));
-      live.told = now;
-    }
-    await new Promise((done) => setTimeout(done, 40)); // a slider moves more often than frames come
+    await live?.session?.tell();
+    await new Promise((done) => setTimeout(done, TELL_MS));
   }
   telling = false;
 }
 
-async function hear(mine, message) {
+function hear(mine, { text, error, fps, delay, dropped, face, frames, by }) {
   if (live !== mine) return;
-  if (message.error) complain(sentence(message.error));
-  if (message.pong !== undefined) mine.roundTrip = performance.now() - message.pong;
-  if (!message.stats) return;
-  mine.channel.send(JSON.stringify({ ping: performance.now() }));
-  const { fps, age_ms: age, dropped, face, frames } = message.stats;
-  const delay = age.p50 === null ? null : age.p50 + mine.roundTrip + (await codecDelay(mine));
-  if (live !== mine) return;
+  if (error) complain(error);
+  if (text) $("#figures").textContent = text;
+  if (fps === undefined) return;
   $("#hint").hidden = face || !frames;
   $("#hint").textContent = "No face is seen. Come closer, and let light fall on your face.";
-  if (delay !== null && frames)
-    $("#figures").textContent = `${fps.toFixed(fps < 10 ? 1 : 0)} fps · delay ${Math.round(delay)} ms · ${dropped} frames dropped`;
-}
-
-// ms that a frame spends in this browser since the last report: encoding, waiting in the jitter buffer, decoding
-async function codecDelay(mine) {
-  const now = {};
-  for (const report of (await mine.connection.getStats()).values()) {
-    if (report.type === "outbound-rtp" && report.kind === "video")
-      now.encode = [report.totalEncodeTime, report.framesEncoded];
-    if (report.type === "inbound-rtp" && report.kind === "video") {
-      now.buffer = [report.jitterBufferDelay, report.jitterBufferEmittedCount];
-      now.decode = [report.totalDecodeTime, report.framesDecoded];
-    }
-  }
-  let ms = 0;
-  for (const [what, [seconds, count]] of Object.entries(now)) {
-    const [before, counted] = mine.codec?.[what] || [0, 0];
-    if (count > counted && seconds >= before) ms += (1000 * (seconds - before)) / (count - counted);
-  }
-  mine.codec = now;
-  return ms;
+  if (delay === null || !frames) return;
+  const figures = [`${fps.toFixed(fps < 10 ? 1 : 0)} fps`, `delay ${Math.round(delay)} ms`, `${dropped} frames dropped`];
+  $("#figures").textContent = [...figures, ...(by ? [by] : [])].join(" · ");
 }
 
 function leave(mine) {
   mine.stream?.getTracks().forEach((track) => track.stop());
-  mine.connection?.close();
-  if (mine.session) ask(`/api/live/${mine.session}`, { method: "DELETE", keepalive: true }).catch(() => {});
+  mine.session?.close();
 }
 
 function stopCamera() {
   const mine = live;
   live = null;
+  if (recorder?.state === "recording") recorder.stop();
   if (mine) leave(mine);
   for (const video of [$("#self"), $("#video")]) video.srcObject = null;
   $("#hint").hidden = true;
 }
 
 function end(mine, why) {
+  if (live !== mine) return;
   stopCamera();
   showSource();
   complain(why);
@@ -401,6 +258,7 @@ function showSource() {
   $("#stage").classList.toggle("wide", Boolean(live) && $("#view").value !== "result-only");
   for (const video of [$("#self"), $("#video")])
     video.classList.toggle("mirrored", $("#mirror").checked && !(video.id === "video" && $("#view").value === "side-by-side"));
+  $("#record").hidden = !live || !window.MediaRecorder;
   $("#camera").textContent = live ? "Stop camera" : "Start camera";
   $("#camera").disabled = false;
   if (!live && camera) $("#figures").textContent = "The camera is off.";
@@ -430,17 +288,37 @@ for (const id of ["#view", "#no-face", "#mirror"])
   });
 addEventListener("pagehide", () => stopCamera());
 
+// ---- recording what is shown
+
+const CLIP_TYPES = ["video/mp4;codecs=avc1.42E01E", "video/webm;codecs=vp9", "video/webm;codecs=vp8", "video/webm"];
+let recorder = null;
+
+$("#record").addEventListener("click", () => {
+  if (recorder?.state === "recording") return recorder.stop();
+  const type = CLIP_TYPES.find((one) => MediaRecorder.isTypeSupported(one));
+  const parts = [];
+  recorder = new MediaRecorder($("#video").srcObject, { mimeType: type });
+  recorder.addEventListener("dataavailable", (event) => event.data.size && parts.push(event.data));
+  recorder.addEventListener("stop", async () => {
+    $("#record").textContent = "Record clip";
+    const kind = type.split(";")[0];
+    link($("#clip"), await source.noted(new Blob(parts, { type: kind })));
+    $("#clip").download = `fid.${kind.split("/")[1]}`;
+    $("#clip").hidden = false;
+  });
+  recorder.start(1000);
+  $("#record").textContent = "Stop recording";
+});
+
 // ---- the start
 
 async function begin() {
   try {
-    const health = await (await ask("/api/health")).json();
-    $("#runs").textContent = `fid ${health.version} on ${health.provider}`;
-    uploadBytes = 1e6 * health.upload.mb;
-    if (!health.live.limit) $("input[name=source][value=camera]").disabled = true;
+    const start = await source.begin();
+    $("#runs").textContent = start.runs;
+    if (!start.live) $("input[name=source][value=camera]").disabled = true;
     for (const kind of Object.values(kinds)) {
-      const faces = (await (await ask(kind.path)).json())[kind.list];
-      for (const face of faces) addFace(kind, { ...face, label: face.name, code: null });
+      for (const face of start.faces[kind.name]) addFace(kind, { ...face, label: face.name, code: null });
       ($(`input[value="${kind.start}"]`, kind.tiles) || $("input", kind.tiles)).checked = true;
       kind.select.value = kind.toward;
     }
@@ -448,6 +326,7 @@ async function begin() {
     showSource();
     change();
   } catch (error) {
+    $("#token").hidden = !source.wantsToken.now;
     complain(error);
     $("#figures").textContent = "";
   }
@@ -455,8 +334,7 @@ async function begin() {
 
 $("#token").addEventListener("submit", (event) => {
   event.preventDefault();
-  token = $("#token-field").value.trim();
-  sessionStorage.setItem("token", token);
+  source.setToken($("#token-field").value.trim());
   for (const kind of Object.values(kinds)) {
     kind.faces = [];
     kind.select.replaceChildren();
@@ -464,6 +342,16 @@ $("#token").addEventListener("submit", (event) => {
   }
   complain(null);
   begin();
+});
+
+addEventListener("source", (event) => { // what source.js has to tell between two answers
+  const { progress, runs, redo } = event.detail;
+  if (runs) $("#runs").textContent = runs;
+  if (redo) change();
+  if (progress === undefined) return;
+  $("#progress").hidden = $("#progress-text").hidden = !progress;
+  if (progress) $("#progress").value = progress.part;
+  if (progress) $("#progress-text").textContent = progress.text;
 });
 
 begin();
