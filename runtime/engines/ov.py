@@ -15,6 +15,7 @@ from ..errors import FidError
 from ..tensor import Tensor
 from ..weights.cache import cache_folder
 from .session import check_inputs
+from .wavelet import with_grouped_wavelets
 
 if TYPE_CHECKING:
     import openvino
@@ -44,6 +45,7 @@ class OpenVINOSession:
             self._model = self._core.read_model(str(path))
         except Exception as error:  # the bindings raise plain RuntimeError and their own types
             raise FidError(f"OpenVINO cannot open {Path(path).name}: {_last_line(error)}.") from error
+        with_grouped_wavelets(self._model)
         self.inputs = tuple(_tensor(port) for port in self._model.inputs)
         self.outputs = tuple(_tensor(port) for port in self._model.outputs)
         self._built: OrderedDict[int, openvino.InferRequest] = OrderedDict()

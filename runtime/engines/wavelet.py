@@ -1,0 +1,159 @@
+"""Inverse wavelets as one grouped convolution and DepthToSpace, for OpenVINO.
+
+The exporter writes an inverse Haar transform as two grouped transposed convolutions, of the low band and of the
+details, whose results are added: ONNX Runtime's quickest form. OpenVINO has a good kernel for it in float32 and none in
+bfloat16, where it takes a third of a picture's time. Both transforms write four pixels for four channels,
+
+    y[g, 2i + a, 2j + b] = sum over bands k of H[g, a, b, k] * x[k(g), i, j]
+
+which is a 1 x 1 convolution from the group's four channels to four others, and these laid out as pixels. The four bands
+of a group have to stand beside each other, so the weights that make them are put in that order: what comes before is
+one convolution, styles and constants, down to which the order is carried.
+
+The graphs of a bundle are left alone: this is done in memory while a session opens. Figures: benchmarks/LOG.md.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Edit = tuple[Any, int]
+"""An input of a node that takes a constant, and the axis along which the constant is put in order."""
+
+
+def with_grouped_wavelets(model: Any) -> int:
+    """Rewrite the inverse wavelets of an `openvino.Model` in place; returns how many.
+
+    One is left as it is when something else needs its channels, or when they come from another kind of node.
+    """
+    found = 0
+    for node in model.get_ordered_ops():
+        pair = [port.get_source_output().get_node() for port in node.inputs()]
+        kinds = [part.get_type_name() for part in pair]
+        if node.get_type_name() != "Add" or kinds != ["GroupConvolutionBackpropData"] * 2:
+            continue
+        low, details = pair
+        bands = low.input_value(0).get_node().input_value(0)
+        weights = [weight for part in pair if (weight := _constant(part.input_value(1))) is not None]
+        if len(weights) < 2 or not _fits(low, details, bands):
+            continue
+        taps = np.concatenate([weight.reshape(len(weights[0]), -1, 4) for weight in weights], 1)
+        order = _order(len(taps))
+        edits = _carried(bands, 1, len(order))
+        if edits is None:
+            continue
+        _replace(node, bands, taps, order, edits)
+        found += 1
+    if found:
+        model.validate_nodes_and_infer_types()
+    return found
+
+
+def _replace(node: Any, bands: Any, taps: NDArray, order: NDArray, edits: list[Edit]) -> None:
+    """Put the one convolution in the place of `node`, the sum of two. `taps`: float32 [groups, 4 bands, 4 pixels]."""
+    from openvino import opset8 as ops
+
+    for port, axis in edits:
+        ordered = ops.gather(port.get_source_output(), ops.constant(order), ops.constant(np.int64(axis)))
+        port.replace_source_output(ordered.output(0))
+    kernel = np.ascontiguousarray(taps.transpose(0, 2, 1))[..., None, None]
+    mixed = ops.group_convolution(bands, ops.constant(kernel), [1, 1], [0, 0], [0, 0], [1, 1])
+    pixels = ops.depth_to_space(mixed, "depth_first", 2)
+    pixels.set_friendly_name(node.get_friendly_name())
+    for user in list(node.output(0).get_target_inputs()):
+        user.replace_source_output(pixels.output(0))
+
+
+def _order(groups: int) -> NDArray[np.int64]:
+    """int64 [4 * groups]: of each group the low band and its three details, given all low bands and then triples."""
+    group = np.arange(groups)
+    return np.stack([group, *(groups + 3 * group + k for k in range(3))], 1).ravel()
+
+
+def _fits(low: Any, details: Any, bands: Any) -> bool:
+    """Whether two transposed convolutions are an inverse wavelet of the channels of `bands`, and its only users."""
+    groups, *shape = low.input_value(1).get_partial_shape().get_min_shape()
+    others = details.input_value(1).get_partial_shape().get_min_shape()
+    channels = bands.get_partial_shape()[1]
+    sources = [part.input_value(0).get_node().input_value(0) for part in (low, details)]
+    alike = all(part.get_attributes()["strides"] == [2, 2] for part in (low, details))
+    return (
+        alike
+        and shape == [1, 1, 2, 2]
+        and list(others) == [groups, 3, 1, 2, 2]
+        and channels.is_static
+        and channels.get_length() == 4 * groups
+        and sources[0] == sources[1]
+        and len(_users(bands)) == 2
+        and _starts(low, 0)
+        and _starts(details, groups)
+    )
+
+
+def _starts(part: Any, channel: int) -> bool:
+    """Whether a transposed convolution takes the channels from `channel` on: a slice with step 1 along axis 1."""
+    cut = part.input_value(0).get_node()
+    if cut.get_type_name() != "Slice":
+        return False
+    begin, _, step, axis = (_constant(cut.input_value(i)) for i in range(1, 5))
+    wanted = ((begin, channel), (step, 1), (axis, 1))
+    return all(value is not None and value.ravel().tolist() == [number] for value, number in wanted)
+
+
+def _carried(output: Any, axis: int, channels: int) -> list[Edit] | None:
+    """The constants whose order along `axis` is the order of the channels of `output`; None when there are others that
+    decide, or when anything else uses what lies between."""
+    node = output.get_node()
+    kind = node.get_type_name()
+    if kind == "Convolution" and axis == 1:
+        return [(node.input(1), 0)]
+    if kind == "MatMul" and axis == 1 and _is_constant(node.input_value(1)):
+        return [(node.input(1), 0 if node.get_attributes()["transpose_b"] else 1)]
+    if kind in ("PRelu", "Unsqueeze"):
+        ports = [node.input(0)]
+    elif kind in ("Add", "Multiply"):
+        ports = node.inputs()
+    else:
+        return None
+    rank, edits = output.get_partial_shape().rank.get_length(), []
+    for port in ports:
+        source = port.get_source_output()
+        shape = source.get_partial_shape()
+        place = axis - (rank - shape.rank.get_length()) if len(ports) == 2 else axis
+        if place < 0 or shape[place] == 1:
+            continue  # the same for every channel
+        if shape[place] != channels:
+            return None
+        if _is_constant(source):
+            edits.append((port, place))
+            continue
+        before = _carried(source, place, channels) if len(_users(source)) == 1 else None
+        if before is None:
+            return None
+        edits += before
+    return edits
+
+
+def _users(output: Any) -> list[Any]:
+    """The inputs that take the values of an output, and not only its shape."""
+    return [port for port in output.get_target_inputs() if port.get_node().get_type_name() != "ShapeOf"]
+
+
+def _is_constant(output: Any) -> bool:
+    """Whether an output is the same in every run; shapes count as fixed."""
+    node = output.get_node()
+    kind = node.get_type_name()
+    if kind in ("Constant", "ShapeOf"):
+        return True
+    return kind != "Parameter" and all(_is_constant(port.get_source_output()) for port in node.inputs())
+
+
+def _constant(output: Any) -> NDArray | None:
+    """The values of a constant, reshaped or not; None when it is none."""
+    node = output.get_node()
+    while node.get_type_name() == "Reshape":
+        node = node.input_value(0).get_node()
+    return np.array(node.get_data()) if node.get_type_name() == "Constant" else None

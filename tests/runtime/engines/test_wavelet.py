@@ -1,0 +1,145 @@
+"""Inverse wavelets as one grouped convolution on OpenVINO: the same numbers, only where the pattern is met, and whether
+OpenVINO still needs it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from fid.runtime.assets import BUNDLE
+from fid.runtime.engines.open import open_session
+from fid.runtime.engines.wavelet import with_grouped_wavelets
+
+openvino = pytest.importorskip("openvino")
+from openvino import opset8 as ops  # noqa: E402
+
+GROUPS, SIDE, STYLE = 6, 5, 7
+
+
+def haar_taps() -> np.ndarray:
+    """float32 [low, vertical, horizontal, diagonal; 2 x 2 pixels]."""
+    return 0.5 * np.array([[[1, 1], [1, 1]], [[1, 1], [-1, -1]], [[1, -1], [1, -1]], [[1, -1], [-1, 1]]], np.float32)
+
+
+def inverse_haar(x: np.ndarray) -> np.ndarray:
+    """[n, 4 C, h, w] -> [n, C, 2 h, 2 w] by its definition: C low bands, then C triples of details."""
+    n, channels, h, w = x.shape
+    groups = channels // 4
+    bands = np.concatenate([x[:, :groups, None], x[:, groups:].reshape(n, groups, 3, h, w)], 2)
+    pixels = np.einsum("ngkij,kab->ngiajb", bands, haar_taps())
+    return pixels.reshape(n, groups, 2 * h, 2 * w)
+
+
+def styled_wavelet(*, shared: bool = False) -> openvino.Model:
+    """A convolution, noise, leaky ReLU, a style made of w, and an inverse wavelet, as the exporter writes them."""
+    rng = np.random.default_rng(0)
+
+    def normal(*shape: int) -> np.ndarray:
+        return rng.standard_normal(shape).astype(np.float32)
+
+    x, w = ops.parameter([-1, 3, SIDE, SIDE], np.float32, "x"), ops.parameter([-1, STYLE], np.float32, "w")
+    channels = 4 * GROUPS
+    conv = ops.convolution(x, ops.constant(normal(channels, 3, 1, 1)), [1, 1], [0, 0], [0, 0], [1, 1])
+    y = ops.add(ops.add(conv, ops.constant(normal(1, channels, 1, 1))), ops.constant(normal(1, 1, SIDE, SIDE)))
+    y = ops.prelu(y, ops.constant(np.array([0.2], np.float32)))
+    product = ops.matmul(w, ops.constant(normal(channels, STYLE)), False, True)
+    style = ops.add(product, ops.constant(normal(1, channels)))
+    y = ops.multiply(y, ops.unsqueeze(style, ops.constant(np.array([2, 3]))))
+
+    def cut(start: int, stop: int) -> openvino.Node:
+        numbers = (ops.constant(np.array([number])) for number in (start, stop, 1, 1))
+        return ops.slice(y, *numbers)
+
+    taps = haar_taps()
+    low = np.repeat(taps[None, :1, None], GROUPS, 0)
+    details = np.repeat(taps[None, 1:, None], GROUPS, 0)
+    pads = [0, 0], [0, 0], [1, 1]
+    first = ops.group_convolution_backprop_data(cut(0, GROUPS), ops.constant(low), [2, 2], None, *pads)
+    second = ops.group_convolution_backprop_data(cut(GROUPS, channels), ops.constant(details), [2, 2], None, *pads)
+    outputs = [ops.add(first, second), *([ops.relu(y)] if shared else [])]
+    return openvino.Model(outputs, [x, w], "layer")
+
+
+def run(model: openvino.Model, batch: int) -> np.ndarray:
+    rng = np.random.default_rng(batch)
+    compiled = openvino.Core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    x = rng.standard_normal((batch, 3, SIDE, SIDE)).astype(np.float32)
+    return compiled([x, rng.standard_normal((batch, STYLE)).astype(np.float32)])[0]
+
+
+def kinds(model: openvino.Model) -> list[str]:
+    return [node.get_type_name() for node in model.get_ordered_ops()]
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_the_same_numbers_without_transposed_convolutions(batch: int) -> None:
+    model = styled_wavelet()
+    expected = run(model, batch)
+    assert with_grouped_wavelets(model) == 1
+    assert "GroupConvolutionBackpropData" not in kinds(model)
+    assert kinds(model).count("GroupConvolution") == kinds(model).count("DepthToSpace") == 1
+    np.testing.assert_allclose(run(model, batch), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_the_pattern_is_the_inverse_wavelet_of_its_definition() -> None:
+    rng = np.random.default_rng(3)
+    bands = rng.standard_normal((1, 4 * GROUPS, SIDE, SIDE)).astype(np.float32)
+    x = ops.parameter([1, 4 * GROUPS, SIDE, SIDE], np.float32, "x")
+    eye = np.eye(4 * GROUPS, dtype=np.float32)[..., None, None]
+    y = ops.convolution(x, ops.constant(eye), [1, 1], [0, 0], [0, 0], [1, 1])
+    at = [ops.constant(np.array([number])) for number in (0, GROUPS, 4 * GROUPS, 1)]
+    taps, pads = haar_taps(), ([0, 0], [0, 0], [1, 1])
+    parts = [
+        ops.group_convolution_backprop_data(
+            ops.slice(y, at[i], at[i + 1], at[3], at[3]),
+            ops.constant(np.repeat(band[None, :, None], GROUPS, 0)),
+            [2, 2],
+            None,
+            *pads,
+        )
+        for i, band in enumerate((taps[:1], taps[1:]))
+    ]
+    model = openvino.Model([ops.add(*parts)], [x], "wavelet")
+    assert with_grouped_wavelets(model) == 1
+    found = openvino.Core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})([bands])[0]
+    np.testing.assert_allclose(found, inverse_haar(bands), rtol=1e-5, atol=1e-6)
+
+
+def test_channels_that_something_else_needs_stay_in_their_order() -> None:
+    model = styled_wavelet(shared=True)
+    before = kinds(model)
+    assert with_grouped_wavelets(model) == 0
+    assert kinds(model) == before
+
+
+@pytest.mark.parametrize("graph", ["synthesis", "synthesis-light", "reenact"])
+def test_every_wavelet_of_the_shipped_graphs_is_met(graph: str) -> None:
+    model = openvino.Core().read_model(str(BUNDLE / f"{graph}.onnx"))
+    assert with_grouped_wavelets(model) == 6
+    assert "GroupConvolutionBackpropData" not in kinds(model)
+
+
+def test_the_shipped_light_generator_gives_the_same_picture_as_onnx_runtime() -> None:
+    path = Path(BUNDLE) / "synthesis-light.onnx"
+    w = np.random.default_rng(0).standard_normal((1, 512)).astype(np.float32) * 0.3
+    pictures = [open_session(path, engine=engine).run(w=w)["image"] for engine in ("onnxruntime", "openvino")]
+    # measured: 1 grey level where a rounding falls the other way
+    assert np.abs(pictures[0].astype(int) - pictures[1]).max() <= 1
+
+
+def test_openvino_has_no_kernel_of_its_own_for_transposed_wavelets_in_bfloat16() -> None:
+    """Says so when a newer OpenVINO takes another kernel: then measure anew whether the rewriting still pays."""
+    core = openvino.Core()
+    if "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        pytest.skip("this CPU has no bfloat16")
+    model = core.read_model(str(BUNDLE / "synthesis-light.onnx"))
+    model.reshape({"w": [1, 512]})
+    compiled = core.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "bf16"})
+    kernels = [
+        node.get_rt_info()["primitiveType"].astype(str)
+        for node in compiled.get_runtime_model().get_ordered_ops()
+        if node.get_rt_info()["layerType"].astype(str) == "Deconvolution"
+    ]
+    # the kernel for dense ones, and none for one channel a group, as float32 has; what follows the last is float32
+    assert sum(kernel.startswith("brgconv") and kernel.endswith("bf16") for kernel in kernels) == 10, kernels
