@@ -18,6 +18,7 @@ import numpy as np
 from ..composer import Composer
 from ..errors import FidError, InputError
 from ..identity import Identity
+from ..live.ages import percentiles
 from ..live.layout import Reenactment, Wishes
 from ..live.pipeline import Live
 from ..live.reenact import Reenactor
@@ -75,11 +76,6 @@ def crops_of(composer: Composer, frames: list[np.ndarray]) -> list[np.ndarray]:
     return crops
 
 
-def percentiles(values: list[float]) -> dict[str, float]:
-    """p50, p95 and p99."""
-    return {f"p{percent}": round(float(np.percentile(values, percent)), 2) for percent in (50, 95, 99)}
-
-
 def pictures(composer: Composer, who: Identity, crops: list[np.ndarray], light: bool) -> list[np.ndarray]:
     """The compositions of aligned crops, with nothing smoothed: RGB uint8 [R, R, 3] each."""
     return [composer.image(composer.w(who, composer.attribute_code(crop)), light=light) for crop in crops]
@@ -111,8 +107,8 @@ def stages(composer: Composer, who: Identity, frames: list[np.ndarray], seconds:
         number += 1
     if "synthesis" not in parts:
         raise FidError("no face could be followed in these frames; give a clip that shows one, or more seconds.")
-    figures = {"stage_ms": {stage: percentiles(values) for stage, values in parts.items()}}
-    return figures | {"frame_ms": percentiles(whole), "fps": round(1e3 / float(np.mean(whole)), 2)}
+    figures = {"stage_ms": {stage: percentiles(values, 2) for stage, values in parts.items()}}
+    return figures | {"frame_ms": percentiles(whole, 2), "fps": round(1e3 / float(np.mean(whole)), 2)}
 
 
 def live(composer: Composer, who: Identity, path: Path, seconds: float, light: bool) -> dict[str, Any]:

@@ -79,7 +79,6 @@ def _on_gpu(path: Path, half: Path | None, engine: str, threads: int, static_bat
     """A session on `engine`, or on the first that works of those after it; with "auto" only installed ones count."""
     named = engine != "auto"
     reason = ""  # the first: without a driver, all that follow are the same
-    session: Session | None = None
     for candidate in GPU_ENGINES[GPU_ENGINES.index(engine) if named else 0 :]:
         if not installed(candidate):
             if candidate == engine:
@@ -87,21 +86,16 @@ def _on_gpu(path: Path, half: Path | None, engine: str, threads: int, static_bat
             continue
         for graph in dict.fromkeys((half or path, path)):
             try:
-                session = _open_on_gpu(graph, path, candidate, threads, static_batch)
-                break
+                return _open_on_gpu(graph, path, candidate, threads, static_batch, reason)
             except FidError as error:
                 typed = " in FP16" if graph == half else ""
-                reason = reason or f"{candidate} does not work here{typed}: {str(error).rstrip('.')}"
-        if session is not None:
-            break
-    session = session or _on_cpu(path, threads, static_batch)
-    if reason:
-        session.fallback = f"{reason}; {session.provider} runs in its place."
-    return session
+                reason = reason or f"{candidate} does not work here{typed}: {error}"
+    return _on_cpu(path, threads, static_batch, reason)
 
 
-def _on_cpu(path: Path, threads: int, static_batch: int | None) -> Session:
-    """A session on the faster CPU engine for a graph; where that does not open, on ONNX Runtime."""
+def _on_cpu(path: Path, threads: int, static_batch: int | None, reason: str) -> Session:
+    """A session on the faster CPU engine for a graph; where that does not open, on ONNX Runtime. `reason`: why no GPU
+    engine runs that is installed, "" where none is."""
     from .ort import OnnxRuntimeSession
 
     engine = remembered(path.stem)
@@ -109,41 +103,42 @@ def _on_cpu(path: Path, threads: int, static_batch: int | None) -> Session:
         from .ov import OpenVINOSession
 
         try:
-            return OpenVINOSession(path, _precision(engine), threads, static_batch)
+            return OpenVINOSession(path, _precision(engine), threads, static_batch, reason)
         except FidError as error:
-            session = OnnxRuntimeSession(path, "CPU", threads)
-            session.fallback = (
-                f"openvino does not work here: {str(error).rstrip('.')}; {session.provider} runs instead."
-            )
-            return session
-    return OnnxRuntimeSession(path, "CPU", threads)
+            reason = reason or f"openvino does not work here: {error}"
+    return OnnxRuntimeSession(path, "CPU", threads, reason)
 
 
 def _precision(engine: str) -> str:
     return "bf16" if engine.endswith("bf16") else "f32"
 
 
-def _open_on_gpu(graph: Path, reference: Path, engine: str, threads: int, static_batch: int | None) -> Session:
+def _open_on_gpu(
+    graph: Path, reference: Path, engine: str, threads: int, static_batch: int | None, reason: str
+) -> Session:
     if engine == "cuda":
         from .ort import OnnxRuntimeSession
 
-        return OnnxRuntimeSession(graph, "CUDA", threads)
+        return OnnxRuntimeSession(graph, "CUDA", threads, reason)
     from .tensorrt.build import Batch
 
-    return open_tensorrt(graph, engine, None if static_batch is None else Batch(*[static_batch] * 3), reference)
+    batch = None if static_batch is None else Batch(*[static_batch] * 3)
+    return open_tensorrt(graph, engine, batch, reference, reason)
 
 
-def open_tensorrt(path: Path, engine: str, batch: Batch | None = None, reference: Path | None = None) -> Session:
+def open_tensorrt(
+    path: Path, engine: str, batch: Batch | None = None, reference: Path | None = None, reason: str = ""
+) -> Session:
     """Open a graph on "tensorrt" or "tensorrt-rtx", and compare an engine that is new with FP32.
 
     `batch`: see `TensorRTSession`. `reference`: the FP32 form of the graph at `path`; None for that graph itself, which
-    a CPU computes in FP32 however it is typed. Raises FidError in one sentence when the engine cannot be built or falls
-    short.
+    a CPU computes in FP32 however it is typed. `reason`: why it runs in the place of another engine. Raises FidError in
+    one sentence when the engine cannot be built or falls short.
     """
     from .compare import compare
     from .tensorrt.session import TensorRTSession
 
-    session = TensorRTSession(path, engine, batch)
+    session = TensorRTSession(path, engine, batch, reason)
     if not session.compared:
         session.judge(*compare(session, reference or path))
     return session

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections import OrderedDict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +13,8 @@ from numpy.typing import NDArray
 from ..errors import FidError
 from ..tensor import Tensor
 from ..weights.cache import cache_folder
-from .session import check_inputs
+from .recent import Recent
+from .session import check_inputs, in_place_of
 from .wavelet import with_grouped_wavelets
 
 if TYPE_CHECKING:
@@ -22,19 +22,20 @@ if TYPE_CHECKING:
 
 
 MISSING = "OpenVINO is not installed: `pip install 'fid-face[openvino]'`."
-KEPT = 4
-"""Batch sizes that stay built; the one not used for longest makes room."""
 
 
 class OpenVINOSession:
-    """See `session.Session`. `precision`: of the arithmetic, "f32" or "bf16"; bf16 needs a CPU that has it."""
+    """See `session.Session`. `precision`: of the arithmetic, "f32" or "bf16"; bf16 needs a CPU that has it. `reason`:
+    why this engine runs in the place of another."""
 
-    def __init__(self, path: Path | str, precision: str, threads: int, static_batch: int | None) -> None:
+    def __init__(
+        self, path: Path | str, precision: str, threads: int, static_batch: int | None, reason: str = ""
+    ) -> None:
         self._core = _openvino().Core()
         self._core.set_property({"CACHE_DIR": str(cache_folder("openvino"))})
-        self.fallback: str | None = None
+        self._reason, self._slower = reason, ""
         if precision == "bf16" and "BF16" not in self._core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
-            self.fallback = "bf16 was asked for and this CPU does not have it."
+            self._slower = "bf16 was asked for and this CPU does not have it."
             precision = "f32"
         self._options: dict[str, Any] = {
             "INFERENCE_PRECISION_HINT": precision,
@@ -48,34 +49,34 @@ class OpenVINOSession:
         with_grouped_wavelets(self._model)
         self.inputs = tuple(_tensor(port) for port in self._model.inputs)
         self.outputs = tuple(_tensor(port) for port in self._model.outputs)
-        self._built: OrderedDict[int, openvino.InferRequest] = OrderedDict()
+        self._built: Recent[openvino.InferRequest] = Recent(self._build)
         self._lock = threading.Lock()
         self.provider = f"openvino CPU {precision}"
-        self._request(static_batch or 1)  # a graph that cannot be built fails here, not on the first picture
+        self._built.at(static_batch or 1)  # a graph that cannot be built fails here, not on the first picture
 
-    def _request(self, batch: int) -> openvino.InferRequest:
-        if batch not in self._built:
-            model = self._model.clone()
-            shapes = {t.name: [batch if isinstance(d, str) else d for d in t.shape] for t in self.inputs}
-            try:
-                model.reshape(shapes)
-                compiled = self._core.compile_model(model, "CPU", self._options)
-            except Exception as error:
-                raise FidError(f"OpenVINO cannot build the graph: {_last_line(error)}.") from error
-            live = compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
-            self.provider = f"openvino CPU {live}"
-            self._built[batch] = compiled.create_infer_request()
-            if len(self._built) > KEPT:
-                self._built.popitem(last=False)
-        self._built.move_to_end(batch)
-        return self._built[batch]
+    @property
+    def fallback(self) -> str | None:
+        """See `session.Session.fallback`."""
+        return in_place_of(self._reason, self.provider) or self._slower or None
+
+    def _build(self, batch: int) -> openvino.InferRequest:
+        model = self._model.clone()
+        shapes = {t.name: [batch if isinstance(d, str) else d for d in t.shape] for t in self.inputs}
+        try:
+            model.reshape(shapes)
+            compiled = self._core.compile_model(model, "CPU", self._options)
+        except Exception as error:
+            raise FidError(f"OpenVINO cannot build the graph: {_last_line(error)}.") from error
+        live = compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
+        self.provider = f"openvino CPU {live}"
+        return compiled.create_infer_request()
 
     def run(self, **arrays: NDArray) -> dict[str, NDArray]:
         """See `session.Session.run`. The first call with a new batch size builds the graph for it."""
         check_inputs(self.inputs, arrays)
         batch = next((len(arrays[t.name]) for t in self.inputs if t.shape and isinstance(t.shape[0], str)), 1)
         with self._lock:
-            results = self._request(batch).infer({name: np.ascontiguousarray(a) for name, a in arrays.items()})
+            results = self._built.at(batch).infer({name: np.ascontiguousarray(a) for name, a in arrays.items()})
             return {tensor.name: results[i].copy() for i, tensor in enumerate(self.outputs)}
 
 

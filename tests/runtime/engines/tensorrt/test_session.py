@@ -14,9 +14,9 @@ import pytest
 import toy
 from fid.runtime.engines import cuda
 from fid.runtime.engines.open import open_session, open_tensorrt, satisfies
+from fid.runtime.engines.recent import KEPT
 from fid.runtime.engines.tensorrt import cache as engine_cache
 from fid.runtime.engines.tensorrt.build import Batch
-from fid.runtime.engines.tensorrt.session import KEPT
 from fid.runtime.errors import FidError, InputError
 from stand_in_gpu import LIBRARIES, Error
 
