@@ -19,6 +19,7 @@ import numpy as np
 from .errors import InputError
 from .media.images import check_output, replacing
 from .weights.bundle import Bundle
+from .weights.graph import read_graph
 
 FORMAT = 1  # of the file; other numbers are refused
 SUFFIX = ".npz"
@@ -138,10 +139,9 @@ def attributes_name(bundle: Bundle) -> str:
 
 def mapper_name(bundle: Bundle) -> str:
     """The name of a bundle's mapper: an offset in W is of use with the mapper that it was made for, and no other."""
-    import onnx  # here: only identities with an offset need it
-    from onnx import numpy_helper
+    from onnx import numpy_helper  # here: only identities with an offset need it
 
-    model = onnx.load(bundle.graph_path("mapper"))  # with its external data
+    model = read_graph(bundle.graph_path("mapper"))
     tensors = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
     own = {name.removeprefix("mapper."): tensor for name, tensor in tensors.items() if name.startswith("mapper.")}
     return fingerprint(own or tensors)
