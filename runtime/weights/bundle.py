@@ -21,8 +21,8 @@ from ..face.crop import CROP_SIZE, CROP_TEMPLATE
 from ..tensor import Tensor
 from .cache import cache_folder, locked, new_folder, plain_disk_errors, sha256
 
-FORMAT = 1
-"""The only `format` this version reads and writes."""
+FORMAT = 2
+"""The only `format` this version reads and writes. Since 2 the generator takes W+."""
 
 """The bundle that comes with fid."""
 
@@ -91,6 +91,7 @@ class Bundle:
     identity_size: int = 128
     attributes_size: int = 512
     w_size: int = 512
+    n_styles: int = 17  # of W+: each style of the generator takes a w of its own
     provenance: Mapping[str, Any] = field(default_factory=dict)
     parity: Mapping[str, Any] = field(default_factory=dict)
     format: int = FORMAT
@@ -137,6 +138,7 @@ class Bundle:
                 identity_size=_typed(record, "identity_size", int),
                 attributes_size=_typed(record, "attributes_size", int),
                 w_size=_typed(record, "w_size", int),
+                n_styles=_typed(record, "n_styles", int),
                 provenance=_typed(record, "provenance", dict),
                 parity=_typed(record, "parity", dict),
             )
