@@ -56,6 +56,16 @@ def expected_w(identity: np.ndarray, attributes: np.ndarray) -> np.ndarray:
     return attributes + TINT * np.tile(identity, (1, 4)) + weights()["bias"].astype(np.float32)
 
 
+def plain(identity: np.ndarray) -> dict[str, np.ndarray]:
+    """What `reenact` takes of people with identity codes float32 [batch, 128] and no offset in W+."""
+    return {"identity": identity, "w_plus_offset": np.zeros((len(identity), N_STYLES, 512), np.float32)}
+
+
+def as_w_plus(w: np.ndarray) -> np.ndarray:
+    """W+ float32 [batch, N_STYLES, 512] of w float32 [batch, 512]."""
+    return np.repeat(w[:, None], N_STYLES, axis=1)
+
+
 def expected_image(w: np.ndarray) -> np.ndarray:
     """uint8 [batch, 256, 256, 3] of w float32 [batch, 512]."""
     cells = np.concatenate([w, w[:, :256]], 1).reshape(-1, 16, 1, 16, 1, 3)

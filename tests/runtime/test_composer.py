@@ -11,6 +11,7 @@ import pytest
 import toy
 from fid.runtime import Bundle, Composer, FidError, Identity, InputError
 from fid.runtime.assets import FACES
+from fid.runtime.composer import per_style
 from fid.runtime.identity import mapper_name
 from fid.runtime.interpolate import interpolate
 from fid.runtime.live.reenact import Reenactor
