@@ -88,17 +88,24 @@ def noise(graph: str, batch: int) -> Arrays:
     """Inputs of the right form that need no network to make."""
     random = np.random.default_rng(0)
     crop = random.integers(0, 256, (batch, CROP_SIZE, CROP_SIZE, 3), np.uint8)
-    codes = {"identity": IDENTITY_SIZE, "attributes": 512, "appearance": 512, "w": 512}
+    codes = {"identity": IDENTITY_SIZE, "attributes": 512, "appearance": 512, "w_plus": 512, "w_plus_offset": 512}
     arrays = {name: 0.1 * random.standard_normal((batch, size), np.float32) for name, size in codes.items()}
+    arrays |= {name: as_w_plus(arrays[name], graph) for name in ("w_plus", "w_plus_offset")}
     return {name: crop if name == "crop" else arrays[name] for name in input_names(graph)}
+
+
+def as_w_plus(w: np.ndarray, graph: str) -> np.ndarray:
+    """W+ float32 [batch, n_styles, 512] of w float32 [batch, 512], for the generator in a graph."""
+    return np.repeat(w[:, None], 23 if graph == "synthesis-1024" else Bundle.load().n_styles, axis=1)
 
 
 def input_names(graph: str) -> tuple[str, ...]:
     """What a graph takes."""
     if graph.startswith("synthesis"):
-        return ("w",)
+        return ("w_plus",)
     described = Bundle.load().graph(graph.removesuffix("-1024"))
-    return tuple(tensor.name for tensor in described.inputs)
+    offset = "w_plus_offset" if graph == "reenact-1024" else None  # as three graphs, for an identity without one
+    return tuple(tensor.name for tensor in described.inputs if tensor.name != offset)
 
 
 @cache
@@ -173,7 +180,7 @@ def _three_graphs(engine: str, threads: int, batch: int) -> tuple[Callable[[Arra
         code = steps["attributes"].run({"crop": arrays["crop"]})
         person = {name: array for name, array in arrays.items() if name != "crop"}
         w = steps["mapper"].run({**person, "attributes": code})
-        return steps["synthesis-1024"].run({"w": w})
+        return steps["synthesis-1024"].run({"w_plus": as_w_plus(w, "synthesis-1024")})
 
     return run, steps["synthesis-1024"].provider
 

@@ -308,7 +308,8 @@ def measure_sessions(
         "crop": random.integers(0, 256, (1, 256, 256, 3), np.uint8),
         "identity": np.full((1, 128), 128**-0.5, np.float32),
         "appearance": np.zeros((1, 512), np.float32),
-        "w": 0.3 * random.standard_normal((1, 512), np.float32),
+        "w_plus": 0.3 * random.standard_normal((1, 1, 512), np.float32),
+        "w_plus_offset": np.zeros((1, 1, 512), np.float32),
     }
     try:
         graphs = graphs_at_hand(bundles)
@@ -331,6 +332,9 @@ def measure_sessions(
                 start = time.perf_counter()
                 session = open_session(path, engine=engine, static_batch=1, half=half)
                 arrays = {tensor.name: feeds[tensor.name] for tensor in session.inputs}
+                for tensor in session.inputs:
+                    if tensor.name.startswith("w_plus"):  # as many styles as the generator has
+                        arrays[tensor.name] = np.repeat(feeds[tensor.name], tensor.shape[1], axis=1)
                 session.run(**arrays)
                 ready = round(time.perf_counter() - start, 2)
                 rows[name] = {"provider": session.provider, "fallback": session.fallback, "ready_s": ready}

@@ -17,7 +17,7 @@ from typing import Any
 import click
 import cv2
 import numpy as np
-from engines import CPU_ENGINES, inputs, open_engine
+from engines import CPU_ENGINES, as_w_plus, inputs, open_engine
 from fid.runtime.engines.machine import physical_cores
 from machine import ROOT, machine_record
 
@@ -46,8 +46,10 @@ def eager_ms(threads: int) -> float:
 
     def once() -> None:
         code = graphs["attributes"].run({"crop": arrays["crop"]})
-        w = graphs["mapper"].run({**{k: v for k, v in arrays.items() if k != "crop"}, "attributes": code})
-        graphs["synthesis-light"].run({"w": w})
+        w = graphs["mapper"].run(
+            {**{k: v for k, v in arrays.items() if k not in ("crop", "w_plus_offset")}, "attributes": code}
+        )
+        graphs["synthesis-light"].run({"w_plus": as_w_plus(w, "synthesis-light")})
 
     times = []
     for _ in range(RUNS + 3):

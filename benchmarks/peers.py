@@ -26,7 +26,7 @@ import click
 import cv2
 import numpy as np
 from accuracy import compare
-from engines import CPU_ENGINES, NotHereError, Opened, inputs, open_engine
+from engines import CPU_ENGINES, NotHereError, Opened, as_w_plus, inputs, open_engine
 from fid.runtime.engines.machine import physical_cores
 from fid.runtime.face.crop import identity_view
 from fid.runtime.weights import catalogue as models
@@ -69,21 +69,24 @@ print(json.dumps({**figures, "codes": codes}))
 
 def synthesis(threads: int, plan: Plan) -> dict[str, Any]:
     """w to a picture: random-face's network on OpenVINO, fid at 1024 px and at 256 px, there by both generators."""
-    arrays = inputs("synthesis", 4)
-    first = {"w": arrays["w"][:1]}
+    arrays = inputs("synthesis", 4)["w_plus"][:, 0]
     infer = _random_face(threads)
     calls: dict[str, Callable[[], object]] = {
-        "random-face on OpenVINO, network": lambda: infer(first["w"]),
-        "random-face on OpenVINO, network and picture": lambda: as_picture(infer(first["w"])),
+        "random-face on OpenVINO, network": lambda: infer(arrays[:1]),
+        "random-face on OpenVINO, network and picture": lambda: as_picture(infer(arrays[:1])),
     }
     forms = {"1024 px": "synthesis-1024", "256 px": "synthesis", "256 px light": "synthesis-light"}
-    opened, missing = _opened({f"fid {form}": graph for form, graph in forms.items()}, threads)
-    calls |= {name: lambda run=engine.run: run(first) for name, engine in opened.items()}
+    graph_of = {f"fid {form}": graph for form, graph in forms.items()}
+    opened, missing = _opened(graph_of, threads)
+    calls |= {
+        name: lambda run=engine.run, w_plus=as_w_plus(arrays[:1], graph_of[name]): run({"w_plus": w_plus})
+        for name, engine in opened.items()
+    }
     turns = interleaved(calls, plan)
     rows = {name: summary(ms) | {"speedup": speedup(turns[next(iter(turns))], ms)} for name, ms in turns.items()}
-    theirs = np.stack([as_picture(infer(w[None]))[..., ::-1] for w in arrays["w"]])
+    theirs = np.stack([as_picture(infer(w[None]))[..., ::-1] for w in arrays])
     for name, engine in opened.items():
-        ours = np.concatenate([engine.run({"w": w[None]}) for w in arrays["w"]])
+        ours = np.concatenate([engine.run({"w_plus": as_w_plus(w[None], graph_of[name])}) for w in arrays])
         if ours.shape[1] == 256:
             seen = np.stack([cv2.resize(image, (256, 256), interpolation=cv2.INTER_AREA) for image in theirs])
         else:

@@ -14,7 +14,7 @@ import click
 import numpy as np
 import torch
 from accuracy import compare
-from engines import CPU_ENGINES, ENGINES, NotHereError, Opened, input_names, networks, open_engine
+from engines import CPU_ENGINES, ENGINES, NotHereError, Opened, as_w_plus, input_names, networks, open_engine
 from fid.runtime.engines.machine import physical_cores
 from fid.trainer.data.dataset import FrozenNetworks
 from fid.trainer.evaluate.compare import pair_measures, reconstruction_measures
@@ -55,7 +55,9 @@ class ThroughEngine:
 
     def synthesis(self, w: torch.Tensor) -> torch.Tensor:
         """w [N, 512] -> pictures [N, 3, 256, 256] in [-1, 1]."""
-        return from_uint8(np.concatenate([self.opened[self.generator].run({"w": row[None]}) for row in w.numpy()]))
+        run = self.opened[self.generator].run
+        pictures = [run({"w_plus": as_w_plus(row[None], self.generator)}) for row in w.numpy()]
+        return from_uint8(np.concatenate(pictures))
 
 
 @torch.no_grad()

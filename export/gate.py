@@ -25,8 +25,8 @@ from ..trainer.networks.mobilestylegan import W_SIZE
 from ..trainer.networks.mobilestylegan import Mapping as MappingNetwork
 from ..trainer.pixels import as_crops
 from .emulate import open_emulated
-from .graphs import to_bytes
-from .parity import Arrays
+from .graphs import styles_of, to_bytes
+from .parity import OFFSET, Arrays
 from .read import Networks
 from .to_half import HalfModel, to_half
 
@@ -86,7 +86,7 @@ class Verdict:
 def gate_inputs(networks: Networks, count: int = MIN_INPUTS, seed: int = 1) -> Arrays:
     """Inputs of all graphs by name, `count` of each. Three quarters of the latents are the generator's own at psi 1;
     the others lie 4 standard deviations from the mean of W, on either side along its widest axes. Crops are their
-    pictures.
+    pictures. Offsets of W+ are of the size that a person's have.
 
     Raises InputError for fewer than 64, which do not count as a measurement.
     """
@@ -111,7 +111,10 @@ def gate_inputs(networks: Networks, count: int = MIN_INPUTS, seed: int = 1) -> A
     crop = torch.cat(crops).contiguous()
     attributes = torch.cat([networks.attributes(part.permute(0, 3, 1, 2) / 127.5 - 1) for part in crop.split(8)])
     identity = RealIdentities().draw(count, generator)
-    inputs = {"w": w, "crop": crop, "identity": identity, "appearance": attributes.roll(1, 0)}
+    n_styles = styles_of(networks.synthesis)
+    offset = OFFSET * samples.std(0) * torch.randn(count, n_styles, W_SIZE, generator=generator)
+    inputs = {"w_plus": w[:, None].repeat(1, n_styles, 1), "w_plus_offset": offset, "crop": crop, "identity": identity}
+    inputs["appearance"] = attributes.roll(1, 0)
     return {name: values.numpy() for name, values in inputs.items()}
 
 

@@ -19,6 +19,16 @@ IDENTITY = Tensor("identity", ("batch", IDENTITY_SIZE), "float32")
 W = Tensor("w", ("batch", W_SIZE), "float32")
 
 
+def w_plus_of(n_styles: int) -> Tensor:
+    """W+: a w for every style of the generator."""
+    return Tensor("w_plus", ("batch", n_styles, W_SIZE), "float32")
+
+
+def w_plus_offset_of(n_styles: int) -> Tensor:
+    """What an identity adds to the mapper's w, style by style."""
+    return Tensor("w_plus_offset", ("batch", n_styles, W_SIZE), "float32")
+
+
 def appearance_of(networks: Networks) -> tuple[Tensor, ...]:
     """The port of the identity image's attribute code, where the mapper takes it."""
     return (Tensor("appearance", ("batch", networks.attributes_size), "float32"),) if networks.takes_appearance else ()
@@ -94,18 +104,17 @@ class MapperGraph(GraphModule):
 
 
 class SynthesisGraph(GraphModule):
-    """w -> picture."""
-
-    inputs = (W,)
+    """W+ -> picture."""
 
     def __init__(self, synthesis: nn.Module, resolution: int) -> None:
         super().__init__()
         self.synthesis = synthesis
+        self.inputs = (w_plus_of(styles_of(synthesis)),)
         self.outputs = (image_of(resolution),)
 
-    def forward(self, w: torch.Tensor) -> torch.Tensor:
-        """w float32 [N, 512] -> picture uint8 [N, R, R, 3]."""
-        return to_bytes(self.synthesis(w))
+    def forward(self, w_plus: torch.Tensor) -> torch.Tensor:
+        """W+ float32 [N, n_styles, 512] -> picture uint8 [N, R, R, 3]."""
+        return to_bytes(self.synthesis(w_plus))
 
 
 class ReenactGraph(GraphModule):
@@ -113,18 +122,23 @@ class ReenactGraph(GraphModule):
 
     def __init__(self, networks: Networks) -> None:
         super().__init__()
-        self.inputs = (CROP, IDENTITY, *appearance_of(networks))
+        self.inputs = (CROP, IDENTITY, w_plus_offset_of(styles_of(networks.synthesis)), *appearance_of(networks))
         self.attributes = networks.attributes
         self.mapper = networks.mapper
         self.synthesis = networks.synthesis
         self.outputs = (image_of(networks.resolution),)
 
     def forward(
-        self, crop: torch.Tensor, identity: torch.Tensor, appearance: torch.Tensor | None = None
+        self,
+        crop: torch.Tensor,
+        identity: torch.Tensor,
+        w_plus_offset: torch.Tensor,
+        appearance: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Crop uint8 [N, 256, 256, 3], code float32 [N, 128], appearance -> picture uint8 [N, R, R, 3]."""
+        """Crop uint8 [N, 256, 256, 3], code float32 [N, 128], offset float32 [N, n_styles, 512], appearance -> picture
+        uint8 [N, R, R, 3]."""
         codes = (self.attributes(to_float(crop)), *(() if appearance is None else (appearance,)))
-        return to_bytes(self.synthesis(self.mapper(identity, *codes)))
+        return to_bytes(self.synthesis(self.mapper(identity, *codes)[:, None] + w_plus_offset))
 
 
 class MappingGraph(GraphModule):
@@ -139,6 +153,13 @@ class MappingGraph(GraphModule):
     def forward(self, z: torch.Tensor) -> torch.Tensor:
         """z float32 [N, 512], standard normal -> w float32 [N, 512]."""
         return self.mapping(z)
+
+
+def styles_of(synthesis: nn.Module) -> int:
+    """How many styles a generator takes, each a w of its own in W+."""
+    n_styles = synthesis.n_styles
+    assert isinstance(n_styles, int)
+    return n_styles
 
 
 def bundle_graphs(networks: Networks) -> dict[str, GraphModule]:

@@ -18,9 +18,10 @@ from ..runtime.engines.open import open_session
 from ..runtime.errors import FidError
 from ..runtime.face.crop import CROP_SIZE
 from ..trainer.data.statistics import RealIdentities
-from .graphs import GraphModule, to_bytes
+from .graphs import GraphModule, styles_of, to_bytes
 from .read import Networks
 
+OFFSET = 0.5  # how far the styles of W+ lie from their w, in standard deviations of W
 PSI = 0.8  # how far the test latents lie from the mean of W, in its standard deviations
 BATCHES = (1, 3, 12)  # sizes of the first batches; the rest goes 16 at a time. A graph has to take any size
 PIXELS = 16 * 256 * 256  # of the pictures of a batch, at most, but never less than 3 pictures
@@ -86,8 +87,9 @@ class Parity:
 
 @torch.no_grad()
 def parity_inputs(networks: Networks, count: int, seed: int = 0) -> Arrays:
-    """Inputs of all graphs by name, `count` of each: pictures and latents of the generator around the mean of W, codes
-    like those of photographed people, attribute codes of the pictures, appearances of others among them."""
+    """Inputs of all graphs by name, `count` of each: pictures of the generator, latents around the mean of W with
+    offsets that differ from style to style, codes like those of photographed people, attribute codes of the pictures,
+    appearances of others among them."""
     generator = torch.Generator().manual_seed(seed)
     mapper = networks.mapper
     assert isinstance(mapper.w_mean, torch.Tensor)
@@ -100,7 +102,10 @@ def parity_inputs(networks: Networks, count: int, seed: int = 0) -> Arrays:
     attributes = torch.cat([networks.attributes(part) for part in (crop.permute(0, 3, 1, 2) / 127.5 - 1).split(8)])
     identity = RealIdentities().draw(count, generator)
     z = torch.randn(count, len(mapper.w_mean), generator=generator)
-    inputs = {"w": w, "crop": crop, "attributes": attributes, "identity": identity, "z": z}
+    shape = count, styles_of(networks.synthesis), len(mapper.w_mean)
+    offset = OFFSET * mapper.w_std * torch.randn(shape, generator=generator)
+    inputs = {"w_plus": w[:, None] + offset, "w_plus_offset": offset, "crop": crop, "attributes": attributes}
+    inputs |= {"identity": identity, "z": z}
     inputs["appearance"] = attributes.roll(1, 0)  # of somebody else
     return {name: values.numpy() for name, values in inputs.items()}
 

@@ -17,7 +17,7 @@ from ..trainer.networks.sface import SFace
 from .fold import rounded_to_half
 from .gate import MIN_INPUTS as GATE_INPUTS
 from .gate import Progress, Verdict, gate, gate_inputs, latent_names, psnr_db
-from .graphs import IDENTITY_SIZE, W_SIZE, GraphModule, IdentityGraph, bundle_graphs
+from .graphs import IDENTITY_SIZE, W_SIZE, GraphModule, IdentityGraph, bundle_graphs, styles_of
 from .parity import Arrays, Parity, measure, parity_inputs, run_module
 from .read import Networks
 from .report import REPORT_FILE, Shown, report_page
@@ -130,6 +130,7 @@ def export_bundle(
             identity_size=IDENTITY_SIZE,
             attributes_size=networks.attributes_size,
             w_size=W_SIZE,
+            n_styles=styles_of(networks.synthesis),
             provenance=networks.provenance,
             parity={graph: result.to_json() for graph, result in parity.items()},
         )
@@ -159,7 +160,7 @@ def _pictures(module: GraphModule, bundle: Bundle, verdict: Verdict | None, arra
     """What the report shows: the hardest pictures for FP16, if it was tried, and some that nobody chose."""
     path = bundle.graph_path("synthesis")
     session = open_session(path, engine="onnxruntime")
-    count = len(arrays["w"])
+    count = len(arrays["w_plus"])
     chosen = dict.fromkeys((0, 1, 2, count - 1), "")
     names = [f"Latent {index}" for index in range(count)]
     if verdict is not None:
@@ -167,11 +168,13 @@ def _pictures(module: GraphModule, bundle: Bundle, verdict: Verdict | None, arra
         names = latent_names(count)
     shown = []
     for index, note in sorted(chosen.items()):
-        w = arrays["w"][index : index + 1]
-        fp32 = session.run(w=w)["image"]
+        w_plus = arrays["w_plus"][index : index + 1]
+        fp32 = session.run(w_plus=w_plus)["image"]
         fp16 = None if verdict is None else verdict.outputs[index]
         decibels = "" if fp16 is None else f": FP16 {psnr_db(fp16[None], fp32)[0]:.1f} dB from FP32"
-        shown.append(Shown(f"{names[index]}{decibels}{note}.", run_module(module, {"w": w})[0], fp32[0], fp16))
+        shown.append(
+            Shown(f"{names[index]}{decibels}{note}.", run_module(module, {"w_plus": w_plus})[0], fp32[0], fp16)
+        )
     return shown
 
 

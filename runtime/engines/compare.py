@@ -51,6 +51,8 @@ def trial_inputs(session: Session, path: Path) -> dict[str, NDArray]:
     for tensor in session.inputs:
         shape = tuple(INPUTS if isinstance(side, str) else side for side in tensor.shape)
         array = known.get(tensor.name)
+        if tensor.name == "w_plus" and array is not None:
+            array = np.repeat(array[:, None], shape[1], axis=1)
         if array is not None and array.shape == shape:
             arrays[tensor.name] = array
         elif tensor.dtype == "uint8":
@@ -63,7 +65,7 @@ def trial_inputs(session: Session, path: Path) -> dict[str, NDArray]:
 
 @cache
 def _codes(folder: Path) -> dict[str, NDArray]:
-    """crop, identity, attributes, appearance and w of `INPUTS` people, by a bundle's graphs on the CPU."""
+    """crop, identity, attributes, appearance and w (as w_plus) of `INPUTS` people, by a bundle's graphs on the CPU."""
     faces = [read_image(face) for face in sorted(FACES.glob("*.jpg"))[:INPUTS]]
     size = (CROP_SIZE, CROP_SIZE)
     crop = np.stack([cv2.resize(face, size, interpolation=cv2.INTER_AREA) for face in faces])
@@ -73,7 +75,7 @@ def _codes(folder: Path) -> dict[str, NDArray]:
     codes = {"identity": identity, "attributes": attributes, "appearance": attributes[::-1].copy()}
     mapper = _reference(folder / "mapper.onnx")
     w = mapper.run(**{tensor.name: codes[tensor.name] for tensor in mapper.inputs})["w"]
-    return {"crop": crop, **codes, "w": w}
+    return {"crop": crop, **codes, "w_plus": w}
 
 
 def _reference(path: Path) -> Session:

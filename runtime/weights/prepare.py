@@ -44,7 +44,7 @@ def prepared(graph: str) -> Path:
 
     - `identity`: crop uint8 [batch, 256, 256, 3] RGB -> identity float32 [batch, 128], unit length
     - `mapping`: z float32 [batch, 512] -> w float32 [batch, 512]
-    - `synthesis-1024`: w float32 [batch, 512] -> image uint8 [batch, 1024, 1024, 3] RGB
+    - `synthesis-1024`: w_plus float32 [batch, 23, 512] -> image uint8 [batch, 1024, 1024, 3] RGB
 
     Raises InputError for an unknown graph, FidError when its files cannot be fetched or stored.
     """

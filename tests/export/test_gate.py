@@ -12,7 +12,7 @@ from fid.export.to_half import HalfModel, to_half
 from fid.runtime.engines.open import open_session
 from fid.runtime.errors import InputError
 from fid.trainer.networks.mobilestylegan import Mapping
-from tiny import tiny_networks
+from tiny import N_STYLES, tiny_networks
 
 COUNT = 8  # inputs; what the exporter takes at least is tested by itself
 LARGE = 300.0  # of styles: their squares, weighed and summed, are past 65504
@@ -155,8 +155,9 @@ def test_a_graph_without_convolutions_needs_no_verdict(tmp_path):
 
 def test_latents_are_at_psi_1_and_at_4_sigma():
     inputs = gate_inputs(tiny_networks(), 64)
-    w, names = inputs["w"], latent_names(64)
-    assert w.shape == (64, 512)
+    w_plus, names = inputs["w_plus"], latent_names(64)
+    assert w_plus.shape == inputs["w_plus_offset"].shape == (64, N_STYLES, 512)
+    w = w_plus[:, -1]
     assert inputs["crop"].shape == (64, 256, 256, 3)
     assert np.allclose(np.linalg.norm(inputs["identity"], axis=1), 1, atol=1e-5)
     assert names[0] == "psi 1, latent 1"

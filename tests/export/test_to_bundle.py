@@ -24,7 +24,7 @@ from fid.runtime.errors import FidError, InputError
 from fid.runtime.weights.bundle import Bundle
 from fid.trainer.networks.sface import SFace
 from onnx import numpy_helper
-from tiny import tiny_networks
+from tiny import N_STYLES, tiny_networks
 
 GRAPHS = ("attributes", "mapper", "synthesis", "synthesis-light", "reenact")
 
@@ -65,7 +65,7 @@ def test_bundle_says_what_it_holds(bundle):
     assert set(bundle.graphs) == {*GRAPHS, "identity"}
     assert bundle.precision == "fp16 weights, fp32 arithmetic"
     assert bundle.graphs["identity"].prepared == "identity"
-    assert [t.name for t in bundle.graphs["reenact"].inputs] == ["crop", "identity", "appearance"]
+    assert [t.name for t in bundle.graphs["reenact"].inputs] == ["crop", "identity", "w_plus_offset", "appearance"]
     assert [t.name for t in bundle.graphs["mapper"].inputs] == ["identity", "attributes", "appearance"]
     assert bundle.takes_appearance
     assert bundle.graphs["synthesis"].outputs[0].shape == ("batch", 256, 256, 3)
@@ -128,9 +128,9 @@ def test_graphs_hold_nothing_of_the_machine_that_made_them(bundle):
 def test_openvino_reads_the_same_files(bundle, networks):
     pytest.importorskip("openvino")
     rng = np.random.default_rng(0)
-    w = rng.standard_normal((2, 512)).astype(np.float32)
+    w_plus = rng.standard_normal((2, N_STYLES, 512)).astype(np.float32)
     images = [
-        open_session(bundle.graph_path("synthesis"), engine=engine, threads=1).run(w=w)["image"].astype(int)
+        open_session(bundle.graph_path("synthesis"), engine=engine, threads=1).run(w_plus=w_plus)["image"].astype(int)
         for engine in ("onnxruntime", "openvino")
     ]
     assert np.abs(images[0] - images[1]).max() <= 1
@@ -238,9 +238,9 @@ def test_fp16_graphs_lie_beside_the_others_in_one_file_each(half_bundle, bundle)
 
 
 def test_a_cpu_computes_the_fp16_graphs_too(half_bundle):
-    w = np.random.default_rng(0).standard_normal((2, 512)).astype(np.float32)
+    w_plus = np.random.default_rng(0).standard_normal((2, N_STYLES, 512)).astype(np.float32)
     images = [
-        open_session(path, engine="onnxruntime", threads=1).run(w=w)["image"].astype(int)
+        open_session(path, engine="onnxruntime", threads=1).run(w_plus=w_plus)["image"].astype(int)
         for path in (half_bundle.graph_path("synthesis"), half_bundle.half_path("synthesis"))
     ]
     assert np.abs(images[0] - images[1]).max() <= 2
