@@ -19,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -79,8 +80,7 @@ def synthesis(threads: int, plan: Plan) -> dict[str, Any]:
     graph_of = {f"fid {form}": graph for form, graph in forms.items()}
     opened, missing = _opened(graph_of, threads)
     calls |= {
-        name: lambda run=engine.run, w_plus=as_w_plus(arrays[:1], graph_of[name]): run({"w_plus": w_plus})
-        for name, engine in opened.items()
+        name: partial(engine.run, {"w_plus": as_w_plus(arrays[:1], graph_of[name])}) for name, engine in opened.items()
     }
     turns = interleaved(calls, plan)
     rows = {name: summary(ms) | {"speedup": speedup(turns[next(iter(turns))], ms)} for name, ms in turns.items()}
