@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from ..errors import FidError
 from ..tensor import Tensor
 from ..weights.cache import cache_folder
+from .forms import with_grouped_wavelets, with_noise_apart
 from .recent import Recent
 from .session import check_inputs, in_place_of
-from .wavelet import with_grouped_wavelets
 
 if TYPE_CHECKING:
     import openvino
@@ -42,13 +42,10 @@ class OpenVINOSession:
             "PERFORMANCE_HINT": "LATENCY",
             "INFERENCE_NUM_THREADS": threads,
         }
-        try:
-            self._model = self._core.read_model(str(path))
-        except Exception as error:  # the bindings raise plain RuntimeError and their own types
-            raise FidError(f"OpenVINO cannot open {Path(path).name}: {_last_line(error)}.") from error
-        with_grouped_wavelets(self._model)
-        self.inputs = tuple(_tensor(port) for port in self._model.inputs)
-        self.outputs = tuple(_tensor(port) for port in self._model.outputs)
+        self._path = Path(path)
+        self._first: openvino.Model | None = self._read()  # until something is built from it
+        self.inputs = tuple(_tensor(port) for port in self._first.inputs)
+        self.outputs = tuple(_tensor(port) for port in self._first.outputs)
         self._built: Recent[openvino.InferRequest] = Recent(self._build)
         self._lock = threading.Lock()
         self.provider = f"openvino CPU {precision}"
@@ -59,8 +56,18 @@ class OpenVINOSession:
         """See `session.Session.fallback`."""
         return in_place_of(self._reason, self.provider) or self._slower or None
 
+    def _read(self) -> openvino.Model:
+        """The graph in the form that is quicker here; it is not kept, because it holds its weights once more."""
+        try:
+            model = self._core.read_model(str(self._path))
+        except Exception as error:  # the bindings raise plain RuntimeError and their own types
+            raise FidError(f"OpenVINO cannot open {self._path.name}: {_last_line(error)}.") from error
+        with_grouped_wavelets(model)
+        with_noise_apart(model)
+        return model
+
     def _build(self, batch: int) -> openvino.InferRequest:
-        model = self._model.clone()
+        model, self._first = self._first or self._read(), None
         shapes = {t.name: [batch if isinstance(d, str) else d for d in t.shape] for t in self.inputs}
         try:
             model.reshape(shapes)
