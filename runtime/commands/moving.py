@@ -100,6 +100,8 @@ def webcam(
     from ..live.webcam import Sinks, Webcam, process_age_s, resident_mb, virtual_cameras
     from ..media.camera import Camera
     from ..media.camera_list import describe_cameras, find_camera, list_cameras
+    from ..media.images import check_output
+    from ..media.video import VIDEO_SUFFIXES, pyav
 
     start = time.perf_counter()
     if list_only:
@@ -111,6 +113,9 @@ def webcam(
         raise click.UsageError("Missing option '--identity'.")
     width, height = _parse_size(size)
     source = find_camera(camera)
+    if record is not None:
+        pyav()
+        check_output(record, VIDEO_SUFFIXES, [*identities, *([source] if isinstance(source, Path) else [])])
     if vcam:
         virtual_cameras()  # before the models are loaded, who has none learns of it
 
@@ -176,7 +181,7 @@ def video(
     from ..media.video import VIDEO_SUFFIXES, open_clip, parse_trim
     from ..media.video_rework import rework
 
-    check_output(output, VIDEO_SUFFIXES, driving)
+    check_output(output, VIDEO_SUFFIXES, [driving, *identities])
     span = parse_trim(trim) if trim is not None else (0.0, None)
     clip = open_clip(driving)
     composer = settings.composer()
@@ -221,9 +226,12 @@ def deidentify(settings: Settings, source: Path, output: Path, seed: int, faces:
 
     from ..live.deidentify import Deidentifier, plan, replace_people, summary
     from ..media.images import replacing
+    from ..media.video import VIDEO_INPUTS, pyav
     from ..sample import Sampler
 
     jobs, record = plan(source, output)
+    if any(path.suffix.lower() in VIDEO_INPUTS for path, _ in jobs):
+        pyav()  # when it is missing, that is the one error, and nothing was begun
     if source.is_dir():
         make_folder(output)
     composer = settings.composer()

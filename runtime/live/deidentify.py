@@ -315,7 +315,7 @@ def plan(source: Path, output: Path) -> tuple[list[tuple[Path, Path]], Path]:
     if not source.exists():
         raise InputError(f"{source} does not exist.")
     if not source.is_dir():
-        check_output(output, VIDEO_SUFFIXES if source.suffix.lower() in VIDEO_INPUTS else PICTURE_SUFFIXES, source)
+        check_output(output, VIDEO_SUFFIXES if source.suffix.lower() in VIDEO_INPUTS else PICTURE_SUFFIXES, [source])
         return [(source, output)], output.with_name(f"{output.name}.json")
     known = (*PHOTO_SUFFIXES, *VIDEO_INPUTS)
     files = sorted(path for path in source.iterdir() if path.is_file() and path.suffix.lower() in known)
@@ -351,7 +351,7 @@ def replace_people(
         extra["frames"], extra["missing"] = counts
         extra["sound"] = "unchanged" if clip.sound else "none"
     else:
-        write_image(output, work.photo(read_image(path)), note)
+        write_image(output, work.photo(read_image(path, still=True)), note)
     people = [person.report() for person in work.people]
     return {"input": str(path), "output": str(output), **extra, "hidden": work.hidden, "people": people}
 

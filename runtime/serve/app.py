@@ -26,7 +26,7 @@ from ..composer import Composer
 from ..errors import InputError
 from ..identity import Identity, average
 from ..interpolate import SPACES
-from ..media.images import PICTURE_SUFFIXES, decode_image, encode_image, stated_pixels
+from ..media.images import PICTURE_SUFFIXES, TooLargeError, UnknownFormatError, decode_image, encode_image
 from .guard import Access, Guard, RefusedError, is_private
 
 if TYPE_CHECKING:
@@ -283,16 +283,14 @@ class Server:
 
     def _crop(self, data: bytes, field: str, face: int | None) -> np.ndarray:
         """The aligned crop of an uploaded photo, its size looked at before it is decoded."""
-        name, array = f"The photo in {field}", np.frombuffer(data, np.uint8)
-        if not data:
-            raise InputError(f"{name} is empty; give a photo.")
-        pixels = stated_pixels(array)
-        if pixels == 0:
-            raise RefusedError(415, f"{name} is no JPEG, PNG or WebP picture.")
-        if pixels > self.limits.megapixels * 1e6:
-            found, limit = pixels / 1e6, self.limits.megapixels
-            raise RefusedError(413, f"{name} has {found:.0f} megapixels, and {limit:g} are the limit; make it smaller.")
-        return self.composer.crop(decode_image(array, name), face)
+        name = f"The photo in {field}"
+        try:
+            image = decode_image(data, name, max_pixels=int(self.limits.megapixels * 1e6))
+        except TooLargeError as error:
+            raise RefusedError(413, str(error)) from error
+        except UnknownFormatError as error:
+            raise RefusedError(415, str(error)) from error
+        return self.composer.crop(image, face)
 
     def _measured(self, app: Starlette) -> Callable:
         """Counts and times every request that passed the guard."""

@@ -1,6 +1,7 @@
 """The commands `video`, `deidentify` and `bench` from end to end with the toy bundle."""
 
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from fid.runtime.live import deidentify
 from fid.runtime.media import video_rework
 from fid.runtime.media.images import read_image
 from fid.runtime.media.video import open_clip
+from PIL import Image
 
 from ..media.test_video import sound_packets, write_clip
 from ..test_sample import write_bundle_with_mapping
@@ -86,6 +88,30 @@ def test_the_original_is_not_written_over(bundle: str, clip: str) -> None:
         result = fid_run(*arguments, "--bundle", bundle, "-o", "./clip.mp4", exit_code=2)
         assert "clip.mp4 is the original itself" in one_line(result)
     assert Path("clip.mp4").read_bytes() == Path(clip).read_bytes()
+
+
+def test_a_missing_pyav_is_one_error_and_no_result(clip: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("in").mkdir()
+    Path("in", "a.mp4").write_bytes(Path(clip).read_bytes())
+    monkeypatch.setitem(sys.modules, "av", None)
+    for arguments in (
+        ("video", "--identity", ADA, "--driving", clip, "-o", "out.mp4"),
+        ("deidentify", clip, "-o", "out.mp4"),
+        ("deidentify", "in", "-o", "out"),
+        ("webcam", "--identity", ADA, "--camera", clip, "--headless", "--record", "out.mp4"),
+    ):
+        result = fid_run(*arguments, exit_code=1)
+        assert "pip install 'fid-face[video]'" in one_line(result)
+        assert result.stdout == ""
+    assert sorted(path.name for path in Path().iterdir()) == ["in"]
+
+
+def test_an_animation_is_not_deidentified_as_a_photo(bundle: str) -> None:
+    pictures = [Image.new("RGB", (32, 32), colour) for colour in ("red", "blue")]
+    pictures[0].save("a.webp", save_all=True, append_images=pictures[1:])
+    result = fid_run("deidentify", "--bundle", bundle, "a.webp", "-o", "out.png", exit_code=1)
+    assert "a.webp is an animation" in result.stderr
+    assert not Path("out.png").exists()
 
 
 def test_an_unfinished_video_of_another_bundle_is_not_gone_on_with(

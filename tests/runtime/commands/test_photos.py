@@ -359,3 +359,36 @@ def test_help_is_there_at_once() -> None:
 
 def test_engines_are_those_of_the_sessions() -> None:
     assert fid.runtime.commands.options.ENGINES == ENGINES
+
+
+def test_no_input_is_written_over() -> None:
+    photo = folder_of(f"{ADA}=one.png", f"{ADA}=two.png", name="in") + "/one.png"
+    folder_of(f"{ADA}=one.jpg", name="others")
+    Path("identity.npz").write_bytes(b"kept")
+    Path("link.png").symlink_to(photo)
+    before = Path(photo).read_bytes()
+    both = ("--identity", photo, "--attributes", LAUGHING)
+    for arguments in (
+        ("compose", *both, "-o", photo),
+        ("compose", *both, "-o", "in/../in/one.png"),
+        ("compose", *both, "-o", "link.png"),
+        ("compose", "--identity", ADA, "--attributes", photo, "-o", photo),
+        (
+            "compose",
+            "--identity",
+            "identity.npz",
+            "--attributes",
+            ADA,
+            "-o",
+            "a.png",
+            "--save-identity",
+            "identity.npz",
+        ),
+        ("grid", "--identities", "in", "--attributes", LAUGHING, "-o", photo),
+        ("grid", "--identities", ADA, "--attributes", "in", "-o", photo),
+        ("pairs", "--identities", "in", "--attributes", "others", "-o", "in"),
+        ("interpolate", *both, "--attributes", ADA, "-o", photo),
+    ):
+        assert "is the original itself" in one_line(fid_run(*arguments, exit_code=2)), arguments
+    assert Path(photo).read_bytes() == before
+    assert Path("identity.npz").read_bytes() == b"kept"
