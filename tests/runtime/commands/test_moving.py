@@ -51,6 +51,7 @@ def falls_back(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         Composer, "fallbacks", property(lambda self: [FALLBACK] if "synthesis" in self._sessions else [])
     )
+    monkeypatch.setattr("fid.runtime.commands.options.said_today", lambda sentence: False)
 
 
 def never(*arguments: object, **options: object) -> None:
