@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
@@ -14,8 +15,11 @@ from ..runtime.errors import FidError
 from ..runtime.terminal import make_console
 
 if TYPE_CHECKING:
-    from .gate import Verdict
+    from ..runtime.weights.bundle import Bundle
+    from .fp16.gate import Verdict
     from .parity import Parity
+    from .read import Networks
+    from .to_bundle import ExportConfig
     from .to_tensorrt import Fact
 
 
@@ -110,22 +114,46 @@ def command(
     torch.set_num_threads(threads)
     console = make_console()
     if skeletons:
-        from .skeletons import write_skeletons
-
-        for skeleton in write_skeletons(output, threads):
-            difference, unit = skeleton.parity.difference, skeleton.parity.tolerance.unit
-            console.print(
-                f"{skeleton.path}: {skeleton.path.stat().st_size} bytes, {skeleton.outside} more in the fetched file, "
-                f"max {difference.max:.3g} {unit}, mean {difference.mean:.3g}",
-            )
+        _write_skeletons(output, threads, console)
         return
-    from .parity import Parity
     from .read import read_networks
+    from .to_bundle import ExportConfig
+
+    networks = read_networks(checkpoint, generator, int(resolution) if resolution else None, noise, light)
+    config = ExportConfig(
+        name=name,
+        fp16_weights=weights == "fp16",
+        fp16_graphs=fp16,
+        self_contained=self_contained,
+        inputs=inputs,
+        threads=threads,
+    )
+    bundle = _write_bundle(networks, output, config, console)
+    if engine != "onnx":
+        from .to_tensorrt import build_engines
+
+        console.print(_engine_table(build_engines(bundle, engine, sizes), engine))
+
+
+def _write_skeletons(output: Path, threads: int, console: Console) -> None:
+    """Write the graph skeletons and print their sizes and differences."""
+    from .skeletons import write_skeletons
+
+    for skeleton in write_skeletons(output, threads):
+        difference, unit = skeleton.parity.difference, skeleton.parity.tolerance.unit
+        console.print(
+            f"{skeleton.path}: {skeleton.path.stat().st_size} bytes, {skeleton.outside} more in the fetched file, "
+            f"max {difference.max:.3g} {unit}, mean {difference.mean:.3g}",
+        )
+
+
+def _write_bundle(networks: "Networks", output: Path, config: "ExportConfig", console: Console) -> "Bundle":
+    """Write a bundle; print what is measured on the way, and the tables even of an export that is refused."""
+    from .parity import Parity
     from .to_bundle import export_bundle
 
     measured: dict[str, Parity] = {}
     judged: dict[str, Verdict] = {}
-    networks = read_networks(checkpoint, generator, int(resolution) if resolution else None, noise, light)
     origin = networks.provenance.get("generator", {})
     if "w_distance" in origin:
         console.print(
@@ -142,33 +170,22 @@ def command(
                 judged[graph] = found
             console.print(f"measured {graph}{'' if isinstance(found, Parity) else ' in FP16'}")
 
+        def move(what: str, done: int, of: int) -> None:
+            bar.update(task, description=what, completed=done, total=of)
+
         try:
-            bundle = export_bundle(
-                networks,
-                output,
-                name=name,
-                half=weights == "fp16",
-                fp16=fp16,
-                self_contained=self_contained,
-                inputs=inputs,
-                threads=threads,
-                report=show,
-                progress=lambda what, done, of: bar.update(task, description=what, completed=done, total=of),
-            )
+            bundle = export_bundle(networks, output, config, report=show, progress=move)
         finally:
             bar.stop()
             if measured:
                 console.print(_table(measured))
-    if fp16:
+    if config.fp16_graphs:
         console.print(_gate_table(judged))
         for line in _remarks(judged):
             console.print(line)
     size = sum((bundle.folder / file).stat().st_size for file, _ in bundle.files())
     console.print(f"wrote {output}: {size / 1e6:.1f} MB, {bundle.precision}")
-    if engine != "onnx":
-        from .to_tensorrt import build_engines
-
-        console.print(_engine_table(build_engines(bundle, engine, sizes), engine))
+    return bundle
 
 
 def _table(measured: "dict[str, Parity]") -> Table:
@@ -219,7 +236,7 @@ def _gate_table(judged: "dict[str, Verdict]") -> Table:
             graph,
             *("" if value is None else f"{value:.1f}" for value in (found.psnr_mean_db, found.psnr_worst_db)),
             *(f"{value:.6f}" for value in cosines),
-            f"{verdict.half.bound:.0f}",
+            f"{verdict.model.bound:.0f}",
             "ok" if verdict.reason is None else "stays FP32",
         )
     return table
@@ -230,8 +247,9 @@ def _remarks(judged: "dict[str, Verdict]") -> Iterator[str]:
     for graph, verdict in judged.items():
         if verdict.reason is not None:
             yield f"{graph} stays FP32: {verdict.reason}."
-        elif verdict.raised:
-            yield f"{graph}: FP32 because FP16 spoiled the result ({verdict.first.fault}): {', '.join(verdict.raised)}."
+        elif verdict.kept_fp32:
+            layers = ", ".join(verdict.kept_fp32)
+            yield f"{graph}: FP32 because FP16 spoiled the result ({verdict.first.fault}): {layers}."
 
 
 def main() -> None:

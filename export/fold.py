@@ -11,10 +11,10 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from ..trainer.networks.mobilestylegan import Block, DistilledToImage, ToImage
 
-HALF_FROM = 4096
+FP16_FROM = 4096
 """Tensors of so many numbers or more are stored in FP16; rounding smaller ones (biases, means) saves nothing."""
 
-HALF_MAX = 65504.0
+FP16_MAX = 65504.0
 """The largest FP16 number."""
 
 
@@ -60,12 +60,12 @@ def fold_batch_norms(network: nn.Module, *example: Tensor) -> nn.Module:
     return network.requires_grad_(False)
 
 
-def rounded_to_half(network: nn.Module) -> nn.Module:
-    """A frozen copy whose tensors of `HALF_FROM` numbers or more hold only FP16 values; what FP16 cannot hold stays."""
+def rounded_to_fp16(network: nn.Module) -> nn.Module:
+    """A frozen copy whose tensors of `FP16_FROM` numbers or more hold only FP16 values; what FP16 cannot hold stays."""
     network = frozen(network)
     with torch.no_grad():
         for tensor in chain(network.parameters(), network.buffers()):
-            if tensor.is_floating_point() and tensor.numel() >= HALF_FROM and tensor.abs().max() <= HALF_MAX:
+            if tensor.is_floating_point() and tensor.numel() >= FP16_FROM and tensor.abs().max() <= FP16_MAX:
                 tensor.copy_(tensor.half())
     return network
 

@@ -60,10 +60,7 @@ def move_average(averages: Iterable[Tensor], values: Iterable[Tensor], decay: fl
 
 
 def machine_record() -> dict[str, Any]:
-    """Where and with what a run was made, for its run.json: platform, CPU count, device, versions, commit.
-
-    `commit` ends in `+changes` when tracked files differ from it, and is None outside of a git checkout.
-    """
+    """Return where and with what a run is made, for its run.json: platform, CPU count, device, versions, commit."""
     device = best_device()
     return {
         "platform": platform.platform(),
@@ -71,12 +68,16 @@ def machine_record() -> dict[str, Any]:
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         "python": platform.python_version(),
         "torch": torch.__version__,
-        "commit": _commit(),
+        "commit": source_commit(),
     }
 
 
-def _commit() -> str | None:
-    if not (ROOT / ".git").exists():  # an installed fid may lie inside of somebody else's repository
+def source_commit() -> str | None:
+    """Return the commit of this source tree, 40 digits, with `+changes` when tracked files differ from it.
+
+    None outside of a checkout of fid: an installed one may lie inside of somebody else's repository.
+    """
+    if not (ROOT / ".git").exists():
         return None
     command = ["git", "--no-optional-locks", "describe", "--always", "--exclude=*", "--abbrev=40", "--dirty=+changes"]
     try:

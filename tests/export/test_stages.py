@@ -4,12 +4,12 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from fid.export.fold import HALF_FROM, fold_batch_norms, rounded_to_half, transposed_haar, with_transposed_wavelets
+from fid.export.fold import FP16_FROM, fold_batch_norms, rounded_to_fp16, transposed_haar, with_transposed_wavelets
 from fid.export.graphs import GraphModule, IdentityGraph, to_bytes, to_float
 from fid.export.parity import CODE, PICTURE, Difference, Parity, difference
 from fid.export.skeletons import point_into
 from fid.export.to_onnx import to_onnx
-from fid.export.to_weights import WeightsFile, holds_half, store
+from fid.export.to_weights import WeightsFile, fits_fp16, store
 from fid.runtime.engines.open import open_session
 from fid.runtime.errors import FidError
 from fid.runtime.tensor import Tensor
@@ -51,12 +51,12 @@ def test_a_batch_norm_elsewhere_is_left_alone():
 def test_rounding_keeps_small_and_too_large_tensors():
     network = nn.ParameterDict(
         {
-            "large": torch.full((HALF_FROM,), 1 / 3),
-            "small": torch.full((HALF_FROM - 1,), 1 / 3),
-            "too_large": torch.full((HALF_FROM,), 1e5 + 1 / 3),
+            "large": torch.full((FP16_FROM,), 1 / 3),
+            "small": torch.full((FP16_FROM - 1,), 1 / 3),
+            "too_large": torch.full((FP16_FROM,), 1e5 + 1 / 3),
         }
     )
-    rounded = rounded_to_half(network)
+    rounded = rounded_to_fp16(network)
     assert rounded["large"][0] == torch.tensor(1 / 3).half().float()
     assert rounded["small"][0] == network["small"][0]
     assert rounded["too_large"][0] == network["too_large"][0]
@@ -96,10 +96,10 @@ def toy_model(array: np.ndarray) -> onnx.ModelProto:
 
 @pytest.mark.parametrize("exact", [True, False])
 def test_storing_changes_no_number(tmp_path, exact):
-    array = np.random.default_rng(0).standard_normal(HALF_FROM).astype(np.float32)
+    array = np.random.default_rng(0).standard_normal(FP16_FROM).astype(np.float32)
     if exact:
         array = array.astype(np.float16).astype(np.float32)
-    assert holds_half(array) == exact
+    assert fits_fp16(array) == exact
     weights = WeightsFile(tmp_path / "weights.bin")
     for name in ("one.onnx", "two.onnx"):
         store(toy_model(array), tmp_path / name, weights)

@@ -1,4 +1,4 @@
-"""Eighth stage: a typed graph against its FP32 form, with FP16 as hardware computes it. What falls short is raised.
+"""Eighth stage: a typed graph against its FP32 form, FP16 as hardware computes it. Layers that fall short stay FP32.
 
 Pictures have to stay above `PSNR_DB`, each of them and on average, and the identity network has to see the same
 person; codes have to keep their direction. Layers that spoil this stay FP32: the fewest that bisection finds.
@@ -14,21 +14,21 @@ import onnx
 import torch
 import torch.nn.functional as F
 
-from ..runtime.engines.open import open_session
-from ..runtime.engines.session import Session
-from ..runtime.errors import InputError
-from ..runtime.face.crop import CROP_SIZE
-from ..runtime.weights.bundle import Graph
-from ..runtime.weights.prepare import prepared
-from ..trainer.data.statistics import RealIdentities
-from ..trainer.networks.mobilestylegan import W_SIZE
-from ..trainer.networks.mobilestylegan import Mapping as MappingNetwork
-from ..trainer.pixels import as_crops
+from ...runtime.engines.open import open_session
+from ...runtime.engines.session import Session
+from ...runtime.errors import InputError
+from ...runtime.face.crop import CROP_SIZE
+from ...runtime.weights.bundle import Graph
+from ...runtime.weights.prepare import prepared
+from ...trainer.data.statistics import RealIdentities
+from ...trainer.networks.mobilestylegan import W_SIZE
+from ...trainer.networks.mobilestylegan import Mapping as MappingNetwork
+from ...trainer.pixels import as_crops
+from ..graphs import to_bytes
+from ..parity import Arrays
+from ..read import Networks
+from .convert import FP16Model, to_fp16
 from .emulate import open_emulated
-from .graphs import to_bytes
-from .parity import Arrays
-from .read import Networks
-from .to_half import HalfModel, to_half
 
 PSNR_DB = 45.0
 COSINE = 0.999
@@ -67,11 +67,11 @@ class Figures:
 class Verdict:
     """What the gate found for one graph."""
 
-    half: HalfModel  # the typed graph that passed, or, with a reason, the one that could not be mended
+    model: FP16Model  # the typed graph that passed, or, with a reason, the one that could not be mended
     figures: Figures  # of that graph
-    first: Figures  # before any layer was raised
+    first: Figures  # with every layer in FP16
     inputs: int
-    raised: tuple[str, ...]  # layers that had to stay FP32
+    kept_fp32: tuple[str, ...]  # layers that had to stay FP32
     outputs: np.ndarray  # of that graph, for all inputs
     hardest: tuple[int, ...]  # inputs, the worst first
     reason: str | None = None  # why the graph stays FP32 as a whole
@@ -146,29 +146,29 @@ def gate(
     graph: its inputs and outputs. Layers are kept FP32 until the result is within the thresholds; if that takes all
     of them, the verdict has a reason.
     """
-    half = to_half(model)
-    if not half.layers:
+    typed = to_fp16(model)
+    if not typed.layers:
         return None
     given = {tensor.name: inputs[tensor.name] for tensor in graph.inputs}
     comparison = _Comparison(graph, given, reference, threads, progress)
-    scores, outputs = comparison.measure(half.model, "FP16")
+    scores, outputs = comparison.measure(typed.model, "FP16")
     first = figures = scores.figures()
-    raised: tuple[str, ...] = ()
+    kept: tuple[str, ...] = ()
     reason = None
     hardest: list[int] = []
     while figures.fault is not None and reason is None:
         harder = sorted({*hardest, *scores.hardest()[:HARDEST]})
-        raised = fewest(half.layers, lambda names, on=tuple(harder): comparison.passes(model, names, on))
-        if len(raised) == len(half.layers) or harder == hardest:
+        kept = fewest(typed.layers, lambda names, on=tuple(harder): comparison.passes(model, names, on))
+        if len(kept) == len(typed.layers) or harder == hardest:
             reason = f"{first.fault}, and no choice of FP32 layers mends it"
             break
         hardest = harder
-        candidate = to_half(model, raised)
-        scores, outputs = comparison.measure(candidate.model, f"FP16, {len(raised)} layers raised")
+        candidate = to_fp16(model, kept)
+        scores, outputs = comparison.measure(candidate.model, f"FP16, {len(kept)} layers FP32")
         figures = scores.figures()
         if figures.fault is None:
-            half = candidate
-    return Verdict(half, figures, first, comparison.count, raised, outputs, tuple(scores.hardest()), reason)
+            typed = candidate
+    return Verdict(typed, figures, first, comparison.count, kept, outputs, tuple(scores.hardest()), reason)
 
 
 def fewest(layers: Sequence[str], passes: Callable[[tuple[str, ...]], bool]) -> tuple[str, ...]:
@@ -241,9 +241,9 @@ class _Comparison:
         codes = self._codes(got)
         return _Scores(psnr_db(got, expected), _cosines(codes, self.expected_codes[chosen])), got
 
-    def passes(self, model: onnx.ModelProto, raised: tuple[str, ...], on: Sequence[int]) -> bool:
+    def passes(self, model: onnx.ModelProto, kept_fp32: tuple[str, ...], on: Sequence[int]) -> bool:
         """Whether the graph with these layers FP32 is within the thresholds on the inputs `on`."""
-        scores, _ = self.measure(to_half(model, raised).model, f"looking for layers, {len(raised)} raised", on)
+        scores, _ = self.measure(to_fp16(model, kept_fp32).model, f"looking for layers, {len(kept_fp32)} FP32", on)
         return scores.figures().fault is None
 
     def _over(self, run: Callable[[Arrays], np.ndarray], chosen: Sequence[int], what: str) -> np.ndarray:

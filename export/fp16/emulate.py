@@ -14,9 +14,9 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper, shape_inference
 
-from ..runtime.engines.open import open_session
-from ..runtime.engines.session import Session
-from ..runtime.errors import FidError
+from ...runtime.engines.open import open_session
+from ...runtime.engines.session import Session
+from ...runtime.errors import FidError
 
 PROBES = {1 + 2.0**-12: 1.0, 1 + 3 * 2.0**-12: 1 + 2.0**-10, 65519.0: 65504.0, 65520.0: np.inf, 2.0**-26: 0.0}
 """Numbers and what FP16 makes of them: to nearest, overflow, underflow."""
