@@ -237,6 +237,94 @@ def start(config: DistillConfig, narrow: Path | None, w: Tensor, images: Tensor)
         raise InputError(f"{error}.") from error
 
 
+class DistillLoop:
+    """State of one training run; `done` counts its steps."""
+
+    def __init__(
+        self, config: DistillConfig, network: Synthesis, average: Synthesis, identity: nn.Module | None
+    ) -> None:
+        self.config, self.device, self.identity = config, best_device(), identity
+        self.network, self.average = network.to(self.device).requires_grad_(False), average
+        network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue] - torch's stubs lack it
+        average.to(self.device).requires_grad_(False)
+        self.first_block = first_trained(network)
+        blocks = network.blocks[self.first_block :]
+        parts = ((network.to_image, config.rate_head), *((block, config.rate_block) for block in blocks))
+        groups = [
+            {"params": [p.requires_grad_(True)], "rate": rate * typical_size(p)}
+            for part, rate in parts
+            for p in part.parameters()
+        ]
+        self.optimizer = torch.optim.Adam(groups, betas=(0.9, 0.99))
+        self.perceptual = LPIPS.load("alex").to(self.device) if config.lpips else None
+        self.w = self.images = self.trunk = torch.empty(0)
+        self.codes: Tensor | None = None  # identity codes of the targets
+        self.order = batches(1, 1, torch.Generator())
+        self.done = 0
+
+    @torch.no_grad()
+    def learn_from(self, w: Tensor, images: Tensor) -> None:
+        """Take the targets: w [N, 512] and images [N, 3, R, R], and compute once what does not change of them."""
+        device, block = self.device, self.first_block
+        self.w = w.to(device)
+        home = kept_on(device, len(w) * self.network.trunk(self.w[:1], block).nbytes)
+        self.images = images.to(home)
+        self.trunk = torch.cat([self.network.trunk(code, block).half().to(home) for code in self.w.split(8)])
+        if self.identity is not None:
+            self.codes = torch.cat([self.identity(image.to(device).float()) for image in self.images.split(8)])
+        self.order = batches(len(w), self.config.batch, torch.Generator().manual_seed(self.config.seed))
+        for _ in range(self.done):
+            next(self.order)
+
+    def step(self) -> float:
+        """Take one step and return the loss. Raises FidError when it is not finite, before the weights are touched."""
+        config, index = self.config, next(self.order)
+        cosine = 0.5 * (1 + math.cos(math.pi * self.done / config.steps))
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["rate"] * min(1.0, (self.done + 1) / 20) * (0.01 + 0.99 * cosine)
+        x = self.trunk[index].to(self.device).float().contiguous(memory_format=torch.channels_last)
+        output = self.network.tail(x, self.w[index], self.first_block)
+        loss = image_loss(output, self.images[index].to(self.device).float(), self.perceptual, config, self.done)
+        if self.identity is not None and self.codes is not None and self.done % config.identity_every == 0:
+            loss = loss + config.identity * losses.identity_cosine(self.identity(output), self.codes[index])
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        if not torch.isfinite(loss):
+            raise FidError(f"the loss is not finite at step {self.done}; the last good checkpoint is untouched.")
+        self.optimizer.step()
+        self.done += 1
+        move_average(self.average.parameters(), self.network.parameters(), min(0.995, self.done / (self.done + 20)))
+        return loss.item()
+
+    def measure(self, held_out: tuple[Tensor, Tensor]) -> dict[str, float]:
+        """Return `measure` of the average network on held-out targets."""
+        w, images = (x.to(self.device) for x in held_out)
+        return measure(self.average, w, images, self.identity)
+
+    def save(self, run: Path, figures: dict[str, float]) -> Path:
+        """Write a checkpoint: the average as the weights to ship, everything else to resume from."""
+        state = {
+            **tensors_of("synthesis", self.network),
+            **tensors_of("average", self.average),
+            **optimizer_tensors("optimizer", self.optimizer),
+        }
+        record = {"kind": "distill", "configuration": asdict(self.config), "generator": "MobileStyleGAN FFHQ 1024"}
+        return save(run, self.done, tensors_of("synthesis", self.average), state, {**record, "figures": figures})
+
+
+def resumed(checkpoint: Path, config: DistillConfig, identity: nn.Module | None) -> DistillLoop:
+    """Return the loop of a run that stopped at a checkpoint."""
+    state = read_weights(checkpoint, "state.safetensors")
+    network = Synthesis.shaped_as(state, config.resolution, "synthesis.").eval()
+    load_into(network, state, "synthesis")
+    average = copy.deepcopy(network)
+    load_into(average, state, "average")
+    loop = DistillLoop(config, network, average, identity)
+    restore_optimizer(loop.optimizer, state, "optimizer")
+    loop.done = int(read_record(checkpoint)["step"])
+    return loop
+
+
 def distill(
     run: Path,
     config: DistillConfig,
@@ -261,88 +349,25 @@ def distill(
     budget = Budget(max_minutes)
     targets = targets or run / "targets"
     write_targets(targets, config, log=console.print)
-    (w, images), held_out = read_targets(targets, config)
-    device = best_device()
+    targets_of_training, held_out = read_targets(targets, config)
     torch.manual_seed(config.seed)
-    identity = SFace.load().to(device).eval().requires_grad_(False) if config.identity else None
-    first = 0
-    record = {"kind": "distill", "configuration": asdict(config), "generator": "MobileStyleGAN FFHQ 1024"}
-    state: dict[str, Tensor] = {}
+    identity = SFace.load().to(best_device()).eval().requires_grad_(False) if config.identity else None
     if resume and (found := latest(run)):
-        state = read_weights(found, "state.safetensors")
-        network = Synthesis.shaped_as(state, config.resolution, "synthesis.").eval()
-        load_into(network, state, "synthesis")
-        first = int(read_record(found)["step"])
+        loop = resumed(found, config, identity)
     else:
-        network = start(config, narrow, w, images)
-        seen = measure(network.to(device), held_out[0].to(device), held_out[1].to(device), identity)
-        console.print(f"closed form: {seen}")
-    average = copy.deepcopy(network)
-    if state:
-        load_into(average, state, "average")
-    network.to(device).requires_grad_(False)
-    network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue] - torch's stubs lack it
-    average.to(device).requires_grad_(False)
-    blocks = first_trained(network)
-    parts = ((network.to_image, config.rate_head), *((block, config.rate_block) for block in network.blocks[blocks:]))
-    groups = [
-        {"params": [p.requires_grad_(True)], "rate": rate * typical_size(p)}
-        for part, rate in parts
-        for p in part.parameters()
-    ]
-    optimizer = torch.optim.Adam(groups, betas=(0.9, 0.99))
-    if state:
-        restore_optimizer(optimizer, state, "optimizer")
-    perceptual = LPIPS.load("alex").to(device) if config.lpips else None
-
-    def save_now(step: int, figures: dict[str, float]) -> Path:
-        weights = tensors_of("synthesis", average)
-        everything = {
-            **tensors_of("synthesis", network),
-            **tensors_of("average", average),
-            **optimizer_tensors("optimizer", optimizer),
-        }
-        return save(run, step, weights, everything, {**record, "figures": figures})
-
-    progress = Progress(console, config.steps, config.batch, first)
-    order = batches(len(w), config.batch, torch.Generator().manual_seed(config.seed))
-    with torch.no_grad():
-        w = w.to(device)
-        home = kept_on(device, len(w) * network.trunk(w[:1], blocks).nbytes)
-        images = images.to(home)
-        trunk = torch.cat([network.trunk(code, blocks).half().to(home) for code in w.split(8)])
-        codes = [identity(image.to(device).float()) for image in images.split(8)] if identity else []
-        wanted = torch.cat(codes) if codes else None
-    console.print(f"trunk activations of {len(w)} images: {trunk.nbytes / 2**30:.1f} GiB")
-    step = first
-    for _ in range(first):
-        next(order)
-    saved = budget.seconds
+        network = start(config, narrow, *targets_of_training)
+        loop = DistillLoop(config, network, copy.deepcopy(network), identity)
+        console.print(f"closed form: {loop.measure(held_out)}")
+    loop.learn_from(*targets_of_training)
+    console.print(f"trunk activations of {len(loop.w)} images: {loop.trunk.nbytes / 2**30:.1f} GiB")
+    progress, saved = Progress(console, config.steps, config.batch, loop.done), budget.seconds
     with budget.catching_signals():
-        while step < config.steps and not budget.over:
-            index = next(order)
-            for group in optimizer.param_groups:
-                warm = min(1.0, (step + 1) / 20)
-                group["lr"] = group["rate"] * warm * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * step / config.steps)))
-            x = trunk[index].to(device).float().contiguous(memory_format=torch.channels_last)
-            output = network.tail(x, w[index], blocks)
-            loss = image_loss(output, images[index].to(device).float(), perceptual, config, step)
-            if identity is not None and wanted is not None and step % config.identity_every == 0:
-                loss = loss + config.identity * losses.identity_cosine(identity(output), wanted[index])
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            if not torch.isfinite(loss):
-                raise FidError(
-                    f"the loss is not finite at step {step}; the last good checkpoint in {run} is untouched."
-                )
-            optimizer.step()
-            step += 1
-            decay = min(0.995, step / (step + 20))
-            move_average(average.parameters(), network.parameters(), decay)
-            progress.show(step, {"loss": loss.item()})
+        while loop.done < config.steps and not budget.over:
+            loss = loop.step()
+            progress.show(loop.done, {"loss": loss})
             if budget.seconds - saved > SAVE_EVERY_S:
                 saved = budget.seconds
-                save_now(step, {})
-    figures = measure(average, held_out[0].to(device), held_out[1].to(device), identity)
+                loop.save(run, {})
+    figures = loop.measure(held_out)
     console.print(f"held out: {figures}")
-    return save_now(step, figures)
+    return loop.save(run, figures)

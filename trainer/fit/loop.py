@@ -3,7 +3,7 @@
 import copy
 import math
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,7 +15,7 @@ from ...runtime.errors import FidError, InputError
 from .. import losses
 from ..data.augment import augment
 from ..data.dataset import Faces, FrozenNetworks
-from ..data.statistics import Light, RealIdentities, Transfer
+from ..data.statistics import Light, Transfer
 from ..loop import move_average
 from ..networks.trained import WDiscriminator
 from ..presets import FitConfig
@@ -28,6 +28,7 @@ from ..weights.checkpoint import (
     tensors_of,
 )
 from ..weights.trained import Trainable
+from .draw import Draws, Stream, step_seed
 from .probe import Memory, Probe, Seen
 from .processes import Processes
 
@@ -78,7 +79,8 @@ class FitLoop:
         if not config.train_attributes and dataset is None:
             raise InputError("--set train_attributes=false needs a --dataset, whose attribute codes are kept.")
         self.config, self.frozen, self.dataset, self.device = config, frozen, dataset, device
-        self.photos, self.processes = photos, processes or Processes()
+        self.processes = processes or Processes()
+        self._draws = Draws(config, frozen, dataset, photos, self.processes, device)
         torch.manual_seed(config.seed)
         self.networks = Trainable(config).to(device)
         self.networks.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue] - torch's stubs lack it
@@ -107,7 +109,6 @@ class FitLoop:
             "discriminator": self.discriminator,
             "probe": self.probe,
         }
-        self.real_identities = RealIdentities()
         self.known = Known(*[torch.empty(0)] * 5)  # of the faces that the probe learns from
         self.memory = Memory(config.probe_memory)
         self.codes = torch.empty(0)  # attribute codes [views, N, A] of the dataset, where E_attr is not trained
@@ -115,43 +116,10 @@ class FitLoop:
         self.transfer: Transfer | None = None
         self.done = 0
 
-    def generator(self, stream: int) -> torch.Generator:
-        """The random numbers of this step; `stream` keeps its uses apart."""
-        return torch.Generator().manual_seed((self.config.seed * 1_000_003 + self.done) * 16 + stream)
-
-    def faces(self, n: int, stream: int) -> Faces:
-        """This process's share of n faces of the dataset, or of fresh ones."""
-        random, rows = self.generator(stream), self.processes.rows(n)
-        if self.dataset is None:
-            return self.frozen.draw(n, self.config.psi, random, rows=rows)
-        return self.dataset[torch.randint(len(self.dataset), (n,), generator=random)[rows]].to(self.device)
-
-    def real_w(self, n: int, stream: int) -> Tensor:
-        """The w of `faces`, [N, 512], without making fresh ones' pictures."""
-        random, rows = self.generator(stream), self.processes.rows(n)
-        if self.dataset is None:
-            return self.frozen.draw_w(n, self.config.psi, random, rows)
-        return self.dataset.w[torch.randint(len(self.dataset), (n,), generator=random)[rows]].to(self.device)
-
-    def with_photos(self, faces: Faces, n: int, stream: int) -> Faces:
-        """The faces, a share of them replaced by the user's photographs."""
-        if self.photos is None:
-            return faces
-        random, rows = self.generator(stream), self.processes.rows(n)
-        index = torch.randint(len(self.photos), (n,), generator=random)[rows]
-        chosen = (torch.rand(n, generator=random) < self.config.photo_share)[rows].to(self.device)
-        photos = self.photos[index].to(self.device)
-
-        def either(photo: Tensor, face: Tensor) -> Tensor:
-            return torch.where(chosen.view(-1, *[1] * (face.ndim - 1)), photo, face)
-
-        return Faces(*(either(getattr(photos, name), getattr(faces, name)) for name in Faces.__dataclass_fields__))
-
-    def seen_crop(self, faces: Faces, n: int, stream: int) -> Tensor:
-        """The attribute crops as a camera would have them."""
-        if not self.config.augmentation:
-            return faces.crop
-        return augment(faces.crop, self.generator(stream), n, self.processes.rows(n))
+    @property
+    def draws(self) -> Draws:
+        """What this step draws."""
+        return replace(self._draws, step=self.done)
 
     def autocast(self) -> AbstractContextManager[Any]:
         """bf16 where the configuration asks for it."""
@@ -166,7 +134,8 @@ class FitLoop:
             return
         faces = self.dataset
         if faces is None:
-            random = torch.Generator().manual_seed(config.seed * 1_000_003 * 16 + 7)  # a resumed run's too
+            # of step 0, a resumed run's too
+            random = torch.Generator().manual_seed(step_seed(config.seed, 0, Stream.KNOWN_FACES))
             faces = self.frozen.draw(config.probe_faces, config.psi, random)
         border = faces.border
         if config.skin_weight:
@@ -259,13 +228,6 @@ class FitLoop:
         loss = losses.landmarks_l2 if self.config.landmarks_loss == "l2" else losses.landmarks_squared
         return self.config.landmarks_weight * loss(points, target)
 
-    def identities(self, codes: Tensor, n: int, stream: int) -> Tensor:
-        """This process's identity codes of a batch of n, led towards ones of real people."""
-        share = self.config.real_identities
-        if not share:
-            return codes
-        return self.real_identities.towards(codes, share, self.generator(stream), self.processes.rows(n), n)
-
     def known_of(self, faces: Faces) -> Known:
         """What the losses in W need to know of faces."""
         skin = faces.skin if self.light else faces.w.new_zeros(len(faces), 3)
@@ -273,19 +235,19 @@ class FitLoop:
 
     def self_batch(self) -> tuple[Known, Tensor]:
         """This process's share of a self batch: what is known of it, and attribute codes (with gradient to E_attr)."""
-        n = self.config.self_batch
+        n, draws = self.config.self_batch, self.draws
         if len(self.codes):
-            random, rows = self.generator(0), self.processes.rows(n)
+            random, rows = draws.random(Stream.SELF_FACES), self.processes.rows(n)
             index = torch.randint(self.codes.shape[1], (n,), generator=random)[rows]
             view = torch.randint(len(self.codes), (n,), generator=random)[rows]
             return self.known.at(index, self.device), self.codes[view, index]
-        faces = self.faces(n, 0)
-        return self.known_of(faces), self.networks.attributes(self.seen_crop(faces, n, 1))
+        faces = draws.faces(n, Stream.SELF_FACES)
+        return self.known_of(faces), self.networks.attributes(draws.seen_crop(faces, n, Stream.SELF_VIEW))
 
     def self_losses(self) -> dict[str, Tensor]:
         """In W, reconstruction where I_id = I_attr; by the transfer and the probe, these attributes on other people."""
         config, (known, attributes) = self.config, self.self_batch()
-        identity = self.identities(known.identity, config.self_batch, 9)
+        identity = self.draws.identities(known.identity, config.self_batch, Stream.SELF_IDENTITIES)
         w, target = self.networks.mapper(identity, attributes, attributes), known.w
         if config.w_plus:
             target = target[:, None]
@@ -324,11 +286,13 @@ class FitLoop:
         `same`: I_id = I_attr. Returns what was seen; the inputs (identity codes, attribute and identity crops); and the
         weighted losses by name.
         """
-        config, n = self.config, self.config.cross_batch
-        attributes = self.with_photos(self.faces(n, 5), n, 12)
-        people = attributes if same else self.with_photos(self.faces(n, 6), n, 13)
-        identity = people.identity if same else self.identities(people.identity, n, 2)
-        crop, portrait = self.seen_crop(attributes, n, 3), self.seen_crop(people, n, 11)
+        config, n, draws = self.config, self.config.cross_batch, self.draws
+        people = attributes = draws.with_photos(draws.faces(n, Stream.CROSS_ATTRIBUTES), n, Stream.ATTRIBUTE_PHOTOS)
+        if not same:
+            people = draws.with_photos(draws.faces(n, Stream.CROSS_PEOPLE), n, Stream.PEOPLE_PHOTOS)
+        identity = people.identity if same else draws.identities(people.identity, n, Stream.CROSS_IDENTITIES)
+        crop = draws.seen_crop(attributes, n, Stream.CROSS_VIEW)
+        portrait = draws.seen_crop(people, n, Stream.CROSS_PORTRAIT)
         w = self.networks(identity, crop, portrait)
         image = self.frozen.synthesis(w)
         with torch.autocast(self.device.type, enabled=False):  # bf16 has steps of a pixel, where landmarks are
@@ -365,7 +329,7 @@ class FitLoop:
                 loss = config.adversarial_weight * losses.adversarial_g(self.discriminator(self.networks(*inputs)))
             self.optimise("a_optimizer", loss)
             figures["adversarial"] = loss.detach()
-        real_w = self.real_w(2 * config.cross_batch, 4).clone().requires_grad_(True)
+        real_w = self.draws.real_w(2 * config.cross_batch, Stream.REAL_W).clone().requires_grad_(True)
         real_logits = self.discriminator(real_w)
         loss = losses.adversarial_d(real_logits, self.discriminator(fake_w))
         loss = loss + losses.r1_penalty(real_logits, real_w, config.r1_gamma)
@@ -401,7 +365,7 @@ class FitLoop:
             if seen is not None:
                 self.memory.add(Seen(*(self.processes.gathered(x) for x in seen)))
             for turn in range(config.probe_turns):
-                self.train_probe((config.seed * 1_000_003 + self.done) * 16 + turn, 0.2 * PROBE_RATE)
+                self.train_probe(step_seed(config.seed, self.done, turn), 0.2 * PROBE_RATE)
         decay = min(config.ema, (self.done + 1) / (self.done + 10))
         move_average(_floats(self.average), _floats(self.networks), decay)
         self.done += 1
