@@ -5,6 +5,7 @@ from functools import cache
 from typing import Any
 
 import numpy as np
+from fid.runtime.engines.compare import psnr_db
 
 
 def compare(got: np.ndarray, expected: np.ndarray) -> dict[str, float | None]:
@@ -18,12 +19,11 @@ def compare(got: np.ndarray, expected: np.ndarray) -> dict[str, float | None]:
         cosine = (got * expected).sum(axis=1) / (np.linalg.norm(got, axis=1) * lengths)
         return {"max": _short(apart.max()), "mean": _short(apart.mean()), "cosine_min": round(float(cosine.min()), 6)}
     apart = np.abs(got.astype(np.int16) - expected.astype(np.int16))
-    squared = float(np.square(apart.astype(np.float64)).mean())
     lpips, identity = judges()
     return {
         "max": float(apart.max()),
         "mean": _short(apart.mean()),
-        "psnr_db": round(10 * np.log10(255**2 / squared), 2) if squared else None,
+        "psnr_db": round(float(psnr_db(got[None], expected[None])[0]), 2) if apart.any() else None,
         "lpips": _short(lpips(got, expected).mean()),
         "identity_cosine_mean": round(float((identity(got) * identity(expected)).sum(axis=1).mean()), 6),
         "identity_cosine_min": round(float((identity(got) * identity(expected)).sum(axis=1).min()), 6),

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from timing import summary
 
 FORMS = ("eager", "cuda graph", "compile", "compile reduce-overhead")
 PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
@@ -166,8 +167,7 @@ def timed(call: Callable[[], Any], runs: int, warm: int = 5) -> dict[str, float]
         call()
         _synchronise()
         ms.append(1e3 * (time.perf_counter() - start))
-    p50, p95, p99 = (round(float(np.percentile(ms, q)), 4) for q in (50, 95, 99))
-    return {"p50_ms": p50, "p95_ms": p95, "p99_ms": p99, "min_ms": round(min(ms), 4), "runs": runs}
+    return summary(np.array(ms))
 
 
 def measure_torch(

@@ -1,11 +1,12 @@
 """On which machine and from which code a figure was measured; for the records of the scripts beside this file."""
 
-import importlib.metadata
 import os
 import platform
 import subprocess
 from datetime import UTC, datetime
 from pathlib import Path
+
+from fid.runtime.assets import installed_version
 
 ROOT = Path(__file__).resolve().parents[1]
 LIBRARIES = (
@@ -34,7 +35,7 @@ def machine_record() -> dict[str, object]:
         "load_1min": round(os.getloadavg()[0], 2),
         "system": platform.system(),
         "python": platform.python_version(),
-        "versions": {name: version for name in LIBRARIES if (version := version_of(name)) is not None},
+        "versions": {name: version for name in LIBRARIES if (version := installed_version(name)) is not None},
     }
 
 
@@ -66,14 +67,6 @@ def gpu() -> str | None:
     except (OSError, subprocess.SubprocessError):
         return None
     return done.stdout.splitlines()[0].strip() if done.stdout.strip() else None
-
-
-def version_of(distribution: str) -> str | None:
-    """Installed version of a distribution, or None."""
-    try:
-        return importlib.metadata.version(distribution)
-    except importlib.metadata.PackageNotFoundError:
-        return None
 
 
 def _cpuinfo(key: str) -> str:

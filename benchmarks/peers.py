@@ -27,10 +27,11 @@ import cv2
 import numpy as np
 from accuracy import compare
 from engines import CPU_ENGINES, NotHereError, Opened, inputs, open_engine
+from fid.runtime.assets import installed_version
 from fid.runtime.engines.machine import physical_cores
 from fid.runtime.face.crop import identity_view
 from fid.runtime.weights import catalogue as models
-from machine import machine_record, version_of
+from machine import machine_record
 from records import QUICK_RESULTS, RESULTS, add_run
 from timing import FULL, QUICK, Plan, interleaved, speedup, summary
 
@@ -210,7 +211,7 @@ def main(own: bool, threads: int | None, quick: bool, output: Path | None) -> No
     figures = {"synthesis": synthesis(threads, plan), "identity": identity(threads, plan, own)}
     if own:
         figures["random-face's own engine"] = own_engines()
-    versions = {name: version_of(name) for name in ("openvino", "opencv-python-headless", "onnxruntime")}
+    versions = {name: installed_version(name) for name in ("openvino", "opencv-python-headless", "onnxruntime")}
     versions["random-face"] = models.model("generator").version
     run = {
         "benchmark": "peers",

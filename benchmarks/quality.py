@@ -20,7 +20,7 @@ from fid.trainer.data.dataset import FrozenNetworks
 from fid.trainer.evaluate.compare import pair_measures, reconstruction_measures
 from fid.trainer.evaluate.compose import EvaluateConfig, generated_pairs
 from fid.trainer.evaluate.judges import Judges
-from fid.trainer.pixels import from_uint8, to_uint8
+from fid.trainer.pixels import from_uint8, to_float, to_uint8
 from machine import machine_record
 from records import QUICK_RESULTS, RESULTS, add_run
 
@@ -70,7 +70,7 @@ def measure(engines: tuple[str, ...], config: EvaluateConfig, threads: int) -> d
         return reference.mapper(identity, *map(reference.attributes, (crop, portrait)))
 
     pairs = generated_pairs(own, frozen, config)
-    people, attributes = (judges.look(to_uint8(f.image.float() / 127.5 - 1)) for f in (pairs.people, pairs.attributes))
+    people, attributes = (judges.look(to_uint8(to_float(f.image))) for f in (pairs.people, pairs.attributes))
     rows: dict[str, Any] = {}
     for engine in engines:
         click.echo(engine, err=True)
@@ -79,10 +79,10 @@ def measure(engines: tuple[str, ...], config: EvaluateConfig, threads: int) -> d
         except NotHereError as problem:
             rows[engine] = {"reason": str(problem)}
             continue
-        crop = pairs.attributes.image.float() / 127.5 - 1
+        crop = to_float(pairs.attributes.image)
         made = []
         for who in (pairs.people, pairs.attributes):
-            w = through.networks(who.identity, crop, who.image.float() / 127.5 - 1)
+            w = through.networks(who.identity, crop, to_float(who.image))
             made.append(to_uint8(through.synthesis(w)))
         output, again = judges.look(made[0]), judges.look(made[1])
         rows[engine] = {

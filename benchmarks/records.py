@@ -7,14 +7,13 @@ where only some of the graphs or engines were asked for. `report.py` takes the l
 
 import hashlib
 import json
-import os
 import re
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from fid.runtime.weights.bundle import Bundle
+from fid.runtime.weights.cache import new_file
 from machine import ROOT, machine_record
 
 RESULTS = ROOT / "benchmarks" / "results"
@@ -56,11 +55,8 @@ def _apart(new: Record, old: Record) -> Record:
 
 def write_json(path: Path, record: Record) -> None:
     """Write aside, then move to its place, so that a reader never meets half a file."""
-    descriptor, name = tempfile.mkstemp(dir=path.parent, suffix=".json.part")
-    with os.fdopen(descriptor, "w") as file:
-        file.write(json.dumps(record, indent=1) + "\n")
-    Path(name).chmod(0o644)
-    Path(name).replace(path)
+    with new_file(path) as partial:
+        partial.write_text(json.dumps(record, indent=1) + "\n")
 
 
 def name_of(machine: Record) -> str:

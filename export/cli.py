@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from ..runtime.errors import FidError
+from ..runtime.commands.group import end_with_one_line
 from ..runtime.terminal import make_console
 
 if TYPE_CHECKING:
@@ -258,14 +258,4 @@ def main() -> None:
     if missing:
         click.echo(f"fid-export: {missing[0]} is not installed: `pip install 'fid-face[train]'`.", err=True)
         sys.exit(1)
-    try:
-        sys.exit(command.main(standalone_mode=False) or 0)
-    except click.ClickException as error:
-        error.show()
-        sys.exit(error.exit_code)
-    except FidError as error:
-        click.echo(f"fid-export: {error}", err=True)
-        sys.exit(error.exit_code)
-    except (click.Abort, KeyboardInterrupt):
-        click.echo("fid-export: stopped.", err=True)
-        sys.exit(130)
+    end_with_one_line("fid-export", lambda: command.main(standalone_mode=False))

@@ -11,6 +11,7 @@ from ..runtime.face.crop import CROP_SIZE, identity_matrices
 from ..runtime.tensor import Tensor
 from ..runtime.weights.bundle import LIGHT
 from ..trainer.networks.sface import SFace
+from ..trainer.pixels import to_bytes, to_float
 from .read import Networks
 
 IDENTITY_SIZE, W_SIZE = 128, 512
@@ -73,7 +74,7 @@ class AttributesGraph(GraphModule):
 
     def forward(self, crop: torch.Tensor) -> torch.Tensor:
         """Crop uint8 [N, 256, 256, 3] -> code float32 [N, attributes_size]."""
-        return self.attributes(to_float(crop))
+        return self.attributes(from_crop(crop))
 
 
 class MapperGraph(GraphModule):
@@ -105,7 +106,7 @@ class SynthesisGraph(GraphModule):
 
     def forward(self, w: torch.Tensor) -> torch.Tensor:
         """w float32 [N, 512] -> picture uint8 [N, R, R, 3]."""
-        return to_bytes(self.synthesis(w))
+        return to_picture(self.synthesis(w))
 
 
 class ReenactGraph(GraphModule):
@@ -123,8 +124,8 @@ class ReenactGraph(GraphModule):
         self, crop: torch.Tensor, identity: torch.Tensor, appearance: torch.Tensor | None = None
     ) -> torch.Tensor:
         """Crop uint8 [N, 256, 256, 3], code float32 [N, 128], appearance -> picture uint8 [N, R, R, 3]."""
-        codes = (self.attributes(to_float(crop)), *(() if appearance is None else (appearance,)))
-        return to_bytes(self.synthesis(self.mapper(identity, *codes)))
+        codes = (self.attributes(from_crop(crop)), *(() if appearance is None else (appearance,)))
+        return to_picture(self.synthesis(self.mapper(identity, *codes)))
 
 
 class MappingGraph(GraphModule):
@@ -159,11 +160,11 @@ def bundle_graphs(networks: Networks) -> dict[str, GraphModule]:
     return graphs
 
 
-def to_float(crop: torch.Tensor) -> torch.Tensor:
-    """uint8 [N, H, W, 3] -> float32 [N, 3, H, W] in [-1, 1]."""
-    return crop.permute(0, 3, 1, 2).float() / 127.5 - 1
+def from_crop(crop: torch.Tensor) -> torch.Tensor:
+    """Return uint8 [N, H, W, 3] as float32 [N, 3, H, W] in [-1, 1]."""
+    return to_float(crop.permute(0, 3, 1, 2))
 
 
-def to_bytes(image: torch.Tensor) -> torch.Tensor:
-    """float32 [N, 3, H, W] in about [-1, 1] -> uint8 [N, H, W, 3]."""
-    return ((image + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
+def to_picture(image: torch.Tensor) -> torch.Tensor:
+    """Return float32 [N, 3, H, W] in about [-1, 1] as uint8 [N, H, W, 3]."""
+    return to_bytes(image).permute(0, 2, 3, 1)

@@ -14,11 +14,12 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from ..runtime.engines.compare import psnr_db
 from ..runtime.engines.open import open_session
 from ..runtime.errors import FidError
 from ..runtime.face.crop import CROP_SIZE
 from ..trainer.data.statistics import RealIdentities
-from .graphs import GraphModule, to_bytes
+from .graphs import GraphModule, from_crop, to_picture
 from .read import Networks
 
 PSI = 0.8  # how far the test latents lie from the mean of W, in its standard deviations
@@ -96,8 +97,8 @@ def parity_inputs(networks: Networks, count: int, seed: int = 0) -> Arrays:
     parts = (networks.synthesis(part) for part in w.split(min(8, _most(networks.resolution))))
     small = [F.interpolate(p, (CROP_SIZE, CROP_SIZE), mode="bilinear", antialias=True) for p in parts]
     image = torch.cat(small)
-    crop = to_bytes(image).contiguous()
-    attributes = torch.cat([networks.attributes(part) for part in (crop.permute(0, 3, 1, 2) / 127.5 - 1).split(8)])
+    crop = to_picture(image).contiguous()
+    attributes = torch.cat([networks.attributes(part) for part in from_crop(crop).split(8)])
     identity = RealIdentities().draw(count, generator)
     z = torch.randn(count, len(mapper.w_mean), generator=generator)
     inputs = {"w": w, "crop": crop, "attributes": attributes, "identity": identity, "z": z}
@@ -142,8 +143,7 @@ def difference(got: np.ndarray, expected: np.ndarray) -> Difference:
     """Pictures uint8: in grey levels. Codes float32 [N, size]: distance relative to the length of the expected code."""
     if got.dtype == np.uint8:
         apart = np.abs(got.astype(np.int16) - expected.astype(np.int16))
-        squared = float(np.square(apart.astype(np.float64)).mean())
-        psnr = float(10 * np.log10(255**2 / squared)) if squared else None
+        psnr = float(psnr_db(got[None], expected[None])[0]) if apart.any() else None
         return Difference(float(apart.max()), float(apart.mean()), psnr)
     relative = np.linalg.norm(got - expected, axis=1) / np.linalg.norm(expected, axis=1)
     return Difference(float(relative.max()), float(relative.mean()))

@@ -2,12 +2,13 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from importlib.metadata import version as installed_version
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import onnx
 
+from ..runtime.assets import installed_version
+from ..runtime.engines.compare import psnr_db
 from ..runtime.engines.open import open_session
 from ..runtime.errors import FidError, InputError
 from ..runtime.weights.bundle import LIGHT, Bundle, Graph, Half, Weights
@@ -16,7 +17,7 @@ from ..runtime.weights.prepare import prepared
 from ..trainer.networks.sface import SFace
 from .fold import rounded_to_fp16
 from .fp16.gate import MIN_INPUTS as GATE_INPUTS
-from .fp16.gate import Progress, Verdict, gate, gate_inputs, latent_names, psnr_db
+from .fp16.gate import Progress, Verdict, gate, gate_inputs, latent_names
 from .graphs import IDENTITY_SIZE, W_SIZE, GraphModule, IdentityGraph, bundle_graphs
 from .parity import Arrays, Parity, measure, parity_inputs, run_module
 from .read import Networks
@@ -105,7 +106,7 @@ class _Export:
         bundle = Bundle(
             folder=self.folder,
             name=self.config.name,
-            version=installed_version("fid-face"),
+            version=installed_version() or "unknown",
             resolution=self.networks.resolution,
             graphs=self.graphs,
             weights=(Weights(WEIGHTS_FILE, sha256(self.folder / WEIGHTS_FILE)),),

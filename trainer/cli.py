@@ -10,7 +10,8 @@ from typing import Any
 import click
 
 from ..runtime.assets import BUNDLE
-from ..runtime.errors import FidError, InputError
+from ..runtime.commands.group import end_with_one_line
+from ..runtime.errors import InputError
 from ..runtime.terminal import make_console
 from .presets import PRESETS
 
@@ -361,17 +362,7 @@ def main(arguments: list[str] | None = None) -> None:
     if missing:
         click.echo(f"fid-train: {missing[0]} is not installed; run: pip install 'fid-face[train]'", err=True)
         sys.exit(1)
-    try:
-        main_group.main(arguments, prog_name="fid-train", standalone_mode=False)
-    except click.exceptions.Abort:
-        click.echo("fid-train: interrupted", err=True)
-        sys.exit(130)
-    except click.ClickException as error:
-        error.show()
-        sys.exit(error.exit_code)
-    except FidError as error:
-        click.echo(f"fid-train: {error}", err=True)
-        sys.exit(error.exit_code)
+    end_with_one_line("fid-train", lambda: main_group.main(arguments, prog_name="fid-train", standalone_mode=False))
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ import onnx
 import torch
 import torch.nn.functional as F
 
+from ...runtime.engines.compare import psnr_db
 from ...runtime.engines.open import open_session
 from ...runtime.engines.session import Session
 from ...runtime.errors import InputError
@@ -24,7 +25,7 @@ from ...trainer.data.statistics import RealIdentities
 from ...trainer.networks.mobilestylegan import W_SIZE
 from ...trainer.networks.mobilestylegan import Mapping as MappingNetwork
 from ...trainer.pixels import as_crops
-from ..graphs import to_bytes
+from ..graphs import from_crop, to_picture
 from ..parity import Arrays
 from ..read import Networks
 from .convert import FP16Model, to_fp16
@@ -33,7 +34,6 @@ from .emulate import open_emulated
 PSNR_DB = 45.0
 COSINE = 0.999
 MIN_INPUTS = 64
-EQUAL_DB = 99.0  # what stands for the PSNR of equal pictures
 SIGMAS = 4.0  # how far a quarter of the latents lie from the mean of W
 SAMPLES = 4096  # latents that the axes of W are taken from
 HARDEST = 6  # inputs that bisection works on
@@ -107,9 +107,9 @@ def gate_inputs(networks: Networks, count: int = MIN_INPUTS, seed: int = 1) -> A
         image = networks.synthesis(part)
         if image.shape[-1] != CROP_SIZE:
             image = F.interpolate(image, (CROP_SIZE, CROP_SIZE), mode="bilinear", antialias=True)
-        crops.append(to_bytes(image))
+        crops.append(to_picture(image))
     crop = torch.cat(crops).contiguous()
-    attributes = torch.cat([networks.attributes(part.permute(0, 3, 1, 2) / 127.5 - 1) for part in crop.split(8)])
+    attributes = torch.cat([networks.attributes(from_crop(part)) for part in crop.split(8)])
     identity = RealIdentities().draw(count, generator)
     inputs = {"w": w, "crop": crop, "identity": identity, "appearance": attributes.roll(1, 0)}
     return {name: values.numpy() for name, values in inputs.items()}
@@ -259,13 +259,6 @@ class _Comparison:
         assert self.identity is not None
         crops = as_crops(images)
         return np.concatenate([self.identity.run(crop=crops[i : i + 8])["identity"] for i in range(0, len(crops), 8)])
-
-
-def psnr_db(got: np.ndarray, expected: np.ndarray) -> np.ndarray:
-    """Peak signal to noise of each picture, uint8 [N, H, W, 3] -> float [N]; equal pictures have 99."""
-    pairs = zip(got, expected, strict=True)  # one at a time: 64 pictures of 1024 px are 800 MB as floats
-    squared = np.array([np.square(a.astype(np.float32) - b).mean(dtype=np.float64) for a, b in pairs])
-    return np.minimum(EQUAL_DB, 10 * np.log10(255**2 / np.maximum(squared, 1e-12)))
 
 
 def _cosines(got: np.ndarray, expected: np.ndarray) -> np.ndarray:

@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 
 BIN_MS = 0.5  # width of a bin of the histogram of ages
 BINS = 20_000  # up to 10 s; what is older counts as 10 s
+
+
+def percentiles(values: Iterable[float], digits: int = 1) -> dict[str, float]:
+    """Return p50, p95 and p99 of numbers, rounded; zeros without any."""
+    found = np.percentile([*values] or [0.0], (50, 95, 99)).round(digits).tolist()
+    return dict(zip(("p50", "p95", "p99"), found, strict=True))
 
 
 class Ages:

@@ -5,7 +5,7 @@ import onnx
 import pytest
 import torch
 from fid.export.fold import FP16_FROM, fold_batch_norms, rounded_to_fp16, transposed_haar, with_transposed_wavelets
-from fid.export.graphs import GraphModule, IdentityGraph, to_bytes, to_float
+from fid.export.graphs import GraphModule, IdentityGraph, from_crop, to_picture
 from fid.export.parity import CODE, PICTURE, Difference, Parity, difference
 from fid.export.skeletons import point_into
 from fid.export.to_onnx import to_onnx
@@ -65,10 +65,10 @@ def test_rounding_keeps_small_and_too_large_tensors():
 
 def test_pictures_survive_the_way_in_and_out():
     picture = torch.arange(256, dtype=torch.uint8).reshape(1, 16, 16, 1).expand(-1, -1, -1, 3)
-    assert to_float(picture).min() == -1
-    assert to_float(picture).max() == 1
-    assert torch.equal(to_bytes(to_float(picture)), picture)
-    assert to_bytes(torch.tensor([-3.0, 3.0]).reshape(1, 1, 1, 2)).flatten().tolist() == [0, 255]
+    assert from_crop(picture).min() == -1
+    assert from_crop(picture).max() == 1
+    assert torch.equal(to_picture(from_crop(picture)), picture)
+    assert to_picture(torch.tensor([-3.0, 3.0]).reshape(1, 1, 1, 2)).flatten().tolist() == [0, 255]
 
 
 class FixedBatch(GraphModule):
@@ -150,7 +150,7 @@ def test_identity_graph_prepared_graph_and_module_agree():
     crop = np.random.default_rng(0).integers(0, 256, (2, 256, 256, 3), np.uint8)
     with torch.no_grad():
         graph = IdentityGraph(identity)(torch.from_numpy(crop)).numpy()
-        module = identity(to_float(torch.from_numpy(crop))).numpy()
+        module = identity(from_crop(torch.from_numpy(crop))).numpy()
     lean = open_session(prepared("identity"), engine="onnxruntime", threads=1).run(crop=crop)["identity"]
     np.testing.assert_allclose(graph, module, atol=1e-5)
     np.testing.assert_allclose(graph, lean, atol=1e-5)

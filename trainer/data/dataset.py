@@ -23,7 +23,8 @@ from ..networks.fan import FAN
 from ..networks.mobilestylegan import W_SIZE, Mapping, Synthesis
 from ..networks.sface import SFace
 from ..networks.stylegan2 import Synthesis as StyleGAN2Synthesis
-from ..weights.checkpoint import write_json, writing
+from ..pixels import to_bytes, to_float
+from ..weights.checkpoint import make_folder, write_json, writing
 from .statistics import Lightness
 
 SHARD = 256  # faces in one file
@@ -54,17 +55,17 @@ class Faces:
     @property
     def crop(self) -> Tensor:
         """The images as networks take them: float [N, 3, S, S] in [-1, 1]."""
-        return self.image.float() / 127.5 - 1
+        return to_float(self.image)
 
     @property
     def skin(self) -> Tensor:
         """`losses.skin_colour` of every face, [N, 3]."""
-        return torch.cat([skin_colour(image.float() / 127.5 - 1) for image in self.image.split(64)])
+        return torch.cat([skin_colour(to_float(image)) for image in self.image.split(64)])
 
     @property
     def border(self) -> Tensor:
         """`losses.border_colours` of every face, [N, D]."""
-        return torch.cat([border_colours(image.float() / 127.5 - 1) for image in self.image.split(64)])
+        return torch.cat([border_colours(to_float(image)) for image in self.image.split(64)])
 
 
 def _lightness(known: Faces) -> Lightness:
@@ -131,13 +132,12 @@ class FrozenNetworks:
         """The faces of w [N, 512], `batch` at a time; 0: as many as the device likes."""
         parts = []
         for code in w.split(batch or (64 if w.is_cuda else 16)):
-            image = ((self.synthesis(code) + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
-            parts.append(self.seen(image, code))
+            parts.append(self.seen(to_bytes(self.synthesis(code)), code))
         return joined(parts)
 
     def seen(self, image: Tensor, w: Tensor) -> Faces:
         """Images [N, 3, S, S] uint8 RGB with what the frozen networks say about them."""
-        crop = image.float() / 127.5 - 1
+        crop = to_float(image)
         return Faces(w, image, self.identity(crop), self.inner_face(crop))
 
 
@@ -170,8 +170,7 @@ def write_dataset(
         raise InputError(
             f"the faces in {folder} were made with {name} {before.get(name)}, not {record[name]}: name another folder."
         )
-    with writing(folder):
-        folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     write_json(made, record)
     count, start = -(-n // SHARD), time.monotonic()
     plain, lightness = count - round(rare * count), None
@@ -188,14 +187,8 @@ def write_dataset(
             lightness = lightness or _lightness(read_dataset(folder, FIRST_SHARDS))
             w = frozen.draw_w(RARE * size, psi, random)
             faces = frozen.make(w[lightness(w).argsort()[:size]])
-        partial = path.with_name(f".{path.name}")
-        try:
-            with writing(path):
-                with partial.open("wb") as file:
-                    np.savez(file, **{field.name: getattr(faces, field.name).cpu().numpy() for field in fields(faces)})
-                partial.rename(path)
-        finally:
-            partial.unlink(missing_ok=True)
+        with writing(path) as partial, partial.open("wb") as file:
+            np.savez(file, **{field.name: getattr(faces, field.name).cpu().numpy() for field in fields(faces)})
         log(f"shard {index + 1} of {count}, {time.monotonic() - start:.0f} s")
 
 

@@ -30,16 +30,19 @@ from ..loop import Budget, Progress, best_device, kept_on, move_average, tune_ma
 from ..networks.lpips import LPIPS
 from ..networks.mobilestylegan import CHANNELS, W_SIZE, DistilledToImage, Mapping, Synthesis, haar
 from ..networks.sface import SFace
+from ..pixels import psnr_db
 from ..weights.checkpoint import (
     check_new,
     latest,
     load_into,
+    make_folder,
     optimizer_tensors,
     read_record,
     read_weights,
     restore_optimizer,
     save,
     tensors_of,
+    writing,
 )
 from .narrow import narrowed
 
@@ -83,7 +86,7 @@ def write_targets(folder: Path, config: DistillConfig, log: Callable[[str], None
     paths = [folder / f"shard_{index:04d}.npz" for index in range(n_shards)]
     if all(path.exists() for path in paths):
         return
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     device = best_device()
     mapping, teacher = Mapping.load(), Synthesis.load(1024).to(device)
     centre = mean_w(mapping)
@@ -101,14 +104,8 @@ def write_targets(folder: Path, config: DistillConfig, log: Callable[[str], None
         with torch.no_grad():
             parts = w.to(device).split(8 if device.type == "cuda" else 1)
             images = torch.cat([F.avg_pool2d(teacher(part), 4).half().cpu() for part in parts])
-        partial = path.with_name(f".{path.name}")
-        try:
-            with partial.open("wb") as file:
-                np.savez(file, w=w.numpy(), image=images.numpy())
-            partial.rename(path)
-        except OSError as error:
-            partial.unlink(missing_ok=True)
-            raise FidError(f"could not write {path}: {error.strerror}; the shards already written are kept.") from error
+        with writing(path) as partial, partial.open("wb") as file:
+            np.savez(file, w=w.numpy(), image=images.numpy())
         log(f"targets: shard {index + 1} of {n_shards}, {time.monotonic() - start:.0f} s")
 
 
@@ -162,19 +159,13 @@ def closed_form_head(network: Synthesis, w: Tensor, images: Tensor, ridge: float
     nn.init.zeros_(head.detail.bias)
 
 
-def psnr(image: Tensor, target: Tensor) -> Tensor:
-    """Peak signal-to-noise ratio per image [N], dB; both [N, 3, H, W] in [-1, 1] (peak 2), clipped to the range."""
-    error = (image.clamp(-1, 1) - target.clamp(-1, 1)).square().mean(dim=(1, 2, 3))
-    return 10 * torch.log10(4 / error.clamp_min(1e-12))
-
-
 @torch.no_grad()
 def measure(network: Synthesis, w: Tensor, images: Tensor, identity: nn.Module | None = None) -> dict[str, float]:
     """PSNR (dB), colour drift (mean absolute difference of an image's mean colour, grey levels) and cosine of the
     identity codes on targets."""
     outputs = torch.cat([network(code).float() for code in w.split(4)])
     target = images.float()
-    values = psnr(outputs, target)
+    values = psnr_db(outputs, target)
     drift = (outputs.clamp(-1, 1).mean((2, 3)) - target.clamp(-1, 1).mean((2, 3))).abs().mean() * 127.5
     figures = {"psnr_mean": values.mean().item(), "psnr_min": values.min().item(), "colour_drift": drift.item()}
     if identity is not None:

@@ -12,7 +12,7 @@ from torch import Tensor
 from ...runtime.commands.progress import progress_of
 from ...runtime.media.table import compose_table
 from ..data.dataset import Faces, FrozenNetworks, joined
-from ..pixels import as_crops, to_uint8
+from ..pixels import as_crops, to_float, to_uint8
 from . import measures
 from .judges import Judges, Seen
 
@@ -78,7 +78,7 @@ def compose(
     [N, 3, S, S]."""
     starts = range(0, len(identity), batch)
     for i in progress_of("composing", starts, len(starts)):
-        crops = (images[i : i + batch].float() / 127.5 - 1 for images in (image, portrait))
+        crops = (to_float(images[i : i + batch]) for images in (image, portrait))
         w = networks(identity[i : i + batch], *crops)
         yield w, frozen.synthesis(w)
 

@@ -18,6 +18,7 @@ from ..data.dataset import Faces, FrozenNetworks
 from ..data.statistics import Light, Transfer
 from ..loop import move_average
 from ..networks.trained import WDiscriminator
+from ..pixels import to_bytes
 from ..presets import FitConfig
 from ..weights.checkpoint import (
     optimizer_tensors,
@@ -421,8 +422,8 @@ class FitLoop:
         lines = [torch.cat([corner, people.image])]
         for i in range(rows):
             crop = attributes.crop[i : i + 1].expand(columns, -1, -1, -1)
-            image = (self.frozen.synthesis(self.average(people.identity, crop, people.crop)) + 1) * 127.5
-            lines.append(torch.cat([attributes.image[i : i + 1], image.clamp(0, 255).to(torch.uint8)]))
+            image = to_bytes(self.frozen.synthesis(self.average(people.identity, crop, people.crop)))
+            lines.append(torch.cat([attributes.image[i : i + 1], image]))
         return np.concatenate([np.concatenate(list(line.permute(0, 2, 3, 1).cpu().numpy()), axis=1) for line in lines])
 
 

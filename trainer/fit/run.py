@@ -34,12 +34,7 @@ from ..data.dataset import Faces, FrozenNetworks, read_dataset, read_photos
 from ..loop import Budget, Progress, Watch, best_device, kept_on, machine_record, tune_machine
 from ..networks.inception import InceptionV3
 from ..presets import FitConfig
-from ..weights.checkpoint import (
-    check_new,
-    latest,
-    write_json,
-    writing,
-)
+from ..weights.checkpoint import check_new, latest, make_folder, write_json, writing
 from ..weights.trained import generator_name, load_generator, load_mapping, load_trained
 from .loop import FitLoop
 from .processes import Processes
@@ -112,8 +107,7 @@ def fit(
         for network in (frozen.synthesis, frozen.identity, frozen.landmarks, loop.networks.attributes):
             network.compile(dynamic=False)
     if processes.first:
-        with writing(run):
-            run.mkdir(parents=True, exist_ok=True)
+        make_folder(run)
         record = {"configuration": asdict(config), **sources, "processes": processes.world}
         write_json(run / "run.json", {**record, "machine": machine_record()})
     checkpoint = train(run, loop, budget, console)
@@ -142,8 +136,8 @@ def train(run: Path, loop: FitLoop, budget: Budget, console: Console) -> Path:
 
     def keep() -> Path:
         grid, path = loop.grid(), run / f"grid_{loop.done:06d}.png"
-        with writing(path):
-            path.write_bytes(cv2.imencode(".png", grid[..., ::-1])[1].tobytes())
+        with writing(path) as partial:
+            partial.write_bytes(cv2.imencode(".png", grid[..., ::-1])[1].tobytes())
         watch.picture(loop.done, grid)
         return loop.save(run, {"figures": smooth})
 

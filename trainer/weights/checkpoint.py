@@ -19,15 +19,21 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from ...runtime.errors import FidError, InputError
+from ...runtime.weights.cache import new_file, new_folder
 
 KEPT = 2  # newest checkpoints of a run
 
 
 @contextmanager
-def writing(target: Path) -> Iterator[None]:
-    """Turns a failure to write into FidError, one sentence: the disk is full, or what the system says."""
+def writing(target: Path, folder: bool = False) -> Iterator[Path]:
+    """Yield a path beside `target` to write a file to, or into it where it is to be a `folder`; it becomes `target` at
+    the end and is gone after any error.
+
+    Raises FidError, one sentence, for a failure to write: the disk is full, or what the system says.
+    """
     try:
-        yield
+        with (new_folder if folder else new_file)(target) as partial:
+            yield partial
     except (OSError, SafetensorError) as error:
         full = getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error)
         reason = "the disk is full" if full else str(error)
@@ -35,23 +41,16 @@ def writing(target: Path) -> Iterator[None]:
 
 
 def save(run: Path, step: int, weights: dict[str, Tensor], state: dict[str, Tensor], record: dict[str, Any]) -> Path:
-    """Writes `run/step_NNNNNN` and drops all but the newest `KEPT`.
+    """Write `run/step_NNNNNN` and drops all but the newest `KEPT`.
 
     Raises FidError when it cannot be written (the disk is full); the older ones stay.
     """
-    target, partial = run / f"step_{step:06d}", run / f".step_{step:06d}.partial"
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
-        with writing(target):
-            partial.mkdir(parents=True)
-            save_file({k: v.detach().cpu().contiguous() for k, v in weights.items()}, partial / "weights.safetensors")
-            if state:
-                save_file({k: v.detach().cpu().contiguous() for k, v in state.items()}, partial / "state.safetensors")
-            (partial / "checkpoint.json").write_text(json.dumps({"step": step, **record}, indent=1) + "\n")
-            shutil.rmtree(target, ignore_errors=True)
-            partial.rename(target)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    target = run / f"step_{step:06d}"
+    with writing(target, folder=True) as partial:
+        save_file({k: v.detach().cpu().contiguous() for k, v in weights.items()}, partial / "weights.safetensors")
+        if state:
+            save_file({k: v.detach().cpu().contiguous() for k, v in state.items()}, partial / "state.safetensors")
+        (partial / "checkpoint.json").write_text(json.dumps({"step": step, **record}, indent=1) + "\n")
     for old in _folders(run)[:-KEPT]:
         shutil.rmtree(old, ignore_errors=True)
     return target
@@ -63,11 +62,17 @@ def _folders(run: Path) -> list[Path]:
 
 
 def write_json(path: Path, record: dict[str, Any]) -> None:
-    """Writes a JSON file aside and renames it, so that it is never half a file. Raises FidError when it cannot."""
-    partial = path.with_name(f".{path.name}.partial")
-    with writing(path):
+    """Write a JSON file aside and rename it, so that it is never half a file. Raises FidError when it cannot."""
+    with writing(path) as partial:
         partial.write_text(json.dumps(record, indent=1) + "\n")
-        partial.rename(path)
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder and those above it. Raises FidError when that cannot be done."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise FidError(f"could not make the folder {folder}: {error.strerror}.") from error
 
 
 def latest(run: Path) -> Path | None:
