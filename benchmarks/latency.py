@@ -32,7 +32,7 @@ from fid.runtime.media.images import read_image
 from fid.runtime.weights.catalogue import model_file
 from machine import ROOT, machine_record
 from records import QUICK_RESULTS, RESULTS, add_run
-from timing import FULL, QUICK, Plan, interleaved, speedup, summary
+from timing import FULL, QUICK, Plan, interleaved, quantiles, speedup, summary
 
 BATCHED = ("reenact",)  # graphs that are measured at larger batches too, where none is asked for
 FRAME = (720, 1280)  # px, height and width of the frame in the whole-frame measurement
@@ -57,7 +57,7 @@ def measure_graph(graph: str, engines: Choices, batch: int, threads: int, plan: 
         if expected is not None:
             rows[name]["speedup"] = speedup(turns["torch"], turns[name])
             rows[name]["against_torch"] = compare(outputs(engine, graph, batch, checked), expected)
-        rows[name]["ms"] = [round(float(ms), 2) for ms in np.sort(turns[name].ravel())]
+        rows[name]["quantiles_ms"] = quantiles(turns[name])
     return {name: rows[name] for name in engines}
 
 
@@ -90,7 +90,7 @@ def measure_frame(engines: Choices, threads: int, plan: Plan) -> dict[str, Any]:
         }
         if "torch" in turns:
             rows[name]["speedup"] = speedup(turns["torch"], turns[name])
-        rows[name]["ms"] = [round(float(ms), 2) for ms in np.sort(turns[name].ravel())]
+        rows[name]["quantiles_ms"] = quantiles(turns[name])
     return {name: rows[name] for name in engines}
 
 

@@ -5,7 +5,6 @@ python benchmarks/report.py --all                 measures everything first; the
 python benchmarks/report.py --readme              writes the short table into the README as well
 """
 
-import html
 import json
 import re
 import subprocess
@@ -16,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import click
-from fid.trainer.evaluate.page import STYLE
+from fid.trainer.evaluate.render import Plots, render
 from machine import ROOT
 from records import QUICK_RESULTS, RESULTS, last_runs, records
 from report_plots import plots
@@ -82,14 +81,7 @@ def markdown(record: Mapping[str, Any]) -> str:
 def page(record: Mapping[str, Any]) -> str:
     """One HTML page that needs no other file."""
     runs = last_runs(record)
-    lines = "".join(f"<li>{html.escape(line)}</li>" for line in setting(record))
-    figures = [f"<figure>{svg}<figcaption>{html.escape(caption)}</figcaption></figure>" for caption, svg in plots(runs)]
-    body = "\n".join(table.html() for table in tables(runs))
-    return (
-        f"<!doctype html><meta charset=utf-8><title>fid: benchmarks</title><style>{STYLE}"
-        "figure svg{max-width:100%;height:auto}</style>\n"
-        f"<h1>Benchmarks</h1><ul class=notes>{lines}</ul>\n<div class=plots>{''.join(figures)}</div>\n{body}\n"
-    )
+    return render("fid: benchmarks", setting(record), [Plots(list(plots(runs))), *tables(runs)])
 
 
 def setting(record: Mapping[str, Any]) -> list[str]:

@@ -1,10 +1,9 @@
 """What plots do the records of the benchmarks give? For `report.py`."""
 
-import io
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-import click
+from fid.trainer.evaluate.plots import svg
 
 ACCURACY = {"PSNR, dB": ("psnr_db", 100.0), "identity cosine": ("identity_cosine_mean", 1.0)}
 """Measures of a picture against PyTorch's in the plots -> key, and what stands for equal pictures."""
@@ -15,7 +14,7 @@ def plots(runs: Mapping[str, Mapping[str, Any]]) -> Iterator[tuple[str, str]]:
     if "latency" in runs:
         graphs = runs["latency"]["graphs"]
         for graph in ("reenact batch 1", "synthesis batch 1"):
-            rows = {name: row for name, row in graphs.get(graph, {}).items() if "ms" in row}
+            rows = {name: row for name, row in graphs.get(graph, {}).items() if "quantiles_ms" in row}
             if rows:
                 yield f"Latency of {graph}: share of the runs that took no longer.", _svg(_distribution, rows)
                 for measure in ACCURACY:
@@ -38,33 +37,14 @@ def plots(runs: Mapping[str, Mapping[str, Any]]) -> Iterator[tuple[str, str]]:
 
 
 def _svg(draw: Callable[[Any, Any], None], data: Any) -> str:
-    """A plot as an SVG element."""
-    try:
-        import matplotlib
-    except ImportError as error:
-        raise click.ClickException("matplotlib is not installed: `pip install 'fid-face[bench]'`.") from error
-    matplotlib.use("svg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(figsize=(5.2, 3.6), layout="constrained")
-    draw(axes, data)
-    axes.grid(alpha=0.25)
-    axes.spines[["top", "right"]].set_visible(False)
-    if axes.get_legend_handles_labels()[1]:
-        legend = axes.legend(fontsize=7, frameon=False)
-        for handle in legend.legend_handles:
-            if hasattr(handle, "set_sizes"):
-                handle.set_sizes([20])
-    buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", metadata={"Date": None})
-    pyplot.close(figure)
-    return buffer.getvalue()[buffer.getvalue().index("<svg") :]
+    """Return a plot as an SVG element."""
+    return svg(lambda axes: draw(axes, data), height=3.6)
 
 
 def _distribution(axes: Any, rows: Mapping[str, Any]) -> None:
     for name, row in rows.items():
-        count = len(row["ms"])
-        axes.step(row["ms"], [(i + 1) / count for i in range(count)], where="post", label=name)
+        steps = len(row["quantiles_ms"]) - 1
+        axes.plot(row["quantiles_ms"], [i / steps for i in range(steps + 1)], label=name)
     axes.set(xscale="log", xlabel="ms", ylabel="share of runs", ylim=(0, 1.02))
 
 
@@ -104,5 +84,6 @@ def _roofline(axes: Any, data: tuple[Sequence[Mapping[str, Any]], Mapping[str, f
         own = [n for n in nodes if n["group"] == group and n["gflop"] > 0 and n["mb"] > 0 and n["ms"] > 0]
         if own:
             x, y = [1e3 * n["gflop"] / n["mb"] for n in own], [1e3 * n["gflop"] / n["ms"] for n in own]
-            axes.scatter(x, y, s=[12 * n["ms"] for n in own], alpha=0.6, label=group)
+            axes.scatter(x, y, s=[12 * n["ms"] for n in own], alpha=0.6)
+            axes.plot([], [], ".", color=axes.collections[-1].get_facecolor(), label=group)  # one size in the legend
     axes.set(xscale="log", yscale="log", xlabel="operations a byte", ylabel="GFLOP/s")

@@ -67,6 +67,11 @@ def summary(turns: np.ndarray, batch: int = 1) -> dict[str, float]:
     }
 
 
+def quantiles(turns: np.ndarray) -> list[float]:
+    """Of the ms of runs [turns, inner]: the shortest, every tenth percentile, the longest; for plots."""
+    return [round(float(ms), 2) for ms in np.percentile(turns, range(0, 101, 10))]
+
+
 def speedup(base: np.ndarray, turns: np.ndarray) -> float:
     """How many times faster than `base`: the median over turns of the ratio of the two medians of that turn."""
     shared = min(len(base), len(turns))

@@ -292,10 +292,13 @@ def evaluate(
     """
     from .evaluate.compose import EvaluateConfig
     from .evaluate.page import write_page
+    from .evaluate.plots import check_matplotlib
     from .evaluate.run import run as measure
     from .evaluate.tables import markdown
     from .weights.checkpoint import write_json
 
+    if page:
+        check_matplotlib()
     named = [name_path.partition("=") for name_path in ablations]
     if bad := [name for name, equals, path in named if not (name and equals and Path(path).exists())]:
         raise click.UsageError(f"--ablation is NAME=CHECKPOINT with a checkpoint that exists, and {bad[0]!r} is not.")
@@ -312,7 +315,7 @@ def evaluate(
         log=make_console(stderr=True).print,
     )
     if output:
-        write_json(output, report.figures)
+        write_json(output, report.record())
     click.echo(markdown(report.figures))
     if page:
         click.echo(f"saved {write_page(page, report)}")

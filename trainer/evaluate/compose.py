@@ -57,12 +57,22 @@ class GeneratedPairs:
 
 @dataclass
 class Report:
-    """Everything that was measured: `figures` are the JSON file, the rest is for the page."""
+    """Everything that was measured: `record` is the JSON file, the rest is for the page."""
 
     figures: dict[str, Any]
     pictures: dict[str, np.ndarray] = field(default_factory=dict)  # title -> RGB uint8
     clouds: dict[str, np.ndarray] = field(default_factory=dict)  # name -> [N, 2] on the axes of the generator's w
     identity: dict[str, dict[str, np.ndarray]] = field(default_factory=dict)  # title -> output, leak, random -> [N]
+
+    def record(self) -> dict[str, Any]:
+        """Return the figures as they are kept in a file: without the series along each clip, which only plots need."""
+        return _without_series(self.figures)
+
+
+def _without_series(figures: Any) -> Any:
+    if not isinstance(figures, dict):
+        return figures
+    return {name: _without_series(value) for name, value in figures.items() if name != "series"}
 
 
 def _distance(points: Tensor, others: Tensor) -> Tensor:
