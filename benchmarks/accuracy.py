@@ -9,8 +9,8 @@ from fid.runtime.engines.compare import psnr_db
 
 
 def compare(got: np.ndarray, expected: np.ndarray) -> dict[str, float | None]:
-    """Pictures uint8 [N, S, S, 3]: in grey levels, with PSNR, LPIPS and the cosine of identity codes. Codes float32
-    [N, size]: distance as a share of the expected code's length, and cosine."""
+    """Compare pictures uint8 [N, S, S, 3] in grey levels, with PSNR, LPIPS and the cosine of identity codes. Codes
+    float32 [N, size]: distance as a share of the expected code's length, and cosine."""
     if got.shape != expected.shape:
         raise ValueError(f"shapes differ: {got.shape} and {expected.shape}")
     if got.dtype != np.uint8:
@@ -32,7 +32,7 @@ def compare(got: np.ndarray, expected: np.ndarray) -> dict[str, float | None]:
 
 @cache
 def judges() -> tuple[Callable[[np.ndarray, np.ndarray], np.ndarray], Callable[[np.ndarray], np.ndarray]]:
-    """LPIPS (AlexNet) of two sets of pictures, and SFace's codes of one; uint8 [N, S, S, 3], seen at 256 px."""
+    """Return LPIPS (AlexNet) of two sets of pictures, and SFace's codes of one; uint8 [N, S, S, 3], seen at 256 px."""
     import torch
     from fid.trainer.networks.lpips import LPIPS
     from fid.trainer.networks.sface import SFace

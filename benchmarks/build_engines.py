@@ -30,7 +30,7 @@ HALF = ("attributes", "synthesis", "reenact", "synthesis-1024")
 
 
 def module(name: str) -> GraphModule:
-    """A graph as PyTorch module, which the exporter starts from."""
+    """Return a graph as PyTorch module, which the exporter starts from."""
     if name == "synthesis-1024":
         return SynthesisGraph(Synthesis.load(1024, models.ensure("generator")), 1024)
     return bundle_graphs(read_networks(None, None).for_inference())[name]

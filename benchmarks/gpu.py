@@ -26,8 +26,8 @@ TESTS_SECONDS = 180
 
 
 def graphs_at_hand(bundles: list[Path]) -> dict[str, tuple[Path, Path | None]]:
-    """Graph and side, with "fp16" where it is typed so -> its file and its FP16 form: of the bundle that ships and of
-    others, and the 1024 px generator where it is fetched."""
+    """Return graph and side, with "fp16" where it is typed so -> its file and its FP16 form: of the bundle that ships
+    and of others, and the 1024 px generator where it is fetched."""
     from fid.runtime.weights.bundle import Bundle
     from fid.runtime.weights.prepare import prepared
 
@@ -46,7 +46,7 @@ def graphs_at_hand(bundles: list[Path]) -> dict[str, tuple[Path, Path | None]]:
 def measure_sessions(
     record: dict[str, Any], bundles: list[Path], quick: bool, clock: Clock, save: Callable[[], None]
 ) -> None:
-    """Fills record["sessions"]: engine -> graph -> figures of fid's own sessions, host memory to host memory; then
+    """Fill record["sessions"]: engine -> graph -> figures of fid's own sessions, host memory to host memory; then
     record["frame"], the whole frame through the fastest of those that reenact at 256 px."""
     runs, best = 3 if quick else 100, (float("inf"), "", None)
     random = np.random.default_rng(0)
@@ -98,7 +98,7 @@ def measure_sessions(
 
 
 def whole_frame(session: Any, feeds: dict[str, np.ndarray], runs: int) -> dict[str, Any]:
-    """Decode, track, align, reenact, paste, encode of 720p JPEGs: figures, with the median of every stage."""
+    """Time decode, track, align, reenact, paste, encode of 720p JPEGs: figures, with the median of every stage."""
     from engines import Opened
     from latency import STAGES, Clip
 
@@ -113,7 +113,7 @@ def whole_frame(session: Any, feeds: dict[str, np.ndarray], runs: int) -> dict[s
 
 
 def run_tests(quick: bool) -> dict[str, Any]:
-    """The tests in tests/gpu: how pytest ended and its last line."""
+    """Run the tests in tests/gpu: return how pytest ended and its last line."""
     plain = ("-o", "addopts=--import-mode=importlib")  # one process, and no plug-in that a bare machine lacks
     options = ("-q", "-p", "no:cacheprovider", *plain)
     command = [sys.executable, "-m", "pytest", *options, str(ROOT / "tests" / "gpu")]
@@ -129,7 +129,7 @@ def run_tests(quick: bool) -> dict[str, Any]:
 
 
 def machine(device: torch.device) -> dict[str, Any]:
-    """GPU, driver, versions, commit."""
+    """Return GPU, driver, versions, commit."""
     from machine import machine_record
 
     record = machine_record() | {"torch": torch.__version__, "cuda": torch.version.cuda}
@@ -145,7 +145,7 @@ def machine(device: torch.device) -> dict[str, Any]:
 
 
 def gpu_state() -> list[str]:
-    """Clocks, temperature and power, as nvidia-smi tells them; nothing without it."""
+    """Return clocks, temperature and power, as nvidia-smi tells them; nothing without it."""
     query = ["nvidia-smi", "--query-gpu=clocks.sm,clocks.mem,temperature.gpu,power.draw", "--format=csv"]
     with contextlib.suppress(OSError, subprocess.SubprocessError):
         return subprocess.run(query, capture_output=True, text=True, timeout=20).stdout.splitlines()

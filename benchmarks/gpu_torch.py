@@ -28,7 +28,8 @@ class Clock:
 
 
 def load_networks() -> tuple[Any, dict[str, str]]:
-    """The networks of the shipped bundle (`export.read.Networks`) with the 1024 px generator, and whose weights."""
+    """Return the networks of the shipped bundle (`export.read.Networks`) with the 1024 px generator, and
+    whose weights."""
     with contextlib.suppress(ImportError):
         import platformdirs  # noqa: F401 - only looks whether it is there
     if "platformdirs" not in sys.modules:  # the runtime asks it for one folder, and FID_CACHE names that already
@@ -97,7 +98,7 @@ class Synthesise(torch.nn.Module):
 
 
 def picture(image: torch.Tensor) -> torch.Tensor:
-    """float [N, 3, R, R] in about [-1, 1] -> uint8 [N, R, R, 3]."""
+    """Map float [N, 3, R, R] in about [-1, 1] -> uint8 [N, R, R, 3]."""
     return ((image.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
 
 
@@ -115,7 +116,7 @@ def inputs_of(graph: str, batch: int, networks: Any, device: torch.device) -> li
 
 @contextlib.contextmanager
 def precision_of(name: str, device: torch.device) -> Iterator[None]:
-    """FP32 with TF32 off, TF32 in convolutions and products, or autocast to BF16 or FP16."""
+    """Compute within it in FP32 with TF32 off, TF32 in convolutions and products, or autocast to BF16 or FP16."""
     matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
     before = matmul.allow_tf32, cudnn.allow_tf32, cudnn.benchmark
     matmul.allow_tf32 = cudnn.allow_tf32 = name != "fp32"
@@ -131,7 +132,7 @@ def precision_of(name: str, device: torch.device) -> Iterator[None]:
 
 
 def in_form(form: str, module: torch.nn.Module, inputs: list[torch.Tensor]) -> Callable[[], torch.Tensor]:
-    """A call of the module on these inputs, which stay where they are."""
+    """Return a call of the module on these inputs, which stay where they are."""
     if form == "cuda graph":
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
@@ -157,7 +158,7 @@ def in_form(form: str, module: torch.nn.Module, inputs: list[torch.Tensor]) -> C
 
 
 def timed(call: Callable[[], Any], runs: int, warm: int = 5) -> dict[str, float]:
-    """Every call to its end: p50, p95, p99 and min in ms."""
+    """Run every call to its end and return p50, p95, p99 and min in ms."""
     for _ in range(warm):
         call()
     _synchronise()
@@ -252,13 +253,13 @@ class _Bench:
 
 
 def networks_on_cpu(networks: Any) -> Any:
-    """Only the statistics of w, which the inputs are drawn from."""
+    """Return only the statistics of w, which the inputs are drawn from."""
     mapper = networks.mapper
     return types.SimpleNamespace(mapper=types.SimpleNamespace(w_mean=mapper.w_mean.cpu(), w_std=mapper.w_std.cpu()))
 
 
 def from_host(module: torch.nn.Module, arrays: list[torch.Tensor], device: torch.device) -> Callable[[], np.ndarray]:
-    """The live form of a call: crop up, picture down."""
+    """Return the live form of a call, crop up, picture down."""
     crop, *person = arrays[0].cpu(), *arrays[1:]
     if device.type == "cuda":
         crop = crop.pin_memory()
@@ -266,7 +267,7 @@ def from_host(module: torch.nn.Module, arrays: list[torch.Tensor], device: torch
 
 
 def against(got: torch.Tensor, expected: torch.Tensor) -> dict[str, float | None]:
-    """Grey levels and PSNR against FP32 eager."""
+    """Return the difference in grey levels and the PSNR against FP32 eager."""
     apart = (got.int() - expected.int()).abs().double()
     squared = float(apart.square().mean())
     return {"max": float(apart.max()), "psnr_db": round(10 * float(np.log10(255**2 / squared)), 2) if squared else None}

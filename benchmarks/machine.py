@@ -18,7 +18,7 @@ FEATURES = ("avx2", "avx512f", "avx_vnni", "avx512_vnni", "avx512_bf16", "amx_ti
 
 
 def machine_record() -> dict[str, object]:
-    """What a record needs so that its figures can be compared: code, time, processor, load and versions.
+    """Return what a record needs so that its figures can be compared: code, time, processor, load and versions.
 
     `commit` ends in `+changes` when tracked files differ from it, and is None outside of a git checkout. `load_1min`
     is the load average at the moment of the call: call this before measuring.
@@ -40,7 +40,7 @@ def machine_record() -> dict[str, object]:
 
 
 def commit() -> str | None:
-    """Abbreviated commit of the checkout, or None when git or the checkout is missing."""
+    """Return the abbreviated commit of the checkout, or None when git or the checkout is missing."""
     try:
         head = subprocess.run(
             ["git", "describe", "--always", "--exclude=*", "--abbrev=12", "--dirty=+changes"],
@@ -55,12 +55,12 @@ def commit() -> str | None:
 
 
 def cpu_model() -> str:
-    """Name of the processor as the system tells it."""
+    """Return the name of the processor as the system tells it."""
     return _cpuinfo("model name") or platform.processor() or platform.machine()
 
 
 def gpu() -> str | None:
-    """Name, memory and driver of the first NVIDIA GPU as its driver tells them, or None."""
+    """Return name, memory and driver of the first NVIDIA GPU as its driver tells them, or None."""
     query = ["nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"]
     try:
         done = subprocess.run(query, capture_output=True, text=True, check=True, timeout=20)

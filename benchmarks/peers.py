@@ -69,7 +69,8 @@ print(json.dumps({**figures, "codes": codes}))
 
 
 def synthesis(threads: int, plan: Plan) -> dict[str, Any]:
-    """w to a picture: random-face's network on OpenVINO, fid at 1024 px and at 256 px, there by both generators."""
+    """Measure w to a picture: random-face's network on OpenVINO, fid at 1024 px and at 256 px, there by both
+    generators."""
     arrays = inputs("synthesis", 4)
     first = {"w": arrays["w"][:1]}
     infer = _random_face(threads)
@@ -120,13 +121,14 @@ def _random_face(threads: int) -> Callable[[np.ndarray], np.ndarray]:
 
 
 def as_picture(image: np.ndarray) -> np.ndarray:
-    """random-face's formula for a network's result [3, S, S]: BGR uint8 [S, S, 3]."""
+    """Return random-face's formula for a network's result [3, S, S]: BGR uint8 [S, S, 3]."""
     scaled = (np.clip(image, -1, 1) + 1) / (2 + 1e-5)
     return np.clip(scaled * 255 + 0.5, 0, 255).transpose(1, 2, 0).astype(np.uint8)[:, :, ::-1]
 
 
 def identity(threads: int, plan: Plan, own: bool) -> dict[str, Any]:
-    """An aligned face to SFace's code: OpenCV's own class, fid's graph, which begins with the crop's resampling.
+    """Measure an aligned face to SFace's code: OpenCV's own class, fid's graph, which begins with the crop's
+    resampling.
 
     `own` adds the last OpenCV 4, in an environment of its own.
     """
@@ -161,7 +163,8 @@ def identity(threads: int, plan: Plan, own: bool) -> dict[str, Any]:
 
 
 def own_engines() -> dict[str, Any]:
-    """random-face as its documentation says, on the last OpenVINO that may run it, and on older ones until one does."""
+    """Measure random-face as its documentation says, on the last OpenVINO that may run it, and on older ones until one
+    does."""
     rows: dict[str, Any] = {}
     for version, python in OLD_OPENVINO.items():
         entry = models.model("generator")
@@ -174,7 +177,7 @@ def own_engines() -> dict[str, Any]:
 
 
 def own_opencv(weights: Path, views: np.ndarray, threads: int) -> dict[str, Any]:
-    """SFace's codes of faces uint8 [N, 112, 112, 3], BGR, by the last OpenCV 4, and ms of the first one."""
+    """Return SFace's codes of faces uint8 [N, 112, 112, 3], BGR, by the last OpenCV 4, and ms of the first one."""
     with tempfile.TemporaryDirectory() as folder:
         pictures = Path(folder) / "views.npy"
         np.save(pictures, views)
@@ -183,7 +186,8 @@ def own_opencv(weights: Path, views: np.ndarray, threads: int) -> dict[str, Any]
 
 
 def own_environment(python: str, packages: Sequence[Sequence[str]], script: str, *arguments: str) -> dict[str, Any]:
-    """What a script prints as JSON in a fresh environment with these packages, or the reason why it prints nothing."""
+    """Return what a script prints as JSON in a fresh environment with these packages, or the reason why it prints
+    nothing."""
     with tempfile.TemporaryDirectory() as name:
         own = str(Path(name) / "bin" / "python")
         steps = [[python, "-m", "venv", name], *([own, "-m", "pip", "install", "--quiet", *line] for line in packages)]

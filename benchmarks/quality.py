@@ -45,7 +45,7 @@ class ThroughEngine:
         self.resolution, self.provider = 256, opened[self.generator].provider
 
     def networks(self, identity: torch.Tensor, crop: torch.Tensor, portrait: torch.Tensor) -> torch.Tensor:
-        """Codes [N, 128], attribute and identity crops [N, 3, 256, 256] in [-1, 1] -> w [N, 512]."""
+        """Map codes [N, 128], attribute and identity crops [N, 3, 256, 256] in [-1, 1] -> w [N, 512]."""
         rows = []
         for code, *crops in zip(identity.numpy(), to_uint8(crop), to_uint8(portrait), strict=True):
             attributes, appearance = (self.opened["attributes"].run({"crop": one[None]}) for one in crops)
@@ -54,13 +54,13 @@ class ThroughEngine:
         return torch.from_numpy(np.stack(rows))
 
     def synthesis(self, w: torch.Tensor) -> torch.Tensor:
-        """w [N, 512] -> pictures [N, 3, 256, 256] in [-1, 1]."""
+        """Map w [N, 512] -> pictures [N, 3, 256, 256] in [-1, 1]."""
         return from_uint8(np.concatenate([self.opened[self.generator].run({"w": row[None]}) for row in w.numpy()]))
 
 
 @torch.no_grad()
 def measure(engines: tuple[str, ...], config: EvaluateConfig, threads: int) -> dict[str, Any]:
-    """Tables 1 and 2 by engine, with the difference of its pictures to PyTorch's; or the reason why not."""
+    """Return tables 1 and 2 by engine, with the difference of its pictures to PyTorch's; or the reason why not."""
     torch.set_num_threads(threads)
     reference = networks()
     frozen = FrozenNetworks.load(reference.synthesis, torch.device("cpu"))

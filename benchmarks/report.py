@@ -36,7 +36,7 @@ NONE = "–"
 
 
 def short_table(record: Mapping[str, Any]) -> str:
-    """The README's table, in Markdown, out of one record: reenactment and the whole frame by engine."""
+    """Return the README's table, in Markdown, out of one record: reenactment and the whole frame by engine."""
     run = last_runs(record)["latency"]
     lines = ["| engine | reenact | whole frame | identity cosine, PSNR to torch |", "|---|---|---|---|"]
     for engine, row in by_speed(run["graphs"]["reenact batch 1"]):
@@ -65,7 +65,7 @@ def write_readme(record: Path, readme: Path = ROOT / "README.md") -> None:
 
 
 def machine_line(record: Mapping[str, Any]) -> str:
-    """The sentence before the README's table: on what it was measured."""
+    """Return the sentence before the README's table: on what it was measured."""
     machine = record["machine"]
     features = ", ".join(name.upper().replace("_", "-") for name in machine["cpu_features"])
     cpu = f"{machine['cpu']}, {machine['cpus']} CPUs{f' with {features}' if features else ''}"
@@ -73,19 +73,19 @@ def machine_line(record: Mapping[str, Any]) -> str:
 
 
 def markdown(record: Mapping[str, Any]) -> str:
-    """All tables in Markdown."""
+    """Return all tables in Markdown."""
     intro = "# Benchmarks\n\n" + "".join(f"- {line}\n" for line in setting(record))
     return "\n".join([intro, *(table.markdown() for table in tables(last_runs(record)))])
 
 
 def page(record: Mapping[str, Any]) -> str:
-    """One HTML page that needs no other file."""
+    """Return one HTML page that needs no other file."""
     runs = last_runs(record)
     return render("fid: benchmarks", setting(record), [Plots(list(plots(runs))), *tables(runs)])
 
 
 def setting(record: Mapping[str, Any]) -> list[str]:
-    """Machine, versions, bundle."""
+    """Return the lines about machine, versions and bundle."""
     machine, bundle = record["machine"], record["bundle"]
     device = f"{machine['cpu']}, {machine['cpus']} CPUs, {', '.join(machine['cpu_features'])}"
     loads = ", ".join(f"{run['benchmark']} {run['load_1min']}" for run in record["runs"])

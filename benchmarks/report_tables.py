@@ -9,7 +9,7 @@ Runs = Mapping[str, Mapping[str, Any]]
 
 
 def tables(runs: Runs) -> Iterator[Table]:
-    """All tables of the last runs of one machine and commit."""
+    """Yield all tables of the last runs of one machine and commit."""
     if "latency" in runs:
         yield from latency_tables(runs["latency"])
     if "quality" in runs:
@@ -25,7 +25,7 @@ def tables(runs: Runs) -> Iterator[Table]:
 
 
 def latency_tables(run: Mapping[str, Any]) -> Iterator[Table]:
-    """One table for each graph and batch, one for the whole frame, one for load and memory."""
+    """Yield one table for each graph and batch, one for the whole frame, one for load and memory."""
     settings = run["settings"]
     note = f"{settings['threads']} threads; {settings['plan']}. Times are of a call, pictures a second at the median."
     for title, rows in run["graphs"].items():
@@ -83,7 +83,8 @@ def latency_tables(run: Mapping[str, Any]) -> Iterator[Table]:
 
 
 def quality_tables(run: Mapping[str, Any]) -> Iterator[Table]:
-    """The paper's Table 1 and Table 2, by engine. Of dlib's codes, whose cosines are all near 1, what it accepts."""
+    """Yield the paper's Table 1 and Table 2, by engine. Of dlib's codes, whose cosines are all near 1, what
+    it accepts."""
     rows, again = [], []
     for engine, row in run["engines"].items():
         if "reason" in row:
@@ -123,7 +124,7 @@ def quality_tables(run: Mapping[str, Any]) -> Iterator[Table]:
 
 
 def scaling_tables(run: Mapping[str, Any]) -> Iterator[Table]:
-    """One table for each thing that grows."""
+    """Yield one table for each thing that grows."""
     for name, engines in run["by"].items():
         if name in ("clip_length", "faces"):
             keys = ("resident_mb", "growth_mb", "ms_a_frame") if name == "clip_length" else ("found", "p50_ms")
@@ -140,7 +141,7 @@ def scaling_tables(run: Mapping[str, Any]) -> Iterator[Table]:
 
 
 def roofline_tables(run: Mapping[str, Any]) -> Iterator[Table]:
-    """The groups of every graph, its verdict, and the layers with most to gain."""
+    """Yield tables of the groups of every graph, its verdict, and the layers with most to gain."""
     roof = run["roof"]
     note = f"Roof: {roof['matrix_gflops']:.0f} GFLOP/s in matrix products, {roof['copy_gb_s']:.1f} GB/s in copies."
     verdicts = [figures["verdict"] for figures in run["graphs"].values() if "verdict" in figures]
@@ -165,7 +166,7 @@ def roofline_tables(run: Mapping[str, Any]) -> Iterator[Table]:
 
 
 def peers_tables(run: Mapping[str, Any]) -> Iterator[Table]:
-    """What a user would take instead."""
+    """Yield the tables of what a user would take instead."""
     versions = ", ".join(f"{name} {version}" for name, version in run["settings"]["versions"].items() if version)
     for title, rows in run["peers"].items():
         if "reason" in rows or "p50_ms" in rows:
@@ -182,7 +183,8 @@ def peers_tables(run: Mapping[str, Any]) -> Iterator[Table]:
 
 
 def gpu_tables(run: Mapping[str, Any]) -> Iterator[Table]:
-    """What gpu.py measured: fid's sessions, the whole frame, PyTorch in its forms and precisions."""
+    """Yield the tables of what gpu.py measured: fid's sessions, the whole frame, PyTorch in its forms and
+    precisions."""
     header = ("p50 ms", "p95", "p99", "a second", "ready s")
     tests = run["tests"].get("last_line") or run["tests"].get("reason", "did not run")
     sessions = {f"{graph}, {engine}": row for engine, rows in run["sessions"].items() for graph, row in rows.items()}
@@ -230,7 +232,7 @@ def _gpu_times(row: Mapping[str, Any]) -> list[str]:
 
 
 def by_speed(rows: Mapping[str, Any]) -> list[tuple[str, Any]]:
-    """Engines that run, the fastest first, then those that do not."""
+    """Return engines that run, the fastest first, then those that do not."""
     return sorted(rows.items(), key=lambda item: item[1].get("p50_ms", float("inf")))
 
 

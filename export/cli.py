@@ -253,7 +253,7 @@ def _remarks(judged: "dict[str, Verdict]") -> Iterator[str]:
 
 
 def main() -> None:
-    """The console script. Exit codes: 0, 1 for a failure, 2 for a wrong command line or input, 130 for Ctrl-C."""
+    """Run the console script. Exit codes: 0, 1 for a failure, 2 for a wrong command line or input, 130 for Ctrl-C."""
     missing = [name for name in NEEDED if find_spec(name) is None]
     if missing:
         click.echo(f"fid-export: {missing[0]} is not installed: `pip install 'fid-face[train]'`.", err=True)

@@ -19,12 +19,12 @@ FP16_MAX = 65504.0
 
 
 def frozen(network: nn.Module) -> nn.Module:
-    """A copy in evaluation mode, without gradients."""
+    """Return a copy in evaluation mode, without gradients."""
     return copy.deepcopy(network).eval().requires_grad_(False)
 
 
 def fold_batch_norms(network: nn.Module, *example: Tensor) -> nn.Module:
-    """A frozen copy in which every BatchNorm2d that directly follows a convolution is part of that convolution.
+    """Return a frozen copy in which every BatchNorm2d that directly follows a convolution is part of that convolution.
 
     `example` are inputs for one run, which shows what follows what.
     """
@@ -61,7 +61,8 @@ def fold_batch_norms(network: nn.Module, *example: Tensor) -> nn.Module:
 
 
 def rounded_to_fp16(network: nn.Module) -> nn.Module:
-    """A frozen copy whose tensors of `FP16_FROM` numbers or more hold only FP16 values; what FP16 cannot hold stays."""
+    """Return a frozen copy whose tensors of `FP16_FROM` numbers or more hold only FP16 values; what FP16 cannot hold
+    stays."""
     network = frozen(network)
     with torch.no_grad():
         for tensor in chain(network.parameters(), network.buffers()):
@@ -71,7 +72,7 @@ def rounded_to_fp16(network: nn.Module) -> nn.Module:
 
 
 def with_transposed_wavelets(synthesis: nn.Module) -> nn.Module:
-    """A frozen copy whose inverse wavelet transforms are transposed convolutions; equal up to float32 rounding.
+    """Return a frozen copy whose inverse wavelet transforms are transposed convolutions; equal up to float32 rounding.
 
     The graph of `inverse_haar` is a dozen passes over the map and a shuffle, which the engines on a CPU do not fuse.
     """
@@ -83,7 +84,7 @@ def with_transposed_wavelets(synthesis: nn.Module) -> nn.Module:
 
 
 def transposed_haar(x: Tensor) -> Tensor:
-    """`inverse_haar` [N, 4C, H, W] -> [N, C, 2H, 2W] as two transposed convolutions, one kernel per band."""
+    """Apply `inverse_haar` [N, 4C, H, W] -> [N, C, 2H, 2W] as two transposed convolutions, one kernel per band."""
     c = x.shape[1] // 4
     signs = [[[1, 1], [1, 1]], [[1, 1], [-1, -1]], [[1, -1], [1, -1]], [[1, -1], [-1, 1]]]
     kernels = 0.5 * torch.tensor(signs, dtype=x.dtype, device=x.device)[:, None]

@@ -21,17 +21,17 @@ W = Tensor("w", ("batch", W_SIZE), "float32")
 
 
 def appearance_of(networks: Networks) -> tuple[Tensor, ...]:
-    """The port of the identity image's attribute code, where the mapper takes it."""
+    """Return the port of the identity image's attribute code, where the mapper takes it."""
     return (Tensor("appearance", ("batch", networks.attributes_size), "float32"),) if networks.takes_appearance else ()
 
 
 def attributes_of(size: int) -> Tensor:
-    """The attribute code: float32 [batch, size]."""
+    """Return the attribute code: float32 [batch, size]."""
     return Tensor("attributes", ("batch", size), "float32")
 
 
 def image_of(resolution: int) -> Tensor:
-    """The output of the generator: uint8 [batch, R, R, 3] RGB."""
+    """Return the output of the generator: uint8 [batch, R, R, 3] RGB."""
     return Tensor("image", ("batch", resolution, resolution, 3), "uint8", (0, 255), "RGB")
 
 
@@ -57,7 +57,7 @@ class IdentityGraph(GraphModule):
         self.register_buffer("columns", torch.from_numpy(columns.T.copy()))
 
     def forward(self, crop: torch.Tensor) -> torch.Tensor:
-        """Crop uint8 [N, 256, 256, 3] -> code float32 [N, 128]."""
+        """Map crop uint8 [N, 256, 256, 3] -> code float32 [N, 128]."""
         face = self.rows @ crop.permute(0, 3, 1, 2).float() @ self.columns
         return F.normalize(self.identity.raw_code(face), dim=1)
 
@@ -73,7 +73,7 @@ class AttributesGraph(GraphModule):
         self.outputs = (attributes_of(networks.attributes_size),)
 
     def forward(self, crop: torch.Tensor) -> torch.Tensor:
-        """Crop uint8 [N, 256, 256, 3] -> code float32 [N, attributes_size]."""
+        """Map crop uint8 [N, 256, 256, 3] -> code float32 [N, attributes_size]."""
         return self.attributes(from_crop(crop))
 
 
@@ -90,7 +90,7 @@ class MapperGraph(GraphModule):
     def forward(
         self, identity: torch.Tensor, attributes: torch.Tensor, appearance: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """Codes float32 [N, 128] and one or two [N, attributes_size] -> w float32 [N, 512]."""
+        """Map codes float32 [N, 128] and one or two [N, attributes_size] -> w float32 [N, 512]."""
         return self.mapper(identity, attributes, *(() if appearance is None else (appearance,)))
 
 
@@ -105,7 +105,7 @@ class SynthesisGraph(GraphModule):
         self.outputs = (image_of(resolution),)
 
     def forward(self, w: torch.Tensor) -> torch.Tensor:
-        """w float32 [N, 512] -> picture uint8 [N, R, R, 3]."""
+        """Map w float32 [N, 512] -> picture uint8 [N, R, R, 3]."""
         return to_picture(self.synthesis(w))
 
 
@@ -123,7 +123,7 @@ class ReenactGraph(GraphModule):
     def forward(
         self, crop: torch.Tensor, identity: torch.Tensor, appearance: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """Crop uint8 [N, 256, 256, 3], code float32 [N, 128], appearance -> picture uint8 [N, R, R, 3]."""
+        """Map crop uint8 [N, 256, 256, 3], code float32 [N, 128], appearance -> picture uint8 [N, R, R, 3]."""
         codes = (self.attributes(from_crop(crop)), *(() if appearance is None else (appearance,)))
         return to_picture(self.synthesis(self.mapper(identity, *codes)))
 
@@ -138,12 +138,12 @@ class MappingGraph(GraphModule):
         self.mapping = mapping
 
     def forward(self, z: torch.Tensor) -> torch.Tensor:
-        """z float32 [N, 512], standard normal -> w float32 [N, 512]."""
+        """Map z float32 [N, 512], standard normal -> w float32 [N, 512]."""
         return self.mapping(z)
 
 
 def bundle_graphs(networks: Networks) -> dict[str, GraphModule]:
-    """The graphs that a bundle holds as files, by name.
+    """Return the graphs that a bundle holds as files, by name.
 
     The mapping network is that of a user's generator only; the light generator is there where the networks have one.
     """

@@ -76,7 +76,7 @@ class Parity:
         return None
 
     def to_json(self) -> dict[str, Any]:
-        """The entry of bundle.json."""
+        """Return the entry of bundle.json."""
         tolerance = asdict(self.tolerance)
         record = {"inputs": self.inputs, "provider": self.provider, "unit": tolerance.pop("unit")}
         record |= {key: value for key, value in asdict(self.difference).items() if value is not None}
@@ -87,8 +87,8 @@ class Parity:
 
 @torch.no_grad()
 def parity_inputs(networks: Networks, count: int, seed: int = 0) -> Arrays:
-    """Inputs of all graphs by name, `count` of each: pictures and latents of the generator around the mean of W, codes
-    like those of photographed people, attribute codes of the pictures, appearances of others among them."""
+    """Return inputs of all graphs by name, `count` of each: pictures and latents of the generator around the mean of W,
+    codes like those of photographed people, attribute codes of the pictures, appearances of others among them."""
     generator = torch.Generator().manual_seed(seed)
     mapper = networks.mapper
     assert isinstance(mapper.w_mean, torch.Tensor)
@@ -133,14 +133,15 @@ def measure(
 
 @torch.no_grad()
 def run_module(module: GraphModule, inputs: Mapping[str, np.ndarray]) -> np.ndarray:
-    """The output of a graph module in PyTorch, for the inputs that it takes."""
+    """Return the output of a graph module in PyTorch, for the inputs that it takes."""
     arrays = [torch.from_numpy(inputs[tensor.name]) for tensor in module.inputs]
     count, step = len(arrays[0]), min(8, _most_of(module))
     return np.concatenate([module(*(a[i : i + step] for a in arrays)).numpy() for i in range(0, count, step)])
 
 
 def difference(got: np.ndarray, expected: np.ndarray) -> Difference:
-    """Pictures uint8: in grey levels. Codes float32 [N, size]: distance relative to the length of the expected code."""
+    """Compare pictures uint8 in grey levels. Codes float32 [N, size]: distance relative to the length of the expected
+    code."""
     if got.dtype == np.uint8:
         apart = np.abs(got.astype(np.int16) - expected.astype(np.int16))
         psnr = float(psnr_db(got[None], expected[None])[0]) if apart.any() else None

@@ -56,7 +56,7 @@ class Networks:
         return replace(self, synthesis=synthesis, resolution=resolution, light=None, provenance=provenance)
 
     def for_inference(self) -> "Networks":
-        """Frozen copies in the form that runs fastest: batch norms folded, wavelets as convolutions; equal up to
+        """Return frozen copies in the form that runs fastest: batch norms folded, wavelets as convolutions; equal up to
         float32 rounding."""
         return replace(
             self,
@@ -68,7 +68,7 @@ class Networks:
         )
 
     def rounded_to_fp16(self) -> "Networks":
-        """Copies with large weights rounded to FP16 and kept as float32: exactly what an FP16 bundle stores."""
+        """Return copies with large weights rounded to FP16 and kept as float32: exactly what an FP16 bundle stores."""
         return replace(
             self,
             attributes=rounded_to_fp16(self.attributes),
@@ -86,7 +86,7 @@ def read_networks(
     noise: bool = True,
     light: Path | None = None,
 ) -> Networks:
-    """The networks to export.
+    """Return the networks to export.
 
     checkpoint: a run or checkpoint of `fid-train fit`; generator: one of `fid-train distill`, or the user's StyleGAN2
     file. What is None comes from the bundle that ships with fid. resolution: px; None for the generator's own; with
@@ -166,9 +166,9 @@ def _with_light(networks: Networks, light: Path) -> Networks:
 
 @torch.no_grad()
 def w_distance(mapper: nn.Module, mapping: nn.Module) -> float:
-    """How far the mean w of a mapping network lies from the mean of the W that a mapper was trained in, or its spread
-    from that W's: root mean square over the 512 numbers, in standard deviations of that W. Chance alone gives 0.01.
-    """
+    """Return how far the mean w of a mapping network lies from the mean of the W that a mapper was trained in, or its
+    spread from that W's: root mean square over the 512 numbers, in standard deviations of that W. Chance alone gives
+    0.01."""
     assert isinstance(mapper.w_mean, torch.Tensor)
     assert isinstance(mapper.w_std, torch.Tensor)
     z = torch.randn(20_000, len(mapper.w_mean), generator=torch.Generator().manual_seed(1))
@@ -178,7 +178,7 @@ def w_distance(mapper: nn.Module, mapping: nn.Module) -> float:
 
 
 def read_bundle(bundle: Bundle) -> Networks:
-    """The networks that a bundle was exported from: its tensors have the names of the modules' own.
+    """Return the networks that a bundle was exported from: its tensors have the names of the modules' own.
 
     Raises FidError when the bundle was made from other networks than this version of fid has.
     """

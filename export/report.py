@@ -28,7 +28,7 @@ class Shown:
 
 
 def report_page(bundle: Bundle, shown: Sequence[Shown]) -> str:
-    """The page, which needs no other file. Its figures are those of bundle.json."""
+    """Return the page, which needs no other file. Its figures are those of bundle.json."""
     parts = [_parity(bundle)]
     if any(graph.half is not None for graph in bundle.graphs.values()):
         parts.append(_gate(bundle))

@@ -64,7 +64,7 @@ def store(model: onnx.ModelProto, path: Path, weights: WeightsFile | None) -> No
 
 
 def fits_fp16(array: np.ndarray) -> bool:
-    """Whether FP16 holds every number of a float32 array exactly."""
+    """Tell whether FP16 holds every number of a float32 array exactly."""
     with np.errstate(over="ignore"):
         return bool(np.array_equal(array.astype(np.float16).astype(np.float32), array))
 

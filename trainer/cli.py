@@ -360,7 +360,7 @@ def personalize(
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """The console script: one sentence per error, exit code 2 for bad usage or input, 1 for a failure."""
+    """Run the console script: one sentence per error, exit code 2 for bad usage or input, 1 for a failure."""
     missing = [name for module, name in NEEDED.items() if find_spec(module) is None]
     if missing:
         click.echo(f"fid-train: {missing[0]} is not installed; run: pip install 'fid-face[train]'", err=True)

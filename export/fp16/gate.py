@@ -77,16 +77,16 @@ class Verdict:
     reason: str | None = None  # why the graph stays FP32 as a whole
 
     def to_json(self) -> dict[str, Any]:
-        """The figures for bundle.json."""
+        """Return the figures for bundle.json."""
         record: dict[str, Any] = {"inputs": self.inputs, "psnr_db": PSNR_DB, "cosine": COSINE}
         return record | {key: value for key, value in asdict(self.figures).items() if value is not None}
 
 
 @torch.no_grad()
 def gate_inputs(networks: Networks, count: int = MIN_INPUTS, seed: int = 1) -> Arrays:
-    """Inputs of all graphs by name, `count` of each. Three quarters of the latents are the generator's own at psi 1;
-    the others lie 4 standard deviations from the mean of W, on either side along its widest axes. Crops are their
-    pictures.
+    """Return inputs of all graphs by name, `count` of each. Three quarters of the latents are the generator's own at
+    psi 1; the others lie 4 standard deviations from the mean of W, on either side along its widest axes. Crops are
+    their pictures.
 
     Raises InputError for fewer than 64, which do not count as a measurement.
     """
@@ -121,7 +121,7 @@ def _far(count: int) -> int:
 
 
 def latent_names(count: int) -> list[str]:
-    """What the latents of `gate_inputs` are."""
+    """Return what the latents of `gate_inputs` are."""
     near = count - _far(count)
     return [
         f"psi 1, latent {i + 1}"
@@ -172,7 +172,7 @@ def gate(
 
 
 def fewest(layers: Sequence[str], passes: Callable[[tuple[str, ...]], bool]) -> tuple[str, ...]:
-    """A smallest set of layers that, kept FP32, lets the graph pass: none of them can be left out.
+    """Return a smallest set of layers that, kept FP32, lets the graph pass: none of them can be left out.
 
     QuickXplain (Junker 2004): halves are tried, so k culprits among n layers take about 2 k log2(n / k) trials. All
     layers are the answer when nothing less will do.
@@ -206,7 +206,7 @@ class _Scores:
         return Figures(float(self.psnr_db.mean()), float(self.psnr_db.min()), *cosines)
 
     def hardest(self) -> list[int]:
-        """The inputs, the one that is furthest past a threshold, or nearest to one, first."""
+        """Return the inputs, the one that is furthest past a threshold, or nearest to one, first."""
         margin = (1 - np.nan_to_num(self.cosine, nan=-1.0)) / (1 - COSINE)
         if self.psnr_db is not None:
             margin = np.maximum(margin, PSNR_DB / np.maximum(self.psnr_db, 1e-3))
@@ -231,7 +231,7 @@ class _Comparison:
             self.expected_codes = self._codes(self.expected)
 
     def measure(self, model: onnx.ModelProto, what: str, on: Sequence[int] | None = None) -> tuple[_Scores, np.ndarray]:
-        """Scores on all inputs, or on some, and the outputs."""
+        """Return scores on all inputs, or on some, and the outputs."""
         session = open_emulated(model, self.threads)
         chosen = list(range(self.count)) if on is None else list(on)
         got = self._over(lambda part: session.run(**part)[self.output.name], chosen, what)
@@ -242,7 +242,7 @@ class _Comparison:
         return _Scores(psnr_db(got, expected), _cosines(codes, self.expected_codes[chosen])), got
 
     def passes(self, model: onnx.ModelProto, kept_fp32: tuple[str, ...], on: Sequence[int]) -> bool:
-        """Whether the graph with these layers FP32 is within the thresholds on the inputs `on`."""
+        """Tell whether the graph with these layers FP32 is within the thresholds on the inputs `on`."""
         scores, _ = self.measure(to_fp16(model, kept_fp32).model, f"looking for layers, {len(kept_fp32)} FP32", on)
         return scores.figures().fault is None
 

@@ -74,13 +74,13 @@ class DistillConfig:
 
 
 def mean_w(mapping: Mapping) -> Tensor:
-    """The mean of W [512], of 100,000 samples: the point that truncation pulls towards."""
+    """Return the mean of W [512], of 100,000 samples: the point that truncation pulls towards."""
     generator = torch.Generator().manual_seed(0)
     return torch.stack([mapping(torch.randn(1000, W_SIZE, generator=generator)).mean(0) for _ in range(100)]).mean(0)
 
 
 def write_targets(folder: Path, config: DistillConfig, log: Callable[[str], None] = print) -> None:
-    """Writes shards of w [32, 512] float32 and 256 px targets [32, 3, 256, 256] float16; skips those that are there."""
+    """Write shards of w [32, 512] float32 and 256 px targets [32, 3, 256, 256] float16; skips those that are there."""
     held_out_shards = -(-config.held_out // SHARD)
     n_shards = held_out_shards + -(-config.images // SHARD)
     paths = [folder / f"shard_{index:04d}.npz" for index in range(n_shards)]
@@ -110,7 +110,7 @@ def write_targets(folder: Path, config: DistillConfig, log: Callable[[str], None
 
 
 def read_targets(folder: Path, config: DistillConfig) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
-    """(w, image) of the training targets and of the held-out ones; images float16 at the configured resolution.
+    """Return (w, image) of the training targets and of the held-out ones; images float16 at the configured resolution.
 
     Raises InputError when a shard is broken.
     """
@@ -135,7 +135,7 @@ def read_targets(folder: Path, config: DistillConfig) -> tuple[tuple[Tensor, Ten
 
 @torch.no_grad()
 def closed_form_head(network: Synthesis, w: Tensor, images: Tensor, ridge: float = 1e-5) -> None:
-    """Ridge least squares from (activations, 1) to the target's 12 wavelet bands.
+    """Fit by ridge least squares from (activations, 1) to the target's 12 wavelet bands.
 
     Fills the head's skip and its constant colour. w is left to training: a few dozen images say nothing about its 512
     directions.
@@ -161,8 +161,8 @@ def closed_form_head(network: Synthesis, w: Tensor, images: Tensor, ridge: float
 
 @torch.no_grad()
 def measure(network: Synthesis, w: Tensor, images: Tensor, identity: nn.Module | None = None) -> dict[str, float]:
-    """PSNR (dB), colour drift (mean absolute difference of an image's mean colour, grey levels) and cosine of the
-    identity codes on targets."""
+    """Return PSNR (dB), colour drift (mean absolute difference of an image's mean colour, grey levels) and cosine of
+    the identity codes on targets."""
     outputs = torch.cat([network(code).float() for code in w.split(4)])
     target = images.float()
     values = psnr_db(outputs, target)
@@ -176,13 +176,13 @@ def measure(network: Synthesis, w: Tensor, images: Tensor, identity: nn.Module |
 
 
 def batches(n: int, batch: int, generator: torch.Generator) -> Iterator[Tensor]:
-    """Endless batches of indices, every image once per pass."""
+    """Yield endless batches of indices, every image once per pass."""
     while True:
         yield from torch.randperm(n, generator=generator)[: n // batch * batch].split(batch)
 
 
 def typical_size(parameter: Tensor) -> float:
-    """Root mean square of a tensor's numbers, or what a random start would give one of zeros.
+    """Return the root mean square of a tensor's numbers, or what a random start would give one of zeros.
 
     The published weights have their scales folded in, so tensors differ in size by orders of magnitude; Adam's steps
     are made relative to it.
@@ -194,8 +194,8 @@ def typical_size(parameter: Tensor) -> float:
 def image_loss(
     output: Tensor, target: Tensor, perceptual: nn.Module | None, config: DistillConfig, step: int = 0
 ) -> Tensor:
-    """L1 on the image and on its 4x and 14x coarser copies, squared error against large mistakes, and LPIPS on the
-    square of this step."""
+    """Return L1 on the image and on its 4x and 14x coarser copies, squared error against large mistakes, and LPIPS on
+    the square of this step."""
     loss = (output - target).abs().mean() + config.squared * (output - target).square().mean()
     for factor in (4, 14):
         loss = loss + 0.5 * (F.avg_pool2d(output, factor) - F.avg_pool2d(target, factor)).abs().mean()
@@ -208,13 +208,13 @@ def image_loss(
 
 
 def first_trained(network: Synthesis) -> int:
-    """The number of the first block that is not as published, or of the last."""
+    """Return the number of the first block that is not as published, or of the last."""
     changed = [own != published for own, published in zip(network.widths, CHANNELS, strict=False)]
     return changed.index(True) if True in changed else len(changed) - 1
 
 
 def start(config: DistillConfig, narrow: Path | None, w: Tensor, images: Tensor) -> Synthesis:
-    """The generator that training begins with."""
+    """Return the generator that training begins with."""
     if narrow is None:
         network = Synthesis.load(config.resolution)
         closed_form_head(network, w[:64], images[:64])
@@ -326,7 +326,7 @@ def distill(
     resume: bool = False,
     console: Console | None = None,
 ) -> Path:
-    """Trains a generator into `run` and returns its last checkpoint folder.
+    """Train a generator into `run` and return its last checkpoint folder.
 
     Targets are made first (in `targets`, default `run/targets`) and kept. `narrow`: a run or checkpoint of this command
     to make narrower, to `config.widths`. With `resume` it goes on from the newest checkpoint. Raises InputError for

@@ -84,7 +84,7 @@ def _distance(points: Tensor, others: Tensor) -> Tensor:
 def compose(
     networks: Networks, frozen: FrozenNetworks, identity: Tensor, image: Tensor, portrait: Tensor, batch: int
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """(w, pictures in [-1, 1]) batch by batch, of identity codes [N, 128], attribute and identity images uint8
+    """Yield (w, pictures in [-1, 1]) batch by batch, of identity codes [N, 128], attribute and identity images uint8
     [N, 3, S, S]."""
     starts = range(0, len(identity), batch)
     for i in progress_of("composing", starts, len(starts)):
@@ -96,8 +96,8 @@ def compose(
 def compose_crops(
     networks: Networks, frozen: FrozenNetworks, identity: Tensor, crops: np.ndarray, portraits: np.ndarray, batch: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """w [N, 512] and crops uint8 [N, 256, 256, 3] of identity codes [N, 128], attribute and identity crops of that
-    shape."""
+    """Return w [N, 512] and crops uint8 [N, 256, 256, 3] of identity codes [N, 128], attribute and identity crops of
+    that shape."""
     image, portrait = (
         torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).to(identity.device)
         for images in (crops, portraits)
@@ -111,7 +111,7 @@ def compose_crops(
 
 @torch.no_grad()
 def generated_pairs(networks: Networks, frozen: FrozenNetworks, config: EvaluateConfig) -> GeneratedPairs:
-    """Draws `config.pairs` pairs through `frozen.synthesis` and composes them."""
+    """Draw `config.pairs` pairs through `frozen.synthesis` and compose them."""
     random = torch.Generator().manual_seed(config.seed)
 
     def drawn(what: str) -> Faces:
@@ -132,7 +132,7 @@ def generated_pairs(networks: Networks, frozen: FrozenNetworks, config: Evaluate
 
 
 def short_figures(pairs: GeneratedPairs, frozen: FrozenNetworks, config: EvaluateConfig) -> dict[str, Any]:
-    """Figures by the networks of training, by name; cosines as mean and std."""
+    """Return the figures by the networks of training, by name; cosines as mean and std."""
     people, attributes, output, own = pairs.people, pairs.attributes, pairs.output, pairs.own
 
     def cosine(a: Tensor, b: Tensor) -> dict[str, float]:
@@ -159,7 +159,7 @@ def short_figures(pairs: GeneratedPairs, frozen: FrozenNetworks, config: Evaluat
 
 
 def evaluate(networks: Networks, frozen: FrozenNetworks, config: EvaluateConfig) -> dict[str, Any]:
-    """Short figures of E_attr and M through `frozen.synthesis` on `config.pairs` pairs."""
+    """Return the short figures of E_attr and M through `frozen.synthesis` on `config.pairs` pairs."""
     return short_figures(generated_pairs(networks, frozen, config), frozen, config)
 
 
@@ -181,7 +181,8 @@ def _table(
 
 
 def sorted_pairs(identity: Seen, attributes: Seen, output: Seen) -> np.ndarray:
-    """Identity, attributes, output of the pairs with the worst, median and best identity, three of each, by column."""
+    """Return identity, attributes, output of the pairs with the worst, median and best identity, three of each, by
+    column."""
     judge = "dlib" if "dlib" in output.codes else "SFace"
     if judge == "dlib":
         order = np.argsort(-np.linalg.norm(output.codes[judge] - identity.codes[judge], axis=1), kind="stable")
@@ -193,7 +194,7 @@ def sorted_pairs(identity: Seen, attributes: Seen, output: Seen) -> np.ndarray:
 
 
 def tile(rows: Sequence[Any], side: int = 144, gap: int = 4) -> np.ndarray:
-    """Pictures uint8 [256, 256, 3] in rows, as one RGB picture on white, each brought to `side` px."""
+    """Return pictures uint8 [256, 256, 3] in rows, as one RGB picture on white, each brought to `side` px."""
     height, width = len(rows) * (side + gap) - gap, max(len(row) for row in rows) * (side + gap) - gap
     page = np.full((height, width, 3), 255, np.uint8)
     for r, row in enumerate(rows):

@@ -53,7 +53,7 @@ class Known(NamedTuple):
         return self.skin - self.light
 
     def at(self, index: Tensor, device: torch.device) -> "Known":
-        """The same of some faces, on a device."""
+        """Return the same of some faces, on a device."""
         return Known(*(values[index].to(device) for values in self))
 
 
@@ -123,11 +123,11 @@ class FitLoop:
         return replace(self._draws, step=self.done)
 
     def autocast(self) -> AbstractContextManager[Any]:
-        """bf16 where the configuration asks for it."""
+        """Compute within it in bf16 where the configuration asks for it."""
         return torch.autocast(self.device.type, torch.bfloat16) if self.config.bf16 else nullcontext()
 
     def start(self) -> None:
-        """What is learnt of faces once: attribute codes, light, transfer, and a new run's probe."""
+        """Learn what has to be learnt of faces once: attribute codes, light, transfer, and a new run's probe."""
         config = self.config
         if not config.train_attributes and self.dataset is not None:
             self.codes = self.attribute_codes(self.dataset)
@@ -149,7 +149,7 @@ class FitLoop:
 
     @torch.no_grad()
     def attribute_codes(self, faces: Faces, batch: int = 16) -> Tensor:
-        """Codes [2, N, A] of faces as they are and as a camera would have them."""
+        """Return codes [2, N, A] of faces as they are and as a camera would have them."""
         encoder, random = self.networks.attributes.eval(), torch.Generator().manual_seed(self.config.seed)
         views: tuple[list[Tensor], ...] = ([], [])
         for index in torch.arange(len(faces)).split(batch):
@@ -159,7 +159,7 @@ class FitLoop:
         return torch.stack([torch.cat(view) for view in views])
 
     def start_probe(self) -> None:
-        """Trains a new run's probe on the known faces alone."""
+        """Train a new run's probe on the known faces alone."""
         if self.done:
             return
         landmarks, skin = (x.to(self.device) for x in (self.known.landmarks / 256, self.known.skin))
@@ -171,7 +171,7 @@ class FitLoop:
             self.train_probe(self.config.seed + step, PROBE_RATE * (1 - 0.8 * step / self.config.probe_steps))
 
     def train_probe(self, seed: int, rate: float) -> None:
-        """One step of the probe on known faces, and on what was seen of compositions."""
+        """Take one step of the probe on known faces, and on what was seen of compositions."""
         random = torch.Generator().manual_seed(seed)
         index = torch.randint(len(self.known.w), (PROBE_BATCH,), generator=random)
         with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):  # dropout
@@ -187,7 +187,7 @@ class FitLoop:
         self.optimise("probe_optimizer", loss, rate)
 
     def optimise(self, name: str, loss: Tensor, rate: float | None = None, clip: float | None = None) -> None:
-        """One step of an optimiser on a loss, the gradients averaged over the processes."""
+        """Take one step of an optimiser on a loss, the gradients averaged over the processes."""
         optimizer = self.optimizers[name]
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         for group in optimizer.param_groups:
@@ -204,7 +204,7 @@ class FitLoop:
         optimizer.step()
 
     def rate(self) -> float:
-        """Learning rate of this step: a cosine over the warm start, then one from the cross rate to the end.
+        """Return the learning rate of this step: a cosine over the warm start, then one from the cross rate to the end.
 
         The warm start begins with a linear warm-up over 100 steps and ends at 0.4 of its rate; the second cosine ends
         at 0.02 of the cross rate.
@@ -220,22 +220,23 @@ class FitLoop:
         return config.cross_rate * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * fraction)))
 
     def identity_loss(self, code: Tensor, target: Tensor) -> Tensor:
-        """The configured form of equation (4)."""
+        """Return the configured form of equation (4)."""
         loss = losses.identity_l1 if self.config.identity_loss == "l1" else losses.identity_cosine
         return self.config.identity_weight * loss(code, target)
 
     def landmarks_loss(self, points: Tensor, target: Tensor) -> Tensor:
-        """The configured form of equation (5), of points [N, K, 2] as fractions of the crop."""
+        """Return the configured form of equation (5), of points [N, K, 2] as fractions of the crop."""
         loss = losses.landmarks_l2 if self.config.landmarks_loss == "l2" else losses.landmarks_squared
         return self.config.landmarks_weight * loss(points, target)
 
     def known_of(self, faces: Faces) -> Known:
-        """What the losses in W need to know of faces."""
+        """Return what the losses in W need to know of faces."""
         skin = faces.skin if self.light else faces.w.new_zeros(len(faces), 3)
         return Known(faces.w, faces.identity, faces.landmarks, skin, self.light(faces.border) if self.light else skin)
 
     def self_batch(self) -> tuple[Known, Tensor]:
-        """This process's share of a self batch: what is known of it, and attribute codes (with gradient to E_attr)."""
+        """Return this process's share of a self batch: what is known of it, and attribute codes (with gradient to
+        E_attr)."""
         n, draws = self.config.self_batch, self.draws
         if len(self.codes):
             random, rows = draws.random(Stream.SELF_FACES), self.processes.rows(n)
@@ -246,7 +247,9 @@ class FitLoop:
         return self.known_of(faces), self.networks.attributes(draws.seen_crop(faces, n, Stream.SELF_VIEW))
 
     def self_losses(self) -> dict[str, Tensor]:
-        """In W, reconstruction where I_id = I_attr; by the transfer and the probe, these attributes on other people."""
+        """Return the losses in W: reconstruction where I_id = I_attr; by the transfer and the probe, these
+        attributes on other
+        people."""
         config, (known, attributes) = self.config, self.self_batch()
         identity = self.draws.identities(known.identity, config.self_batch, Stream.SELF_IDENTITIES)
         w, target = self.networks.mapper(identity, attributes, attributes), known.w
@@ -259,7 +262,7 @@ class FitLoop:
         return terms
 
     def others_losses(self, known: Known, identity: Tensor, kept: Tensor, attributes: Tensor) -> dict[str, Tensor]:
-        """The attributes of a self batch on the other people of it."""
+        """Return the losses of the attributes of a self batch on the other people of it."""
         config, sums = self.config, {}
         everybody = [self.processes.gathered(x) for x in (identity, kept, attributes, known.w, known.tone)]
         rows = self.processes.rows(config.self_batch)
@@ -282,7 +285,7 @@ class FitLoop:
         return {name: torch.stack(values).mean() for name, values in sums.items()}
 
     def image_losses(self, same: bool) -> tuple[Seen, tuple[Tensor, ...], dict[str, Tensor]]:
-        """A batch of pairs through the generator and the frozen encoders, equations (3) to (8).
+        """Take a batch of pairs through the generator and the frozen encoders, equations (3) to (8).
 
         `same`: I_id = I_attr. Returns what was seen; the inputs (identity codes, attribute and identity crops); and the
         weighted losses by name.
@@ -323,7 +326,8 @@ class FitLoop:
         return Seen(*(x.detach().float() for x in seen)), (identity, crop, portrait), terms
 
     def train_adversary(self, fake_w: Tensor, inputs: tuple[Tensor, ...]) -> dict[str, Tensor]:
-        """Equations (2) and, where it is optimised apart, (3): a step of D_W, and one of the mapper against it."""
+        """Train by equations (2) and, where it is optimised apart, (3): a step of D_W, and one of the mapper
+        against it."""
         config, figures = self.config, {}
         if config.adversarial_rate is not None:
             with self.autocast():
@@ -338,7 +342,8 @@ class FitLoop:
         return {**figures, "discriminator": loss.detach()}
 
     def step(self) -> dict[str, float]:
-        """One step; returns the losses. Raises FidError when one is not finite, before the weights are touched."""
+        """Take one step and return the losses. Raises FidError when one is not finite, before the weights
+        are touched."""
         config = self.config
         self.networks.train()
         self.networks.attributes.train(config.train_attributes)
@@ -373,7 +378,7 @@ class FitLoop:
         return figures
 
     def save(self, run: Path, record: dict[str, Any]) -> Path:
-        """Writes a checkpoint: the average as the weights to ship, everything else to resume from."""
+        """Write a checkpoint: the average as the weights to ship, everything else to resume from."""
         weights = {**tensors_of("attributes", self.average.attributes), **tensors_of("mapper", self.average.mapper)}
         state: dict[str, Tensor] = {}
         for name, module in self.modules.items():
@@ -384,7 +389,7 @@ class FitLoop:
         return save(run, self.done, weights, state, {"kind": "fit", "configuration": asdict(self.config), **record})
 
     def restore(self, checkpoint: Path) -> None:
-        """Takes everything from a checkpoint's state. Raises FidError when it is another configuration's."""
+        """Take everything from a checkpoint's state. Raises FidError when it is another configuration's."""
         state = read_weights(checkpoint, "state.safetensors")
         for name, module in self.modules.items():
             own = {k.removeprefix(f"{name}."): v for k, v in state.items() if k.startswith(f"{name}.")}
@@ -402,7 +407,7 @@ class FitLoop:
         self.done = int(read_record(checkpoint)["step"])
 
     def begin_with(self, trained: Trainable) -> str:
-        """Takes E_attr of other weights, and M where it has the same inputs; returns what was taken, for people."""
+        """Take E_attr of other weights, and M where it has the same inputs; returns what was taken, for people."""
         mapper = trained.mapper.state_dict()
         fits = {k: v.shape for k, v in mapper.items()} == {
             k: v.shape for k, v in self.networks.mapper.state_dict().items()
@@ -415,7 +420,7 @@ class FitLoop:
 
     @torch.no_grad()
     def grid(self, rows: int = 5, columns: int = 5) -> np.ndarray:
-        """An identity (top) x attributes (left) picture of the average networks, RGB uint8 [H, W, 3]."""
+        """Return an identity (top) x attributes (left) picture of the average networks, RGB uint8 [H, W, 3]."""
         random = torch.Generator().manual_seed(99)
         people, attributes = (self.frozen.draw(n, self.config.psi, random) for n in (columns, rows))
         corner = torch.full_like(people.image[:1], 255)

@@ -43,7 +43,7 @@ SAVE_EVERY_S = 240
 
 
 def check_sources(run: Path, sources: dict[str, str | None]) -> None:
-    """Raises InputError when a run would go on with another generator or other data than run.json names."""
+    """Raise InputError when a run would go on with another generator or other data than run.json names."""
     path = run / "run.json"
     kept = json.loads(path.read_text()) if path.is_file() else {}
     for name, now in sources.items():
@@ -69,7 +69,7 @@ def fit(
     compiled: bool = False,
     console: Console | None = None,
 ) -> Path:
-    """Trains into `run` and returns its last checkpoint folder.
+    """Train into `run` and return its last checkpoint folder.
 
     `generator` is a `fid-train distill` run or checkpoint, or a StyleGAN2 file of the user's; `dataset` a folder of
     `fid-train dataset` (None: faces drawn online); `photos` a folder of the user's own photographs, further inputs;

@@ -76,19 +76,19 @@ def make_folder(folder: Path) -> None:
 
 
 def latest(run: Path) -> Path | None:
-    """The newest complete checkpoint of a run, or None."""
+    """Return the newest complete checkpoint of a run, or None."""
     found = [path for path in _folders(run) if (path / "checkpoint.json").is_file()]
     return found[-1] if found else None
 
 
 def check_new(run: Path, resume: bool) -> None:
-    """Raises InputError when a new run would write among another's checkpoints."""
+    """Raise InputError when a new run would write among another's checkpoints."""
     if not resume and latest(run) is not None:
         raise InputError(f"{run} holds a run already: go on with it by --resume, or name another folder.")
 
 
 def read_record(checkpoint: Path) -> dict[str, Any]:
-    """`checkpoint.json` of a checkpoint folder (or of a run's newest). Raises InputError when there is none."""
+    """Return `checkpoint.json` of a checkpoint folder (or of a run's newest). Raises InputError when there is none."""
     folder = checkpoint if (checkpoint / "checkpoint.json").is_file() else latest(checkpoint)
     if folder is None:
         raise InputError(
@@ -98,7 +98,7 @@ def read_record(checkpoint: Path) -> dict[str, Any]:
 
 
 def read_weights(checkpoint: Path, file: str = "weights.safetensors") -> dict[str, Tensor]:
-    """The tensors of a checkpoint folder (or of a run's newest). Raises FidError when the file is broken."""
+    """Return the tensors of a checkpoint folder (or of a run's newest). Raises FidError when the file is broken."""
     path = Path(read_record(checkpoint)["folder"]) / file
     try:
         return load_file(path)
@@ -107,7 +107,7 @@ def read_weights(checkpoint: Path, file: str = "weights.safetensors") -> dict[st
 
 
 def load_into(module: nn.Module, tensors: dict[str, Tensor], prefix: str) -> None:
-    """Copies `prefix.*` into a module; every key has to fit. Raises FidError otherwise."""
+    """Copy `prefix.*` into a module; every key has to fit. Raises FidError otherwise."""
     own = {k.removeprefix(f"{prefix}."): v.float() for k, v in tensors.items() if k.startswith(f"{prefix}.")}
     # batch counters are integers and are not kept in shipped weights
     own |= {k: v for k, v in module.state_dict().items() if k.endswith("num_batches_tracked") and k not in own}
@@ -120,12 +120,12 @@ def load_into(module: nn.Module, tensors: dict[str, Tensor], prefix: str) -> Non
 
 
 def tensors_of(prefix: str, module: nn.Module) -> dict[str, Tensor]:
-    """A module's parameters and buffers under `prefix.`, without batch counters."""
+    """Return a module's parameters and buffers under `prefix.`, without batch counters."""
     return {f"{prefix}.{k}": v for k, v in module.state_dict().items() if not k.endswith("num_batches_tracked")}
 
 
 def optimizer_tensors(prefix: str, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """An optimizer's state as named tensors (its rates belong to the configuration)."""
+    """Return an optimizer's state as named tensors (its rates belong to the configuration)."""
     return {
         f"{prefix}.{index}.{key}": value if isinstance(value, Tensor) else torch.tensor(value)
         for index, entry in optimizer.state_dict()["state"].items()
@@ -134,7 +134,7 @@ def optimizer_tensors(prefix: str, optimizer: torch.optim.Optimizer) -> dict[str
 
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor], prefix: str) -> None:
-    """The inverse of `optimizer_tensors`."""
+    """Give an optimizer the state of `optimizer_tensors` back."""
     entries: dict[int, dict[str, Tensor]] = {}
     for name, value in tensors.items():
         if name.startswith(f"{prefix}."):

@@ -51,8 +51,8 @@ TORCH_MAGIC, TORCH_PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
 
 
 def unpickle(data: memoryview) -> Any:
-    """What a pickle holds, `data` being writable memory. Tensors, arrays and bytes are views of it: copy what you keep,
-    and mind that they need not be aligned and may overlap.
+    """Return what a pickle holds, `data` being writable memory. Tensors, arrays and bytes are views of it: copy what
+    you keep, and mind that they need not be aligned and may overlap.
 
     Raises RefusedError when it is broken, holds what is not known here, or calls a function.
     """
@@ -79,29 +79,29 @@ class _Machine:
         self.marks: list[list[Any]] = []
 
     def take(self, count: int) -> memoryview:
-        """The next bytes."""
+        """Return the next bytes."""
         if count < 0 or count > len(self.data) - self.at:
             raise RefusedError("ends too early")
         self.at += count
         return self.data[self.at - count : self.at]
 
     def number(self, form: str) -> Any:
-        """The next number."""
+        """Return the next number."""
         return struct.unpack(form, self.take(struct.calcsize(form)))[0]
 
     def text(self, count: int) -> str:
-        """The next characters."""
+        """Return the next characters."""
         return str(self.take(count), "utf-8", "surrogatepass")
 
     def line(self) -> str:
-        """The next line."""
+        """Return the next line."""
         end = bytes(self.data[self.at : self.at + 1000]).find(b"\n")
         if end < 0:
             raise RefusedError("ends too early")
         return str(self.take(end + 1)[:-1], "utf-8")
 
     def items(self) -> list[Any]:
-        """What was put on the stack since the last mark."""
+        """Return what was put on the stack since the last mark."""
         items, self.stack = self.stack, self.marks.pop()
         return items
 
@@ -112,7 +112,7 @@ class _Machine:
         return self.stack.pop()
 
     def run(self) -> Any:
-        """Until the instruction that ends it; the position is behind it then."""
+        """Run until the instruction that ends it; the position is behind it then."""
         while True:
             self.spend(1)
             code = bytes(self.take(1))
@@ -193,7 +193,7 @@ class _Machine:
         self.name(module, name)
 
     def call(self) -> None:
-        """What pickle calls a function for, and what is no more than a constructor here."""
+        """Do what pickle calls a function for: here no more than one of the known constructors."""
         arguments, function = self.pop(), self.pop()
         if not isinstance(function, Name) or not isinstance(arguments, tuple):
             raise RefusedError("calls something that is no function")
@@ -204,7 +204,7 @@ class _Machine:
         self.push(builder(*arguments))
 
     def new(self) -> None:
-        """An object of a class."""
+        """Make an object of a class."""
         arguments, cls = self.pop(), self.pop()
         self.push(new_object(cls, *arguments))
 
@@ -224,7 +224,7 @@ class _Machine:
             raise RefusedError("gives a state to an object that has none")
 
     def look_up(self) -> None:
-        """An object that the file refers to by a name of its own."""
+        """Fetch an object that the file refers to by a name of its own."""
         if self.persistent is None:
             raise RefusedError("refers to things outside of itself")
         self.push(self.persistent(self.pop()))
