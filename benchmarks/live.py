@@ -27,7 +27,7 @@ RUNS = 20  # of PyTorch, after three that do not count
 
 
 def webcam(engine: str, clip: Path, seconds: float) -> dict[str, Any]:
-    """What `fid-run webcam` reports of one run; or the reason why there is none."""
+    """Return what `fid-run webcam` reports of one run; or the reason why there is none."""
     command = ["webcam", "--identity", FACE, "--camera", clip, "--headless", "--json", "--duration", seconds]
     command += ["--engine", engine, "--require", engine]
     start = "from fid.runtime.commands.cli import main; main()"
@@ -40,7 +40,8 @@ def webcam(engine: str, clip: Path, seconds: float) -> dict[str, Any]:
 
 
 def eager_ms(threads: int) -> float:
-    """Median ms of PyTorch for what the live path computes of a frame: attributes, mapper, light generator."""
+    """Return the median ms of PyTorch for what the live path computes of a frame: attributes, mapper, light
+    generator."""
     graphs = {name: open_engine("torch", name, threads) for name in ("attributes", "mapper", "synthesis-light")}
     arrays = dict(inputs("reenact", 1))
 

@@ -30,7 +30,7 @@ INPUTS = 4  # a picture of 1024 px takes a second and more in PyTorch on a CPU
 
 @dataclass(frozen=True)
 class Skeleton:
-    """What came out."""
+    """A graph skeleton that was written, and how far it is from PyTorch."""
 
     path: Path
     inside: int  # bytes of tensors that stayed in the graph

@@ -95,6 +95,22 @@ def test_the_speedup_is_taken_turn_by_turn_so_that_a_slow_minute_does_not_count(
     }
 
 
+def test_quantiles_reach_from_the_shortest_run_to_the_longest() -> None:
+    assert timing.quantiles(np.arange(21.0).reshape(3, 7)) == [float(2 * tenth) for tenth in range(11)]
+
+
+def test_records_hold_summaries_and_stay_small() -> None:
+    """A row for each run, pair or frame belongs on the page that is made at once; the repository keeps every copy."""
+    paths = sorted(records.RESULTS.glob("*.json"))
+    assert sum(path.stat().st_size for path in paths) < 400_000
+
+    def longest(record: object) -> int:
+        inner = record.values() if isinstance(record, dict) else record if isinstance(record, list) else ()
+        return max([len(inner) if isinstance(record, list) else 0, *map(longest, inner)])
+
+    assert max(longest(json.loads(path.read_text())) for path in paths) <= 50
+
+
 def test_runs_are_only_ever_added(tmp_path: Path) -> None:
     here = {"cpu": "Some CPU", "cpus": 2, "commit": "0123456789ab+changes", "gpu": None, "date": "2026-01-01"}
     here |= {"load_1min": 0.1}
@@ -268,7 +284,14 @@ def row(p50: float, speedup: float, psnr: float | None) -> dict[str, object]:
     near = {"max": 1.0, "mean": 0.001, "psnr_db": psnr, "lpips": 0.0001}
     near |= {"identity_cosine_mean": 0.9999, "identity_cosine_min": 0.9998}
     times = {"p50_ms": p50, "p95_ms": p50, "p99_ms": p50, "min_ms": p50, "per_second": 1e3 / p50, "runs": 2}
-    return {"provider": "x", **times, "speedup": speedup, "open_s": 0.1, "ms": [p50, p50], "against_torch": near}
+    return {
+        "provider": "x",
+        **times,
+        "speedup": speedup,
+        "open_s": 0.1,
+        "quantiles_ms": [p50, p50],
+        "against_torch": near,
+    }
 
 
 def judged(cosine: float) -> dict[str, object]:

@@ -16,6 +16,7 @@ import cv2
 import numpy as np
 
 from ..composer import Composer
+from ..engines.compare import psnr_db
 from ..errors import FidError, InputError
 from ..identity import Identity
 from ..live.ages import percentiles
@@ -85,7 +86,7 @@ def accuracy(images: list[np.ndarray], references: list[np.ndarray], judge: Comp
     """How near pictures RGB uint8 [R, R, 3] are to their references: worst PSNR in dB, worst identity cosine."""
     psnr, cosine = [], []
     for image, reference in zip(images, references, strict=True):
-        psnr.append(min(cv2.PSNR(image, reference), 99.0))  # 99: equal
+        psnr.append(float(psnr_db(image[None], reference[None])[0]))
         views = [cv2.resize(one, (256, 256), interpolation=cv2.INTER_AREA) for one in (image, reference)]
         cosine.append(float(judge.identity_code(views[0]) @ judge.identity_code(views[1])))
     return {"psnr_db": round(min(psnr), 2), "identity_cosine": round(min(cosine), 5)}

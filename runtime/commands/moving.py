@@ -99,15 +99,13 @@ def webcam(
     from ..live.reenact import Reenactor
     from ..live.webcam import Sinks, Webcam, process_age_s, resident_mb, virtual_cameras
     from ..media.camera import Camera
-    from ..media.camera_list import describe_cameras, find_camera, list_cameras
+    from ..media.camera_list import find_camera
     from ..media.images import check_output
     from ..media.video import VIDEO_SUFFIXES, pyav
 
     start = time.perf_counter()
     if list_only:
-        cameras = list_cameras()
-        as_text = columns((str(c.index), c.name, c.backend) for c in cameras) if cameras else [describe_cameras([])]
-        click.echo(json.dumps([vars(c) for c in cameras]) if settings.as_json else "\n".join(as_text))
+        _list_cameras(settings.as_json)
         return
     if not identities:
         raise click.UsageError("Missing option '--identity'.")
@@ -261,6 +259,15 @@ def deidentify(settings: Settings, source: Path, output: Path, seed: int, faces:
     finish(failed)
     if report["still_matching"]:
         click.get_current_context().exit(1)
+
+
+def _list_cameras(as_json: bool) -> None:
+    """Print the cameras of this machine, one a line or as JSON."""
+    from ..media.camera_list import describe_cameras, list_cameras
+
+    cameras = list_cameras()
+    as_text = columns((str(c.index), c.name, c.backend) for c in cameras) if cameras else [describe_cameras([])]
+    click.echo(json.dumps([vars(c) for c in cameras]) if as_json else "\n".join(as_text))
 
 
 def _parse_size(text: str | None) -> tuple[int | None, int | None]:

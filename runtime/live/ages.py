@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 
 import numpy as np
 
@@ -13,10 +13,10 @@ BINS = 20_000  # up to 10 s; what is older counts as 10 s
 PERCENTS = (50, 95, 99)
 
 
-def percentiles(values: Sequence[float], digits: int = 1) -> dict[str, float]:
-    """Return p50, p95 and p99 of values, rounded; 0 each when there is none."""
-    found = np.percentile(values, PERCENTS) if len(values) else np.zeros(len(PERCENTS))
-    return {f"p{percent}": round(float(value), digits) for percent, value in zip(PERCENTS, found, strict=True)}
+def percentiles(values: Iterable[float], digits: int = 1) -> dict[str, float]:
+    """Return p50, p95 and p99 of numbers, rounded; zeros without any."""
+    found = np.percentile([*values] or [0.0], PERCENTS).round(digits).tolist()
+    return {f"p{percent}": value for percent, value in zip(PERCENTS, found, strict=True)}
 
 
 class Ages:

@@ -142,7 +142,7 @@ class Live:
                 stages.setdefault(stage, []).append(ms)
         return {
             "fps": len(self._recent) / seconds,
-            "frame_age_ms": percentiles([age for _, age, _ in self._recent]),
+            "frame_age_ms": percentiles([age for _, age, _ in self._recent], 3),
             "stage_ms": {stage: float(np.mean(values)) for stage, values in stages.items()},
         }
 

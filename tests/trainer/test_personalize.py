@@ -317,7 +317,7 @@ def test_ctrl_c_leaves_nothing(
 
     monkeypatch.setattr(Refinement, "step", interrupted)
     code, _, err = run(capsys, ADA, "-o", tmp_path / "me.npz", "--bundle", toy_bundle)
-    assert (code, err.strip()) == (130, "fid-train: interrupted")
+    assert (code, err.strip()) == (130, "fid-train: stopped.")
     assert not list(tmp_path.iterdir())
 
 

@@ -25,7 +25,8 @@ from ...runtime.errors import FidError, InputError
 from ...runtime.weights.cache import sha256
 from ..networks.mobilestylegan import W_SIZE, Mapping
 from ..networks.stylegan2 import TAPS, Synthesis, mapping_from, synthesis_from
-from .unpickle import Record, RefusedError, unpickle
+from .pickled import Record, RefusedError
+from .unpickle import unpickle
 
 WHAT = "NVIDIA's StyleGAN2 .pkl, a .pt of rosinality, pSp or e4e, or .safetensors with the names of either"
 MAX_BYTES = 8 << 30
