@@ -41,6 +41,9 @@ BUILDS = {
 }
 """Script and program of each build; the WebGPU build can compute on the CPU as well."""
 
+COMPRESSED = {"ort-wasm-simd-threaded.wasm": 3_659_955, "ort-wasm-simd-threaded.asyncify.wasm": 6_578_721}
+"""Bytes of the programs as a host with gzip sends them."""
+
 
 def onnxruntime_web() -> Path:
     """Return the folder of the cache that holds `FILES`, checked; the package is fetched the first time.

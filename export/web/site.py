@@ -23,7 +23,7 @@ from ...runtime.weights import catalogue
 from ...runtime.weights.bundle import LIGHT, Bundle
 from ...runtime.weights.cache import new_folder, plain_disk_errors, sha256
 from .graphs import DETECT, GRAPHS, web_graph
-from .onnxruntime_web import BUILDS, FILES, LICENCE, PACKAGE, VERSION, onnxruntime_web
+from .onnxruntime_web import BUILDS, COMPRESSED, FILES, LICENCE, PACKAGE, VERSION, onnxruntime_web
 
 PAGE = Path(__file__).parent / "page"
 SHARED = ("page.css", "page.js", "icon.svg")  # with `fid-run serve`
@@ -194,6 +194,8 @@ def _first_load(sizes: dict[str, int], graphs: dict[str, str], names: tuple[str,
 
 def _compressed(path: Path) -> int:
     """Size as most hosts send it: text and programs compressed, weights and pictures as they are."""
+    if path.name in COMPRESSED:
+        return COMPRESSED[path.name]
     data = path.read_bytes()
     return len(data) if path.suffix in (".onnx", ".rgb", ".jpg") else len(gzip.compress(data, 6))
 

@@ -22,10 +22,8 @@ for (const [name, kind] of Object.entries(kinds)) {
   kind.faces = []; // {name, label, picture, code}: code is null for a face that ships; what it is, source.js knows
 }
 
-const sentence = (text) => text.charAt(0).toUpperCase() + text.slice(1);
-
 function complain(error) {
-  $("#alert").textContent = error ? sentence(error.message || String(error)) : "";
+  $("#alert").textContent = error ? error.message || String(error) : "";
   $("#alert").hidden = !error;
 }
 

@@ -73,7 +73,7 @@ export function align(points, size = CROP_SIZE) {
   const length = Math.hypot(...across);
   const half = Math.max(Math.hypot(...eye) * EYE_TO_EYE, Math.hypot(...down) * EYE_TO_MOUTH);
   if (!p.flat().every(Number.isFinite) || length < 1e-6 || half < 1e-6)
-    throw new Error("the five points of the face do not make a face.");
+    throw new Error("The five points of the face do not make a face.");
   const centre = [eyes[0] + CENTRE_DOWN * down[0], eyes[1] + CENTRE_DOWN * down[1]];
   const scale = size / (2 * half) / length;
   const [cosine, sine] = [across[0] * scale, across[1] * scale];
@@ -207,14 +207,14 @@ function cut(source, left, top, right, bottom) {
   return made;
 }
 
-// Whole positions and 32nds between them, as OpenCV keeps them.
-const cubicWeights = Array.from({ length: 32 }, (_, i) => {
-  const [x, A] = [i / 32, -0.75];
-  const w0 = ((A * (x + 1) - 5 * A) * (x + 1) + 8 * A) * (x + 1) - 4 * A;
-  const w1 = ((A + 2) * x - (A + 3)) * x * x + 1;
-  const w2 = ((A + 2) * (1 - x) - (A + 3)) * (1 - x) * (1 - x) + 1;
-  return [w0, w1, w2, 1 - w0 - w1 - w2];
-});
+// Weights of the four neighbours at a position between the second and the third, into `out`; a = -0.75 as in OpenCV.
+function cubic(x, out) {
+  const A = -0.75;
+  out[0] = ((A * (x + 1) - 5 * A) * (x + 1) + 8 * A) * (x + 1) - 4 * A;
+  out[1] = ((A + 2) * x - (A + 3)) * x * x + 1;
+  out[2] = ((A + 2) * (1 - x) - (A + 3)) * (1 - x) * (1 - x) + 1;
+  out[3] = 1 - out[0] - out[1] - out[2];
+}
 
 function reflect(at, size) {
   if (size === 1) return 0;
@@ -227,15 +227,13 @@ function warpCubic(source, matrix, width, height) {
   const { data, width: w, height: h, channels } = source;
   const made = image(width, height, channels, data.constructor);
   const bytes = data instanceof Uint8Array;
-  const [dx, dy] = [new Int32Array(width), new Int32Array(width)];
-  for (let x = 0; x < width; x++) [dx[x], dy[x]] = [rint(m[0] * x * 1024), rint(m[3] * x * 1024)];
-  const [columns, rows] = [new Int32Array(4), new Int32Array(4)];
-  for (let y = 0, at = 0; y < height; y++) {
-    const [x0, y0] = [rint((m[1] * y + m[2]) * 1024) + 16, rint((m[4] * y + m[5]) * 1024) + 16];
+  const [columns, rows, wx, wy] = [new Int32Array(4), new Int32Array(4), new Float64Array(4), new Float64Array(4)];
+  for (let y = 0, at = 0; y < height; y++)
     for (let x = 0; x < width; x++) {
-      const [fx, fy] = [(x0 + dx[x]) >> 5, (y0 + dy[x]) >> 5];
-      const [sx, sy] = [(fx >> 5) - 1, (fy >> 5) - 1];
-      const [wx, wy] = [cubicWeights[fx & 31], cubicWeights[fy & 31]];
+      const [u, v] = [m[0] * x + m[1] * y + m[2], m[3] * x + m[4] * y + m[5]];
+      const [sx, sy] = [Math.floor(u) - 1, Math.floor(v) - 1];
+      cubic(u - sx - 1, wx);
+      cubic(v - sy - 1, wy);
       const inside = sx >= 0 && sy >= 0 && sx + 3 < w && sy + 3 < h;
       for (let i = 0; i < 4; i++) {
         columns[i] = channels * (inside ? sx + i : reflect(sx + i, w));
@@ -245,14 +243,12 @@ function warpCubic(source, matrix, width, height) {
         let sum = 0;
         for (let i = 0; i < 4; i++) {
           const r = rows[i] + c;
-          sum +=
-            wy[i] *
-            (wx[0] * data[r + columns[0]] + wx[1] * data[r + columns[1]] + wx[2] * data[r + columns[2]] + wx[3] * data[r + columns[3]]);
+          const left = wx[0] * data[r + columns[0]] + wx[1] * data[r + columns[1]];
+          sum += wy[i] * (left + wx[2] * data[r + columns[2]] + wx[3] * data[r + columns[3]]);
         }
         made.data[at++] = bytes ? clamp(rint(sum), 0, 255) : sum;
       }
     }
-  }
   return made;
 }
 

@@ -160,7 +160,7 @@ const between = (a, b, t) => a.map((value, i) => (1 - t) * value + t * b[i]);
 
 function unit(code) {
   const length = Math.hypot(...code);
-  if (length < 1e-3) throw new Error("these identities cancel each other out; give photos of one person.");
+  if (length < 1e-3) throw new Error("These identities cancel each other out; give photos of one person.");
   return code.map((value) => value / length);
 }
 
