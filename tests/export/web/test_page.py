@@ -1,8 +1,6 @@
 """The static site as a visitor has it: in a real Chromium, with a camera that plays a file, and in Firefox."""
 
 import re
-import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +12,7 @@ from fid.runtime.identity import Identity
 from fid.runtime.media.images import read_image
 from fid.runtime.media.provenance import read_note
 from fid.runtime.weights.bundle import Bundle
+from firefox import firefox
 from playwright.sync_api import Browser, Page, expect
 from serving import FIREFOX
 
@@ -163,13 +162,19 @@ def test_nothing_can_be_sent_elsewhere(browser: Browser, address: str, size: str
     context.close()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(FIREFOX is None, reason="no Firefox is installed here")
-def test_firefox(address: str, tmp_path: Path) -> None:
-    """Firefox itself takes the pictures: one of a page that composed a photo, one of the same without."""
-    (tmp_path / "profile").mkdir()
-    shot = tmp_path / "firefox.png"
-    command = [FIREFOX, "--headless", "--no-remote", "--profile", str(tmp_path / "profile")]
-    assert FIREFOX is not None
-    subprocess.run([*command, "--screenshot", str(shot), address], timeout=120, capture_output=True)
-    time.sleep(0)
-    assert shot.is_file()
+@pytest.mark.parametrize("size", SIZES)
+def test_firefox(address: str, tmp_path: Path, size: str) -> None:
+    with firefox(tmp_path / "profile") as browser:
+        browser.open(address, *SIZES[size])
+        browser.wait("document.querySelector('#picture').naturalWidth === 256")
+        assert browser.evaluate("crossOriginIsolated")
+        assert re.search(r"on WASM, \d threads?", browser.evaluate("document.querySelector('#runs').textContent"))
+        browser.evaluate("document.querySelector('input[value=camera]').click()")
+        browser.evaluate("document.querySelector('#camera').click()")  # it shows a pattern, so nobody is seen
+        browser.wait("!document.querySelector('#hint').hidden")
+        assert browser.evaluate("document.documentElement.scrollWidth <= innerWidth")
+        assert browser.evaluate("document.querySelector('#alert').hidden")
+        own = (address, f"blob:{address}", "data:", "about:", "chrome:", "resource:")
+        assert [url for url in browser.asked if not url.startswith(own)] == []
