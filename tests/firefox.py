@@ -59,7 +59,9 @@ class Firefox:
     def wait(self, expression: str, seconds: float = 90) -> None:
         """Wait until a JavaScript expression is true."""
         end = time.monotonic() + seconds
-        guarded = f"(() => {{ try {{ return Boolean({expression}) }} catch {{ return false }} }})()"  # it may be loading
+        guarded = (
+            f"(() => {{ try {{ return Boolean({expression}) }} catch {{ return false }} }})()"  # it may be loading
+        )
         while not self.evaluate(guarded):
             assert time.monotonic() < end, (expression, self.evaluate("document.body.innerText"))
             time.sleep(0.2)
