@@ -249,6 +249,7 @@ function showSource() {
   const camera = onCamera();
   $("#from-photo").hidden = camera;
   $("#from-camera").hidden = !camera;
+  $("#full-line").hidden = camera; // live pictures come from the light generator
   $("#video").hidden = !live;
   $("#picture").hidden = Boolean(live) || !$("#picture").src;
   $("#save").hidden = Boolean(live) || !$("#picture").src;
