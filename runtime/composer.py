@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from .engines.machine import return_freed_memory
 from .engines.open import open_session
 from .engines.session import Session
 from .errors import InputError
@@ -205,6 +206,11 @@ class Composer:
         in `image`."""
         crop = np.zeros((CROP_SIZE, CROP_SIZE, 3), np.uint8)
         self.image(self.w(identity, self.attribute_code(crop)), light=light)
+        return_freed_memory()
+
+    def close_identity(self) -> None:
+        """Close the identity encoder, which frames do without, and free its memory; the next photo opens it again."""
+        self._sessions.pop("identity", None)
 
     def note(self, kind: str, source_type: str = MADE_BY_ALGORITHM) -> Note:
         """The provenance note for a picture of this composer; `kind` as in `provenance.Note`."""

@@ -120,6 +120,7 @@ def webcam(
     composer = settings.composer()
     people = [composer.identify(photo, identity_face) for photo in identities]
     reenactor = Reenactor(composer, light=light)
+    composer.close_identity()
     composer.warm_up(people[0], light=reenactor.light)
     settings.tell_fallbacks(composer)
     wishes = Wishes(people[0], view or "paste", no_face, smooth, mirror)
@@ -181,6 +182,7 @@ def video(
     composer = settings.composer()
     who = average([composer.identify(photo, identity_face) for photo in identities])
     reenactor = Reenactor(composer, light=bool(light))
+    composer.close_identity()
     composer.warm_up(who, light=reenactor.light)
     settings.tell_fallbacks(composer)
     wishes = Wishes(who, view or "result-only", no_face, smooth)

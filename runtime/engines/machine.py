@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import json
 import math
 import os
@@ -76,6 +78,13 @@ def _file() -> Path:
 def _machine() -> dict[str, str | None]:
     """What the outcome depends on."""
     return {"host": platform.node(), **{package: installed_version(package) for package in ("onnxruntime", "openvino")}}
+
+
+def return_freed_memory() -> None:
+    """Return memory that was freed to the system, where the C library keeps it (glibc): opening sessions frees much."""
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError, AttributeError):  # another C library
+            ctypes.CDLL(None).malloc_trim(0)
 
 
 def physical_cores() -> int:

@@ -26,9 +26,6 @@ if TYPE_CHECKING:
 LARGEST_GRAPH = 1 << 20
 """Bytes. A larger file holds its weights itself: it is none of our generators, and reading it would take time."""
 
-LARGEST_SHIFT = 20_000_000
-"""Bytes. Noise and bias become one constant of the size of the map up to here, and stay two above."""
-
 
 def with_matrix_products(path: Path | str) -> bytes | None:
     """The ONNX graph at `path` with its modulated pointwise convolutions as matrix products; None when it has none.
@@ -49,104 +46,119 @@ def with_matrix_products(path: Path | str) -> bytes | None:
 
 def rewrite(model: onnx.ModelProto) -> int:
     """Rewrite a graph in place; returns how many convolutions became matrix products."""
-    from onnx import helper, numpy_helper
-
-    graph = model.graph
-    makers = {name: node for node in graph.node for name in node.output}
-    users: dict[str, list[onnx.NodeProto]] = {}
-    for node in graph.node:
-        for name in node.input:
-            users.setdefault(name, []).append(node)
-    outputs = {port.name for port in graph.output}
-    constants = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
-    constants |= {  # half-precision weights are cast while loading
-        node.output[0]: constants[node.input[0]]
-        for node in graph.node
-        if node.op_type == "Cast" and node.input[0] in constants
-    }
-    shapes = _shapes(model)
-
-    def alone(name: str) -> bool:
-        return len(users.get(name, [])) == 1 and name not in outputs
-
-    plan: dict[str, tuple[onnx.NodeProto, onnx.NodeProto | None]] = {}  # pointwise output -> (Mul, depthwise or None)
-    for node in graph.node:
-        if node.op_type != "Conv" or constants.get(node.input[1], ())[2:] != (1, 1) or _option(node, "group", 1) != 1:
-            continue
-        if (
-            None in shapes.get(node.output[0], (None,))[2:]
-            or set(_option(node, "strides", [1])) != {1}
-            or any(_option(node, "pads", [0]))
-        ):
-            continue
-        source = makers.get(node.input[0])
-        depthwise = None
-        if source is not None and source.op_type == "Conv" and alone(node.input[0]):
-            shape = constants.get(source.input[1], ())
-            same = shape[:2] == (_option(source, "group", 1), 1) and len(source.input) == 2
-            depthwise, source = (source, makers.get(source.input[0])) if same else (None, None)
-            if depthwise is not None and not alone(depthwise.input[0]):
-                continue
-        elif not alone(node.input[0]):
-            continue
-        channels = constants[node.input[1]][1]
-        if source is None or source.op_type != "Mul" or source.input[1] in constants:
-            continue
-        if shapes.get(source.input[1], ())[1:] == (channels, 1, 1):
-            plan[node.output[0]] = (source, depthwise)
+    view = _View(model)
+    plan = {node.output[0]: found for node in model.graph.node if (found := view.modulation_of(node)) is not None}
     if not plan:
         return 0
-
-    def constant(name: str, values: list[int]) -> str:
-        graph.initializer.append(numpy_helper.from_array(np.array(values, np.int64), name))
-        return name
-
     dropped = {id(multiply) for multiply, _ in plan.values()}
-    shifted = {}  # output of an Add of noise that is folded into one constant with the bias -> what stands for it
     nodes: list[onnx.NodeProto] = []
-    for node in graph.node:
+    for node in model.graph.node:
         if id(node) in dropped:
             continue
-        if node.output[0] in shifted:
-            node.input[:] = shifted[node.output[0]]
         if node.output[0] not in plan:
             nodes.append(node)
             continue
         multiply, depthwise = plan[node.output[0]]
-        if depthwise is None:
-            node.input[0] = multiply.input[0]
-        else:
-            depthwise.input[0] = multiply.input[0]
+        (node if depthwise is None else depthwise).input[0] = multiply.input[0]
+        nodes += view.product(node, multiply.input[1])
+        nodes += view.back(node)
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    return len(plan)
+
+
+class _View:
+    """A graph to be rewritten: who makes and who takes a value, and the shapes that are fixed."""
+
+    def __init__(self, model: onnx.ModelProto) -> None:
+        self.graph = graph = model.graph
+        self.makers = {name: node for node in graph.node for name in node.output}
+        self.users: dict[str, list[onnx.NodeProto]] = {}
+        for node in graph.node:
+            for name in node.input:
+                self.users.setdefault(name, []).append(node)
+        self.outputs = {port.name for port in graph.output}
+        self.constants = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
+        self.constants |= {  # FP16 weights are cast while loading
+            node.output[0]: self.constants[node.input[0]]
+            for node in graph.node
+            if node.op_type == "Cast" and node.input[0] in self.constants
+        }
+        self.shapes = _shapes(model)
+
+    def alone(self, name: str) -> bool:
+        """Tell whether a value goes into one node and nowhere else."""
+        return len(self.users.get(name, [])) == 1 and name not in self.outputs
+
+    def is_pointwise(self, node: onnx.NodeProto) -> bool:
+        """Tell whether a node is a plain 1x1 convolution to a map of fixed size."""
+        if node.op_type != "Conv" or self.constants.get(node.input[1], ())[2:] != (1, 1):
+            return False
+        plain = _option(node, "group", 1) == 1 and set(_option(node, "strides", [1])) == {1}
+        return (
+            plain and not any(_option(node, "pads", [0])) and None not in self.shapes.get(node.output[0], (None,))[2:]
+        )
+
+    def modulation_of(self, node: onnx.NodeProto) -> tuple[onnx.NodeProto, onnx.NodeProto | None] | None:
+        """Return the Mul by a style before a pointwise convolution, and the depthwise convolution between or None."""
+        if not self.is_pointwise(node) or not self.alone(node.input[0]):
+            return None
+        source, depthwise = self.makers.get(node.input[0]), None
+        if source is not None and source.op_type == "Conv":
+            shape = self.constants.get(source.input[1], ())
+            if (
+                shape[:2] != (_option(source, "group", 1), 1)
+                or len(source.input) != 2
+                or not self.alone(source.input[0])
+            ):
+                return None
+            depthwise, source = source, self.makers.get(source.input[0])
+        if source is None or source.op_type != "Mul" or source.input[1] in self.constants:
+            return None
+        channels = self.constants[node.input[1]][1]
+        return (source, depthwise) if self.shapes.get(source.input[1], ())[1:] == (channels, 1, 1) else None
+
+    def product(self, node: onnx.NodeProto, style: str) -> list[onnx.NodeProto]:
+        """Return the nodes of (W * s) @ x for a pointwise convolution of x by W."""
+        from onnx import helper
+
         out, weight = node.output[0], node.input[1]
-        c_out, c_in = constants[weight][:2]
-        height, width = (int(size or 0) for size in shapes[out][2:])  # fixed, or it were not planned
-        nodes += [
-            helper.make_node("Reshape", [weight, constant(f"{out}/plane", [c_out, c_in])], [f"{out}/weight"]),
-            helper.make_node("Reshape", [multiply.input[1], constant(f"{out}/row", [-1, 1, c_in])], [f"{out}/style"]),
+        c_out, c_in = self.constants[weight][:2]
+        plane, row, flat = (
+            self.constant(f"{out}/{name}", sizes)
+            for name, sizes in (("plane", [c_out, c_in]), ("row", [-1, 1, c_in]), ("flat", [0, c_in, -1]))
+        )
+        return [
+            helper.make_node("Reshape", [weight, plane], [f"{out}/weight"]),
+            helper.make_node("Reshape", [style, row], [f"{out}/style"]),
             helper.make_node("Mul", [f"{out}/weight", f"{out}/style"], [f"{out}/modulated"]),
-            helper.make_node("Reshape", [node.input[0], constant(f"{out}/flat", [0, c_in, -1])], [f"{out}/columns"]),
+            helper.make_node("Reshape", [node.input[0], flat], [f"{out}/columns"]),
             helper.make_node("MatMul", [f"{out}/modulated", f"{out}/columns"], [f"{out}/product"]),
         ]
-        back = constant(f"{out}/map", [0, c_out, height, width])
+
+    def back(self, node: onnx.NodeProto) -> list[onnx.NodeProto]:
+        """Return the nodes from the product to the convolution's result: its shape, its bias."""
+        from onnx import helper
+
+        out = node.output[0]
+        c_out = self.constants[node.input[1]][0]
+        height, width = (int(size or 0) for size in self.shapes[out][2:])  # fixed, or it were not planned
+        back = self.constant(f"{out}/map", [0, c_out, height, width])
         if len(node.input) < 3:
-            nodes.append(helper.make_node("Reshape", [f"{out}/product", back], [out]))
-            continue
-        shift = f"{out}/shift"
-        nodes.append(helper.make_node("Reshape", [node.input[2], constant(f"{out}/tall", [c_out, 1, 1])], [shift]))
-        following = users[out][0] if alone(out) else None
-        noise = next((n for n in following.input if n != out), "") if following is not None else ""
-        small = 4 * c_out * height * width <= LARGEST_SHIFT
-        fits = constants.get(noise, ())[-3:] == (1, height, width)
-        if following is not None and following.op_type == "Add" and small and fits:
-            nodes.append(helper.make_node("Add", [noise, shift], [f"{out}/noise"]))
-            nodes.append(helper.make_node("Reshape", [f"{out}/product", back], [out]))
-            shifted[following.output[0]] = [out, f"{out}/noise"]
-        else:
-            nodes.append(helper.make_node("Reshape", [f"{out}/product", back], [f"{out}/unshifted"]))
-            nodes.append(helper.make_node("Add", [f"{out}/unshifted", shift], [out]))
-    del graph.node[:]
-    graph.node.extend(nodes)
-    return len(plan)
+            return [helper.make_node("Reshape", [f"{out}/product", back], [out])]
+        tall = self.constant(f"{out}/tall", [c_out, 1, 1])
+        return [
+            helper.make_node("Reshape", [f"{out}/product", back], [f"{out}/unshifted"]),
+            helper.make_node("Reshape", [node.input[2], tall], [f"{out}/shift"]),
+            helper.make_node("Add", [f"{out}/unshifted", f"{out}/shift"], [out]),
+        ]
+
+    def constant(self, name: str, values: list[int]) -> str:
+        """Add a constant of whole numbers to the graph; returns its name."""
+        from onnx import numpy_helper
+
+        self.graph.initializer.append(numpy_helper.from_array(np.array(values, np.int64), name))
+        return name
 
 
 def _option(node: onnx.NodeProto, name: str, otherwise: Any) -> Any:

@@ -7,6 +7,7 @@ recorded as a CUDA graph. Without NVIDIA's Python bindings of CUDA, ONNX Runtime
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import io
 import itertools
 import os
@@ -20,8 +21,9 @@ from numpy.typing import NDArray
 
 from ..errors import FidError
 from ..tensor import Tensor
+from ..weights.cache import cache_folder, locked, new_file
 from .cuda import Buffers, Stream, gpu
-from .matmul import with_matrix_products
+from .matmul import LARGEST_GRAPH, with_matrix_products
 from .session import check_inputs
 
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # since 1.31 its import starts reporting to its maker
@@ -31,6 +33,13 @@ DTYPES = {"tensor(uint8)": "uint8", "tensor(float)": "float32", "tensor(float16)
 
 KEPT = 4
 """Batch sizes whose buffers stay on the GPU; the one not used for longest makes room."""
+
+SETTLING = 2
+"""Runs on the CPU after which memory is given back: the first takes a block for every result, and the second, which
+knows how long each is needed, one block for all."""
+
+FORM = 1
+"""Counts up when `matmul` makes another form of the same graph, so that kept ones are made anew."""
 
 DEVICE = "cuda"
 """Where bound buffers lie, in ONNX Runtime's word."""
@@ -64,6 +73,9 @@ class OnnxRuntimeSession:
         self.inputs = tuple(map(_tensor, self._session.get_inputs()))
         self.outputs = tuple(map(_tensor, self._session.get_outputs()))
         self._names = [tensor.name for tensor in self.outputs]
+        self._settling = iter(range(SETTLING if device == "CPU" else 0))
+        self._shrinking = ort.RunOptions()
+        self._shrinking.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
         if device == "CUDA" and bindings:
             self._bound = _BoundRuns(self._session, self.inputs, self.outputs, recorded)
 
@@ -72,7 +84,8 @@ class OnnxRuntimeSession:
         check_inputs(self.inputs, arrays)
         if self._bound is not None:
             return self._bound.run(arrays)
-        return dict(zip(self._names, map(np.asarray, self._session.run(self._names, arrays)), strict=True))
+        options = None if next(self._settling, None) is None else self._shrinking
+        return dict(zip(self._names, map(np.asarray, self._session.run(self._names, arrays, options)), strict=True))
 
 
 class _BoundRuns:
@@ -151,10 +164,31 @@ def session_options(threads: int) -> ort.SessionOptions:
 
 def model_for(path: Path | str, provider: str, options: ort.SessionOptions) -> str | bytes:
     """What to open for the graph at `path`: the file, or on the CPU the same graph in the form that is faster there."""
-    rewritten = with_matrix_products(path) if provider == "CPUExecutionProvider" else None
-    if rewritten is None:
+    rewritten = _matrix_form(Path(path)) if provider == "CPUExecutionProvider" else None
+    if not rewritten:
         return str(path)
     options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(Path(path).parent))
+    return rewritten
+
+
+def _matrix_form(path: Path) -> bytes | None:
+    """`with_matrix_products` of a graph, kept in the user's cache, because making it takes `onnx`: 0.4 s and 30 MB."""
+    if path.stat().st_size > LARGEST_GRAPH:
+        return None
+    key = hashlib.sha256(FORM.to_bytes() + path.read_bytes()).hexdigest()[:32]
+    kept = cache_folder("forms", f"{key}.onnx")
+    try:
+        return kept.read_bytes()  # empty: the graph has no such form
+    except OSError:
+        pass
+    rewritten = with_matrix_products(path) or b""
+    with (
+        contextlib.suppress(OSError, FidError),
+        locked(kept.name),
+    ):  # a full or read-only disk only costs the time again
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        with new_file(kept) as partial:
+            partial.write_bytes(rewritten)
     return rewritten
 
 

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from ..errors import FidError
 from ..tensor import Tensor
 from ..weights.cache import cache_folder
+from .forms import with_grouped_wavelets, with_noise_apart
 from .session import check_inputs
-from .wavelet import with_grouped_wavelets
 
 if TYPE_CHECKING:
     import openvino
@@ -41,21 +41,28 @@ class OpenVINOSession:
             "PERFORMANCE_HINT": "LATENCY",
             "INFERENCE_NUM_THREADS": threads,
         }
-        try:
-            self._model = self._core.read_model(str(path))
-        except Exception as error:  # the bindings raise plain RuntimeError and their own types
-            raise FidError(f"OpenVINO cannot open {Path(path).name}: {_last_line(error)}.") from error
-        with_grouped_wavelets(self._model)
-        self.inputs = tuple(_tensor(port) for port in self._model.inputs)
-        self.outputs = tuple(_tensor(port) for port in self._model.outputs)
+        self._path = Path(path)
+        model = self._read()
+        self.inputs = tuple(_tensor(port) for port in model.inputs)
+        self.outputs = tuple(_tensor(port) for port in model.outputs)
         self._built: OrderedDict[int, openvino.InferRequest] = OrderedDict()
         self._lock = threading.Lock()
         self.provider = f"openvino CPU {precision}"
-        self._request(static_batch or 1)  # a graph that cannot be built fails here, not on the first picture
+        self._request(static_batch or 1, model)  # a graph that cannot be built fails here, not on the first picture
 
-    def _request(self, batch: int) -> openvino.InferRequest:
+    def _read(self) -> openvino.Model:
+        """The graph in the form that is quicker here; it is not kept, because it holds its weights once more."""
+        try:
+            model = self._core.read_model(str(self._path))
+        except Exception as error:  # the bindings raise plain RuntimeError and their own types
+            raise FidError(f"OpenVINO cannot open {self._path.name}: {_last_line(error)}.") from error
+        with_grouped_wavelets(model)
+        with_noise_apart(model)
+        return model
+
+    def _request(self, batch: int, model: openvino.Model | None = None) -> openvino.InferRequest:
         if batch not in self._built:
-            model = self._model.clone()
+            model = model or self._read()
             shapes = {t.name: [batch if isinstance(d, str) else d for d in t.shape] for t in self.inputs}
             try:
                 model.reshape(shapes)

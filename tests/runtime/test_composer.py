@@ -150,6 +150,17 @@ def test_an_identity_without_the_right_appearance_is_refused(looking: Composer, 
         )
 
 
+def test_the_identity_encoder_can_be_closed_and_opens_again(composer: Composer) -> None:
+    who = composer.identify(ADA)
+    assert "identity" in composer._sessions
+    composer.close_identity()
+    composer.close_identity()  # twice does no harm
+    assert "identity" not in composer._sessions
+    composer.warm_up(who)
+    assert "identity" not in composer._sessions  # a frame does without
+    np.testing.assert_array_equal(composer.identify(ADA).code, who.code)
+
+
 def test_live_pictures_come_from_the_light_generator(composer: Composer, tmp_path: Path) -> None:
     both = Composer(toy.write_bundle(tmp_path / "both", light=True), threads=1)
     who = both.set_identity(ADA)

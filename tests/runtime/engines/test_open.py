@@ -10,6 +10,7 @@ import onnx
 import onnxruntime
 import pytest
 import toy
+from fid.runtime.assets import BUNDLE
 from fid.runtime.engines import open as session_module
 from fid.runtime.engines.machine import physical_cores
 from fid.runtime.engines.open import ENGINES, open_session, satisfies
@@ -140,6 +141,24 @@ def test_auto_on_a_cpu_is_onnxruntime(toy_bundle):
     if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
         assert session.provider == "onnxruntime CPU"
     assert session.fallback is None
+
+
+def test_the_quicker_form_is_made_once(empty_cache, monkeypatch):
+    path = BUNDLE / "synthesis-light.onnx"
+    w = np.random.default_rng(0).standard_normal((2, 512)).astype(np.float32) * 0.3
+    first = open_session(path, engine="onnxruntime").run(w=w)["image"]
+    (kept,) = (empty_cache / "forms").glob("*.onnx")
+    assert b"MatMul" in kept.read_bytes()
+    monkeypatch.setitem(sys.modules, "onnx", None)  # not needed any more
+    session = open_session(path, engine="onnxruntime")
+    for _ in range(3):  # the first two give memory back
+        np.testing.assert_array_equal(session.run(w=w)["image"], first)
+
+
+def test_the_quicker_form_is_used_where_the_cache_cannot_be_written(empty_cache):
+    empty_cache.mkdir()
+    (empty_cache / "forms").write_text("a file in the way")
+    open_session(BUNDLE / "synthesis-light.onnx", engine="onnxruntime")
 
 
 def test_openvino_says_its_precision(toy_bundle):

@@ -1,5 +1,5 @@
-"""Inverse wavelets as one grouped convolution on OpenVINO: the same numbers, only where the pattern is met, and whether
-OpenVINO still needs it."""
+"""Forms of a generator for OpenVINO: the same numbers, only where the pattern is met, and whether OpenVINO still needs
+them."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from fid.runtime.assets import BUNDLE
+from fid.runtime.engines.forms import with_grouped_wavelets, with_noise_apart
 from fid.runtime.engines.open import open_session
-from fid.runtime.engines.wavelet import with_grouped_wavelets
 
 openvino = pytest.importorskip("openvino")
 from openvino import opset8 as ops  # noqa: E402
@@ -143,3 +143,36 @@ def test_openvino_has_no_kernel_of_its_own_for_transposed_wavelets_in_bfloat16()
     ]
     # the kernel for dense ones, and none for one channel a group, as float32 has; what follows the last is float32
     assert sum(kernel.startswith("brgconv") and kernel.endswith("bf16") for kernel in kernels) == 10, kernels
+
+
+def constant_mb(model: openvino.Model) -> float:
+    """MB of float32 constants that a built model holds."""
+    compiled = openvino.Core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    nodes = compiled.get_runtime_model().get_ordered_ops()
+    constants = [node for node in nodes if node.get_rt_info()["layerType"].astype(str) == "Const"]
+    return sum(4 * np.prod(node.get_output_shape(0)) for node in constants) / 1e6
+
+
+def test_noise_apart_gives_the_same_numbers_and_is_not_spread_over_all_channels() -> None:
+    model = styled_wavelet()
+    expected = run(model, 2)
+    before = constant_mb(model)
+    assert with_noise_apart(model) == 1
+    np.testing.assert_allclose(run(model, 2), expected, rtol=1e-5, atol=1e-5)
+    # one constant [1, C, H, W] less; should OpenVINO stop making it, the form is needed no more
+    assert before - constant_mb(model) == pytest.approx(4 * (4 * GROUPS - 1) * SIDE * SIDE / 1e6, rel=0.2)
+
+
+def test_noise_of_every_batch_and_of_codes_for_every_layer() -> None:
+    noise = np.random.default_rng(0).standard_normal((1, 1, 5, 1)).astype(np.float32)
+    code = ops.parameter([-1, 3, 5], np.float32, "w_plus")
+    model = openvino.Model([ops.add(ops.unsqueeze(code, ops.constant(np.array([3]))), noise)], [code], "n")
+    codes = np.random.default_rng(1).standard_normal((2, 3, 5)).astype(np.float32)
+    assert with_noise_apart(model) == 1
+    found = openvino.Core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})([codes])[0]
+    np.testing.assert_allclose(found, codes[..., None] + noise, rtol=1e-6)
+
+
+def test_graphs_without_noise_stay_as_they_are() -> None:
+    model = openvino.Core().read_model(str(BUNDLE / "attributes.onnx"))
+    assert with_noise_apart(model) == 0
