@@ -126,9 +126,17 @@ class Composer:
         appearance = self.attribute_code(crop)
         return Identity(code, encoder, appearance=appearance, attributes=attributes_name(self.bundle))
 
-    def crop(self, photo: Photo, face: int | None = None) -> np.ndarray:
-        """The aligned crop RGB uint8 [256, 256, 3] of a photo's largest face, or of face number `face`."""
-        image, name = self._open(photo)
+    def at(self, resolution: int) -> Composer:
+        """Return a composer of pictures of another side, in px, of the same bundle on the same engines."""
+        other = Composer(self.bundle, resolution=resolution, **self._options)
+        other._sessions = {graph: s for graph, s in self._sessions.items() if not graph.startswith("synthesis")}
+        return other
+
+    def crop(self, photo: Photo, face: int | None = None, name: str | None = None) -> np.ndarray:
+        """The aligned crop RGB uint8 [256, 256, 3] of a photo's largest face, or of face number `face`; a complaint
+        calls the photo `name`."""
+        image, called = self._open(photo)
+        name = name or called
         with stage("detect"):
             chosen = choose_face(self.detector.faces(image), face, name)
         with stage("align"):

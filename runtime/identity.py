@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import io
 import os
-import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ import numpy as np
 from .errors import InputError
 from .media.images import check_output, replacing
 from .weights.bundle import Bundle
+from .weights.graph import read_graph
 
 FORMAT = 1  # of the file; other numbers are refused
 SUFFIX = ".npz"
@@ -91,7 +91,9 @@ class Identity:
                 if sum(member.file_size for member in archive.zip.infolist()) > MAX_BYTES:
                     raise InputError(f"{name} is not an identity file: it unpacks to more than 1 MB.")
                 arrays = {key: archive[key] for key in archive.files}
-        except (OSError, ValueError, EOFError, TypeError, KeyError, RuntimeError, zipfile.BadZipFile) as error:
+        except InputError:
+            raise
+        except Exception as error:  # zipfile, zlib and the headers' literals fail in a dozen ways
             raise InputError(f"{name} is not an identity file: it is broken or of another kind.") from error
         return cls._checked(arrays, name)
 
@@ -138,10 +140,9 @@ def attributes_name(bundle: Bundle) -> str:
 
 def mapper_name(bundle: Bundle) -> str:
     """The name of a bundle's mapper: an offset in W is of use with the mapper that it was made for, and no other."""
-    import onnx  # here: only identities with an offset need it
-    from onnx import numpy_helper
+    from onnx import numpy_helper  # here: only identities with an offset need it
 
-    model = onnx.load(bundle.graph_path("mapper"))  # with its external data
+    model = read_graph(bundle.graph_path("mapper"))
     tensors = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
     own = {name.removeprefix("mapper."): tensor for name, tensor in tensors.items() if name.startswith("mapper.")}
     return fingerprint(own or tensors)

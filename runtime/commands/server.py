@@ -7,7 +7,6 @@ from typing import Any
 
 import click
 
-from ..errors import InputError
 from .options import (
     FILE,
     Settings,
@@ -22,6 +21,7 @@ from .options import (
 @click.option("--allow-host", "names", multiple=True, metavar="NAME", help="Answer to this host name, too.")
 @click.option("--certificate", type=FILE, metavar="FILE.pem", help="Serve HTTPS; browsers on other machines need it.")
 @click.option("--key", type=FILE, metavar="FILE.pem", help="The certificate's key, if it is in a file of its own.")
+@click.option("--root-path", default="", metavar="/PATH", help="The folder that a proxy in front has for it.")
 @click.option("--sessions", type=click.IntRange(0), default=2, show_default=True, help="Live videos at a time.")
 @click.option("--queue", type=click.IntRange(1), default=16, show_default=True, help="Requests that may wait.")
 @click.option("--upload-mb", type=float, default=12.0, show_default=True, help="Largest request, in MB.")
@@ -35,6 +35,7 @@ def serve(
     names: tuple[str, ...],
     certificate: Path | None,
     key: Path | None,
+    root_path: str,
     **limits: Any,
 ) -> None:
     """A page in the browser, with camera, and an HTTP API.
@@ -44,18 +45,19 @@ def serve(
     from ..serve.app import Server, warm_up
     from ..serve.app import serve as answer
     from ..serve.guard import Access, is_loopback, new_token
-    from ..serve.listen import check_extra, listen, page_address
+    from ..serve.listen import check_certificate, check_extra, listen, page_address
     from ..serve.worker import Limits
 
     check_extra()
-    if key is not None and certificate is None:
-        raise InputError("--key goes with --certificate.")
-    access = Access(host, token or (None if is_loopback(host) else new_token()), names)
+    check_certificate(certificate, key)
+    access = Access(host, token or (None if is_loopback(host) else new_token()), names, root_path)
     allowed = Limits(**limits)
     with listen(host, port) as listening:
         server = Server(settings.composer(), access, allowed, label=settings.provenance)
         warm_up(server)
         address = page_address(access, listening, secure=certificate is not None)
         text = f"fid is at {address}\n(on {server.composer.provider}; Ctrl-C ends it)"
+        if certificate is None and not is_loopback(host):
+            text += "\nBrowsers on other machines give their camera to https only: add --certificate FILE.pem."
         settings.report(server.composer, text, address=address)
         answer(server, listening, certificate, key)

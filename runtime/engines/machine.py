@@ -10,12 +10,15 @@ import os
 import platform
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from ..assets import installed_version
+from ..errors import FidError
 from ..weights.cache import cache_folder, locked, new_file, plain_disk_errors
+from ..weights.records import decode
 
 CPU_ENGINES = ("onnxruntime", "openvino", "openvino-bf16")
 """The first is the one to beat."""
@@ -25,6 +28,14 @@ MARGIN = 0.95
 
 LEAST_COSINE = 0.995
 """Identity cosine to the reference below which an engine is not taken, however fast it is."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What `fid-run bench` found, as engines.json keeps it."""
+
+    machine: dict[str, str | None]  # see `_machine`
+    graphs: dict[str, str]  # graph -> engine
 
 
 def faster(rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
@@ -50,7 +61,7 @@ def remember(graphs: Mapping[str, str]) -> Path:
     with plain_disk_errors("keeping the faster engines", path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
         with locked(path.name), new_file(path) as partial:
-            partial.write_text(json.dumps({"machine": _machine(), "graphs": dict(graphs)}, indent=1) + "\n")
+            partial.write_text(json.dumps(asdict(Measured(_machine(), dict(graphs))), indent=1) + "\n")
     _remembered.cache_clear()
     return path
 
@@ -64,11 +75,11 @@ def remembered(graph: str) -> str:
 @cache
 def _remembered(path: Path) -> dict[str, str]:
     try:
-        kept = json.loads(path.read_text())
-        graphs = kept["graphs"] if kept["machine"] == _machine() else {}
-        return {str(graph): str(engine) for graph, engine in graphs.items() if engine in CPU_ENGINES}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):  # none, or not ours: measure again
+        kept = decode(path.read_bytes(), Measured)
+    except (OSError, FidError):  # none, or not ours: measure again
         return {}
+    graphs = kept.graphs if kept.machine == _machine() else {}
+    return {graph: engine for graph, engine in graphs.items() if engine in CPU_ENGINES}
 
 
 def _file() -> Path:

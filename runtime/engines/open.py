@@ -59,6 +59,8 @@ def open_session(
         engine = require
     if not Path(path).is_file():
         raise FidError(f"there is no graph {path}.")
+    path = Path(path).resolve()  # installed as a link, a graph has its weights beside the file that it points to
+    half = None if half is None else half.resolve()
     count = threads or physical_cores()
     if engine.startswith("openvino"):
         from .ov import OpenVINOSession

@@ -11,23 +11,28 @@ from __future__ import annotations
 
 import asyncio
 import io
-import json
 import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..assets import FACES, WEB, installed_version, shipped_faces
-from ..composer import Composer
-from ..errors import InputError
-from ..identity import Identity, average
-from ..interpolate import SPACES
-from ..media.images import PICTURE_SUFFIXES, decode_image, encode_image, stated_pixels
+from ..composer import FULL_RESOLUTION, Composer
+from ..timing import collect_timings
+from ..weights.records import decode
+from .answers import exception_handlers, file_answer
+from .connections import Connections, Patience, protocol, run
+from .faces import COMPOSE_FIELDS, KINDS, Faces, shipped_face
+from .form import read_body, read_form
 from .guard import Access, Guard, RefusedError, is_private
+from .listen import check_extra
+from .metrics import Metrics
+from .worker import Limits, Worker
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette
@@ -36,23 +41,16 @@ if TYPE_CHECKING:
 
     from .live_session import LiveSession
 
-from ..interpolate import mixed_w
-from ..timing import Timings, collect_timings, stage
-from .answers import exception_handlers, file_answer
-from .form import Form, read_body, read_form
-from .listen import check_extra
-from .metrics import Metrics
-from .worker import Limits, Worker
-
-MAX_PHOTOS = 8  # of one person in one request
 MAX_OFFER_BYTES = 1 << 16  # of a WebRTC offer; a browser's has 5 to 10 kB
-MAX_CODE_BYTES = 1 << 16  # of an attribute code as .npy; a real one has 2 kB
-MEDIA_TYPES = {".png": "image/png", ".jpg": "image/jpeg", ".jpeg": "image/jpeg", ".webp": "image/webp"}
-KINDS = {"identities": "identity", "attributes": "attributes"}  # lists of faces that ship, and how their files begin
-COMPOSE_FIELDS = (
-    "identity", "identity_to", "identity_mix", "identity_face", "attributes", "attributes_to", "attributes_mix", "face",
-    "space", "format",
-)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Offer:
+    """What `POST /api/live` takes."""
+
+    type: str
+    sdp: str
+    settings: dict[str, Any] = field(default_factory=dict)
 
 
 class Server:
@@ -61,8 +59,9 @@ class Server:
     def __init__(self, composer: Composer, access: Access, limits: Limits | None = None, label: bool = True) -> None:
         """`label`: put the note "synthetic" into every picture. Raises `FidError` when the web extra is missing."""
         check_extra()
-        self.composer, self.access, self.limits, self.label = composer, access, limits or Limits(), label
+        self.composer, self.access, self.limits = composer, access, limits or Limits()
         self.worker = Worker(self.limits.queue)
+        self.faces = Faces(composer, self.worker, self.limits, label)
         self.sessions: dict[str, LiveSession] = {}
         build = {
             "version": installed_version() or "unknown",
@@ -70,7 +69,6 @@ class Server:
             "provider": composer.provider,
         }
         self.metrics = Metrics(lambda: len(self.sessions), lambda: self.worker.waiting, build)
-        self._shipped: dict[str, Any] = {}  # codes of the faces that ship, by file name, made when first asked for
 
     def app(self) -> Callable:
         """The ASGI application."""
@@ -115,11 +113,16 @@ class Server:
                 "bundle": {"name": bundle.name, "version": bundle.version},
                 "provider": self.composer.provider,
                 "resolution": self.composer.resolution,
+                "resolutions": self._resolutions(),
                 "live": {"sessions": len(self.sessions), "limit": self.limits.sessions},
                 "queue": {"waiting": self.worker.waiting, "limit": self.worker.limit},
                 "upload": {"mb": self.limits.upload_mb, "megapixels": self.limits.megapixels},
             }
         )
+
+    def _resolutions(self) -> list[int]:
+        own = self.composer.bundle.resolution
+        return [own] if self.composer.bundle.own_generator else sorted({own, FULL_RESOLUTION})
 
     async def show_metrics(self, _: Request) -> Response:
         """Counts in Prometheus' text form."""
@@ -133,21 +136,21 @@ class Server:
         from starlette.responses import JSONResponse
 
         kind = request.url.path.rsplit("/", 1)[1]
-        faces = [{"name": name, "picture": f"/faces/{path.name}"} for name, path in shipped_faces(KINDS[kind]).items()]
+        faces = [{"name": name, "picture": f"faces/{path.name}"} for name, path in shipped_faces(KINDS[kind]).items()]
         return JSONResponse({kind: faces})
 
     async def make_identity(self, request: Request) -> Response:
         """Photos of one person -> an identity file."""
         with self.worker.place():
             form = await read_form(request, ("photo", "face"), self.limits.upload_bytes)
-            identity = await self.worker.run(self._identity, form, "photo", "face")
+            identity = await self.faces.identity(form, "photo", "face")
             return file_answer(identity.to_bytes(), "application/octet-stream", "identity.npz")
 
     async def make_attributes(self, request: Request) -> Response:
         """A photo -> its attribute code as .npy."""
         with self.worker.place():
             form = await read_form(request, ("photo", "face"), self.limits.upload_bytes)
-            code = await self.worker.run(self._attributes, form, "photo", "face")
+            code = await self.faces.attributes(form, "photo", "face")
             file = io.BytesIO()
             np.save(file, code, allow_pickle=False)
             return file_answer(file.getvalue(), "application/octet-stream", "attributes.npy")
@@ -156,8 +159,9 @@ class Server:
         """Identity and attributes -> a picture."""
         with self.worker.place():
             form = await read_form(request, COMPOSE_FIELDS, self.limits.upload_bytes)
-            data, kind, stages = await self.worker.run(self._compose, form)
-            timing = ", ".join(f"{stage};dur={ms:.1f}" for stage, ms in stages.items())
+            with collect_timings() as timings:
+                data, kind = await self.faces.picture(form)
+            timing = ", ".join(f"{stage};dur={ms:.1f}" for stage, ms in timings.items())
             return file_answer(data, kind, f"composition{kind.replace('image/', '.')}", {"server-timing": timing})
 
     async def start_live(self, request: Request) -> Response:
@@ -168,16 +172,17 @@ class Server:
             raise RefusedError(415, "send the offer as application/json.")
         with self.worker.place():
             try:
-                offer = json.loads(await read_body(request, MAX_OFFER_BYTES))
-            except (ValueError, RecursionError, ClientDisconnect):
-                raise RefusedError(400, "the offer is not JSON.") from None
+                body = await read_body(request, MAX_OFFER_BYTES)
+            except ClientDisconnect:
+                raise RefusedError(400, "the offer did not arrive.") from None
+            offer = decode(body, Offer, lambda why: RefusedError(400, f"the offer {why}."))
             return await self._answer_offer(offer, request.client.host if request.client else "127.0.0.1")
 
-    async def _answer_offer(self, offer: Any, address: str) -> Response:
+    async def _answer_offer(self, offer: Offer, address: str) -> Response:
         """The session of an offer that came from `address`."""
         from starlette.responses import JSONResponse
 
-        if not isinstance(offer, dict) or offer.get("type") != "offer" or not isinstance(offer.get("sdp"), str):
+        if offer.type != "offer":
             raise RefusedError(400, 'a WebRTC offer is needed: {"type": "offer", "sdp": ...}.')
         if len(self.sessions) >= self.limits.sessions:
             raise RefusedError(
@@ -185,8 +190,8 @@ class Server:
             )
         session = self.new_session()
         try:
-            await session.apply(offer.get("settings", {}))
-            sdp = await session.answer(offer["sdp"], address)
+            await session.apply(offer.settings)
+            sdp = await session.answer(offer.sdp, address)
         except BaseException:
             await session.close()
             raise
@@ -196,9 +201,11 @@ class Server:
         """Return a live session of this server, which counts until it has ended."""
         from .live_session import LiveSession
 
-        session = LiveSession(
-            self.composer, self.worker, self.metrics, self.shipped_identity, lambda name: self.sessions.pop(name, None)
-        )
+        def ended(name: str) -> None:
+            self.sessions.pop(name, None)
+
+        known = self.faces.shipped_identity
+        session = LiveSession(self.composer, self.worker, self.metrics, known, ended)
         self.sessions[session.name] = session
         return session
 
@@ -210,89 +217,6 @@ class Server:
         if session is not None:  # else it ended by itself
             await session.close()
         return Response(status_code=204)
-
-    def shipped_identity(self, name: str) -> Identity:
-        """The identity of a face that ships; in the worker's thread only."""
-        path = _shipped_face("identities", name)
-        if path.name not in self._shipped:
-            self._shipped[path.name] = self.composer.identify(path)
-        return self._shipped[path.name]
-
-    def _shipped_attributes(self, name: str) -> np.ndarray:
-        path = _shipped_face("attributes", name)
-        if path.name not in self._shipped:
-            self._shipped[path.name] = self.composer.attribute_code(self.composer.crop(path))
-        return self._shipped[path.name]
-
-    def _compose(self, form: Form) -> tuple[bytes, str, Timings]:
-        """The picture's bytes, their media type, and ms per stage."""
-        suffix = "." + form.text("format", "png")
-        if suffix not in PICTURE_SUFFIXES:
-            raise RefusedError(400, f"there is no format {suffix[1:]!r}; there are png, jpeg and webp.")
-        space = form.text("space", "w")
-        if space not in SPACES:
-            raise RefusedError(400, f"there is no space {space!r}; there are {' and '.join(SPACES)}.")
-        with collect_timings() as timings:
-            people = [self._identity(form, "identity", "identity_face")]
-            codes = [self._attributes(form, "attributes", "face")]
-            s, t = form.mix("identity"), form.mix("attributes")
-            if s is not None:
-                people.append(self._identity(form, "identity_to", "identity_face"))
-            if t is not None:
-                codes.append(self._attributes(form, "attributes_to", "face"))
-            image = self.composer.image(mixed_w(self.composer, people, codes, s or 0.0, t or 0.0, space))
-            note = self.composer.note("interpolation" if len(people) + len(codes) > 2 else "composition")
-            with stage("encode"):
-                data = encode_image(image, suffix, note if self.label else None)
-        return data, MEDIA_TYPES[suffix], timings
-
-    def _identity(self, form: Form, field: str, face: str) -> Identity:
-        values = form.values(field)
-        if not 1 <= len(values) <= MAX_PHOTOS:
-            raise RefusedError(400, f"{field} is needed once to {MAX_PHOTOS} times; it is there {len(values)} times.")
-        identities = []
-        for value in values:
-            if isinstance(value, str):
-                identities.append(self.shipped_identity(value))
-            elif value[:2] == b"PK":  # an .npz is a ZIP file
-                identities.append(self.composer.identify(Identity.from_bytes(value, f"the file in {field}")))
-            else:
-                identities.append(self.composer.identity_of(self._crop(value, field, form.number(face))))
-        return average(identities)
-
-    def _attributes(self, form: Form, field: str, face: str) -> np.ndarray:
-        values = form.values(field)
-        if len(values) != 1:
-            raise RefusedError(400, f"{field} is needed once; it is there {len(values)} times.")
-        if isinstance(values[0], str):
-            return self._shipped_attributes(values[0])
-        if values[0][:6] == b"\x93NUMPY":
-            return self._attribute_code(values[0], field)
-        return self.composer.attribute_code(self._crop(values[0], field, form.number(face)))
-
-    def _attribute_code(self, data: bytes, field: str) -> np.ndarray:
-        """An attribute code that this server gave out before, float32 [attributes_size]."""
-        wanted = self.composer.bundle.graph("attributes").outputs[0].shape[1:]
-        try:
-            code = np.load(io.BytesIO(data), allow_pickle=False) if len(data) <= MAX_CODE_BYTES else None
-        except (OSError, ValueError, EOFError, MemoryError, SyntaxError):
-            code = None
-        if code is None or code.dtype != np.float32 or code.shape != wanted or not np.isfinite(code).all():
-            raise InputError(f"the file in {field} is no attribute code of this bundle; send the photo again.")
-        return code
-
-    def _crop(self, data: bytes, field: str, face: int | None) -> np.ndarray:
-        """The aligned crop of an uploaded photo, its size looked at before it is decoded."""
-        name, array = f"The photo in {field}", np.frombuffer(data, np.uint8)
-        if not data:
-            raise InputError(f"{name} is empty; give a photo.")
-        pixels = stated_pixels(array)
-        if pixels == 0:
-            raise RefusedError(415, f"{name} is no JPEG, PNG or WebP picture.")
-        if pixels > self.limits.megapixels * 1e6:
-            found, limit = pixels / 1e6, self.limits.megapixels
-            raise RefusedError(413, f"{name} has {found:.0f} megapixels, and {limit:g} are the limit; make it smaller.")
-        return self.composer.crop(decode_image(array, name), face)
 
     def _measured(self, app: Starlette) -> Callable:
         """Counts and times every request that passed the guard."""
@@ -319,42 +243,40 @@ class Server:
         return measured
 
 
-def _shipped_face(kind: str, name: str) -> Path:
-    faces = shipped_faces(KINDS[kind])
-    if name not in faces:
-        raise RefusedError(400, f"{name[:40]!r} is none of the {kind} that ship with fid: {', '.join(faces)}.")
-    return faces[name]
-
-
-def serve(server: Server, listening: socket.socket, certificate: Path | None = None, key: Path | None = None) -> None:
-    """Answer until Ctrl-C; with a certificate, over HTTPS. `InputError` for a certificate that cannot be used."""
+def serve(
+    server: Server,
+    listening: socket.socket,
+    certificate: Path | None = None,
+    key: Path | None = None,
+    patience: Patience | None = None,
+) -> None:
+    """Answer until Ctrl-C or SIGTERM; with a certificate that `listen.check_certificate` has passed, over HTTPS."""
     import uvicorn
 
+    connections = Connections(patience or Patience())
     config = uvicorn.Config(
         server.app(),
+        loop="asyncio",
+        http=protocol(connections),  # type: ignore[arg-type] - makes one, as a class would
         log_config=None,  # its own would close the log handlers of other libraries
-        log_level="warning",
+        log_level="error",  # it warns of each request that is no HTTP
         access_log=False,
         server_header=False,
         ws="none",
-        limit_concurrency=256,
+        timeout_keep_alive=round(connections.patience.idle_s),
         timeout_graceful_shutdown=3,
         ssl_certfile=None if certificate is None else str(certificate),
         ssl_keyfile=None if key is None else str(key),
     )
-    try:
-        config.load()
-    except OSError as error:  # ssl.SSLError is one
-        raise InputError(f"the certificate {certificate} cannot be used: {error.strerror or error}.") from error
-    uvicorn.Server(config).run(sockets=[listening])
+    run(config, listening, connections)
 
 
 def warm_up(server: Server) -> None:
     """Fetch what is missing, open all graphs and compose once, so that the first request is as quick as the next."""
     composer = server.composer
     name = next(iter(shipped_faces("identity")))
-    crop = composer.crop(_shipped_face("identities", name))
-    w = composer.w(server.shipped_identity(name), composer.attribute_code(crop))
+    crop = composer.crop(shipped_face("identities", name))
+    w = composer.w(server.faces.shipped_identity(name), composer.attribute_code(crop))
     for light in {False, composer.wants_light}:
         composer.image(w, light=light)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from .guard import RefusedError
@@ -14,16 +15,24 @@ if TYPE_CHECKING:
 BODY_SECONDS = 30.0  # for the whole of a request's body to arrive
 
 
-class Form:
-    """The fields of a form: text, or the bytes of a file."""
+@dataclass(frozen=True)
+class Upload:
+    """A file of a form."""
 
-    def __init__(self, items: Sequence[tuple[str, str | bytes]], fields: Sequence[str]) -> None:
+    data: bytes
+    name: str  # as the sender calls it, fit to be shown; "" where it has none that says anything
+
+
+class Form:
+    """The fields of a form: text, or a file."""
+
+    def __init__(self, items: Sequence[tuple[str, str | Upload]], fields: Sequence[str]) -> None:
         unknown = sorted({name for name, _ in items} - set(fields))
         if unknown:
             raise RefusedError(400, f"there is no field {unknown[0][:40]!r} here; there are {', '.join(fields)}.")
         self._items = items
 
-    def values(self, field: str) -> list[str | bytes]:
+    def values(self, field: str) -> list[str | Upload]:
         """All that came under this name."""
         return [value for name, value in self._items if name == field]
 
@@ -76,12 +85,20 @@ async def read_form(request: Request, fields: Sequence[str], limit: int) -> Form
         raise RefusedError(400, "the form cannot be read.") from error
     except TimeoutError:
         raise RefusedError(408, f"the photos did not arrive within {BODY_SECONDS:.0f} s.") from None
-    values: list[tuple[str, str | bytes]] = []
+    values: list[tuple[str, str | Upload]] = []
     for name, item in items:
-        values.append((name, await item.read() if isinstance(item, UploadFile) else item))
         if isinstance(item, UploadFile):
+            values.append((name, Upload(await item.read(), _shown(item.filename or ""))))
             await item.close()
+        else:
+            values.append((name, item))
     return Form(values, fields)
+
+
+def _shown(name: str) -> str:
+    """A file's name without folders and without what cannot be shown, 60 characters of it."""
+    plain = "".join(c for c in name.replace("\\", "/").rpartition("/")[2] if c.isprintable())[:60]
+    return "" if plain in ("blob", "file", "photo", "upload") else plain  # what programs call a file that has no name
 
 
 async def _limited(request: Request, limit: int) -> AsyncIterator[bytes]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hmac
 import ipaddress
 import json
+import re
 import secrets
 import socket
 from collections.abc import Awaitable, Callable, MutableMapping
@@ -55,6 +56,7 @@ class Access:
     host: str  # the address that it listens on
     token: str | None = None  # asked for in `Authorization: Bearer TOKEN`; None only on loopback
     names: tuple[str, ...] = ()  # further host names, such as that of a proxy in front
+    root_path: str = ""  # the folder that a proxy in front has for it, as "/fid"; "" for none
 
     def __post_init__(self) -> None:
         if self.token is None and not is_loopback(self.host):
@@ -63,6 +65,8 @@ class Access:
             raise InputError(f"the token is too short to be safe; use at least {TOKEN_CHARACTERS} characters.")
         if self.token is not None and not (self.token.isascii() and " " not in self.token):
             raise InputError("the token must be of ASCII characters without spaces, because it travels in a header.")
+        if self.root_path and not re.fullmatch(r"(/[A-Za-z0-9._~-]+)+", self.root_path):
+            raise InputError(f"{self.root_path!r} is no path such as /fid, without a slash at its end.")
 
     def knows(self, host: str) -> bool:
         """Whether a Host header ("localhost:8421") names this server.
@@ -88,7 +92,10 @@ class Guard:
         self._app, self._access = app, access
 
     async def __call__(self, scope: Scope, receive: Callable, send: Callable) -> None:
-        """One request."""
+        """One request. Below `Access.root_path` it is answered as if that were not there."""
+        root = self._access.root_path
+        if root and scope.get("path", "").startswith(f"{root}/"):
+            scope = {**scope, "path": scope["path"].removeprefix(root)}
         if scope["type"] != "http":
             await (self._app(scope, receive, send) if scope["type"] == "lifespan" else _refuse_websocket(send))
             return
@@ -100,6 +107,11 @@ class Guard:
             await send(message)
 
         refused = self._refusal(scope)
+        if refused is None and root and scope["path"] == root:  # addresses in the page are relative to a folder
+            headers = [(b"location", f"{root}/".encode()), (b"content-length", b"0")]
+            await send_with_headers({"type": "http.response.start", "status": 307, "headers": headers})
+            await send({"type": "http.response.body", "body": b""})
+            return
         if refused is None:
             await self._app(scope, receive, send_with_headers)
             return
@@ -173,7 +185,10 @@ def _name_of(host: str) -> str | None:
 
 def _same_origin(origin: str, host: str) -> bool:
     """Whether an Origin header is that of a page which this server itself delivered under `host`."""
-    parts = urlsplit(origin)
+    try:
+        parts = urlsplit(origin)
+    except ValueError:  # a bracket without its other half
+        return False
     return parts.scheme in ("http", "https") and parts.netloc.lower() == host.lower()
 
 

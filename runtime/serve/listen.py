@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import socket
+import ssl
+from pathlib import Path
 from urllib.parse import quote
 
 from ..errors import FidError, InputError
@@ -33,10 +35,38 @@ def page_address(access: Access, listening: socket.socket, secure: bool = False)
     """What to type into the browser. The token stands after a #, so browsers never send it along or log it."""
     host, port = listening.getsockname()[:2]
     if host in ("0.0.0.0", "::"):
-        host = socket.gethostname()
+        host = own_address(listening.family)
     host = f"[{host}]" if ":" in host else host
     token = "" if access.token is None else f"#token={quote(access.token)}"
     return f"http{'s' * secure}://{host}:{port}/{token}"
+
+
+def own_address(family: int = socket.AF_INET) -> str:
+    """Return the address under which other machines reach this one; its name where it has no way to any."""
+    elsewhere = ("2001:db8::1", 9) if family == socket.AF_INET6 else ("192.0.2.1", 9)  # in no network: for documents
+    try:
+        with socket.socket(family, socket.SOCK_DGRAM) as asking:
+            asking.connect(elsewhere)  # sends nothing, but finds the way
+            return asking.getsockname()[0]
+    except OSError:
+        return socket.gethostname() if family == socket.AF_INET else own_address()
+
+
+def check_certificate(certificate: Path | None, key: Path | None) -> None:
+    """Raise `InputError` in one sentence unless HTTPS can be served with this certificate and its key (PEM files)."""
+    if certificate is None:
+        if key is not None:
+            raise InputError("--key goes with --certificate.")
+        return
+
+    def secret() -> str:
+        raise InputError(f"the key {key or certificate} is encrypted; give one without a password.")
+
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key, secret)
+    except OSError as error:  # ssl.SSLError is one
+        reason = error.strerror or str(error)
+        raise InputError(f"the certificate {certificate} cannot be used: {reason}.") from error
 
 
 def check_extra() -> None:

@@ -24,6 +24,8 @@ import numpy as np
 
 from ..errors import FidError
 from ..identity import Identity
+from ..weights.records import decode
+from .encoder import use_time_stamps
 from .guard import RefusedError
 
 if TYPE_CHECKING:
@@ -62,6 +64,7 @@ class LiveSession:
         end."""
         from aiortc import RTCConfiguration, RTCPeerConnection
 
+        use_time_stamps()
         self.name = secrets.token_urlsafe(12)
         self._composer, self._worker, self._metrics = composer, worker, metrics
         self._shipped_identity, self._ended = shipped_identity, ended
@@ -291,7 +294,7 @@ class LiveSession:
             message = await self._messages.get()
             try:
                 content = _parsed(message)
-                if isinstance(content, dict) and "ping" in content:
+                if "ping" in content:
                     self._send({"pong": content["ping"]})
                 else:
                     await self.apply(content)
@@ -304,13 +307,10 @@ class LiveSession:
             channel.send(json.dumps(content))
 
 
-def _parsed(message: str | bytes) -> Any:
+def _parsed(message: str | bytes) -> dict[str, Any]:
     if not isinstance(message, str) or len(message) > MAX_MESSAGE:
         raise RefusedError(400, f"a message is JSON of at most {MAX_MESSAGE} characters.")
-    try:
-        return json.loads(message)
-    except (ValueError, RecursionError):
-        raise RefusedError(400, "the message is not JSON.") from None
+    return decode(message, dict[str, Any], lambda why: RefusedError(400, f"the message {why}."))
 
 
 def _outgoing_track(next_frame: Any) -> MediaStreamTrack:

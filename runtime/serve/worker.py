@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 from ..errors import InputError
@@ -57,8 +59,10 @@ class Worker:
             self.waiting -= 1
 
     async def run(self, work: Callable[..., T], *arguments: Any) -> T:
-        """The result of `work(*arguments)`, called in the thread. Also for live frames: a session has one at a time."""
-        return await asyncio.get_running_loop().run_in_executor(self._executor, work, *arguments)
+        """The result of `work(*arguments)`, called in the thread, its stages measured for whoever collects timings.
+        Also for live frames: a session has one at a time."""
+        call = partial(contextvars.copy_context().run, work, *arguments)
+        return await asyncio.get_running_loop().run_in_executor(self._executor, call)
 
     def close(self) -> None:
         """Drop what waits; what runs ends by itself."""

@@ -49,10 +49,10 @@ async function ask(path, options = {}) {
 
 // The faces that ship, and what the page says it runs on.
 export async function begin() {
-  const health = await (await ask("/api/health")).json();
+  const health = await (await ask("api/health")).json();
   uploadBytes = 1e6 * health.upload.mb;
   const faces = {};
-  for (const [kind, list] of Object.entries(LISTS)) faces[kind] = (await (await ask(`/api/${list}`)).json())[list];
+  for (const [kind, list] of Object.entries(LISTS)) faces[kind] = (await (await ask(`api/${list}`)).json())[list];
   return { runs: `fid ${health.version} on ${health.provider}`, live: health.live.limit > 0, faces };
 }
 
@@ -91,7 +91,7 @@ export async function encode(kind, files) {
     if (!known) picture = photo;
     form.append("photo", photo, "photo");
   }
-  const answer = await ask(`/api/${LISTS[kind]}`, { method: "POST", body: form });
+  const answer = await ask(`api/${LISTS[kind]}`, { method: "POST", body: form });
   return { code: await answer.blob(), picture };
 }
 
@@ -107,7 +107,7 @@ export async function compose(wish) {
       form.append(`${kind}_mix`, mix);
     }
   }
-  return { blob: await (await ask("/api/compose", { method: "POST", body: form })).blob() };
+  return { blob: await (await ask("api/compose", { method: "POST", body: form })).blob() };
 }
 
 async function base64(blob) {
@@ -156,7 +156,7 @@ export class Live {
     });
     this.told = await settings(this.hooks.wish());
     const body = JSON.stringify({ type: "offer", sdp: connection.localDescription.sdp, settings: this.told });
-    const answer = await ask("/api/live", { method: "POST", body, headers: { "Content-Type": "application/json" } });
+    const answer = await ask("api/live", { method: "POST", body, headers: { "Content-Type": "application/json" } });
     const said = await answer.json();
     this.session = said.session;
     if (this.closed) return this.close();
@@ -207,6 +207,6 @@ export class Live {
   close() {
     this.closed = true;
     this.connection?.close();
-    if (this.session) ask(`/api/live/${this.session}`, { method: "DELETE", keepalive: true }).catch(() => {});
+    if (this.session) ask(`api/live/${this.session}`, { method: "DELETE", keepalive: true }).catch(() => {});
   }
 }

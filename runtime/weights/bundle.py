@@ -8,8 +8,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import lzma
 import re
+import shutil
+import struct
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +24,8 @@ from ..errors import FidError, InputError
 from ..face.crop import CROP_SIZE, CROP_TEMPLATE
 from ..tensor import Tensor
 from .cache import cache_folder, locked, new_folder, plain_disk_errors, sha256
+from .graph import check_contract, external_files, read_graph
+from .records import convert, decode
 
 FORMAT = 1
 """The only `format` this version reads and writes."""
@@ -34,6 +40,23 @@ PREPARED = ("identity",)
 
 MAX_BYTES = 2 << 30
 """A .fid file that unpacks to more than this is refused."""
+
+BROKEN_ZIP = (
+    *(zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error),
+    *(EOFError, ValueError, NotImplementedError, RuntimeError),  # truncated, no text, an unknown or a secret form
+)
+"""What Python raises for a damaged archive."""
+
+MAX_RESOLUTION = 2048
+"""px; the largest published generators of faces make 1024."""
+
+NEEDED: Mapping[str, tuple[set[str], str]] = {
+    "identity": ({"crop"}, "identity"),
+    "attributes": ({"crop"}, "attributes"),
+    "mapper": ({"identity", "attributes"}, "w"),
+    "synthesis": ({"w"}, "image"),
+}
+"""Graphs that every bundle has, what each takes and what it gives; a mapper may take the appearance as well."""
 
 
 @dataclass(frozen=True)
@@ -109,50 +132,72 @@ class Bundle:
             if path is None:
                 raise FidError("this installation of fid has no bundle in it; install fid again.")
             raise InputError(f"there is no bundle at {path}: expected a folder with bundle.json, or a .fid file.")
-        bundle = cls.from_json(_read_json((folder / "bundle.json").read_bytes(), folder), folder)
+        bundle = cls.from_json((folder / "bundle.json").read_bytes(), folder)
         bundle.verify()
         return bundle
 
     @classmethod
-    def from_json(cls, record: Any, folder: Path) -> Bundle:
-        """Build from the content of `bundle.json`. Raises FidError in one sentence when it is not a bundle of this
-        format; reads no file."""
-        if not isinstance(record, dict) or "format" not in record:
+    def from_json(cls, content: bytes | str, folder: Path) -> Bundle:
+        """Return what `bundle.json` says. Raises FidError in one sentence when it is not a bundle of this format; reads
+        no file."""
+
+        def damaged(why: str) -> FidError:
+            return FidError(f"the bundle {folder} is damaged: bundle.json {why}.")
+
+        record = decode(content, dict[str, Any], damaged)
+        if "format" not in record:
             raise FidError(f"{folder} is not a bundle: bundle.json has no format.")
         if record["format"] != FORMAT:
             raise FidError(
-                f"the bundle {folder} has format {record['format']!r} and this fid reads format {FORMAT}; "
+                f"the bundle {folder} has format {str(record['format'])[:40]!r} and this fid reads format {FORMAT}; "
                 "export it again with this version, or install the version of fid that made it."
             )
-        try:
-            bundle = cls(
-                folder=folder,
-                name=_typed(record, "name", str),
-                version=_typed(record, "version", str),
-                resolution=_typed(record, "resolution", int),
-                graphs={str(name): _graph(graph) for name, graph in _typed(record, "graphs", dict).items()},
-                weights=tuple(Weights(_typed(w, "file", str), _typed(w, "sha256", str)) for w in record["weights"]),
-                precision=_typed(record, "precision", str),
-                crop=Crop(_typed(record["crop"], "template", str), _typed(record["crop"], "size", int)),
-                identity_size=_typed(record, "identity_size", int),
-                attributes_size=_typed(record, "attributes_size", int),
-                w_size=_typed(record, "w_size", int),
-                provenance=_typed(record, "provenance", dict),
-                parity=_typed(record, "parity", dict),
-            )
-        except (KeyError, TypeError, ValueError) as error:
-            raise FidError(f"the bundle {folder} is damaged: bundle.json lacks or misstates {error}.") from error
+        if missing := [name for name in cls.__dataclass_fields__ if name not in record and name != "folder"]:
+            raise damaged(f"lacks {missing[0]!r}")
+        bundle = convert({**record, "folder": folder}, cls, damaged)
         for name, _ in bundle.files():
             _check_name(name, folder)
         for name, graph in bundle.graphs.items():
             if graph.file is None and graph.prepared not in PREPARED:
-                raise FidError(f"the bundle {folder} is damaged: graph {name} has no file.")
+                raise FidError(f"the bundle {folder} is damaged: the graph {name[:40]} has no file.")
         if bundle.crop != Crop():
             raise FidError(
-                f"the bundle {folder} wants crops {bundle.crop.template} {bundle.crop.size}; "
+                f"the bundle {folder} wants crops {bundle.crop.template[:40]} {bundle.crop.size}; "
                 f"this fid makes {CROP_TEMPLATE} {CROP_SIZE}."
             )
+        bundle._check_sizes()
         return bundle
+
+    def _check_sizes(self) -> None:
+        """Check that all graphs that composing needs are listed, and agree on the sizes of pictures and codes."""
+        side, crop = self.resolution, self.crop.size
+        if not 16 <= side <= MAX_RESOLUTION or min(self.identity_size, self.attributes_size, self.w_size) < 1:
+            raise FidError(f"the bundle {self.folder} is refused: fid composes 16 to {MAX_RESOLUTION} px, not {side}.")
+        sizes: dict[str, tuple[tuple[int, ...], str]] = {
+            "crop": ((crop, crop, 3), "uint8"),
+            "identity": ((self.identity_size,), "float32"),
+            "attributes": ((self.attributes_size,), "float32"),
+            "appearance": ((self.attributes_size,), "float32"),
+            "w": ((self.w_size,), "float32"),
+            "image": ((side, side, 3), "uint8"),
+        }
+        for name, (takes, gives) in NEEDED.items():
+            inputs = {tensor.name for tensor in self.graph(name).inputs}
+            outputs = {tensor.name for tensor in self.graph(name).outputs}
+            if inputs - {"appearance"} != takes or outputs != {gives}:
+                raise FidError(
+                    f"the bundle {self.folder} is damaged: the graph {name} has to take {' and '.join(sorted(takes))} "
+                    f"and give {gives}."
+                )
+        for name, graph in self.graphs.items():
+            for tensor in (*graph.inputs, *graph.outputs):
+                shape, dtype = sizes.get(tensor.name, (tensor.shape[1:], tensor.dtype))
+                batch = tensor.shape and isinstance(tensor.shape[0], str)
+                if not batch or (tensor.shape[1:], tensor.dtype) != (shape, dtype):
+                    raise FidError(
+                        f"the bundle {self.folder} is damaged: {tensor.name[:40]!r} of the graph {name[:40]} is "
+                        f"{tensor.dtype[:20]} {list(tensor.shape)}, and {dtype} {['batch', *shape]} is what fits."
+                    )
 
     def to_json(self) -> dict[str, Any]:
         """The content of `bundle.json`, ready for `json.dump`."""
@@ -199,13 +244,24 @@ class Bundle:
             if sha256(path) != digest:
                 raise FidError(f"the bundle {self.folder} is damaged: {name} does not have the SHA-256 in bundle.json.")
         if not shipped:
-            allowed = {w.file for w in self.weights}
-            for name, _ in self.files():
-                if name not in allowed and (strange := external_files(self.folder / name) - allowed):
+            self._verify_graphs()
+
+    def _verify_graphs(self) -> None:
+        """Read every graph: that it takes tensors from nowhere else, and does what `bundle.json` says."""
+        allowed = {w.file for w in self.weights}
+        for graph in self.graphs.values():
+            for file in (graph.file, None if graph.half is None else graph.half.file):
+                if file is None:
+                    continue
+                model = read_graph(self.folder / file, weights=False)
+                if strange := external_files(model) - allowed:
                     raise FidError(
-                        f"the bundle {self.folder} is refused: {name} reads {sorted(strange)[0]!r}, "
+                        f"the bundle {self.folder} is refused: {file} reads {sorted(strange)[0][:60]!r}, "
                         "which bundle.json does not list as weights."
                     )
+                wrong = check_contract(read_graph(self.folder / file), graph.inputs, graph.outputs)
+                if wrong is not None:
+                    raise FidError(f"the bundle {self.folder} is refused: {file} {wrong}.")
 
     @property
     def own_generator(self) -> bool:
@@ -240,100 +296,11 @@ class Bundle:
         return None if half is None or half.file is None else self.folder / half.file
 
 
-def _typed(record: Any, key: str, kind: type) -> Any:
-    value = record[key]
-    if not isinstance(value, kind) or isinstance(value, bool):
-        raise TypeError(repr(key))
-    return value
-
-
-def _tensor(record: Any) -> Tensor:
-    span = record.get("range")
-    colour = record.get("colour")
-    return Tensor(
-        name=_typed(record, "name", str),
-        shape=tuple(d if isinstance(d, int) else str(d) for d in _typed(record, "shape", list)),
-        dtype=_typed(record, "dtype", str),
-        range=None if span is None else (span[0], span[1]),
-        colour=None if colour is None else str(colour),
-    )
-
-
-def _graph(record: Any) -> Graph:
-    file = None if record.get("file") is None else _typed(record, "file", str)
-    return Graph(
-        file=file,
-        sha256=None if file is None else _typed(record, "sha256", str),
-        inputs=tuple(map(_tensor, _typed(record, "inputs", list))),
-        outputs=tuple(map(_tensor, _typed(record, "outputs", list))),
-        prepared=record.get("prepared"),
-        half=None if record.get("half") is None else _half(_typed(record, "half", dict)),
-    )
-
-
-def _half(record: Any) -> Half:
-    file = None if record.get("file") is None else _typed(record, "file", str)
-    return Half(
-        file=file,
-        sha256=None if file is None else _typed(record, "sha256", str),
-        reason=None if record.get("reason") is None else _typed(record, "reason", str),
-        raised=tuple(map(str, _typed(record, "raised", list))),
-        bound=float(record["bound"]),
-        gate=_typed(record, "gate", dict),
-    )
-
-
-def _read_json(content: bytes, folder: Path) -> Any:
-    try:
-        return json.loads(content)
-    except ValueError as error:
-        raise FidError(f"the bundle {folder} is damaged: bundle.json is not JSON.") from error
-
-
 def _check_name(name: str, folder: Path) -> None:
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}\.(onnx|bin)", name):
         raise FidError(
             f"the bundle {folder} is refused: {name!r} is not the plain name of an .onnx or .bin file in its folder."
         )
-
-
-def external_files(graph: Path) -> set[str]:
-    """Names of the files that an ONNX graph takes tensors from."""
-    import onnx  # here: takes 0.4 s, and the shipped bundle does without
-    from google.protobuf.message import DecodeError
-
-    try:
-        model = onnx.load(graph, load_external_data=False)
-    except DecodeError as error:
-        raise FidError(f"the bundle {graph.parent} is damaged: {graph.name} is not an ONNX graph.") from error
-    found: set[str] = set()
-
-    def visit(node: onnx.NodeProto) -> None:
-        for attribute in node.attribute:
-            tensors([attribute.t, *attribute.tensors])
-            sparse([attribute.sparse_tensor, *attribute.sparse_tensors])
-            for part in [attribute.g, *attribute.graphs]:
-                walk(part)
-
-    def tensors(items: Any) -> None:
-        for tensor in items:
-            found.update(entry.value for entry in tensor.external_data if entry.key == "location")
-
-    def sparse(items: Any) -> None:
-        for item in items:
-            tensors([item.values, item.indices])
-
-    def walk(part: onnx.GraphProto) -> None:
-        tensors(part.initializer)
-        sparse(part.sparse_initializer)
-        for node in part.node:
-            visit(node)
-
-    walk(model.graph)
-    for function in model.functions:
-        for node in function.node:
-            visit(node)
-    return found
 
 
 def _unpacked(path: Path) -> Path:
@@ -345,23 +312,26 @@ def _unpacked(path: Path) -> Path:
     with locked(f"bundle-{key}"), plain_disk_errors("unpacking the bundle", target):
         if (target / "bundle.json").is_file():
             return target
-        with zipfile.ZipFile(path) as archive, new_folder(target) as folder:
-            members = {member.filename: member for member in archive.infolist()}
-            try:
-                if members["bundle.json"].file_size > 1 << 24:
-                    raise FidError(f"the bundle {path} is refused: its bundle.json is larger than 16 MB.")
-                content = archive.read("bundle.json")
-                bundle = Bundle.from_json(_read_json(content, path), path)
-                names = [name for name, _ in bundle.files()]
-                if sum(members[name].file_size for name in names) > MAX_BYTES:
-                    raise FidError(f"the bundle {path} is refused: it unpacks to more than {MAX_BYTES >> 30} GB.")
-                for name in names:
-                    with archive.open(name) as source, open(folder / name, "wb") as file:
-                        while block := source.read(1 << 20):
-                            file.write(block)
-            except KeyError as error:
-                raise FidError(f"the bundle {path} is damaged: it has no {error.args[0]!r} inside.") from error
-            except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError) as error:
-                raise FidError(f"the bundle {path} is damaged: {error}.") from error
-            (folder / "bundle.json").write_bytes(content)
+        try:
+            with zipfile.ZipFile(path) as archive, new_folder(target) as folder:
+                _unpack(archive, path, folder)
+        except KeyError as error:
+            raise FidError(f"the bundle {path} is damaged: it has no {error.args[0]!r} inside.") from error
+        except BROKEN_ZIP as error:
+            raise FidError(f"the bundle {path} is damaged: {str(error).rstrip('.')}.") from error
     return target
+
+
+def _unpack(archive: zipfile.ZipFile, path: Path, folder: Path) -> None:
+    """Write the files that `bundle.json` in an archive lists into an empty folder, and itself last."""
+    members = {member.filename: member for member in archive.infolist()}
+    if members["bundle.json"].file_size > 1 << 24:
+        raise FidError(f"the bundle {path} is refused: its bundle.json is larger than 16 MB.")
+    content = archive.read("bundle.json")
+    names = [name for name, _ in Bundle.from_json(content, path).files()]
+    if sum(members[name].file_size for name in names) > MAX_BYTES:
+        raise FidError(f"the bundle {path} is refused: it unpacks to more than {MAX_BYTES >> 30} GB.")
+    for name in names:
+        with archive.open(name) as source, open(folder / name, "wb") as file:
+            shutil.copyfileobj(source, file, 1 << 20)
+    (folder / "bundle.json").write_bytes(content)

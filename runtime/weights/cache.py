@@ -7,7 +7,6 @@ import errno
 import hashlib
 import os
 import shutil
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -48,29 +47,25 @@ def plain_disk_errors(task: str, place: Path) -> Iterator[None]:
 
 @contextmanager
 def locked(name: str, waiting: Callable[[], None] = lambda: None) -> Iterator[None]:
-    """Hold the lock `name` of this cache; a second process (or thread) waits here until the first is done. `waiting` is
-    called once, before a wait."""
+    """Hold the lock `name` of this cache; a second process (or thread) waits here until the first is done or dead.
+
+    `waiting` is called once, before a wait.
+    """
+    from filelock import FileLock, Timeout  # here: takes 30 ms, and most starts find all in its place
+
     folder = cache_folder("locks")
     with plain_disk_errors("making the cache", folder):
         folder.mkdir(parents=True, exist_ok=True)
-        file = open(folder / name, "ab")  # noqa: SIM115 - closed below, closing releases the lock
+        lock = FileLock(folder / name)
+        try:
+            lock.acquire(blocking=False)
+        except Timeout:
+            waiting()
+            lock.acquire()
     try:
-        if sys.platform == "win32":
-            import msvcrt
-
-            file.seek(0)
-            msvcrt.locking(file.fileno(), msvcrt.LK_LOCK, 1)
-        else:
-            import fcntl
-
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                waiting()
-                fcntl.flock(file, fcntl.LOCK_EX)
         yield
     finally:
-        file.close()
+        lock.release()
 
 
 @contextmanager

@@ -23,6 +23,7 @@ from ..errors import FidError, InputError
 from ..face.crop import CROP_SIZE, identity_matrices
 from . import catalogue
 from .cache import cache_folder, locked, new_folder, plain_disk_errors, sha256
+from .records import decode
 
 if TYPE_CHECKING:
     import onnx
@@ -83,9 +84,9 @@ def _key(graph: str) -> str:
 def _whole(folder: Path) -> bool:
     """Whether a prepared folder holds exactly what was written."""
     try:
-        record = json.loads((folder / "prepared.json").read_text())
+        record = decode((folder / "prepared.json").read_bytes(), dict[str, str])
         return all(sha256(folder / name) == digest for name, digest in record.items())
-    except (OSError, ValueError):
+    except (OSError, FidError):
         return False
 
 

@@ -4,12 +4,12 @@ The frozen networks' answers (identity code, landmarks) are part of a face, so t
 neither the generator nor them.
 """
 
-import json
 import time
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ...runtime.errors import FidError, InputError
+from ...runtime.weights.records import decode
 from ..losses import border_colours, skin_colour
 from ..networks.facemesh import FaceMesh
 from ..networks.fan import FAN
@@ -165,7 +166,10 @@ def write_dataset(
     """
     record = {"psi": psi, "seed": seed, "rare": rare, "generator": generator, "resolution": frozen.synthesis.resolution}
     made = folder / "dataset.json"
-    if made.is_file() and (before := json.loads(made.read_text())) != record:
+    before: dict[str, Any] = record
+    if made.is_file():
+        before = decode(made.read_bytes(), dict[str, Any], lambda why: FidError(f"{made} {why}; name another folder."))
+    if before != record:
         name = next(name for name in record if before.get(name) != record[name])
         raise InputError(
             f"the faces in {folder} were made with {name} {before.get(name)}, not {record[name]}: name another folder."

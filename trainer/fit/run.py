@@ -20,15 +20,16 @@ All randomness is a function of the seed and the step, so a resumed run equals o
 processes (`torchrun`) equal one.
 """
 
-import json
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import cv2
 from rich.console import Console
 
-from ...runtime.errors import InputError
+from ...runtime.errors import FidError, InputError
 from ...runtime.terminal import make_console
+from ...runtime.weights.records import decode
 from ..data.dataset import FrozenNetworks, read_dataset, read_photos
 from ..loop import Budget, Progress, Watch, best_device, kept_on, machine_record, tune_machine
 from ..networks.inception import InceptionV3
@@ -49,7 +50,9 @@ SAVE_EVERY_S = 240
 def check_sources(run: Path, sources: dict[str, str | None]) -> None:
     """Raises InputError when a run would go on with another generator or other data than run.json names."""
     path = run / "run.json"
-    kept = json.loads(path.read_text()) if path.is_file() else {}
+    kept: dict[str, Any] = {}
+    if path.is_file():
+        kept = decode(path.read_bytes(), dict[str, Any], lambda why: FidError(f"{path} {why}; start another run."))
     for name, now in sources.items():
         if (before := kept.get(name, now)) != now:
             raise InputError(

@@ -10,6 +10,7 @@ import json
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,17 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from ...runtime.errors import FidError, InputError
+from ...runtime.weights.records import convert, decode
+
+
+@dataclass(frozen=True)
+class Needed:
+    """What every `checkpoint.json` says."""
+
+    step: int
+    configuration: dict[str, Any] = field(default_factory=dict)
+    kind: str = "fit"
+
 
 KEPT = 2  # newest checkpoints of a run
 
@@ -89,7 +101,10 @@ def read_record(checkpoint: Path) -> dict[str, Any]:
         raise InputError(
             f"{checkpoint} holds no checkpoint: expected a folder with checkpoint.json and weights.safetensors."
         )
-    return {**json.loads((folder / "checkpoint.json").read_text()), "folder": str(folder)}
+    path = folder / "checkpoint.json"
+    record = decode(path.read_bytes(), dict[str, Any], lambda why: FidError(f"{path} {why}; use an older checkpoint."))
+    convert(record, Needed, lambda why: FidError(f"{path} {why}; use an older checkpoint."))
+    return {**record, "folder": str(folder)}
 
 
 def read_weights(checkpoint: Path, file: str = "weights.safetensors") -> dict[str, Tensor]:

@@ -4,13 +4,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import onnx
 import torch
 from onnx import numpy_helper
 from torch import Tensor, nn
 
 from ...runtime.errors import FidError
 from ...runtime.weights.bundle import Bundle
+from ...runtime.weights.graph import read_graph
 from ..networks.mobilestylegan import Synthesis
 
 
@@ -96,7 +96,7 @@ def float_tensors(graph: Path, prefix: str) -> dict[str, Tensor]:
 
     The bias of a convolution may have lost its name to the exporter: it is the one beside the weight.
     """
-    model = onnx.load(graph)  # with its external data
+    model = read_graph(graph)
     tensors = {tensor.name: tensor for tensor in model.graph.initializer}
     casts = {node.output[0]: node.input[0] for node in model.graph.node if node.op_type == "Cast"}
     names = {name: name for name in tensors}

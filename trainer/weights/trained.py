@@ -10,10 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from ...runtime.assets import FACES
-from ...runtime.errors import InputError
+from ...runtime.errors import FidError, InputError
 from ...runtime.face.crop import CROP_SIZE
 from ...runtime.media.images import read_image
 from ...runtime.weights.bundle import Bundle
+from ...runtime.weights.records import convert
 from ..networks.inception import FEATURES, InceptionV3
 from ..networks.mobilestylegan import CHANNELS, STYLES_PER_BLOCK, Mapping, Synthesis
 from ..networks.stylegan2 import Synthesis as StyleGAN2Synthesis
@@ -107,7 +108,8 @@ def kept_config(checkpoint: Path) -> FitConfig:
     if (kind := record.get("kind", "fit")) != "fit":
         raise InputError(f"{checkpoint} holds no checkpoint of `fid-train fit`, but of `{kind}`.")
     known = FitConfig.__dataclass_fields__
-    return FitConfig(**{name: value for name, value in record["configuration"].items() if name in known})
+    kept = {name: value for name, value in record["configuration"].items() if name in known}
+    return convert(kept, FitConfig, lambda why: FidError(f"the configuration of {checkpoint} {why}."))
 
 
 def _trained_of(bundle: Bundle) -> Trainable:

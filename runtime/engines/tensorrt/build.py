@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...errors import FidError, InputError
-from ...weights.bundle import external_files
 from ...weights.cache import sha256
+from ...weights.graph import external_files, read_graph
 
 if TYPE_CHECKING:
     import onnx
@@ -118,7 +118,7 @@ def graph_facts(path: Path) -> GraphFacts:
             typed = typed or any(name in half for name in node.input)
     digest = hashlib.sha256(sha256(path).encode())
     try:
-        for name in sorted(external_files(path)):
+        for name in sorted(external_files(read_graph(path, weights=False))):
             digest.update(sha256(path.parent / name).encode())
     except OSError as error:
         raise FidError(f"{path.name} takes its weights from {error.filename}, which cannot be read.") from error

@@ -24,6 +24,7 @@ from typing import Any
 from ...errors import FidError
 from ...terminal import make_console
 from ...weights.cache import cache_folder, locked, new_file, new_folder, plain_disk_errors
+from ...weights.records import convert, decode
 
 RECIPE = 1
 """Counts up when the same graph would be built into another engine, so that cached ones are built anew."""
@@ -197,15 +198,13 @@ def _read(digest: str) -> tuple[Engine | None, str]:
         if hashlib.sha256(plan).hexdigest() != record.pop("plan_sha256"):
             return None, "the plan in the cache is not the one that was built here"
         return _engine(record, plan), ""
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, FidError):
         return None, "the manifest in the cache is not the one that was written here"
 
 
 def _signed(folder: Path) -> dict[str, Any]:
     """The content of a manifest; ValueError unless it was signed here."""
-    record = json.loads((folder / MANIFEST).read_text())
-    if not isinstance(record, dict):
-        raise ValueError("not an object")
+    record = decode((folder / MANIFEST).read_bytes(), dict[str, Any])
     seal = bytes.fromhex(str(record.pop("seal", "")))
     if not hmac.compare_digest(seal, _seal(_canonical(record))):
         raise ValueError("not signed here")
@@ -213,8 +212,7 @@ def _signed(folder: Path) -> dict[str, Any]:
 
 
 def _engine(record: dict[str, Any], plan: bytes) -> Engine:
-    key = Key(**{name: record.pop(name) for name in Key.__dataclass_fields__})
-    return Engine(key=key, plan=plan, **record)
+    return convert({**record, "key": record, "plan": plan}, Engine)
 
 
 def _engines() -> Iterator[Engine]:
@@ -225,7 +223,7 @@ def _engines() -> Iterator[Engine]:
             record = _signed(folder)
             record.pop("plan_sha256")
             yield _engine(record, b"")
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, FidError):
             continue
 
 

@@ -9,8 +9,10 @@ import ssl
 import struct
 import tempfile
 import time
+import zipfile
 import zlib
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from importlib import metadata
 from pathlib import Path
@@ -19,6 +21,7 @@ from typing import Any
 import cv2
 import fid.runtime.commands.cli
 import fid.runtime.serve.app
+import fid.runtime.serve.faces
 import httpx
 import numpy as np
 import openapi_spec_validator
@@ -27,7 +30,13 @@ from click.testing import CliRunner
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    KeySerializationEncryption,
+    NoEncryption,
+    PrivateFormat,
+)
 from fid.runtime.assets import FACES, shipped_faces
 from fid.runtime.composer import Composer
 from fid.runtime.errors import FidError, InputError
@@ -36,10 +45,12 @@ from fid.runtime.interpolate import interpolate, mixed_w
 from fid.runtime.media.images import decode_image
 from fid.runtime.media.provenance import read_note
 from fid.runtime.serve import form
-from fid.runtime.serve.app import KINDS, Server
+from fid.runtime.serve.app import Server
+from fid.runtime.serve.faces import KINDS
 from fid.runtime.serve.guard import Access, RefusedError
 from fid.runtime.serve.listen import listen, page_address
 from fid.runtime.serve.worker import Limits
+from fid.runtime.weights.catalogue import Status
 from serving import OPENAPI, check, running
 from starlette.routing import Mount
 
@@ -166,7 +177,7 @@ def test_what_ships_is_listed_and_its_pictures_are_there(server: Server) -> None
         listed = ask(server, "GET", f"/api/{kind}").json()[kind]
         assert [face["name"] for face in listed] == list(shipped_faces(KINDS[kind]))
         for face in listed:
-            assert decode_image(np.frombuffer(ask(server, "GET", face["picture"]).content, np.uint8), "face").size
+            assert decode_image(np.frombuffer(ask(server, "GET", "/" + face["picture"]).content, np.uint8), "face").size
 
 
 def test_the_page_and_its_files(server: Server) -> None:
@@ -325,7 +336,7 @@ def test_too_many_bytes(server: Server) -> None:
 def test_too_many_pixels_are_refused_before_they_are_decoded(
     server: Server, size: tuple[int, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fid.runtime.serve.app, "decode_image", None)  # is not called
+    monkeypatch.setattr(fid.runtime.serve.faces, "decode_image", None)  # is not called
     answer = compose(server, ("identity", "ada"), ("attributes", png_header(*size)))
     assert "megapixels, and 3 are the limit" in sentence(answer, 413)
 
@@ -380,10 +391,10 @@ def test_a_bug_is_a_500_without_details(server: Server, monkeypatch: pytest.Monk
     def broken(*_: Any) -> None:
         raise RuntimeError("a secret")
 
-    monkeypatch.setattr(server, "_compose", broken)
+    monkeypatch.setattr(server.faces, "picture", broken)
     assert "secret" not in sentence(compose(server, ("identity", "ada"), ("attributes", "shade")), 500)
     for error, status in ((FidError("the disk is full."), 500), (MemoryError(), 503)):
-        monkeypatch.setattr(server, "_compose", lambda _, error=error: (_ for _ in ()).throw(error))
+        monkeypatch.setattr(server.faces, "picture", lambda _, error=error: (_ for _ in ()).throw(error))
         sentence(compose(server, ("identity", "ada"), ("attributes", "shade")), status)
     assert server.worker.waiting == 0
 
@@ -487,7 +498,7 @@ def test_fid_run_serve_answers_50_clients_and_ends_with_ctrl_c(toy_bundle: Path,
         assert httpx.get(base + "api/health").json()["queue"]["waiting"] == 0
 
 
-def write_certificate(path: Path) -> Path:
+def write_certificate(path: Path, lock: KeySerializationEncryption | None = None) -> Path:
     """A certificate of 127.0.0.1 for itself, and its key, in one file."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "fid")])
@@ -496,7 +507,7 @@ def write_certificate(path: Path) -> Path:
     made = made.not_valid_before(now - timedelta(days=1)).not_valid_after(now + timedelta(days=1))
     made = made.add_extension(x509.SubjectAlternativeName([address]), critical=False)
     certificate = made.sign(key, hashes.SHA256()).public_bytes(Encoding.PEM)
-    path.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()) + certificate)
+    path.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, lock or NoEncryption()) + certificate)
     return path
 
 
@@ -513,18 +524,123 @@ def test_https(toy_bundle: Path, tmp_path: Path) -> None:
 
 def test_bad_options_are_one_line(toy_bundle: Path, tmp_path: Path) -> None:
     (tmp_path / "broken.pem").write_text("no certificate")
+    locked = write_certificate(tmp_path / "locked.pem", BestAvailableEncryption(b"secret"))
     bundle = ("--bundle", str(toy_bundle), "--port", "0")
     for options, words in (
         (("--host", "no.such.host.invalid"), "no address"),
         (("--token", "short"), "too short"),
         (("--key", "x.pem"), "--key goes with --certificate"),
         (("--certificate", str(tmp_path / "broken.pem")), "cannot be used"),
+        (("--certificate", str(tmp_path / "missing.pem")), "No such file"),
+        (("--certificate", str(locked)), "encrypted"),
+        (("--root-path", "fid/"), "'fid/' is no path such as /fid"),
         (("--upload-mb", "0"), "limits must be positive"),
     ):
         result = CliRunner().invoke(fid.runtime.commands.cli.main, ["serve", *bundle, *options])
         assert result.exit_code == 2, result.output
         assert words in result.stderr
         assert len(result.stderr.strip().splitlines()) == 1, result.stderr
+
+
+def test_the_address_is_that_of_this_machine(toy_bundle: Path) -> None:
+    with listen("0.0.0.0", 0) as everywhere:
+        address = page_address(Access("0.0.0.0", "a-token-of-some-length"), everywhere)
+        host = re.findall(r"//([^:]+):", address)[0]
+        assert host not in ("0.0.0.0", "127.0.0.1")
+        assert Access("0.0.0.0", "a-token-of-some-length").knows(host)
+
+
+@pytest.mark.parametrize("wanted", [512, 2048, 99999999])
+def test_an_unknown_resolution_is_refused(server: Server, wanted: int) -> None:
+    answer = compose(server, ("identity", "ada"), ("attributes", "shade"), ("resolution", wanted))
+    assert f"no resolution {wanted}; this bundle composes at 256 or 1024" in sentence(answer, 422)
+
+
+def test_the_full_generator_is_used_where_it_is(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    fields = ("identity", "ada"), ("attributes", "shade")
+    assert picture(compose(server, *fields, ("resolution", 256))).shape == (256, 256, 3)
+    state = Status("generator", "missing", "", "")
+    monkeypatch.setattr("fid.runtime.serve.faces.catalogue.status", lambda name: state)
+    answer = compose(server, *fields, ("resolution", 1024))
+    assert "fid-run models fetch generator" in sentence(answer, 422)
+    monkeypatch.setattr("fid.runtime.serve.faces.catalogue.status", lambda name: replace(state, state="present"))
+    monkeypatch.setattr(Composer, "image", lambda self, w: np.zeros((self.resolution, self.resolution, 3), np.uint8))
+    assert picture(compose(server, *fields, ("resolution", 1024))).shape == (1024, 1024, 3)
+    assert ask(server, "GET", "/api/health").json()["resolutions"] == [256, 1024]
+
+
+def test_a_complaint_names_the_photo(server: Server) -> None:
+    grey = cv2.imencode(".png", np.full((300, 300, 3), 127, np.uint8))[1].tobytes()
+    files = [form_field("photo", ADA), ("photo", ("holiday/beach.png", grey))]
+    said = sentence(ask(server, "POST", "/api/identities", files=files), 422)
+    assert said.startswith("photo 2 of 2 in photo (beach.png)")
+    assert "no face" in said
+    said = sentence(compose(server, ("identity", "ada"), ("attributes", grey)), 422)
+    assert said.startswith("the photo in attributes: no face") or said.startswith("the photo in attributes has no face")
+    hidden = [("photo", ("\u202ea\x07b.png", b"PK\x03\x04 no identity"))]
+    assert "(a%07b.png) is not an identity file" in sentence(ask(server, "POST", "/api/identities", files=hidden), 422)
+
+
+def deep(depth: int) -> bytes:
+    """An .npy file whose header is a literal of nested brackets."""
+    header = b"{'descr': '<f4', 'fortran_order': False, 'shape': " + b"(" * depth + b"1" + b")" * depth + b"}\n"
+    return b"\x93NUMPY\x02\x00" + struct.pack("<I", len(header)) + header
+
+
+@pytest.mark.parametrize("depth", [5, 150, 4000])
+def test_deep_headers_of_arrays_are_refused(server: Server, depth: int) -> None:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("format.npy", deep(depth))
+        archive.writestr("code.npy", deep(depth))
+        archive.writestr("encoder.npy", deep(depth))
+    answer = compose(server, ("identity", file.getvalue()), ("attributes", "shade"))
+    assert "is not an identity file" in sentence(answer, 422)
+    assert answer.headers["x-content-type-options"] == "nosniff"
+    assert "no attribute code" in sentence(compose(server, ("identity", "ada"), ("attributes", deep(depth))), 422)
+
+
+@pytest.mark.parametrize("origin", ["http://[", "http://]", "//[::1", "http://[::1]:x", "\x00"])
+def test_a_malformed_origin_is_a_stranger(server: Server, origin: str) -> None:
+    answer = ask(server, "GET", "/api/health", headers={"origin": origin})
+    assert "another origin" in sentence(answer, 403)
+    assert answer.headers["content-security-policy"]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"type": "offer", "sdp": "v=0\\r\\n\\ud800"}',
+        b'{"type": "offer", "sdp": "v=0\xed\xa0\x80"}',
+        b'{"type": "offer", "sdp": "v=0", "settings": ' + b"[" * 20_000,
+        b'{"type": "offer", "sdp": "v=0", "settings": []}',
+        b'{"type": "offer", "sdp": 7}',
+        b'{"type": "answer", "sdp": "v=0"}',
+        b"[]",
+    ],
+)
+def test_offers_that_are_none(server: Server, body: bytes) -> None:
+    headers = {"content-type": "application/json"}
+    answer = ask(server, "POST", "/api/live", content=body, headers=headers)
+    sentence(answer, 400)
+    assert answer.headers["x-content-type-options"] == "nosniff"
+    assert not server.sessions
+
+
+def test_below_a_folder_of_a_proxy(composer: Composer) -> None:
+    server = Server(composer, Access("127.0.0.1", root_path="/apps/fid"))
+    page = ask(server, "GET", "/apps/fid/").text
+    for file in ("page.css", "page.js"):
+        assert f'"{file}"' in page  # relative, so that it is looked for in the same folder
+        assert ask(server, "GET", f"/apps/fid/{file}").status_code == 200
+        assert ask(server, "GET", f"/{file}").status_code == 200  # a proxy may take its folder away
+    face = ask(server, "GET", "/apps/fid/api/identities").json()["identities"][0]["picture"]
+    assert ask(server, "GET", f"/apps/fid/{face}").status_code == 200
+    moved = ask(server, "GET", "/apps/fid")
+    assert (moved.status_code, moved.headers["location"]) == (307, "/apps/fid/")
+    guarded = Server(composer, Access("127.0.0.1", "a-token-of-some-length", root_path="/fid"))
+    assert ask(guarded, "GET", "/fid/api/identities").status_code == 401
+    assert ask(guarded, "GET", "/fid/api/health").status_code == 200
 
 
 def test_a_missing_extra_is_one_line_with_the_pip_command(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,8 @@
 import json
+import os
 import shutil
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +13,7 @@ import toy
 from fid.runtime.composer import Composer
 from fid.runtime.engines.open import open_session
 from fid.runtime.errors import FidError, InputError
-from fid.runtime.identity import Identity
+from fid.runtime.identity import Identity, mapper_name
 from fid.runtime.weights.bundle import Bundle
 from fid.runtime.weights.cache import sha256
 
@@ -49,7 +51,7 @@ def test_the_toy_graphs_compute_what_numpy_predicts(toy_bundle, rng, batch):
 
 def test_round_trip(toy_bundle):
     bundle = Bundle.load(toy_bundle)
-    assert Bundle.from_json(json.loads(json.dumps(bundle.to_json())), toy_bundle) == bundle
+    assert Bundle.from_json(json.dumps(bundle.to_json()), toy_bundle) == bundle
     assert next(iter(json.loads((toy_bundle / "bundle.json").read_text()))) == "format"
     assert bundle.graph("reenact").inputs == (toy.CROP, toy.IDENTITY)
 
@@ -173,6 +175,115 @@ def test_unknown_graph(toy_bundle):
         Bundle.load(toy_bundle).graph_path("voice")
 
 
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        (b'{"format": 1, "name": ' + b"[" * 100_000, "nested too deeply"),
+        (b'{"format": 1, "name": "\\ud800 alone"}', "not JSON"),
+        (b'{"format": 1, "name": "\xed\xa0\x80"}', "not JSON"),
+        (b"\xff\xfe{\x00}\x00", "not JSON"),
+        (b'{"format": 1, "parity": NaN}', "not JSON"),
+        (b"[]", "Expected `object`"),
+    ],
+)
+def test_json_that_is_no_record_ends_in_a_sentence(copy, content, why):
+    (copy / "bundle.json").write_bytes(content)
+    with pytest.raises(FidError, match=why):
+        Bundle.load(copy)
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"resolution": 100_000}, "not 100000"),
+        ({"resolution": True}, "Expected `int`, got `bool`"),
+        ({"resolution": 512}, r"'image' of the graph synthesis is .*512, 512"),
+        ({"w_size": 256}, r"'w' of the graph mapper"),
+        ({"attributes_size": 0}, "refused"),
+        ({"weights": [{"file": "weights.bin"}]}, r"missing required field `sha256` - at `\$.weights\[0\]`"),
+    ],
+)
+def test_what_a_bundle_says_of_itself_must_fit_together(copy, changes, why):
+    edit(copy, **changes)
+    with pytest.raises(FidError, match=why):
+        Bundle.load(copy)
+
+
+@pytest.mark.parametrize("graph", ["identity", "attributes", "mapper", "synthesis"])
+def test_a_graph_that_composing_needs_is_missing(copy, graph):
+    graphs = json.loads((copy / "bundle.json").read_text())["graphs"]
+    del graphs[graph]
+    edit(copy, graphs=graphs)
+    with pytest.raises(FidError, match=f"no graph '{graph}'"):
+        Bundle.load(copy)
+
+
+def change_graph(folder: Path, name: str, change: Callable[[onnx.ModelProto], None]) -> None:
+    """Change a graph of a bundle; `bundle.json` gets the new SHA-256 and goes on saying what it said."""
+    path = folder / f"{name}.onnx"
+    model = onnx.load(path, load_external_data=False)
+    change(model)
+    path.write_bytes(model.SerializeToString())
+    graphs = json.loads((folder / "bundle.json").read_text())["graphs"]
+    graphs[name]["sha256"] = sha256(path)
+    edit(folder, graphs=graphs)
+
+
+def test_a_graph_that_does_something_else_than_its_bundle_says(copy):
+    def narrower(model: onnx.ModelProto) -> None:
+        model.graph.output[0].type.tensor_type.shape.dim[1].dim_value = 256
+
+    change_graph(copy, "mapper", narrower)
+    with pytest.raises(FidError, match=r"mapper.onnx gives w float32 \[batch, 256\], .* says w float32 \[batch, 512\]"):
+        Bundle.load(copy)
+
+
+def test_weights_that_are_no_numbers_are_refused(copy):
+    weights = np.frombuffer((copy / "weights.bin").read_bytes(), np.float16).copy()
+    weights[700] = np.nan  # of the bias
+    (copy / "weights.bin").write_bytes(weights.tobytes())
+    edit(copy, weights=[{"file": "weights.bin", "sha256": sha256(copy / "weights.bin")}])
+    with pytest.raises(FidError, match="not numbers, in bias"):
+        Bundle.load(copy)
+
+
+def test_weights_that_end_before_a_tensor_are_refused(copy):
+    (copy / "weights.bin").write_bytes((copy / "weights.bin").read_bytes()[:1500])
+    edit(copy, weights=[{"file": "weights.bin", "sha256": sha256(copy / "weights.bin")}])
+    with pytest.raises(FidError, match=r"the tensor bias of \w+.onnx is not there"):
+        Bundle.load(copy)
+
+
+@pytest.mark.parametrize("hidden", [False, True])
+def test_a_graph_that_may_never_end_is_refused(copy, hidden):
+    def endless(model: onnx.ModelProto) -> None:
+        body = onnx.helper.make_graph([], "body", [], [])
+        node = onnx.helper.make_node("Loop", [], [], body=body)
+        if hidden:  # in a branch of a node that looks harmless
+            branch = onnx.helper.make_graph([node], "branch", [], [])
+            node = onnx.helper.make_node("If", [], [], then_branch=branch, else_branch=body)
+        model.graph.node.append(node)
+
+    change_graph(copy, "synthesis", endless)
+    with pytest.raises(FidError, match="operator Loop, which may never end"):
+        Bundle.load(copy)
+
+
+@pytest.mark.parametrize("link", [os.link, os.symlink])
+def test_the_shipped_bundle_may_be_made_of_links(toy_bundle, tmp_path, monkeypatch, rng, link):
+    installed = tmp_path / "site-packages"  # as uv installs a wheel: every file is a link into uv's cache
+    installed.mkdir()
+    for file in shutil.copytree(toy_bundle, tmp_path / "cache").iterdir():
+        link(file, installed / file.name)
+    monkeypatch.setattr("fid.runtime.assets.BUNDLE", installed)
+    bundle = Bundle.load()
+    crop = rng.integers(0, 256, (1, 256, 256, 3), np.uint8)
+    for engine in ("onnxruntime", "openvino"):
+        found = open_session(bundle.graph_path("attributes"), engine=engine).run(crop=crop)["attributes"]
+        np.testing.assert_allclose(found, toy.expected_attributes(crop), atol=1e-5)
+    assert mapper_name(bundle) == mapper_name(Bundle.load(toy_bundle))
+
+
 @pytest.mark.usefixtures("empty_cache")
 class TestBadZip:
     def test_without_bundle_json(self, tmp_path):
@@ -193,6 +304,15 @@ class TestBadZip:
         content[3000] ^= 0xFF
         path.write_bytes(content)
         with pytest.raises(FidError, match="damaged"):
+            Bundle.load(path)
+
+    @pytest.mark.parametrize("at", range(40, 2400, 118))
+    def test_a_byte_that_changed_ends_in_a_sentence(self, toy_bundle, tmp_path, at):
+        path = Bundle.load(toy_bundle).pack(tmp_path / "x.fid")
+        content = bytearray(path.read_bytes())
+        content[at] ^= 0xFF  # an error of zlib where it hits the stream
+        path.write_bytes(content)
+        with pytest.raises(FidError, match=r"damaged|refused|not a bundle"):
             Bundle.load(path)
 
     def test_only_listed_files_are_unpacked(self, toy_bundle, tmp_path, empty_cache):
@@ -233,7 +353,7 @@ def test_an_fp16_form_is_found_and_checked(with_half, tmp_path):
     assert bundle.half_path("synthesis") == with_half / "synthesis.fp16.onnx"
     assert bundle.half_path("mapper") is None
     assert bundle.graph_path("synthesis") == with_half / "synthesis.onnx"
-    assert Bundle.from_json(json.loads(json.dumps(bundle.to_json())), with_half) == bundle
+    assert Bundle.from_json(json.dumps(bundle.to_json()), with_half) == bundle
     assert zipfile.ZipFile(bundle.pack(tmp_path / "toy.fid")).namelist()[-1] == "synthesis.fp16.onnx"
     (with_half / "synthesis.fp16.onnx").write_bytes(b"something else")
     with pytest.raises(FidError, match=r"synthesis\.fp16\.onnx does not have the SHA-256"):

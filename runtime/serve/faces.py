@@ -1,0 +1,172 @@
+"""What a form says about faces becomes identities, attribute codes and pictures: photos, files, and faces that ship."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..assets import shipped_faces
+from ..composer import Composer
+from ..errors import InputError
+from ..identity import Identity, average
+from ..interpolate import SPACES, mixed_w
+from ..media.images import PICTURE_SUFFIXES, decode_image, encode_image, stated_pixels
+from ..timing import stage
+from ..weights import catalogue
+from .form import Form, Upload
+from .guard import RefusedError
+from .worker import Limits, Worker
+
+MAX_PHOTOS = 8  # of one person in one request
+MAX_CODE_BYTES = 1 << 16  # of an attribute code as .npy; a real one has 2 kB
+MEDIA_TYPES = {".png": "image/png", ".jpg": "image/jpeg", ".jpeg": "image/jpeg", ".webp": "image/webp"}
+KINDS = {"identities": "identity", "attributes": "attributes"}  # lists of faces that ship, and how their files begin
+COMPOSE_FIELDS = (
+    "identity", "identity_to", "identity_mix", "identity_face", "attributes", "attributes_to", "attributes_mix", "face",
+    "space", "format", "resolution",
+)  # fmt: skip
+
+
+class Faces:
+    """Reads faces out of forms, and composes pictures of them."""
+
+    def __init__(self, composer: Composer, worker: Worker, limits: Limits, label: bool) -> None:
+        """`label`: put the note "synthetic" into every picture."""
+        self._composer, self._worker, self._limits, self._label = composer, worker, limits, label
+        self._composers = {composer.resolution: composer}
+        self._shipped: dict[str, Any] = {}  # codes of the faces that ship, by file name, made when first asked for
+
+    async def identity(self, form: Form, field: str, face: str) -> Identity:
+        """Return the identity under `field`, the average where it is there several times; `face`: the field with the
+        number of the face. `RefusedError` or `InputError` names the photo that cannot be used."""
+        values = form.values(field)
+        if not 1 <= len(values) <= MAX_PHOTOS:
+            raise RefusedError(400, f"{field} is needed once to {MAX_PHOTOS} times; it is there {len(values)} times.")
+        number, run = form.number(face), self._worker.run
+        identities = []
+        for at, value in enumerate(values):
+            name = _called(field, at, values)
+            if isinstance(value, str):
+                identities.append(await run(self.shipped_identity, value))
+            elif value.data[:2] == b"PK":  # an .npz is a ZIP file
+                identities.append(await run(self._known_identity, value.data, name))
+            else:
+                crop = await self._crop(value.data, name, number)
+                identities.append(await run(self._composer.identity_of, crop))
+        return average(identities)
+
+    async def attributes(self, form: Form, field: str, face: str) -> np.ndarray:
+        """Return the attribute code under `field`, float32 [attributes_size]. Raises as `identity` does."""
+        values = form.values(field)
+        if len(values) != 1:
+            raise RefusedError(400, f"{field} is needed once; it is there {len(values)} times.")
+        value, name = values[0], _called(field, 0, values)
+        if isinstance(value, str):
+            return await self._worker.run(self._shipped_attributes, value)
+        if value.data[:6] == b"\x93NUMPY":
+            return self._known_attributes(value.data, name)
+        crop = await self._crop(value.data, name, form.number(face))
+        return await self._worker.run(self._composer.attribute_code, crop)
+
+    async def picture(self, form: Form) -> tuple[bytes, str]:
+        """Return the bytes and the media type of the picture that a form with `COMPOSE_FIELDS` asks for."""
+        suffix = "." + form.text("format", "png")
+        if suffix not in PICTURE_SUFFIXES:
+            raise RefusedError(400, f"there is no format {suffix[1:41]!r}; there are png, jpeg and webp.")
+        space = form.text("space", "w")
+        if space not in SPACES:
+            raise RefusedError(400, f"there is no space {space[:40]!r}; there are {' and '.join(SPACES)}.")
+        s, t = form.mix("identity"), form.mix("attributes")
+        composer = await self._worker.run(self._at, form.number("resolution"))
+        people = [await self.identity(form, "identity", "identity_face")]
+        codes = [await self.attributes(form, "attributes", "face")]
+        if s is not None:
+            people.append(await self.identity(form, "identity_to", "identity_face"))
+        if t is not None:
+            codes.append(await self.attributes(form, "attributes_to", "face"))
+        note = composer.note("interpolation" if len(people) + len(codes) > 2 else "composition")
+
+        def draw() -> bytes:
+            image = composer.image(mixed_w(composer, people, codes, s or 0.0, t or 0.0, space))
+            with stage("encode"):
+                return encode_image(image, suffix, note if self._label else None)
+
+        return await self._worker.run(draw), MEDIA_TYPES[suffix]
+
+    def _at(self, resolution: int | None) -> Composer:
+        """The composer of pictures of that side, in px; the server's own without one."""
+        resolution = resolution or self._composer.resolution
+        if resolution not in self._composers:
+            composer = self._composer.at(resolution)
+            if catalogue.status("generator").state != "present" and resolution != composer.bundle.resolution:
+                raise InputError(
+                    f"the server has no generator for {resolution} px; `fid-run models fetch generator` brings it."
+                )
+            self._composers[resolution] = composer
+        return self._composers[resolution]
+
+    def shipped_identity(self, name: str) -> Identity:
+        """The identity of a face that ships; in the worker's thread only."""
+        path = shipped_face("identities", name)
+        if path.name not in self._shipped:
+            self._shipped[path.name] = self._composer.identify(path)
+        return self._shipped[path.name]
+
+    def _shipped_attributes(self, name: str) -> np.ndarray:
+        path = shipped_face("attributes", name)
+        if path.name not in self._shipped:
+            self._shipped[path.name] = self._composer.attribute_code(self._composer.crop(path))
+        return self._shipped[path.name]
+
+    def _known_identity(self, data: bytes, name: str) -> Identity:
+        return self._composer.identify(Identity.from_bytes(data, name))
+
+    def _known_attributes(self, data: bytes, name: str) -> np.ndarray:
+        """An attribute code that this server gave out before, float32 [attributes_size]."""
+        wanted = (self._composer.bundle.attributes_size,)
+        try:
+            code = np.load(io.BytesIO(data), allow_pickle=False) if len(data) <= MAX_CODE_BYTES else None
+        except Exception:  # it evaluates the header as a literal, which fails in a dozen ways
+            code = None
+        fits = isinstance(code, np.ndarray) and code.dtype == np.float32 and code.shape == wanted
+        if code is None or not fits or not np.isfinite(code).all():
+            raise InputError(f"{name} is no attribute code of this bundle; send the photo again.")
+        return code
+
+    async def _crop(self, data: bytes, name: str, face: int | None) -> np.ndarray:
+        """The aligned crop of an uploaded photo, RGB uint8 [256, 256, 3]."""
+        with stage("read"):
+            image = await asyncio.to_thread(self._decoded, data, name)
+        return await self._worker.run(self._composer.crop, image, face, name)
+
+    def _decoded(self, data: bytes, name: str) -> np.ndarray:
+        """The pixels of an uploaded photo, its size looked at before it is decoded."""
+        array = np.frombuffer(data, np.uint8)
+        if not data:
+            raise InputError(f"{name} is empty; give a photo.")
+        pixels = stated_pixels(array)
+        if pixels == 0:
+            raise RefusedError(415, f"{name} is no JPEG, PNG or WebP picture.")
+        if pixels > self._limits.megapixels * 1e6:
+            found, limit = pixels / 1e6, self._limits.megapixels
+            raise RefusedError(413, f"{name} has {found:.0f} megapixels, and {limit:g} are the limit; make it smaller.")
+        return decode_image(array, name)
+
+
+def shipped_face(kind: str, name: str) -> Path:
+    """Return the file of a face that ships; `kind` is "identities" or "attributes". `RefusedError` 400 for none."""
+    faces = shipped_faces(KINDS[kind])
+    if name not in faces:
+        raise RefusedError(400, f"{name[:40]!r} is none of the {kind} that ship with fid: {', '.join(faces)}.")
+    return faces[name]
+
+
+def _called(field: str, at: int, values: list[str | Upload]) -> str:
+    """What a complaint calls the file at `at` under `field`: by its place where there are several, and by its name."""
+    value = values[at]
+    place = f"photo {at + 1} of {len(values)} in {field}" if len(values) > 1 else f"the photo in {field}"
+    return f"{place} ({value.name})" if isinstance(value, Upload) and value.name else place
