@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ..engines.table import ENGINES
 from ..errors import FidError, InputError
 
 if TYPE_CHECKING:
@@ -19,8 +20,6 @@ if TYPE_CHECKING:
 
 from .progress import T, progress_of
 
-# As in session.py, which a test compares.
-ENGINES = ("auto", "tensorrt", "tensorrt-rtx", "cuda", "onnxruntime", "openvino", "openvino-bf16")
 FILE = click.Path(path_type=Path)
 
 

@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 from ..errors import FidError
 from ..tensor import Tensor
 from ..weights.cache import cache_folder
-from .ort import _first_line as first_line, _tensor as describe_tensor, ort, session_options
+from .ort import describe_tensor, first_line, ort, session_options
 from .session import check_inputs
-from .table import Engine, engine_row, fits_platform, has_module
+from .table import DEVICE_ENGINES, ENGINES, Engine, engine_row, fits_platform, has_module
 
 
 class DeviceSession:
@@ -66,7 +66,13 @@ class DeviceSession:
 def offered(engine: str) -> bool:
     """Return whether the build of ONNX Runtime, or the plug-in, of an engine is installed; a device may be missing."""
     row = engine_row(engine)
-    return has_module(engine) and (engine.startswith("ep:") or row.provider in ort.get_available_providers())
+    built_in = bool(row.provider) and not engine.startswith("ep:")
+    return has_module(engine) and (not built_in or row.provider in ort.get_available_providers())
+
+
+def measurable() -> tuple[str, ...]:
+    """Return the engines to measure where none is named: all but the devices that nothing here could open."""
+    return tuple(name for name in ENGINES[1:] if name not in DEVICE_ENGINES or offered(name))
 
 
 def _choose(row: Engine, options: Any) -> tuple[list[Any] | None, str]:

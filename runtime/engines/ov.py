@@ -1,4 +1,4 @@
-"""Sessions on OpenVINO, on the CPU: built for one batch size at a time, because static shapes are the faster build."""
+"""Sessions on OpenVINO, on CPU, GPU or NPU: built for one batch size at a time: the faster build."""
 
 from __future__ import annotations
 
@@ -27,27 +27,31 @@ KEPT = 4
 
 
 class OpenVINOSession:
-    """See `session.Session`. `precision`: of the arithmetic, "f32" or "bf16"; bf16 needs a CPU that has it."""
+    """See `session.Session`. `precision`: of the arithmetic, "f32", "f16" or "bf16", which needs a CPU that has it.
+    `device`: "CPU", "GPU" or "NPU". FidError when OpenVINO sees no such device."""
 
-    def __init__(self, path: Path | str, precision: str, threads: int, static_batch: int | None) -> None:
+    def __init__(
+        self, path: Path | str, precision: str, threads: int, static_batch: int | None, device: str = "CPU"
+    ) -> None:
         self._core = _openvino().Core()
         self._core.set_property({"CACHE_DIR": str(cache_folder("openvino"))})
         self.fallback: str | None = None
         if precision == "bf16" and "BF16" not in self._core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
             self.fallback = "bf16 was asked for and this CPU does not have it."
             precision = "f32"
-        self._options: dict[str, Any] = {
-            "INFERENCE_PRECISION_HINT": precision,
-            "PERFORMANCE_HINT": "LATENCY",
-            "INFERENCE_NUM_THREADS": threads,
-        }
+        self._device, self._device_name = device, ""
+        self._options: dict[str, Any] = {"INFERENCE_PRECISION_HINT": precision, "PERFORMANCE_HINT": "LATENCY"}
+        if device == "CPU":
+            self._options["INFERENCE_NUM_THREADS"] = threads
+        else:
+            self._device_name = f" ({_name_of(self._core, device)})"
         self._path = Path(path)
         model = self._read()
         self.inputs = tuple(_tensor(port) for port in model.inputs)
         self.outputs = tuple(_tensor(port) for port in model.outputs)
         self._built: OrderedDict[int, openvino.InferRequest] = OrderedDict()
         self._lock = threading.Lock()
-        self.provider = f"openvino CPU {precision}"
+        self.provider = f"openvino {device} {precision}{self._device_name}"
         self._request(static_batch or 1, model)  # a graph that cannot be built fails here, not on the first picture
 
     def _read(self) -> openvino.Model:
@@ -66,11 +70,11 @@ class OpenVINOSession:
             shapes = {t.name: [batch if isinstance(d, str) else d for d in t.shape] for t in self.inputs}
             try:
                 model.reshape(shapes)
-                compiled = self._core.compile_model(model, "CPU", self._options)
+                compiled = self._core.compile_model(model, self._device, self._options)
             except Exception as error:
                 raise FidError(f"OpenVINO cannot build the graph: {_last_line(error)}.") from error
             live = compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
-            self.provider = f"openvino CPU {live}"
+            self.provider = f"openvino {self._device} {live}{self._device_name}"
             self._built[batch] = compiled.create_infer_request()
             if len(self._built) > KEPT:
                 self._built.popitem(last=False)
@@ -100,6 +104,14 @@ def _openvino() -> Any:
         if hidden:
             del sys.modules["openvino_telemetry"]
     return openvino
+
+
+def _name_of(core: Any, device: str) -> str:
+    """The maker's name of a device. FidError when there is none."""
+    seen = list(core.available_devices)
+    if not any(name.split(".")[0] == device for name in seen):
+        raise FidError(f"OpenVINO sees no {device} here; it sees {' and '.join(seen) or 'no device'}.")
+    return str(core.get_property(device, "FULL_DEVICE_NAME")).strip()
 
 
 def _last_line(error: Exception) -> str:

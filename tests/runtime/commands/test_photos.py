@@ -358,4 +358,4 @@ def test_help_is_there_at_once() -> None:
 
 
 def test_engines_are_those_of_the_sessions() -> None:
-    assert fid.runtime.commands.options.ENGINES == ENGINES
+    assert fid.runtime.commands.options.ENGINES is ENGINES
