@@ -13,6 +13,7 @@ import numpy as np
 import onnxruntime
 import pytest
 from fid.runtime.engines import devices, machine, open, table
+from fid.runtime.engines.compare import compare
 from fid.runtime.engines.devices import DeviceSession
 from fid.runtime.engines.open import open_session, satisfies
 from fid.runtime.errors import FidError
@@ -71,7 +72,7 @@ def macos(monkeypatch: pytest.MonkeyPatch, empty_cache: Path) -> None:
     monkeypatch.setattr(sys, "platform", "darwin")
 
 
-def crops(toy: Any, count: int) -> dict[str, np.ndarray]:
+def codes(count: int) -> dict[str, np.ndarray]:
     rng = np.random.default_rng(0)
     shapes = {"identity": 128, "attributes": 512}
     return {name: rng.standard_normal((count, size)).astype(np.float32) for name, size in shapes.items()}
@@ -105,7 +106,7 @@ def test_coreml_runs_one_by_one_and_says_what_runs(
     session = open_session(toy_bundle / "mapper.onnx", engine="coreml", require="coreml")
     assert session.provider == "onnxruntime CoreML"
     assert session.fallback is None
-    arrays = crops(toy_bundle, 3)
+    arrays = codes(3)
     expected = open_session(toy_bundle / "mapper.onnx", engine="onnxruntime").run(**arrays)["w"]
     assert np.abs(session.run(**arrays)["w"] - expected).max() < 1e-6
     assert made[0].batches == [1, 1, 1]  # shapes are static there
@@ -223,6 +224,18 @@ def test_a_faster_device_is_taken_only_when_it_composes_the_same_person() -> Non
         assert set(machine.faster([slow, {**fast, "identity_cosine": cosine}]).values()) == {"onnxruntime"}
 
 
+def test_a_device_that_computes_something_else_does_not_pass_the_comparison(
+    build: Callable[..., list[FakeSession]], macos: None, toy_bundle: Path
+) -> None:
+    graph = toy_bundle / "mapper.onnx"
+    build("CoreMLExecutionProvider")
+    assert compare(DeviceSession(graph, "coreml", 1), graph)[1] is None
+    build("CoreMLExecutionProvider", wrong=0.5)
+    fault = compare(DeviceSession(graph, "coreml", 1), graph)[1]
+    assert fault is not None
+    assert "w has a cosine of" in fault
+
+
 @pytest.fixture
 def remembering(monkeypatch: pytest.MonkeyPatch, empty_cache: Path) -> None:
     """`auto` with what was measured, which other tests do without, and no NVIDIA engine."""
@@ -265,3 +278,20 @@ def test_the_table_names_the_devices_that_the_package_knows() -> None:
         assert any(f"_{device}_" in name for name in libraries), libraries
     known = set(onnxruntime.get_all_providers())
     assert {row.provider for row in table.TABLE if row.provider} - known <= {"NvTensorRTRTXExecutionProvider"}
+
+
+def test_the_page_on_engines_is_the_table() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "engines.md").read_text()
+    names = {"linux": "Linux", "win32": "Windows", "darwin": "macOS"}
+    for row in table.TABLE:
+        systems = ", ".join(names[one] for one in row.platforms) or "all"
+        cells = (
+            f"`{row.name}`",
+            row.devices,
+            row.precisions,
+            "one by one" if row.static else "any",
+            systems,
+            f"`{row.install}`",
+            "yes" if row.on_hardware else "no",
+        )
+        assert f"| {' | '.join(cells)} |" in page, cells
