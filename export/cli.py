@@ -12,6 +12,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 from ..runtime.commands.group import end_with_one_line
+from ..runtime.errors import InputError
 from ..runtime.terminal import make_console
 
 if TYPE_CHECKING:
@@ -81,6 +82,12 @@ FOLDER = click.Path(path_type=Path)
     help="Build engines as well, into this machine's cache; tensorrt-rtx needs no GPU for it.",
 )
 @click.option("--batch", default="1:1:4", show_default=True, metavar="MIN:OPT:MAX", help="Batch sizes of the engines.")
+@click.option(
+    "--web",
+    is_flag=True,
+    help="Write a static site to OUTPUT that computes in the visitor's browser; CHECKPOINT is then a bundle."
+    " [default: the shipped one]",
+)
 @click.option("--skeletons", is_flag=True, help="Write the graph skeletons of the fetched generator to OUTPUT instead.")
 def command(
     checkpoint: Path | None,
@@ -97,6 +104,7 @@ def command(
     threads: int,
     engine: str,
     batch: str,
+    web: bool,
     skeletons: bool,
 ) -> None:
     """Export CHECKPOINT (a run or checkpoint of `fid-train fit`) to a bundle.
@@ -104,6 +112,11 @@ def command(
     Without CHECKPOINT the shipped weights are exported again. Every graph is compared with PyTorch; when one differs
     too much, nothing is written and the exit code is 1.
     """
+    if web:
+        if generator or light or fp16 or engine != "onnx" or resolution:
+            raise InputError("--web makes a site of a finished bundle: export the bundle first, then --web BUNDLE.")
+        _write_site(checkpoint, output)
+        return
     import torch
 
     from ..runtime.engines.tensorrt.build import Batch, library
@@ -188,6 +201,24 @@ def _write_bundle(networks: "Networks", output: Path, config: "ExportConfig", co
     return bundle
 
 
+def _write_site(bundle: Path | None, output: Path) -> None:
+    """Write the static site of a bundle, and say how it is served."""
+    from ..runtime.weights.bundle import Bundle
+    from .web.site import write_site
+
+    console = make_console()
+    with console.status("writing the site") as status:
+        site = write_site(Bundle.load(bundle), output, progress=status.update)
+    console.print(
+        f"wrote {output}: {site.total / 1e6:.0f} MB, of which a visitor loads {site.first_picture / 1e6:.0f} MB "
+        f"(compressed) up to the first picture and {site.live / 1e6:.0f} MB for the camera",
+        soft_wrap=True,
+    )
+    console.print(
+        f"to see it: python -m http.server --directory {output} 8000, then open http://localhost:8000", soft_wrap=True
+    )
+
+
 def _table(measured: "dict[str, Parity]") -> Table:
     """Parity as a table of less than 80 columns."""
     first = next(iter(measured.values()))
@@ -254,7 +285,8 @@ def _remarks(judged: "dict[str, Verdict]") -> Iterator[str]:
 
 def main() -> None:
     """Run the console script. Exit codes: 0, 1 for a failure, 2 for a wrong command line or input, 130 for Ctrl-C."""
-    missing = [name for name in NEEDED if find_spec(name) is None]
+    needed = () if "--web" in sys.argv else NEEDED  # a site is made without PyTorch
+    missing = [name for name in needed if find_spec(name) is None]
     if missing:
         click.echo(f"fid-export: {missing[0]} is not installed: `pip install 'fid-face[train]'`.", err=True)
         sys.exit(1)

@@ -10,9 +10,23 @@ from typing import Any
 
 import cv2
 import numpy as np
+from fid.runtime.assets import FACES
 from fid.runtime.live.layout import Picture, Wishes
 from fid.runtime.live.webcam import Sinks, Webcam
 from fid.runtime.media.camera import Camera
+from fid.runtime.media.images import read_image
+
+
+def write_camera(path: Path) -> Path:
+    """A face that moves a little, as the uncompressed video that Chromium's fake camera plays: 320 x 240, 15 fps."""
+    face = cv2.resize(read_image(FACES / "attributes-shade.jpg"), (240, 240), interpolation=cv2.INTER_AREA)
+    with path.open("wb") as file:
+        file.write(b"YUV4MPEG2 W320 H240 F15:1 Ip A1:1 C420jpeg\n")
+        for step in range(15):
+            shift = round(4 * np.sin(2 * np.pi * step / 15))
+            frame = np.roll(np.hstack([face[:, :40][:, ::-1], face, face[:, -40:][:, ::-1]]), shift, axis=1)
+            file.write(b"FRAME\n" + cv2.cvtColor(frame, cv2.COLOR_RGB2YUV_I420).tobytes())
+    return path
 
 
 def write_clip(path: Path, frames: int, fps: float, size: tuple[int, int] = (64, 48)) -> Path:

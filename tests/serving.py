@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,6 +19,8 @@ import fid.runtime.serve.app
 import httpx
 from openapi_schema_validator import OAS31Validator
 
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+FIREFOX = next(filter(None, map(shutil.which, ("firefox", "firefox-esr"))), None)
 OPENAPI = json.loads((fid.runtime.serve.app.WEB / "openapi.json").read_text())
 
 

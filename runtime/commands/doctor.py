@@ -19,8 +19,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..assets import installed_version
+from ..engines.devices import offered
 from ..engines.machine import physical_cores
 from ..engines.open import open_session, satisfies
+from ..engines.table import DEVICE_ENGINES, engine_row, fits_platform
 from ..errors import FidError
 from ..terminal import make_console
 from ..weights import catalogue
@@ -298,6 +300,35 @@ def _engines(gpu: bool) -> Iterator[Check]:
         yield _builder(
             "tensorrt-rtx", path, x, y, f"not installed{no_gpu}", f"pip install '{DISTRIBUTION}[tensorrt-rtx]'" * gpu
         )
+        yield from (_device(name, path, x, y) for name in DEVICE_ENGINES if fits_platform(name))
+
+
+def _device(name: str, path: Path, x: np.ndarray, y: np.ndarray) -> Check:
+    """An engine of the table for another device than CPU and NVIDIA GPU, tried in a process of its own."""
+    row = engine_row(name)
+    if not offered(name):
+        return Check(name, "missing", f"{row.title} is not installed; for {row.devices}")
+    record, said = _tried(name, path, x)
+    reason = (record.get("fallback") or record.get("problem") or said).partition("; onnxruntime")[0].rstrip(".")
+    if "y" not in record or not satisfies(record["provider"], name):
+        nothing = "offers no device" in reason or "sees no" in reason
+        return Check(name, "missing" if nothing else "broken", reason)
+    if not np.allclose(record["y"], y, atol=0.02):
+        return Check(name, "broken", f"{record['provider']} computes a wrong result")
+    return Check(name, "works", f"ran a trial graph on {record['provider']}")
+
+
+def _tried(engine: str, path: Path, x: np.ndarray) -> tuple[dict[str, Any], str]:
+    """What `try_builder` tells of an engine, {} when it ended without; and what it said last."""
+    call = [sys.executable, "-m", TRY_BUILDER, engine, str(path), json.dumps(x.tolist())]
+    environment = os.environ | {"FID_CACHE": str(path.parent / engine.replace(":", "-"))}
+    try:
+        done = subprocess.run(call, capture_output=True, text=True, timeout=120, env=environment)
+    except subprocess.TimeoutExpired:
+        return {}, "did not run a trial graph within two minutes"
+    lines = [line for line in (*done.stdout.splitlines(), *done.stderr.splitlines()) if line.strip()]
+    record = next((json.loads(line) for line in lines if line.startswith("{")), {})
+    return record, next(reversed(lines), f"exit code {done.returncode}")[:200]
 
 
 def _tensorrt_provider(path: Path, x: np.ndarray, y: np.ndarray) -> Check:
@@ -321,19 +352,11 @@ def _tensorrt_provider(path: Path, x: np.ndarray, y: np.ndarray) -> Check:
 
 
 def _builder(engine: str, path: Path, x: np.ndarray, y: np.ndarray, missing: str, install: str) -> Check:
-    """Let TensorRT or TensorRT-RTX build, load and run the trial graph, in a process of its own: a broken driver may
-    take the process down. What it builds goes with the trial graph."""
-    try:
-        call = [sys.executable, "-m", TRY_BUILDER, engine, str(path), json.dumps(x.tolist())]
-        environment = os.environ | {"FID_CACHE": str(path.parent / engine)}
-        done = subprocess.run(call, capture_output=True, text=True, timeout=120, env=environment)
-    except subprocess.TimeoutExpired:
-        return Check(engine, "broken", "did not build and run a trial graph within two minutes")
-    lines = [line for line in (*done.stdout.splitlines(), *done.stderr.splitlines()) if line.strip()]
-    record = next((json.loads(line) for line in lines if line.startswith("{")), None)
-    if record is None:
-        said = next(reversed(lines), f"exit code {done.returncode}")
-        return Check(engine, "broken", said[:200])
+    """Let TensorRT or TensorRT-RTX build, load and run the trial graph, in a process of its own. What it builds goes
+    with the trial graph."""
+    record, said = _tried(engine, path, x)
+    if not record:
+        return Check(engine, "broken", said)
     problem, version = record.get("problem", ""), record.get("version", "")
     if "is not installed" in problem and not version:
         return Check(engine, "missing", missing, install)

@@ -79,7 +79,7 @@ def doctor(everything: bool, as_json: bool) -> None:
 
 
 @click.command()
-@click.option("--engine", "engines", type=click.Choice(ENGINES[1:]), multiple=True, help="[default: every one]")
+@click.option("--engine", "engines", type=click.Choice(ENGINES[1:]), multiple=True, help="[default: all that are here]")
 @click.option("--camera", type=FILE, metavar="FILE", help="A video to use as camera; the live path is measured too.")
 @click.option(
     "--seconds", type=click.FloatRange(min=0.1), default=10.0, show_default=True, help="For each measurement."
@@ -99,9 +99,10 @@ def bench(
 ) -> None:
     """Measure speed and accuracy of every engine here.
 
-    The faster CPU engine for each graph is kept, for --engine auto, when the shipped bundle was measured with the usual
+    The faster engine for each graph is kept, for --engine auto, when the shipped bundle was measured with the usual
     number of threads.
     """
+    from ..engines.devices import measurable
     from ..engines.machine import faster, remember
     from .bench import bench as run_bench
     from .bench import render
@@ -111,7 +112,7 @@ def bench(
     face = next(iter(shipped_faces("identity").values()))
     options = {"bundle": bundle, "threads": threads}
     rows = run_bench(
-        engines or ENGINES[1:],
+        engines or measurable(),
         face,
         camera,
         seconds,
@@ -121,7 +122,7 @@ def bench(
     )
     kept = {} if bundle or threads else faster(rows)
     if kept:
-        remember(kept)
+        remember(kept, {row["engine"]: row["provider"] for row in rows if "provider" in row})
     told = [", ".join(f"{graph} {engine}" for graph, engine in kept.items()) + ": what auto takes from now on"]
     report = {"seconds": seconds, "engines": rows, "auto": kept}
     click.echo(json.dumps(report) if as_json else "\n".join(render(rows) + (told if kept else [])))

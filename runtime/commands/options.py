@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ..engines.table import ENGINES
 from ..errors import FidError, InputError
 
 if TYPE_CHECKING:
@@ -20,8 +21,6 @@ if TYPE_CHECKING:
 
 from .progress import T, progress_of
 
-# As in session.py, which a test compares.
-ENGINES = ("auto", "tensorrt", "tensorrt-rtx", "cuda", "onnxruntime", "openvino", "openvino-bf16")
 FILE = click.Path(path_type=Path)
 
 

@@ -1,9 +1,9 @@
-"""Try TensorRT or TensorRT-RTX on one graph, in a process of its own: a broken driver may take the process down.
+"""Try an engine for a GPU or NPU on one graph, in a process of its own: a broken driver may take the process down.
 
     python -m fid.runtime.commands.try_builder ENGINE GRAPH.onnx X
 
-`X` is the input of the graph as JSON. Prints one JSON object: `version`, `built`, then `provider`, `fallback` and `y`
-of a run, or `problem` with the sentence of what went wrong.
+`X` is the input of the graph as JSON. Prints one JSON object: of TensorRT and TensorRT-RTX `version` and
+`built`, then `provider`, `fallback` and `y` of a run, or `problem` with the sentence of what went wrong.
 """
 
 from __future__ import annotations
@@ -16,18 +16,20 @@ from typing import Any
 import numpy as np
 
 from ..engines.open import open_session
+from ..engines.table import DEVICE_ENGINES
 from ..engines.tensorrt.build import RTX_TARGETS, Batch, build, library
 from ..errors import FidError
 
 
 def main(engine: str, path: Path, x: np.ndarray) -> dict[str, Any]:
-    """Build the graph at `path`, open it and run it on `x` float32; return what came of it."""
+    """Open the graph at `path`, built first if need be, and run it on `x` float32; return what came of it."""
     record: dict[str, Any] = {}
     try:
-        lib = library(engine)
-        record["version"] = lib.version
-        build(lib, path, Batch(), targets=RTX_TARGETS)
-        record["built"] = True
+        if engine not in DEVICE_ENGINES:
+            lib = library(engine)
+            record["version"] = lib.version
+            build(lib, path, Batch(), targets=RTX_TARGETS)
+            record["built"] = True
         session = open_session(path, engine=engine)
         record["provider"], record["fallback"] = session.provider, session.fallback
         record["y"] = session.run(x=x)["y"].tolist()

@@ -1,4 +1,4 @@
-"""Which CPU engine `auto` takes for a graph: what `fid-run bench` found faster here, ONNX Runtime until it has run."""
+"""Which engine `auto` takes for a graph where no NVIDIA engine works: what `fid-run bench` found faster here."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import os
 import platform
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -19,9 +19,13 @@ from ..assets import installed_version
 from ..errors import FidError
 from ..weights.cache import cache_folder, locked, new_file, plain_disk_errors
 from ..weights.records import decode
+from .table import DEVICE_ENGINES, TABLE
 
 CPU_ENGINES = ("onnxruntime", "openvino", "openvino-bf16")
 """The first is the one to beat."""
+
+MEASURED = (*CPU_ENGINES, *DEVICE_ENGINES)
+"""What `auto` may take for a graph after `fid-run bench`."""
 
 MARGIN = 0.95
 """Another engine has to need at most this share of the first one's time."""
@@ -36,12 +40,13 @@ class Measured:
 
     machine: dict[str, str | None]  # see `_machine`
     graphs: dict[str, str]  # graph -> engine
+    providers: dict[str, str] = field(default_factory=dict)  # engine -> what ran, with the device's name
 
 
 def faster(rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-    """Graph -> the fastest of `CPU_ENGINES`, by the rows of `bench.bench`; {} unless the first of them and another have
+    """Graph -> the fastest of `MEASURED`, by the rows of `bench.bench`; {} unless the first of them and another have
     been measured."""
-    found = {row["engine"]: row for row in rows if row["engine"] in CPU_ENGINES and "missing" not in row}
+    found = {row["engine"]: row for row in rows if row["engine"] in MEASURED and "missing" not in row}
     first = found.pop(CPU_ENGINES[0], None)
     if first is None or not found:
         return {}
@@ -55,31 +60,41 @@ def faster(rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     return result
 
 
-def remember(graphs: Mapping[str, str]) -> Path:
-    """Keep graph -> engine for this machine and these versions; returns the file."""
+def remember(graphs: Mapping[str, str], providers: Mapping[str, str] | None = None) -> Path:
+    """Keep graph -> engine for this machine, these versions and these devices; returns the file.
+
+    `providers`: for each engine what ran, as `Session.provider` says it.
+    """
     path = _file()
     with plain_disk_errors("keeping the faster engines", path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
         with locked(path.name), new_file(path) as partial:
-            partial.write_text(json.dumps(asdict(Measured(_machine(), dict(graphs))), indent=1) + "\n")
+            partial.write_text(
+                json.dumps(asdict(Measured(_machine(), dict(graphs), dict(providers or {}))), indent=1) + "\n"
+            )
     _remembered.cache_clear()
     return path
 
 
 def remembered(graph: str) -> str:
-    """The CPU engine for a graph ("synthesis", whether light or not): ONNX Runtime where nothing was measured, or under
+    """The engine for a graph ("synthesis", whether light or not): ONNX Runtime where nothing was measured, or under
     other versions."""
-    return _remembered(_file()).get(graph.removesuffix("-light"), CPU_ENGINES[0])
+    engine = _remembered(_file()).graphs.get(graph.removesuffix("-light"))
+    return engine if engine in MEASURED else CPU_ENGINES[0]
+
+
+def measured_provider(engine: str) -> str | None:
+    """What ran when an engine was measured here, with the device's name; None when it was not."""
+    return _remembered(_file()).providers.get(engine)
 
 
 @cache
-def _remembered(path: Path) -> dict[str, str]:
+def _remembered(path: Path) -> Measured:
     try:
         kept = decode(path.read_bytes(), Measured)
     except (OSError, FidError):  # none, or not ours: measure again
-        return {}
-    graphs = kept.graphs if kept.machine == _machine() else {}
-    return {graph: engine for graph, engine in graphs.items() if engine in CPU_ENGINES}
+        return Measured({}, {})
+    return kept if kept.machine == _machine() else Measured({}, {})
 
 
 def _file() -> Path:
@@ -88,7 +103,8 @@ def _file() -> Path:
 
 def _machine() -> dict[str, str | None]:
     """What the outcome depends on."""
-    return {"host": platform.node(), **{package: installed_version(package) for package in ("onnxruntime", "openvino")}}
+    packages = {package for row in TABLE if row.name in MEASURED for package in row.packages}
+    return {"host": platform.node(), **{package: installed_version(package) for package in sorted(packages)}}
 
 
 def return_freed_memory() -> None:

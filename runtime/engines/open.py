@@ -7,20 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import FidError, InputError
-from .machine import physical_cores, remembered
+from .machine import measured_provider, physical_cores, remembered
 from .session import Session
+from .table import DEVICE_ENGINES, ENGINES
 
 if TYPE_CHECKING:
     from .tensorrt.build import Batch
-
-ENGINES = ("auto", "tensorrt", "tensorrt-rtx", "cuda", "onnxruntime", "openvino", "openvino-bf16")
-"""What `open_session` takes as `engine`.
-
-`auto`: the first of `GPU_ENGINES` that is installed and works, else the CPU engine that `fid-run bench` found faster
-for the graph, ONNX Runtime until it has run. `tensorrt`, `tensorrt-rtx`: NVIDIA's builders, on the GPU. `cuda`: ONNX
-Runtime on CUDA. `onnxruntime`: on the CPU. `openvino`: on the CPU in float32. `openvino-bf16`: bfloat16 where the CPU
-has it.
-"""
 
 GPU_ENGINES = ("tensorrt", "tensorrt-rtx", "cuda")
 """In the order in which `auto` tries them, and in which one that fails gives way to the next."""
@@ -37,15 +29,17 @@ def open_session(
 ) -> Session:
     """Open the ONNX graph at `path`; external weights lie beside it.
 
-    engine: one of `ENGINES`. require: an engine, device or precision ("cuda", "openvino", "bf16", "tensorrt") that must
-    be what runs; with engine `auto` it also chooses. threads: at most so many CPU threads, None for one per
-    physical core. static_batch: the batch size to build for at once, for engines that build per size. half: the same
-    graph typed in FP16, which GPU engines open in the place of `path` where they can.
+    engine: one of `ENGINES`, which `table.TABLE` explains. "auto": the first of `GPU_ENGINES` that is installed and
+    works, else what `fid-run bench` found faster for the graph, ONNX Runtime on the CPU until it has run. require: an
+    engine, device or precision ("cuda", "openvino", "bf16", "tensorrt") that must be what runs; with engine `auto` it
+    also chooses. threads: at most so many CPU threads, None for one per physical core. static_batch: the batch size to
+    build for at once, for engines that build per size. half: the same graph typed in FP16, which GPU engines open in
+    the place of `path` where they can.
 
-    A GPU engine that is installed and does not work here (no driver, no memory, a result that falls short) gives way to
-    the next one and at last to the CPU; `fallback` of the session says why. Raises InputError for an unknown engine;
-    FidError in one sentence when the engine is not installed, the graph cannot be read, or something else than
-    `require` would run.
+    An engine for a GPU or NPU that is installed and does not work here (no driver, no memory, a result that falls
+    short) gives way to the next one and at last to the CPU; `fallback` of the session says why. Raises InputError for
+    an unknown engine; FidError in one sentence when the engine is not installed, the graph cannot be read, or something
+    else than `require` would run.
     """
     if Path(path).suffix in (".plan", ".engine", ".trt"):
         raise InputError(
@@ -62,7 +56,9 @@ def open_session(
     path = Path(path).resolve()  # installed as a link, a graph has its weights beside the file that it points to
     half = None if half is None else half.resolve()
     count = threads or physical_cores()
-    if engine.startswith("openvino"):
+    if engine in DEVICE_ENGINES:
+        session = _on_device(Path(path), engine, count, static_batch)
+    elif engine.startswith("openvino"):
         from .ov import OpenVINOSession
 
         session = OpenVINOSession(path, _precision(engine), count, static_batch)
@@ -95,13 +91,49 @@ def _on_gpu(path: Path, half: Path | None, engine: str, threads: int, static_bat
     return _on_cpu(path, threads, static_batch, reason)
 
 
+def _on_device(path: Path, engine: str, threads: int, static_batch: int | None) -> Session:
+    """A session on one of `DEVICE_ENGINES`; where that is installed and does not work, on the CPU."""
+    from .devices import offered
+    from .ort import OnnxRuntimeSession
+
+    try:
+        return _open_on_device(path, engine, threads, static_batch)
+    except FidError as error:
+        if not offered(engine):
+            raise
+        return OnnxRuntimeSession(path, "CPU", threads, str(error))
+
+
+def _open_on_device(path: Path, engine: str, threads: int, static_batch: int | None, reason: str = "") -> Session:
+    if engine.startswith("openvino:"):
+        from .ov import OpenVINOSession
+
+        return OpenVINOSession(path, "f16", threads, static_batch, reason, engine.partition(":")[2].upper())
+    from .devices import DeviceSession
+
+    return DeviceSession(path, engine, threads, reason)
+
+
+def _on_measured_device(path: Path, engine: str, threads: int, static_batch: int | None, reason: str) -> Session:
+    """A session on the device that was measured. FidError when it does not open, or another device answers."""
+    session = _open_on_device(path, engine, threads, static_batch, reason)
+    if session.provider != measured_provider(engine):
+        raise FidError(f"{session.provider} has not been measured yet: run fid-run bench.")
+    return session
+
+
 def _on_cpu(path: Path, threads: int, static_batch: int | None, reason: str) -> Session:
-    """A session on the faster CPU engine for a graph; where that does not open, on ONNX Runtime. `reason`: why no GPU
-    engine runs that is installed, "" where none is."""
+    """A session on the engine that was found faster for a graph; where that does not open, on ONNX Runtime. `reason`:
+    why no GPU engine runs that is installed, "" where none is."""
     from .ort import OnnxRuntimeSession
 
     engine = remembered(path.stem)
-    if engine.startswith("openvino"):
+    if engine in DEVICE_ENGINES:
+        try:
+            return _on_measured_device(path, engine, threads, static_batch, reason)
+        except FidError as error:
+            reason = reason or str(error)
+    elif engine.startswith("openvino"):
         from .ov import OpenVINOSession
 
         try:
@@ -169,7 +201,7 @@ def satisfies(provider: str, require: str) -> bool:
     """Whether a live provider ("onnxruntime CUDA") is what a name asks for ("cuda", "onnxruntime-cuda")."""
 
     def words(name: str) -> set[str]:
-        return set(name.lower().replace("tensorrt-rtx", "tensorrt_rtx").replace("-", " ").split())
+        return set(name.lower().replace("tensorrt-rtx", "tensorrt_rtx").replace("-", " ").replace(":", " ").split())
 
     return words(require) <= words(provider)
 

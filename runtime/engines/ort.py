@@ -70,8 +70,8 @@ class OnnxRuntimeSession:
             self._session, recorded = _open(path, "CPUExecutionProvider", threads), False
         live = self._session.get_providers()[0].removesuffix("ExecutionProvider")
         self.provider = f"onnxruntime {live}"
-        self.inputs = tuple(map(_tensor, self._session.get_inputs()))
-        self.outputs = tuple(map(_tensor, self._session.get_outputs()))
+        self.inputs = tuple(map(describe_tensor, self._session.get_inputs()))
+        self.outputs = tuple(map(describe_tensor, self._session.get_outputs()))
         self._names = [tensor.name for tensor in self.outputs]
         self._settling = iter(range(SETTLING if device == "CPU" else 0))
         self._shrinking = ort.RunOptions()
@@ -205,7 +205,7 @@ def _open(
             model_for(path, provider, options), options, providers=[(provider, settings) if settings else provider]
         )
     except Exception as error:  # the bindings raise a dozen unrelated types
-        raise FidError(f"ONNX Runtime cannot open {Path(path).name}: {_first_line(error)}.") from error
+        raise FidError(f"ONNX Runtime cannot open {Path(path).name}: {first_line(error)}.") from error
     if session.get_providers()[0] != provider:  # it falls back without an exception
         reason = f": {problem}" if problem else "; is there an NVIDIA driver?"
         raise FidError(f"ONNX Runtime did not start {provider.removesuffix('ExecutionProvider')}{reason}.")
@@ -221,11 +221,13 @@ def _load_cuda() -> str:
     return next((line.strip().rstrip(".") for line in printed.getvalue().splitlines() if "Failed" in line), "")
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """Return the first line of an exception's text, without its full stop."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
     return lines[0].rstrip(".")[:300]
 
 
-def _tensor(port: ort.NodeArg) -> Tensor:
+def describe_tensor(port: ort.NodeArg) -> Tensor:
+    """Return name, shape and dtype of an input or output of a session of ONNX Runtime."""
     shape = tuple(size if isinstance(size, int) else str(size) for size in port.shape)
     return Tensor(port.name, shape, DTYPES.get(str(port.type), str(port.type)))

@@ -1,4 +1,4 @@
-"""Sessions on OpenVINO, on the CPU: built for one batch size at a time, because static shapes are the faster build."""
+"""Sessions on OpenVINO, on CPU, GPU or NPU: built for one batch size at a time: the faster build."""
 
 from __future__ import annotations
 
@@ -25,11 +25,18 @@ MISSING = "OpenVINO is not installed: `pip install 'fid-face[openvino]'`."
 
 
 class OpenVINOSession:
-    """See `session.Session`. `precision`: of the arithmetic, "f32" or "bf16"; bf16 needs a CPU that has it. `reason`:
-    why this engine runs in the place of another."""
+    """See `session.Session`. `precision`: of the arithmetic, "f32", "f16" or "bf16", which needs a CPU that has it.
+    `reason`: why this engine runs in the place of another. `device`: "CPU", "GPU" or "NPU". FidError when OpenVINO sees
+    no such device."""
 
     def __init__(
-        self, path: Path | str, precision: str, threads: int, static_batch: int | None, reason: str = ""
+        self,
+        path: Path | str,
+        precision: str,
+        threads: int,
+        static_batch: int | None,
+        reason: str = "",
+        device: str = "CPU",
     ) -> None:
         self._core = _openvino().Core()
         self._core.set_property({"CACHE_DIR": str(cache_folder("openvino"))})
@@ -37,18 +44,19 @@ class OpenVINOSession:
         if precision == "bf16" and "BF16" not in self._core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
             self._slower = "bf16 was asked for and this CPU does not have it."
             precision = "f32"
-        self._options: dict[str, Any] = {
-            "INFERENCE_PRECISION_HINT": precision,
-            "PERFORMANCE_HINT": "LATENCY",
-            "INFERENCE_NUM_THREADS": threads,
-        }
+        self._device, self._device_name = device, ""
+        self._options: dict[str, Any] = {"INFERENCE_PRECISION_HINT": precision, "PERFORMANCE_HINT": "LATENCY"}
+        if device == "CPU":
+            self._options["INFERENCE_NUM_THREADS"] = threads
+        else:
+            self._device_name = f" ({_name_of(self._core, device)})"
         self._path = Path(path)
         self._first: openvino.Model | None = self._read()  # until something is built from it
         self.inputs = tuple(_tensor(port) for port in self._first.inputs)
         self.outputs = tuple(_tensor(port) for port in self._first.outputs)
         self._built: Recent[openvino.InferRequest] = Recent(self._build)
         self._lock = threading.Lock()
-        self.provider = f"openvino CPU {precision}"
+        self.provider = f"openvino {device} {precision}{self._device_name}"
         self._built.at(static_batch or 1)  # a graph that cannot be built fails here, not on the first picture
 
     @property
@@ -71,11 +79,11 @@ class OpenVINOSession:
         shapes = {t.name: [batch if isinstance(d, str) else d for d in t.shape] for t in self.inputs}
         try:
             model.reshape(shapes)
-            compiled = self._core.compile_model(model, "CPU", self._options)
+            compiled = self._core.compile_model(model, self._device, self._options)
         except Exception as error:
             raise FidError(f"OpenVINO cannot build the graph: {_last_line(error)}.") from error
         live = compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
-        self.provider = f"openvino CPU {live}"
+        self.provider = f"openvino {self._device} {live}{self._device_name}"
         return compiled.create_infer_request()
 
     def run(self, **arrays: NDArray) -> dict[str, NDArray]:
@@ -101,6 +109,14 @@ def _openvino() -> Any:
         if hidden:
             del sys.modules["openvino_telemetry"]
     return openvino
+
+
+def _name_of(core: Any, device: str) -> str:
+    """The maker's name of a device. FidError when there is none."""
+    seen = list(core.available_devices)
+    if not any(name.split(".")[0] == device for name in seen):
+        raise FidError(f"OpenVINO sees no {device} here; it sees {' and '.join(seen) or 'no device'}.")
+    return str(core.get_property(device, "FULL_DEVICE_NAME")).strip()
 
 
 def _last_line(error: Exception) -> str:

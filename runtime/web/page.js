@@ -22,10 +22,8 @@ for (const [name, kind] of Object.entries(kinds)) {
   kind.faces = []; // {name, label, picture, code}: code is null for a face that ships; what it is, source.js knows
 }
 
-const sentence = (text) => text.charAt(0).toUpperCase() + text.slice(1);
-
 function complain(error) {
-  $("#alert").textContent = error ? sentence(error.message || String(error)) : "";
+  $("#alert").textContent = error ? error.message || String(error) : "";
   $("#alert").hidden = !error;
 }
 
@@ -121,8 +119,8 @@ async function compose() {
     wanted = false;
     try {
       const start = performance.now();
-      const { blob, by } = await source.compose({ identity: wish(kinds.identity), attributes: wish(kinds.attributes) });
-      const ms = Math.round(performance.now() - start);
+      const { blob, by, ms: own } = await source.compose({ identity: wish(kinds.identity), attributes: wish(kinds.attributes) });
+      const ms = Math.round(own ?? performance.now() - start); // its own figure leaves the fetching out
       if (onCamera()) break;
       link($("#save"), blob);
       const picture = $("#picture");
@@ -251,6 +249,7 @@ function showSource() {
   const camera = onCamera();
   $("#from-photo").hidden = camera;
   $("#from-camera").hidden = !camera;
+  $("#full-line").hidden = camera; // live pictures come from the light generator
   $("#video").hidden = !live;
   $("#picture").hidden = Boolean(live) || !$("#picture").src;
   $("#save").hidden = Boolean(live) || !$("#picture").src;

@@ -21,6 +21,8 @@ if (location.hash.startsWith("#token=")) {
   history.replaceState(null, "", location.pathname);
 }
 
+const sentence = (text) => text.charAt(0).toUpperCase() + text.slice(1);
+
 export function setToken(text) {
   token = text;
   sessionStorage.setItem("token", token);
@@ -38,7 +40,7 @@ async function ask(path, options = {}) {
   wantsToken.now = answer.status === 401;
   if (!answer.ok) {
     const said = await answer.json().catch(() => ({}));
-    const error = new Error(said.error || `The server answered ${answer.status}.`);
+    const error = new Error(sentence(said.error || `The server answered ${answer.status}.`));
     error.busy = answer.status === 503;
     throw error;
   }
@@ -173,7 +175,7 @@ export class Live {
 
   async hear(message) {
     if (this.closed) return;
-    if (message.error) this.hooks.say({ error: message.error });
+    if (message.error) this.hooks.say({ error: sentence(message.error) });
     if (message.pong !== undefined) this.roundTrip = performance.now() - message.pong;
     if (!message.stats) return;
     this.channel.send(JSON.stringify({ ping: performance.now() }));

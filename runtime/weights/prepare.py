@@ -143,16 +143,17 @@ def dequantised(model: onnx.ModelProto) -> dict[str, NDArray]:
     return known
 
 
-def identity_graph(sface: onnx.ModelProto) -> onnx.ModelProto:
+def identity_graph(sface: onnx.ModelProto, *, quantised: bool = False) -> onnx.ModelProto:
     """SFace from the aligned crop to the unit code.
 
     In: crop uint8 [batch, 256, 256, 3] RGB. Two constant matrices take it to [batch, 3, 112, 112] RGB 0..255, what the
     file expects; it subtracts 127.5 and divides by 128 itself. Out: identity float32 [batch, 128], unit length.
+    `quantised`: keep the file's 8-bit weights, a quarter of the size; the engine makes floats of them in each run.
     """
     import onnx
     from onnx import TensorProto, helper, numpy_helper
 
-    constants = dequantised(sface)
+    constants = {t.name: numpy_helper.to_array(t) for t in sface.graph.initializer} if quantised else dequantised(sface)
     rows, columns = identity_matrices()
     constants |= {"rows": rows, "columns_t": np.ascontiguousarray(columns.T), "code_axis": np.array([1], np.int64)}
     constants["smallest_norm"] = np.array(1e-12, np.float32)
@@ -187,7 +188,11 @@ def identity_graph(sface: onnx.ModelProto) -> onnx.ModelProto:
     identity = helper.make_tensor_value_info("identity", TensorProto.FLOAT, ["batch", 128])
     graph = helper.make_graph(nodes, "identity", [crop], [identity], tensors)
     model = helper.make_model(
-        graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10, producer_name="fid", producer_version="1"
+        graph,
+        opset_imports=[helper.make_opsetid("", 21 if quantised else 18)],  # 21: weights quantised in blocks
+        ir_version=10,
+        producer_name="fid",
+        producer_version="1",
     )
     onnx.checker.check_model(model, full_check=True)
     return model

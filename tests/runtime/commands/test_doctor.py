@@ -45,7 +45,8 @@ def shipped(monkeypatch, toy_bundle, tmp_path):
 
 @pytest.fixture
 def no_builders(monkeypatch):
-    """Without the two subprocesses that look for TensorRT."""
+    """Without the subprocesses that look for TensorRT and for other devices."""
+    monkeypatch.setattr(doctor, "_device", lambda name, *_: doctor.Check(name, "missing", "not installed"))
     monkeypatch.setattr(doctor, "_builder", lambda name, *_: doctor.Check(name, "missing", "not installed"))
 
 

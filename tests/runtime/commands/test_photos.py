@@ -387,7 +387,7 @@ def test_help_is_there_at_once() -> None:
 
 
 def test_engines_are_those_of_the_sessions() -> None:
-    assert fid.runtime.commands.options.ENGINES == ENGINES
+    assert fid.runtime.commands.options.ENGINES is ENGINES
 
 
 def test_no_input_is_written_over() -> None:

@@ -1,7 +1,6 @@
 """The page as a user has it: driven in a real Chromium, with a camera that plays a file. Skips where no Chromium is."""
 
 import re
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -11,26 +10,14 @@ import numpy as np
 import pytest
 from fid.runtime.assets import FACES
 from fid.runtime.media.images import read_image
+from filming import write_camera
 from playwright.sync_api import Browser, Page, Route, expect, sync_playwright
-from serving import running
+from serving import CHROMIUM, running
 
 SIZES = {"desktop": (1280, 800), "phone": (390, 844)}
 TOKEN = "a-token-of-some-length"
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed here")
-
-
-def write_camera(path: Path) -> Path:
-    """A face that moves a little, as the uncompressed video that Chromium's fake camera plays: 320 x 240, 15 fps."""
-    face = cv2.resize(read_image(FACES / "attributes-shade.jpg"), (240, 240), interpolation=cv2.INTER_AREA)
-    with path.open("wb") as file:
-        file.write(b"YUV4MPEG2 W320 H240 F15:1 Ip A1:1 C420jpeg\n")
-        for step in range(15):
-            shift = round(4 * np.sin(2 * np.pi * step / 15))
-            frame = np.roll(np.hstack([face[:, :40][:, ::-1], face, face[:, -40:][:, ::-1]]), shift, axis=1)
-            file.write(b"FRAME\n" + cv2.cvtColor(frame, cv2.COLOR_RGB2YUV_I420).tobytes())
-    return path
 
 
 @pytest.fixture(scope="module")
