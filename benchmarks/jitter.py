@@ -44,7 +44,7 @@ def follow(composer: Composer, frames: list[np.ndarray], smooth: float, codes: b
         alignment = tracker.follow(frame, number / FPS)
         if alignment is None or who is None:
             continue
-        w = composer.w(who, composer.attribute_code(alignment.crop(frame)))
+        w = composer.w(who, composer.attribute_code(alignment.crop(frame, quick=True)))
         w = reenactor.smooth_w(w, number / FPS, smooth)
         filtered["corners"].append(transform(alignment.inverse, CORNERS).ravel())
         filtered["side"].append(alignment.side_px)

@@ -123,7 +123,7 @@ class Clip:
         alignment = self._tracker.follow(frame, time_s)
         assert alignment is not None
         marks.append(time.perf_counter())
-        crop = alignment.crop(frame)
+        crop = alignment.crop(frame, quick=True)
         marks.append(time.perf_counter())
         picture = engine.run({"crop": crop[None], **person})[0]
         marks.append(time.perf_counter())

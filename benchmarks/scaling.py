@@ -21,6 +21,7 @@ from engines import CPU_ENGINES, NotHereError, inputs, noise, open_engine
 from fid.runtime.engines.machine import physical_cores
 from fid.runtime.face.align import align
 from fid.runtime.face.detect import Detector
+from fid.runtime.face.paste import Paster
 from fid.runtime.media.images import read_image
 from fid.runtime.weights.catalogue import model_file
 from latency import Clip, a_person
@@ -140,7 +141,7 @@ def by_faces(threads: int, counts: tuple[int, ...], runs: int) -> dict[str, Any]
             for one in faces:
                 alignment = align(detector.refine(frame, one).points)
                 made = opened.run({"crop": alignment.crop(frame)[None], **person})[0]
-                picture = alignment.paste(picture, made)
+                picture = Paster().paste(picture, made, alignment)
             times.append(1e3 * (time.perf_counter() - start))
             found = len(faces)
         result[str(count)] = {"found": found, "p50_ms": round(float(np.median(times[1:])), 2)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -62,6 +63,7 @@ class Composer:
         self.identity: Identity | None = None
         self._options = {"engine": engine, "require": require, "threads": threads}
         self._sessions: dict[str, Session] = {}
+        self._ahead: dict[str, Future[Session]] = {}  # being opened
         self._detector: Detector | None = None
         self._mapper: str | None = None
 
@@ -224,6 +226,15 @@ class Composer:
         self.image(self.w(identity, self.attribute_code(crop)), light=light)
         return_freed_memory()
 
+    def open_ahead(self, *, light: bool = False) -> None:
+        """Begin to open the sessions of a frame on a thread of their own, while people are identified on this one;
+        `light` as in `image`. A session that cannot be opened says so when it is first used."""
+        thread = ThreadPoolExecutor(1, "open sessions")
+        for graph in (LIGHT if light else "synthesis", "attributes", "mapper"):
+            if graph not in self._sessions and graph not in self._ahead:
+                self._ahead[graph] = thread.submit(self._opened, graph)
+        thread.shutdown(wait=False)
+
     def close_identity(self) -> None:
         """Close the identity encoder, which frames do without, and free its memory; the next photo opens it again."""
         self._sessions.pop("identity", None)
@@ -255,9 +266,12 @@ class Composer:
 
     def _session(self, graph: str) -> Session:
         if graph not in self._sessions:
-            path, half = self._graph_path(graph), self._half_path(graph)
-            self._sessions[graph] = open_session(path, half=half, **self._options)
+            ahead = self._ahead.pop(graph, None)
+            self._sessions[graph] = self._opened(graph) if ahead is None else ahead.result()
         return self._sessions[graph]
+
+    def _opened(self, graph: str) -> Session:
+        return open_session(self._graph_path(graph), half=self._half_path(graph), **self._options)
 
     def _graph_path(self, graph: str) -> Path:
         full = graph == "synthesis" and self.resolution != self.bundle.resolution

@@ -9,6 +9,7 @@ from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
 import accuracy
+import against
 import click
 import engines
 import evaluate_photos
@@ -497,3 +498,29 @@ def test_a_cuda_device_that_is_not_there_is_one_sentence(tmp_path: Path) -> None
     assert done.returncode == 2
     assert "sees no CUDA device" in done.stderr.splitlines()[-1]
     assert not (tmp_path / "x.json").exists()
+
+
+def test_sides_come_in_turns_and_ratios_are_of_pairs() -> None:
+    assert list(against.turns_of(3)) == [("old", "new"), ("new", "old"), ("old", "new")]
+    assert against.ratio({"old": [4.0, 40.0, 9.0], "new": [2.0, 20.0, 3.0]}) == 2.0
+    rows = {
+        "reenact a": {"wall_ms": {"old": 90.0, "new": 60.0}, "provider": "onnxruntime CPU"},
+        "reenact b": {"wall_ms": {"old": 50.0, "new": 40.0}, "provider": "openvino CPU bf16"},
+        "reenact c": {"missing": {"old": "no such engine"}},
+    }
+    assert against.best_of(rows, "reenact", "wall") == 1.25
+    assert against.best_of(rows, "reenact", "wall", "onnxruntime") == 1.5
+    assert against.best_of(rows, "synthesis-light", "wall") is None
+
+
+def test_a_side_answers_orders() -> None:
+    """A real graph in a process of its own; a graph that cannot be opened is a reason, and the process goes on."""
+    side = against.Side(Path(sys.executable))
+    try:
+        assert "onnxruntime CPU" in side.ask({"open": ["onnxruntime", "mapper", 1]})["provider"]
+        answer = side.ask({"run": 2})
+        assert [len(answer[clock]) for clock in ("wall", "cpu")] == [2, 2]
+        assert min(answer["wall"]) > 0
+        assert "reason" in side.ask({"open": ["no such engine", "mapper", 1]})
+    finally:
+        side.close()

@@ -121,8 +121,9 @@ def webcam(
         click.echo(f"fid-run: {sentence}", err=True)
 
     composer = settings.composer()
-    people = [composer.identify(photo, identity_face) for photo in identities]
     reenactor = Reenactor(composer, light=light)
+    composer.open_ahead(light=reenactor.light)
+    people = [composer.identify(photo, identity_face) for photo in identities]
     composer.close_identity()
     composer.warm_up(people[0], light=reenactor.light)
     settings.tell_fallbacks(composer)

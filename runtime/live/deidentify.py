@@ -153,7 +153,7 @@ class Deidentifier:
             person = self._new_person(crop)
             person.before.append(self._cosine(person, np.ascontiguousarray(crop[:, ::-1])))
             composed = self._compose(person, crop, None, 0.0)
-            result = Paster().paste(result, composed, alignment, crop=crop)
+            result = Paster(exact=True).paste(result, composed, alignment, crop=crop)
             person.replaced += 1
             found = detector.measure(result, face.points, 320)  # aligned anew, as a stranger would
             seen = alignment if found is None else align(found)

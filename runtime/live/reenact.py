@@ -80,7 +80,7 @@ class Reenactor:
             self._filter.reset()
             return None
         with stage("align"):
-            crop = alignment.crop(image)
+            crop = alignment.crop(image, quick=True)
         composed, w = self.compose(crop, time_s, identity, smooth)
         return Step(composed, crop, alignment, w)
 

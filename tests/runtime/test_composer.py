@@ -175,6 +175,22 @@ def test_the_identity_encoder_can_be_closed_and_opens_again(composer: Composer) 
     np.testing.assert_array_equal(composer.identify(ADA).code, who.code)
 
 
+def test_sessions_opened_ahead_are_the_same_and_tell_their_failures_when_used(tmp_path: Path) -> None:
+    bundle = toy.write_bundle(tmp_path / "ahead", light=True)
+    ahead, plain = Composer(bundle, threads=1), Composer(bundle, threads=1)
+    ahead.open_ahead(light=True)
+    ahead.open_ahead(light=True)  # twice opens nothing twice
+    pictures = []
+    for composer in (ahead, plain):
+        who = composer.identify(ADA)
+        pictures.append(composer.image(composer.w(who, composer.attribute_code(composer.crop(LAUGHING))), light=True))
+    np.testing.assert_array_equal(*pictures)
+    broken = Composer(bundle, threads=1, require="cuda")
+    broken.open_ahead()
+    with pytest.raises(FidError):
+        broken.attribute_code(np.zeros((256, 256, 3), np.uint8))
+
+
 def test_live_pictures_come_from_the_light_generator(composer: Composer, tmp_path: Path) -> None:
     both = Composer(toy.write_bundle(tmp_path / "both", light=True), threads=1)
     who = both.set_identity(ADA)
