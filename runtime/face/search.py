@@ -1,9 +1,9 @@
 """Finding every face of a picture: at its own scale, in eight turns, and also where the border cuts one.
 
-`Detector.faces` finds the faces that can be used. Here none may be missed. YuNet sees an upright face from 12 px on, but
-a small one only when it is turned by less than about 30 degrees (measured: 24 px wide, found 1.0 / 0.8 / 0.2 / 0.1 at
-15 / 30 / 45 / 60 degrees). So the picture is searched in a pyramid of tiles, each in eight turns, 45 degrees apart, and
-what is found is merged. Every view goes on beyond the picture as its mirror image: half a face at the border then is a
+`Detector.faces` finds the faces that can be used. Here none may be missed. YuNet sees an upright face from 16 px on,
+but a small one only when it is turned by less than about 30 degrees (measured: 24 px wide, found 1.0 / 0.8 / 0.2 / 0.1
+at 15 / 30 / 45 / 60 degrees). So the picture is searched in a pyramid of tiles, each in eight turns, 45 degrees apart,
+and what is found is merged. Every view goes on beyond the picture as its mirror image: half a face at the border then is a
 whole one, and is found down to a third of it (alone, down to two thirds).
 """
 
@@ -24,7 +24,7 @@ STEP = 4  # from one level of the pyramid to the next; YuNet sees 16 to 300 px
 TILE_PX, COMMON_PX = 1280, 128  # side of a tile in its level, and how far two of them overlap
 BEYOND_PX = 48  # of each level: so far it is mirrored outwards
 SMALLEST_LEVEL = 320  # px, longest side of the last level, and what a smaller picture is enlarged to
-LEAST = 0.5  # 0..1, YuNet's certainty of what is looked at once more, upright
+LEAST = 0.6  # 0..1, YuNet's certainty of what is looked at once more, upright
 VIEW_SIDE = 192  # px, side of the upright view of that second look
 
 

@@ -39,7 +39,7 @@ class TrackState:
     """What a tracker remembers."""
 
     points: np.ndarray | None  # float64 [5, 2], px of the last frame, not smoothed
-    grey: np.ndarray | None  # uint8 [height, width], the last frame
+    grey: np.ndarray | None  # uint8 [height, width], the last frame; may be left out, which costs the flow from there
     unit: float  # px, side of the crop when the face was found: the unit of positions
     frames: int  # since the start
     failed: int  # detections in a row
@@ -80,7 +80,9 @@ class Tracker:
         """
         self._frames += 1
         grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
-        if self.points is not None and self._grey is not None and self._grey.shape == grey.shape:
+        if self.points is not None and self._grey is None:  # a state without its frame: no flow this time
+            self.points = self._correct(image, self.points, self.points)
+        elif self.points is not None and self._grey is not None and self._grey.shape == grey.shape:
             carried = self._flow(self._grey, grey, self.points)
             due = carried is None or self._frames % self._every == 0
             self.points = self._correct(image, self.points, carried) if due else carried

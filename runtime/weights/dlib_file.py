@@ -22,7 +22,13 @@ if TYPE_CHECKING:
 SIDE = 150  # px, side of the chip that the network takes
 CHIP = (0.8384, -33.32, -56.01)  # scale and offset, px: aligned crop of 256 px -> chip; see `chip_matrices`
 MEAN_RGB = (122.782, 117.001, 104.298)  # 0..255, subtracted; the rest is divided by 256
-BLOCKS = ((32, 3, False), (64, 4, True), (128, 3, True), (256, 3, True), (256, 1, True))  # width, how many, halved first
+BLOCKS = (
+    (32, 3, False),
+    (64, 4, True),
+    (128, 3, True),
+    (256, 3, True),
+    (256, 1, True),
+)  # width, how many, halved first
 ACCEPT = 0.6  # distance of two codes below which its author calls them one person
 
 
