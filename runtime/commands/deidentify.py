@@ -70,6 +70,8 @@ def deidentify(
     options = Options(seed, faces, unsure, mute, allow_none, given)
     worker = Worker(composer, draw, options, made_of=made_of, note=note, progress=frame_progress)
     done, failed = attempt("files", jobs, lambda job: worker.file(*job), FidError)
+    if not done:
+        finish(failed)
     report = {**summary(done), "failed": failed}
     with replacing(record) as temporary:
         temporary.write_text(json.dumps(report, indent=1) + "\n")

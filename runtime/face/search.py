@@ -3,8 +3,8 @@
 `Detector.faces` finds the faces that can be used. Here none may be missed. YuNet sees an upright face from 16 px on,
 but a small one only when it is turned by less than about 30 degrees (measured: 24 px wide, found 1.0 / 0.8 / 0.2 / 0.1
 at 15 / 30 / 45 / 60 degrees). So the picture is searched in a pyramid of tiles, each in eight turns, 45 degrees apart,
-and what is found is merged. Every view goes on beyond the picture as its mirror image: half a face at the border then is a
-whole one, and is found down to a third of it (alone, down to two thirds).
+and what is found is merged. Every view goes on beyond the picture as its mirror image: half a face at the border then
+is a whole one, and is found down to a third of it (alone, down to two thirds).
 """
 
 from __future__ import annotations

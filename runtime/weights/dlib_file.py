@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -87,7 +87,7 @@ class _Net:
         self.constants: dict[str, np.ndarray] = {}
         self.last = ""
 
-    def add(self, kind: str, inputs: list[str], name: str | None = None, **options: object) -> str:
+    def add(self, kind: str, inputs: list[str], name: str | None = None, **options: Any) -> str:
         from onnx import helper
 
         self.last = name or f"r{len(self.nodes)}"
