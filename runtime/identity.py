@@ -44,6 +44,7 @@ class Identity:
         check_output(path, (SUFFIX,))
         data = self.to_bytes()
         with replacing(path) as temporary:
+            temporary.touch(mode=0o600)  # who somebody is is the user's own
             temporary.write_bytes(data)
 
     def to_bytes(self) -> bytes:

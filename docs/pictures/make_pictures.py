@@ -12,8 +12,9 @@ import cv2
 import numpy as np
 from fid.runtime import Composer
 from fid.runtime.assets import FACES
+from fid.runtime.deidentify.replace import Deidentifier, tracks_of_photo
+from fid.runtime.deidentify.stand_in import People
 from fid.runtime.interpolate import interpolate, strip
-from fid.runtime.live.deidentify import Deidentifier
 from fid.runtime.media.images import find_photos, read_image, write_image
 from fid.runtime.media.table import compose_table
 from fid.runtime.sample import Sampler
@@ -68,7 +69,9 @@ def replaced(composer: Composer, photo: Path) -> np.ndarray:
     """Return a photo and what de-identification makes of it, side by side."""
     sampler = Sampler(composer)
     image = read_image(photo)
-    return np.hstack([image, Deidentifier(composer, lambda seed: sampler.person(seed)[1], 0).photo(image)])
+    people = People(composer, lambda seed: sampler.person(seed)[1], 0)
+    work = Deidentifier(composer, people, tracks_of_photo(composer, image))
+    return np.hstack([image, work.picture(image, 0.0)])
 
 
 @click.command(help=__doc__)

@@ -1,4 +1,4 @@
-"""The commands of `fid-run` that take moving pictures: webcam, video, deidentify."""
+"""The commands of `fid-run` that take moving pictures: webcam, video."""
 
 from __future__ import annotations
 
@@ -10,16 +10,13 @@ from typing import Any
 
 import click
 
-from ..errors import FidError, InputError
+from ..errors import InputError
 from .options import (
     FILE,
     Settings,
-    attempt,
     columns,
     composing,
-    finish,
     identity_face_option,
-    make_folder,
 )
 from .progress import frame_progress
 
@@ -204,62 +201,6 @@ def video(
     text += f"; {driving} is damaged, frames missing: {missing}" if missing else ""
     report = {"output": output, "frames": frames, "missing": missing, "fps": round(fps, 2), "sound_tracks": clip.sound}
     settings.report(composer, text, **report)
-
-
-@click.command()
-@click.argument("source", type=FILE)
-@click.option("-o", "--output", type=FILE, required=True, help="A file, or a folder for a folder.")
-@click.option("--seed", type=click.IntRange(0, 2**31), default=0, show_default=True, help="Who stands in.")
-@click.option(
-    "--faces", type=click.Choice(["all", "largest"]), default="all", show_default=True, help="Whom to replace."
-)
-@click.option("--mute", is_flag=True, help="Leave the sound of videos out: a voice tells who somebody is.")
-@composing
-def deidentify(settings: Settings, source: Path, output: Path, seed: int, faces: str, mute: bool) -> None:
-    """Replace every person of a photo, a video, or a folder of them.
-
-    The report, in OUTPUT.json or in report.json of the folder, tells of every face whether a recogniser still takes
-    it for the same person. Exit code 1 when it does.
-    """
-    from functools import cache
-
-    from ..live.deidentify import Deidentifier, plan, replace_people, summary
-    from ..media.images import replacing
-    from ..media.video import VIDEO_INPUTS, pyav
-    from ..sample import Sampler
-
-    jobs, record = plan(source, output)
-    if any(path.suffix.lower() in VIDEO_INPUTS for path, _ in jobs):
-        pyav()  # when it is missing, that is the one error, and nothing was begun
-    if source.is_dir():
-        make_folder(output)
-    composer = settings.composer()
-    sampler = Sampler(composer)
-    draw = cache(lambda number: sampler.person(number)[1])
-    composer.warm_up(draw(seed))
-    settings.tell_fallbacks(composer)
-    made_of: dict[str, Any] = {"bundle": composer.bundle.to_json(), "engine": composer.provider}
-    made_of |= {"resolution": composer.resolution, "deidentify": seed, "faces": faces}
-    note = settings.note(composer, "deidentification", with_photos=True)
-
-    def work(job: tuple[Path, Path]) -> dict[str, Any]:
-        people = Deidentifier(composer, draw, seed, faces)
-        return replace_people(*job, people, settings=made_of, mute=mute, note=note, progress=frame_progress)
-
-    done, failed = attempt("files", jobs, work, FidError)
-    report = {**summary(done), "failed": failed}
-    with replacing(record) as temporary:
-        temporary.write_text(json.dumps(report, indent=1) + "\n")
-    text = f"{output}: {report['people']} people replaced, {report['still_matching']} still recognised"
-    if report["people"]:
-        text += f" (mean cosine {report['cosine_before']} before, {report['cosine_after']} after; "
-        text += f"{report['match_above']} and more is a match); see {record}"
-    missing = sum(file.get("missing", 0) for file in done)
-    text += f"; videos are damaged, frames missing: {missing}" if missing else ""
-    settings.report(composer, text, report=record, **report)
-    finish(failed)
-    if report["still_matching"]:
-        click.get_current_context().exit(1)
 
 
 def _list_cameras(as_json: bool) -> None:

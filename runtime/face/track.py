@@ -39,7 +39,8 @@ class TrackState:
     """What a tracker remembers."""
 
     points: np.ndarray | None  # float64 [5, 2], px of the last frame, not smoothed
-    view: np.ndarray | None  # uint8 [FLOW_SIDE, FLOW_SIDE], grey, the last frame aligned by `points`
+    view: np.ndarray | None  # uint8 [FLOW_SIDE, FLOW_SIDE], grey, the last frame aligned by `points`; may be left out,
+    # which costs the flow from there
     height: int  # px, of the last frame
     width: int
     unit: float  # px, side of the crop when the face was found: the unit of positions
@@ -82,7 +83,9 @@ class Tracker:
         None while there is no face that fid can use: none at all, narrower than `MIN_FACE_PX`, or a profile.
         """
         self._frames += 1
-        if self.points is not None and self._view is not None and self._shape == image.shape[:2]:
+        if self.points is not None and self._view is None:  # a state without its view: no flow this time
+            self.points = self._correct(image, self.points, self.points)
+        elif self.points is not None and self._view is not None and self._shape == image.shape[:2]:
             carried = self._flow(self._view, image, self.points)
             due = carried is None or self._frames % self._every == 0
             self.points = self._correct(image, self.points, carried) if due else carried
