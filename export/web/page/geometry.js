@@ -321,7 +321,7 @@ export function resizeArea(source, width, height) {
       for (let i = 0; i < sums.length; i++) sums[i] += weight * line[i];
     }
     const at = y * width * channels;
-    for (let i = 0; i < sums.length; i++) made.data[at + i] = bytes ? toByte(sums[i]) : sums[i];
+    for (let i = 0; i < sums.length; i++) made.data[at + i] = bytes ? rint(sums[i]) : sums[i];
   }
   return made;
 }
