@@ -5,11 +5,12 @@ from functools import cache
 from typing import Any
 
 import numpy as np
+from fid.runtime.engines.compare import psnr_db
 
 
 def compare(got: np.ndarray, expected: np.ndarray) -> dict[str, float | None]:
-    """Pictures uint8 [N, S, S, 3]: in grey levels, with PSNR, LPIPS and the cosine of identity codes. Codes float32
-    [N, size]: distance as a share of the expected code's length, and cosine."""
+    """Compare pictures uint8 [N, S, S, 3] in grey levels, with PSNR, LPIPS and the cosine of identity codes. Codes
+    float32 [N, size]: distance as a share of the expected code's length, and cosine."""
     if got.shape != expected.shape:
         raise ValueError(f"shapes differ: {got.shape} and {expected.shape}")
     if got.dtype != np.uint8:
@@ -18,12 +19,11 @@ def compare(got: np.ndarray, expected: np.ndarray) -> dict[str, float | None]:
         cosine = (got * expected).sum(axis=1) / (np.linalg.norm(got, axis=1) * lengths)
         return {"max": _short(apart.max()), "mean": _short(apart.mean()), "cosine_min": round(float(cosine.min()), 6)}
     apart = np.abs(got.astype(np.int16) - expected.astype(np.int16))
-    squared = float(np.square(apart.astype(np.float64)).mean())
     lpips, identity = judges()
     return {
         "max": float(apart.max()),
         "mean": _short(apart.mean()),
-        "psnr_db": round(10 * np.log10(255**2 / squared), 2) if squared else None,
+        "psnr_db": round(float(psnr_db(got[None], expected[None])[0]), 2) if apart.any() else None,
         "lpips": _short(lpips(got, expected).mean()),
         "identity_cosine_mean": round(float((identity(got) * identity(expected)).sum(axis=1).mean()), 6),
         "identity_cosine_min": round(float((identity(got) * identity(expected)).sum(axis=1).min()), 6),
@@ -32,7 +32,7 @@ def compare(got: np.ndarray, expected: np.ndarray) -> dict[str, float | None]:
 
 @cache
 def judges() -> tuple[Callable[[np.ndarray, np.ndarray], np.ndarray], Callable[[np.ndarray], np.ndarray]]:
-    """LPIPS (AlexNet) of two sets of pictures, and SFace's codes of one; uint8 [N, S, S, 3], seen at 256 px."""
+    """Return LPIPS (AlexNet) of two sets of pictures, and SFace's codes of one; uint8 [N, S, S, 3], seen at 256 px."""
     import torch
     from fid.trainer.networks.lpips import LPIPS
     from fid.trainer.networks.sface import SFace

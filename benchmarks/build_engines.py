@@ -14,9 +14,9 @@ from pathlib import Path
 
 import click
 import onnx
+from fid.export.fp16.convert import to_fp16
 from fid.export.graphs import GraphModule, SynthesisGraph, bundle_graphs
 from fid.export.read import read_networks
-from fid.export.to_half import to_half
 from fid.export.to_onnx import to_onnx
 from fid.runtime.engines.tensorrt.build import RTX_TARGETS, Batch, build, library
 from fid.runtime.weights import catalogue as models
@@ -30,7 +30,7 @@ HALF = ("attributes", "synthesis", "reenact", "synthesis-1024")
 
 
 def module(name: str) -> GraphModule:
-    """A graph as PyTorch module, which the exporter starts from."""
+    """Return a graph as PyTorch module, which the exporter starts from."""
     if name == "synthesis-1024":
         return SynthesisGraph(Synthesis.load(1024, models.ensure("generator")), 1024)
     return bundle_graphs(read_networks(None, None).for_inference())[name]
@@ -47,7 +47,7 @@ def main(output: Path | None) -> None:
         jobs = [(name, "fp32", path) for name, path in paths.items()]
         for name in HALF:
             jobs.append((name, "fp16", Path(folder) / f"{name}.onnx"))
-            onnx.save(to_half(to_onnx(module(name))).model, jobs[-1][2])
+            onnx.save(to_fp16(to_onnx(module(name))).model, jobs[-1][2])
         for name, precision, path in jobs:
             wall, cpu = time.perf_counter(), time.process_time()
             plan = build(lib, path, Batch(), targets=RTX_TARGETS).plan

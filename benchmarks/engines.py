@@ -77,7 +77,8 @@ def open_engine(engine: str, graph: str, threads: int, batch: int = 1) -> Opened
 
 @cache
 def inputs(graph: str, count: int, seed: int = 0) -> Arrays:
-    """Inputs of a graph: pictures of the generator around the mean of W, identity codes like those of real people."""
+    """Return inputs of a graph: pictures of the generator around the mean of W, identity codes like those of real
+    people."""
     from fid.export.parity import parity_inputs
 
     arrays = parity_inputs(networks(), count, seed)
@@ -85,32 +86,39 @@ def inputs(graph: str, count: int, seed: int = 0) -> Arrays:
 
 
 def noise(graph: str, batch: int) -> Arrays:
-    """Inputs of the right form that need no network to make."""
+    """Return inputs of the right form that need no network to make."""
     random = np.random.default_rng(0)
     crop = random.integers(0, 256, (batch, CROP_SIZE, CROP_SIZE, 3), np.uint8)
-    codes = {"identity": IDENTITY_SIZE, "attributes": 512, "appearance": 512, "w": 512}
+    codes = {"identity": IDENTITY_SIZE, "attributes": 512, "appearance": 512, "w_plus": 512, "w_plus_offset": 512}
     arrays = {name: 0.1 * random.standard_normal((batch, size), np.float32) for name, size in codes.items()}
+    arrays |= {name: as_w_plus(arrays[name], graph) for name in ("w_plus", "w_plus_offset")}
     return {name: crop if name == "crop" else arrays[name] for name in input_names(graph)}
 
 
+def as_w_plus(w: np.ndarray, graph: str) -> np.ndarray:
+    """W+ float32 [batch, n_styles, 512] of w float32 [batch, 512], for the generator in a graph."""
+    return np.repeat(w[:, None], 23 if graph == "synthesis-1024" else Bundle.load().n_styles, axis=1)
+
+
 def input_names(graph: str) -> tuple[str, ...]:
-    """What a graph takes."""
+    """Return the names of what a graph takes."""
     if graph.startswith("synthesis"):
-        return ("w",)
+        return ("w_plus",)
     described = Bundle.load().graph(graph.removesuffix("-1024"))
-    return tuple(tensor.name for tensor in described.inputs)
+    offset = "w_plus_offset" if graph == "reenact-1024" else None  # as three graphs, for an identity without one
+    return tuple(tensor.name for tensor in described.inputs if tensor.name != offset)
 
 
 @cache
 def networks() -> Any:
-    """The networks of the shipped bundle in PyTorch (`export.read.Networks`)."""
+    """Return the networks of the shipped bundle in PyTorch (`export.read.Networks`)."""
     from fid.export.read import read_bundle
 
     return read_bundle(Bundle.load())
 
 
 def torch_module(graph: str) -> Any:
-    """The module that a graph was exported from, on the CPU (`export.graphs.GraphModule`)."""
+    """Return the module that a graph was exported from, on the CPU (`export.graphs.GraphModule`)."""
     from fid.export.graphs import IdentityGraph, ReenactGraph, SynthesisGraph, bundle_graphs
     from fid.trainer.networks.mobilestylegan import Synthesis
     from fid.trainer.networks.sface import SFace
@@ -125,7 +133,7 @@ def torch_module(graph: str) -> Any:
 
 
 def graph_path(graph: str) -> Path:
-    """The ONNX file of a graph."""
+    """Return the ONNX file of a graph."""
     return prepared(graph) if graph == "synthesis-1024" else Bundle.load().graph_path(graph)
 
 
@@ -173,7 +181,7 @@ def _three_graphs(engine: str, threads: int, batch: int) -> tuple[Callable[[Arra
         code = steps["attributes"].run({"crop": arrays["crop"]})
         person = {name: array for name, array in arrays.items() if name != "crop"}
         w = steps["mapper"].run({**person, "attributes": code})
-        return steps["synthesis-1024"].run({"w": w})
+        return steps["synthesis-1024"].run({"w_plus": as_w_plus(w, "synthesis-1024")})
 
     return run, steps["synthesis-1024"].provider
 
@@ -209,7 +217,7 @@ def _quantised_model(graph: str) -> Any:
 
 
 def first_output(engine: str, graph: str, threads: int) -> dict[str, Any]:
-    """In this process: seconds until the graph is open, and the peak of memory after some runs."""
+    """Measure in this process: seconds until the graph is open, and the peak of memory after some runs."""
     before = peak_ram_mb()
     opened = open_engine(engine, graph, threads)
     for _ in range(3):
@@ -224,7 +232,7 @@ def first_output(engine: str, graph: str, threads: int) -> dict[str, Any]:
 
 
 def peak_ram_mb() -> float:
-    """The most memory that was resident so far. Not getrusage's figure: that one begins with the parent's."""
+    """Return the most memory that was resident so far. Not getrusage's figure: that one begins with the parent's."""
     status = Path("/proc/self/status")
     if status.exists():
         line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))

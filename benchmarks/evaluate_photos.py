@@ -42,7 +42,7 @@ class Photo:
 
 
 def people_of(folder: Path, identity_kind: str, attribute_kind: str) -> dict[str, tuple[Path, Path]]:
-    """Person -> (identity photo, attribute photo), sorted, of everyone who has both."""
+    """Return person -> (identity photo, attribute photo), sorted, of everyone who has both."""
     by_name = {path.stem: path for path in find_photos([folder])}
     people = sorted({stem.partition("_")[0] for stem in by_name})
     kinds = (identity_kind, attribute_kind)
@@ -54,7 +54,7 @@ def people_of(folder: Path, identity_kind: str, attribute_kind: str) -> dict[str
 
 
 def spread(names: list[str], count: int) -> list[str]:
-    """`count` of `names`, evenly over the list."""
+    """Return `count` of `names`, evenly over the list."""
     if count > len(names):
         raise click.UsageError(f"{count} people were asked for and {len(names)} are left; lower the counts.")
     return [names[index] for index in np.linspace(0, len(names) - 1, count).round().astype(int)]
@@ -68,12 +68,12 @@ def look(composer: Composer, path: Path) -> Photo:
 
 
 def as_crop(image: np.ndarray) -> np.ndarray:
-    """A composed picture, which is aligned as it is, at the size of a crop: uint8 [256, 256, 3], RGB."""
+    """Return a composed picture, which is aligned as it is, at the size of a crop: uint8 [256, 256, 3], RGB."""
     return cv2.resize(image, (CROP_SIZE, CROP_SIZE), interpolation=cv2.INTER_AREA)
 
 
 def summary(values: np.ndarray) -> dict[str, float]:
-    """Mean, standard deviation, minimum and maximum."""
+    """Return mean, standard deviation, minimum and maximum."""
     return {
         "mean": round(float(np.mean(values)), 4),
         "std": round(float(np.std(values)), 4),
@@ -83,12 +83,13 @@ def summary(values: np.ndarray) -> dict[str, float]:
 
 
 def cosines_between_people(photos: list[Photo]) -> np.ndarray:
-    """Cosine of every two photos that show different people."""
+    """Return the cosine of every two photos that show different people."""
     return np.array([a.code @ b.code for i, a in enumerate(photos) for b in photos[i + 1 :] if a.person != b.person])
 
 
 def by_dlib(tops: list[Photo], cells: list[list[np.ndarray]]) -> dict[str, float] | None:
-    """Distance of outputs to their identity photos by dlib, and the share within its threshold; None without dlib."""
+    """Return the distance of outputs to their identity photos by dlib, and the share within its threshold; None without
+    dlib."""
     if find_spec("dlib") is None:
         return None
     from fid.trainer.evaluate.judges import ACCEPT, Dlib
@@ -103,7 +104,8 @@ def by_dlib(tops: list[Photo], cells: list[list[np.ndarray]]) -> dict[str, float
 def compose_all(
     composer: Composer, identities: list[Photo], attributes: list[Photo]
 ) -> tuple[list[list[np.ndarray]], list[float], dict[str, float]]:
-    """Every cell from the pixels of its photo: pictures [attributes][identities], ms a call, median ms a stage."""
+    """Compose every cell from the pixels of its photo: pictures [attributes][identities], ms a call, median
+    ms a stage."""
     composer.set_identity(identities[0].pixels)
     for _ in range(WARM_UP):
         composer.compose(attributes[0].pixels)

@@ -31,19 +31,20 @@ CORNERS = np.array([[0.0, 0], [255, 0], [255, 255], [0, 255]])
 
 
 def still_clip(frame: np.ndarray, count: int, rng: np.random.Generator) -> list[np.ndarray]:
-    """Noisy copies of a frame RGB uint8."""
+    """Return noisy copies of a frame RGB uint8."""
     return [np.clip(frame + rng.normal(0, NOISE, frame.shape), 0, 255).astype(np.uint8) for _ in range(count)]
 
 
 def follow(composer: Composer, frames: list[np.ndarray], smooth: float, codes: bool) -> dict[str, np.ndarray]:
-    """Corners of the crop [n, 8] px of the frame, side [n] px, w [n, w_size], and identity codes of the results."""
+    """Return corners of the crop [n, 8] px of the frame, side [n] px, w [n, w_size], and identity codes of
+    the results."""
     tracker, reenactor, who = Tracker(composer.detector, smooth=smooth), Reenactor(composer), composer.identity
     filtered: dict[str, list[Any]] = {"corners": [], "side": [], "w": [], "code": []}
     for number, frame in enumerate(frames):
         alignment = tracker.follow(frame, number / FPS)
         if alignment is None or who is None:
             continue
-        w = composer.w(who, composer.attribute_code(alignment.crop(frame)))
+        w = composer.w(who, composer.attribute_code(alignment.crop(frame, quick=True)))
         w = reenactor.smooth_w(w, number / FPS, smooth)
         filtered["corners"].append(transform(alignment.inverse, CORNERS).ravel())
         filtered["side"].append(alignment.side_px)

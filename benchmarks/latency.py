@@ -32,7 +32,7 @@ from fid.runtime.media.images import read_image
 from fid.runtime.weights.catalogue import model_file
 from machine import ROOT, machine_record
 from records import QUICK_RESULTS, RESULTS, add_run
-from timing import FULL, QUICK, Plan, interleaved, speedup, summary
+from timing import FULL, QUICK, Plan, interleaved, quantiles, speedup, summary
 
 BATCHED = ("reenact",)  # graphs that are measured at larger batches too, where none is asked for
 FRAME = (720, 1280)  # px, height and width of the frame in the whole-frame measurement
@@ -42,7 +42,7 @@ Choices = tuple[str, ...]
 
 
 def measure_graph(graph: str, engines: Choices, batch: int, threads: int, plan: Plan, checked: int) -> dict[str, Any]:
-    """All engines on one graph: figures, or the reason why not, by engine."""
+    """Measure all engines on one graph: figures, or the reason why not, by engine."""
     opened, rows = {}, {}
     for engine in engines:
         try:
@@ -57,19 +57,19 @@ def measure_graph(graph: str, engines: Choices, batch: int, threads: int, plan: 
         if expected is not None:
             rows[name]["speedup"] = speedup(turns["torch"], turns[name])
             rows[name]["against_torch"] = compare(outputs(engine, graph, batch, checked), expected)
-        rows[name]["ms"] = [round(float(ms), 2) for ms in np.sort(turns[name].ravel())]
+        rows[name]["quantiles_ms"] = quantiles(turns[name])
     return {name: rows[name] for name in engines}
 
 
 def outputs(engine: Opened, graph: str, batch: int, count: int) -> np.ndarray:
-    """Outputs for `count` inputs, or for one batch when that is more."""
+    """Return outputs for `count` inputs, or for one batch when that is more."""
     arrays = inputs(graph, max(count, batch), seed=2)
     parts = range(0, max(count, batch) // batch * batch, batch)
     return np.concatenate([engine.run({name: a[i : i + batch] for name, a in arrays.items()}) for i in parts])
 
 
 def measure_frame(engines: Choices, threads: int, plan: Plan) -> dict[str, Any]:
-    """The whole frame, by engine: figures with the median of every stage, or the reason why not."""
+    """Measure the whole frame, by engine: figures with the median of every stage, or the reason why not."""
     cv2.setNumThreads(threads)
     person, opened, rows = a_person(), {}, {}
     stages: dict[str, list[dict[str, float]]] = {}
@@ -90,12 +90,12 @@ def measure_frame(engines: Choices, threads: int, plan: Plan) -> dict[str, Any]:
         }
         if "torch" in turns:
             rows[name]["speedup"] = speedup(turns["torch"], turns[name])
-        rows[name]["ms"] = [round(float(ms), 2) for ms in np.sort(turns[name].ravel())]
+        rows[name]["quantiles_ms"] = quantiles(turns[name])
     return {name: rows[name] for name in engines}
 
 
 def a_person() -> dict[str, np.ndarray]:
-    """What `reenact` takes of an identity, by name."""
+    """Return what `reenact` takes of an identity, by name."""
     return {name: array for name, array in inputs("reenact", 1).items() if name != "crop"}
 
 
@@ -113,7 +113,8 @@ class Clip:
         self._tracker, self._paster, self._number = Tracker(Detector(model_file("yunet"))), Paster(), 0
 
     def frame(self, engine: Opened, person: dict[str, np.ndarray]) -> dict[str, float]:
-        """JPEG of the next frame in, JPEG with the composed face pasted back out; ms of every stage."""
+        """Take the JPEG of the next frame and give the JPEG with the composed face pasted back; return ms of
+        every stage."""
         encoded, time_s = self._encoded[self._number % len(self._encoded)], self._number / 25
         self._number += 1
         marks = [time.perf_counter()]
@@ -122,7 +123,7 @@ class Clip:
         alignment = self._tracker.follow(frame, time_s)
         assert alignment is not None
         marks.append(time.perf_counter())
-        crop = alignment.crop(frame)
+        crop = alignment.crop(frame, quick=True)
         marks.append(time.perf_counter())
         picture = engine.run({"crop": crop[None], **person})[0]
         marks.append(time.perf_counter())
@@ -206,7 +207,7 @@ def main(
 
 
 def resolution_of(graph: str) -> int:
-    """Side of a graph's picture in px; of the crop that the others and the whole frame work with."""
+    """Return the side of a graph's picture in px; of the crop that the others and the whole frame work with."""
     return 1024 if graph.endswith("1024") else CROP_SIZE
 
 

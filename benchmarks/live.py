@@ -17,7 +17,7 @@ from typing import Any
 import click
 import cv2
 import numpy as np
-from engines import CPU_ENGINES, inputs, open_engine
+from engines import CPU_ENGINES, as_w_plus, inputs, open_engine
 from fid.runtime.engines.machine import physical_cores
 from machine import ROOT, machine_record
 
@@ -27,7 +27,7 @@ RUNS = 20  # of PyTorch, after three that do not count
 
 
 def webcam(engine: str, clip: Path, seconds: float) -> dict[str, Any]:
-    """What `fid-run webcam` reports of one run; or the reason why there is none."""
+    """Return what `fid-run webcam` reports of one run; or the reason why there is none."""
     command = ["webcam", "--identity", FACE, "--camera", clip, "--headless", "--json", "--duration", seconds]
     command += ["--engine", engine, "--require", engine]
     start = "from fid.runtime.commands.cli import main; main()"
@@ -40,14 +40,17 @@ def webcam(engine: str, clip: Path, seconds: float) -> dict[str, Any]:
 
 
 def eager_ms(threads: int) -> float:
-    """Median ms of PyTorch for what the live path computes of a frame: attributes, mapper, light generator."""
+    """Return the median ms of PyTorch for what the live path computes of a frame: attributes, mapper, light
+    generator."""
     graphs = {name: open_engine("torch", name, threads) for name in ("attributes", "mapper", "synthesis-light")}
     arrays = dict(inputs("reenact", 1))
 
     def once() -> None:
         code = graphs["attributes"].run({"crop": arrays["crop"]})
-        w = graphs["mapper"].run({**{k: v for k, v in arrays.items() if k != "crop"}, "attributes": code})
-        graphs["synthesis-light"].run({"w": w})
+        w = graphs["mapper"].run(
+            {**{k: v for k, v in arrays.items() if k not in ("crop", "w_plus_offset")}, "attributes": code}
+        )
+        graphs["synthesis-light"].run({"w_plus": as_w_plus(w, "synthesis-light")})
 
     times = []
     for _ in range(RUNS + 3):

@@ -1,11 +1,12 @@
 """On which machine and from which code a figure was measured; for the records of the scripts beside this file."""
 
-import importlib.metadata
 import os
 import platform
 import subprocess
 from datetime import UTC, datetime
 from pathlib import Path
+
+from fid.runtime.assets import installed_version
 
 ROOT = Path(__file__).resolve().parents[1]
 LIBRARIES = (
@@ -17,7 +18,7 @@ FEATURES = ("avx2", "avx512f", "avx_vnni", "avx512_vnni", "avx512_bf16", "amx_ti
 
 
 def machine_record() -> dict[str, object]:
-    """What a record needs so that its figures can be compared: code, time, processor, load and versions.
+    """Return what a record needs so that its figures can be compared: code, time, processor, load and versions.
 
     `commit` ends in `+changes` when tracked files differ from it, and is None outside of a git checkout. `load_1min`
     is the load average at the moment of the call: call this before measuring.
@@ -34,12 +35,12 @@ def machine_record() -> dict[str, object]:
         "load_1min": round(os.getloadavg()[0], 2),
         "system": platform.system(),
         "python": platform.python_version(),
-        "versions": {name: version for name in LIBRARIES if (version := version_of(name)) is not None},
+        "versions": {name: version for name in LIBRARIES if (version := installed_version(name)) is not None},
     }
 
 
 def commit() -> str | None:
-    """Abbreviated commit of the checkout, or None when git or the checkout is missing."""
+    """Return the abbreviated commit of the checkout, or None when git or the checkout is missing."""
     try:
         head = subprocess.run(
             ["git", "describe", "--always", "--exclude=*", "--abbrev=12", "--dirty=+changes"],
@@ -54,26 +55,18 @@ def commit() -> str | None:
 
 
 def cpu_model() -> str:
-    """Name of the processor as the system tells it."""
+    """Return the name of the processor as the system tells it."""
     return _cpuinfo("model name") or platform.processor() or platform.machine()
 
 
 def gpu() -> str | None:
-    """Name, memory and driver of the first NVIDIA GPU as its driver tells them, or None."""
+    """Return name, memory and driver of the first NVIDIA GPU as its driver tells them, or None."""
     query = ["nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"]
     try:
         done = subprocess.run(query, capture_output=True, text=True, check=True, timeout=20)
     except (OSError, subprocess.SubprocessError):
         return None
     return done.stdout.splitlines()[0].strip() if done.stdout.strip() else None
-
-
-def version_of(distribution: str) -> str | None:
-    """Installed version of a distribution, or None."""
-    try:
-        return importlib.metadata.version(distribution)
-    except importlib.metadata.PackageNotFoundError:
-        return None
 
 
 def _cpuinfo(key: str) -> str:

@@ -19,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +27,12 @@ import click
 import cv2
 import numpy as np
 from accuracy import compare
-from engines import CPU_ENGINES, NotHereError, Opened, inputs, open_engine
+from engines import CPU_ENGINES, NotHereError, Opened, as_w_plus, inputs, open_engine
+from fid.runtime.assets import installed_version
 from fid.runtime.engines.machine import physical_cores
 from fid.runtime.face.crop import identity_view
 from fid.runtime.weights import catalogue as models
-from machine import machine_record, version_of
+from machine import machine_record
 from records import QUICK_RESULTS, RESULTS, add_run
 from timing import FULL, QUICK, Plan, interleaved, speedup, summary
 
@@ -68,22 +70,25 @@ print(json.dumps({**figures, "codes": codes}))
 
 
 def synthesis(threads: int, plan: Plan) -> dict[str, Any]:
-    """w to a picture: random-face's network on OpenVINO, fid at 1024 px and at 256 px, there by both generators."""
-    arrays = inputs("synthesis", 4)
-    first = {"w": arrays["w"][:1]}
+    """Measure w to a picture: random-face's network on OpenVINO, fid at 1024 px and at 256 px, there by both
+    generators."""
+    arrays = inputs("synthesis", 4)["w_plus"][:, 0]
     infer = _random_face(threads)
     calls: dict[str, Callable[[], object]] = {
-        "random-face on OpenVINO, network": lambda: infer(first["w"]),
-        "random-face on OpenVINO, network and picture": lambda: as_picture(infer(first["w"])),
+        "random-face on OpenVINO, network": lambda: infer(arrays[:1]),
+        "random-face on OpenVINO, network and picture": lambda: as_picture(infer(arrays[:1])),
     }
     forms = {"1024 px": "synthesis-1024", "256 px": "synthesis", "256 px light": "synthesis-light"}
-    opened, missing = _opened({f"fid {form}": graph for form, graph in forms.items()}, threads)
-    calls |= {name: lambda run=engine.run: run(first) for name, engine in opened.items()}
+    graph_of = {f"fid {form}": graph for form, graph in forms.items()}
+    opened, missing = _opened(graph_of, threads)
+    calls |= {
+        name: partial(engine.run, {"w_plus": as_w_plus(arrays[:1], graph_of[name])}) for name, engine in opened.items()
+    }
     turns = interleaved(calls, plan)
     rows = {name: summary(ms) | {"speedup": speedup(turns[next(iter(turns))], ms)} for name, ms in turns.items()}
-    theirs = np.stack([as_picture(infer(w[None]))[..., ::-1] for w in arrays["w"]])
+    theirs = np.stack([as_picture(infer(w[None]))[..., ::-1] for w in arrays])
     for name, engine in opened.items():
-        ours = np.concatenate([engine.run({"w": w[None]}) for w in arrays["w"]])
+        ours = np.concatenate([engine.run({"w_plus": as_w_plus(w[None], graph_of[name])}) for w in arrays])
         if ours.shape[1] == 256:
             seen = np.stack([cv2.resize(image, (256, 256), interpolation=cv2.INTER_AREA) for image in theirs])
         else:
@@ -119,13 +124,14 @@ def _random_face(threads: int) -> Callable[[np.ndarray], np.ndarray]:
 
 
 def as_picture(image: np.ndarray) -> np.ndarray:
-    """random-face's formula for a network's result [3, S, S]: BGR uint8 [S, S, 3]."""
+    """Return random-face's formula for a network's result [3, S, S]: BGR uint8 [S, S, 3]."""
     scaled = (np.clip(image, -1, 1) + 1) / (2 + 1e-5)
     return np.clip(scaled * 255 + 0.5, 0, 255).transpose(1, 2, 0).astype(np.uint8)[:, :, ::-1]
 
 
 def identity(threads: int, plan: Plan, own: bool) -> dict[str, Any]:
-    """An aligned face to SFace's code: OpenCV's own class, fid's graph, which begins with the crop's resampling.
+    """Measure an aligned face to SFace's code: OpenCV's own class, fid's graph, which begins with the crop's
+    resampling.
 
     `own` adds the last OpenCV 4, in an environment of its own.
     """
@@ -160,7 +166,8 @@ def identity(threads: int, plan: Plan, own: bool) -> dict[str, Any]:
 
 
 def own_engines() -> dict[str, Any]:
-    """random-face as its documentation says, on the last OpenVINO that may run it, and on older ones until one does."""
+    """Measure random-face as its documentation says, on the last OpenVINO that may run it, and on older ones until one
+    does."""
     rows: dict[str, Any] = {}
     for version, python in OLD_OPENVINO.items():
         entry = models.model("generator")
@@ -173,7 +180,7 @@ def own_engines() -> dict[str, Any]:
 
 
 def own_opencv(weights: Path, views: np.ndarray, threads: int) -> dict[str, Any]:
-    """SFace's codes of faces uint8 [N, 112, 112, 3], BGR, by the last OpenCV 4, and ms of the first one."""
+    """Return SFace's codes of faces uint8 [N, 112, 112, 3], BGR, by the last OpenCV 4, and ms of the first one."""
     with tempfile.TemporaryDirectory() as folder:
         pictures = Path(folder) / "views.npy"
         np.save(pictures, views)
@@ -182,7 +189,8 @@ def own_opencv(weights: Path, views: np.ndarray, threads: int) -> dict[str, Any]
 
 
 def own_environment(python: str, packages: Sequence[Sequence[str]], script: str, *arguments: str) -> dict[str, Any]:
-    """What a script prints as JSON in a fresh environment with these packages, or the reason why it prints nothing."""
+    """Return what a script prints as JSON in a fresh environment with these packages, or the reason why it prints
+    nothing."""
     with tempfile.TemporaryDirectory() as name:
         own = str(Path(name) / "bin" / "python")
         steps = [[python, "-m", "venv", name], *([own, "-m", "pip", "install", "--quiet", *line] for line in packages)]
@@ -210,7 +218,7 @@ def main(own: bool, threads: int | None, quick: bool, output: Path | None) -> No
     figures = {"synthesis": synthesis(threads, plan), "identity": identity(threads, plan, own)}
     if own:
         figures["random-face's own engine"] = own_engines()
-    versions = {name: version_of(name) for name in ("openvino", "opencv-python-headless", "onnxruntime")}
+    versions = {name: installed_version(name) for name in ("openvino", "opencv-python-headless", "onnxruntime")}
     versions["random-face"] = models.model("generator").version
     run = {
         "benchmark": "peers",

@@ -14,13 +14,13 @@ import click
 import numpy as np
 import torch
 from accuracy import compare
-from engines import CPU_ENGINES, ENGINES, NotHereError, Opened, input_names, networks, open_engine
+from engines import CPU_ENGINES, ENGINES, NotHereError, Opened, as_w_plus, input_names, networks, open_engine
 from fid.runtime.engines.machine import physical_cores
 from fid.trainer.data.dataset import FrozenNetworks
 from fid.trainer.evaluate.compare import pair_measures, reconstruction_measures
 from fid.trainer.evaluate.compose import EvaluateConfig, generated_pairs
 from fid.trainer.evaluate.judges import Judges
-from fid.trainer.pixels import from_uint8, to_uint8
+from fid.trainer.pixels import from_uint8, to_float, to_uint8
 from machine import machine_record
 from records import QUICK_RESULTS, RESULTS, add_run
 
@@ -45,7 +45,7 @@ class ThroughEngine:
         self.resolution, self.provider = 256, opened[self.generator].provider
 
     def networks(self, identity: torch.Tensor, crop: torch.Tensor, portrait: torch.Tensor) -> torch.Tensor:
-        """Codes [N, 128], attribute and identity crops [N, 3, 256, 256] in [-1, 1] -> w [N, 512]."""
+        """Map codes [N, 128], attribute and identity crops [N, 3, 256, 256] in [-1, 1] -> w [N, 512]."""
         rows = []
         for code, *crops in zip(identity.numpy(), to_uint8(crop), to_uint8(portrait), strict=True):
             attributes, appearance = (self.opened["attributes"].run({"crop": one[None]}) for one in crops)
@@ -54,13 +54,15 @@ class ThroughEngine:
         return torch.from_numpy(np.stack(rows))
 
     def synthesis(self, w: torch.Tensor) -> torch.Tensor:
-        """w [N, 512] -> pictures [N, 3, 256, 256] in [-1, 1]."""
-        return from_uint8(np.concatenate([self.opened[self.generator].run({"w": row[None]}) for row in w.numpy()]))
+        """Map w [N, 512] -> pictures [N, 3, 256, 256] in [-1, 1]."""
+        run = self.opened[self.generator].run
+        pictures = [run({"w_plus": as_w_plus(row[None], self.generator)}) for row in w.numpy()]
+        return from_uint8(np.concatenate(pictures))
 
 
 @torch.no_grad()
 def measure(engines: tuple[str, ...], config: EvaluateConfig, threads: int) -> dict[str, Any]:
-    """Tables 1 and 2 by engine, with the difference of its pictures to PyTorch's; or the reason why not."""
+    """Return tables 1 and 2 by engine, with the difference of its pictures to PyTorch's; or the reason why not."""
     torch.set_num_threads(threads)
     reference = networks()
     frozen = FrozenNetworks.load(reference.synthesis, torch.device("cpu"))
@@ -70,7 +72,7 @@ def measure(engines: tuple[str, ...], config: EvaluateConfig, threads: int) -> d
         return reference.mapper(identity, *map(reference.attributes, (crop, portrait)))
 
     pairs = generated_pairs(own, frozen, config)
-    people, attributes = (judges.look(to_uint8(f.image.float() / 127.5 - 1)) for f in (pairs.people, pairs.attributes))
+    people, attributes = (judges.look(to_uint8(to_float(f.image))) for f in (pairs.people, pairs.attributes))
     rows: dict[str, Any] = {}
     for engine in engines:
         click.echo(engine, err=True)
@@ -79,10 +81,10 @@ def measure(engines: tuple[str, ...], config: EvaluateConfig, threads: int) -> d
         except NotHereError as problem:
             rows[engine] = {"reason": str(problem)}
             continue
-        crop = pairs.attributes.image.float() / 127.5 - 1
+        crop = to_float(pairs.attributes.image)
         made = []
         for who in (pairs.people, pairs.attributes):
-            w = through.networks(who.identity, crop, who.image.float() / 127.5 - 1)
+            w = through.networks(who.identity, crop, to_float(who.image))
             made.append(to_uint8(through.synthesis(w)))
         output, again = judges.look(made[0]), judges.look(made[1])
         rows[engine] = {

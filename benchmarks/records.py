@@ -7,14 +7,13 @@ where only some of the graphs or engines were asked for. `report.py` takes the l
 
 import hashlib
 import json
-import os
 import re
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from fid.runtime.weights.bundle import Bundle
+from fid.runtime.weights.cache import new_file
 from machine import ROOT, machine_record
 
 RESULTS = ROOT / "benchmarks" / "results"
@@ -34,7 +33,8 @@ def add_run(folder: Path, run: Record, machine: Record | None = None) -> Path:
 
 
 def with_run(path: Path, run: Record, machine: Record) -> Record:
-    """The contents of a file, or of a new one, with a run at its end. Raises KeyError for a file of another form."""
+    """Return the contents of a file, or of a new one, with a run at its end. Raises KeyError for a file of another
+    form."""
     own = {"date": machine["date"], "load_1min": machine["load_1min"]}
     if not path.exists():
         return {"machine": machine, "bundle": bundle_record(), "runs": [{**run, **own}]}
@@ -56,29 +56,29 @@ def _apart(new: Record, old: Record) -> Record:
 
 def write_json(path: Path, record: Record) -> None:
     """Write aside, then move to its place, so that a reader never meets half a file."""
-    descriptor, name = tempfile.mkstemp(dir=path.parent, suffix=".json.part")
-    with os.fdopen(descriptor, "w") as file:
-        file.write(json.dumps(record, indent=1) + "\n")
-    Path(name).chmod(0o644)
-    Path(name).replace(path)
+    with new_file(path) as partial:
+        partial.write_text(json.dumps(record, indent=1) + "\n")
 
 
 def name_of(machine: Record) -> str:
-    """File name for a machine and commit: `amd-epyc-2cpu-1a2b3c4d5e6f`, with `-changes` when files differ from it."""
+    """Return the file name for a machine and commit: `amd-epyc-2cpu-1a2b3c4d5e6f`, with `-changes` when
+    files differ from
+    it."""
     device = machine.get("gpu") or f"{machine['cpu']} {machine['cpus']}cpu"
     words = f"{str(device).split(',')[0]} {machine['commit'] or 'no-commit'}"
     return re.sub(r"[^a-z0-9]+", "-", words.lower()).strip("-")
 
 
 def bundle_record() -> Record:
-    """Name, version and hash of the bundle that ships, so that figures of two bundles are never mixed up."""
+    """Return name, version and hash of the bundle that ships, so that figures of two bundles are never mixed up."""
     bundle = Bundle.load()
     digest = hashlib.sha256((bundle.folder / "bundle.json").read_bytes()).hexdigest()
     return {"name": bundle.name, "version": bundle.version, "precision": bundle.precision, "sha256": digest[:16]}
 
 
 def records(folder: Path) -> Iterator[tuple[Path, Record]]:
-    """Every file of this form in a folder, the oldest first by the date of its last run; others are passed over."""
+    """Yield every file of this form in a folder, the oldest first by the date of its last run; others are
+    passed over."""
     found = []
     for path in sorted(folder.glob("*.json")):
         record = json.loads(path.read_text())
@@ -89,6 +89,6 @@ def records(folder: Path) -> Iterator[tuple[Path, Record]]:
 
 
 def last_runs(record: Record) -> dict[str, Record]:
-    """The last run of each benchmark in a file, by its name; a partial one only where there is no other."""
+    """Return the last run of each benchmark in a file, by its name; a partial one only where there is no other."""
     partial_first = sorted(record["runs"], key=lambda run: not run.get("partial", False))
     return {run["benchmark"]: run for run in partial_first}

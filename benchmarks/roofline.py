@@ -36,7 +36,8 @@ GROUPS = {
 
 
 def roof(threads: int, quick: bool) -> dict[str, float]:
-    """Best of several: GFLOP/s of a float32 matrix product, GB/s of a copy (bytes read and bytes written)."""
+    """Return the best of several: GFLOP/s of a float32 matrix product, GB/s of a copy (bytes read and bytes
+    written)."""
     import torch
 
     torch.set_num_threads(threads)
@@ -53,7 +54,7 @@ def roof(threads: int, quick: bool) -> dict[str, float]:
 
 
 def measure(graph: str, threads: int, runs: int, limits: Mapping[str, float]) -> dict[str, Any]:
-    """One graph: its nodes, the layer groups, and the three nodes with most to gain."""
+    """Measure one graph: its nodes, the layer groups, and the three nodes with most to gain."""
     nodes = [node | _floor(node, limits) for node in profile(graph, threads, runs)]
     nodes = [node | {"layer": layer} for node, layer in zip(nodes, layers(nodes), strict=True)]
     groups: dict[str, dict[str, float]] = defaultdict(lambda: defaultdict(float))
@@ -72,7 +73,7 @@ def measure(graph: str, threads: int, runs: int, limits: Mapping[str, float]) ->
 
 
 def verdict(graph: str, total: Mapping[str, float], most: Sequence[Mapping[str, Any]]) -> str:
-    """A sentence: how close a graph comes to its floor, and which layers lie furthest above theirs."""
+    """Return a sentence: how close a graph comes to its floor, and which layers lie furthest above theirs."""
     gains = ", ".join(f"{node['layer']} ({node['ms'] - node['floor_ms']:.1f} ms)" for node in most)
     share = 100 * total["floor_ms"] / total["ms"]
     return (
@@ -82,7 +83,7 @@ def verdict(graph: str, total: Mapping[str, float], most: Sequence[Mapping[str, 
 
 
 def layers(nodes: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Which layer each node is: "128 px block, conv2, pointwise convolution", or its kind and name elsewhere.
+    """Return which layer each node is: "128 px block, conv2, pointwise convolution", or its kind and name elsewhere.
 
     The generator begins with its only dense convolution, 512 channels at 4 px. From there every depthwise and every
     pointwise convolution at a resolution is the next layer of that block, and after two of them of the to-image head;
@@ -108,7 +109,7 @@ def layers(nodes: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def profile(graph: str, threads: int, runs: int) -> list[dict[str, Any]]:
-    """Nodes as ONNX Runtime runs them: name, kind, group, median ms, GFLOP and MB."""
+    """Return the nodes as ONNX Runtime runs them: name, kind, group, median ms, GFLOP and MB."""
     import onnxruntime as ort
     from fid.runtime.engines import ort as session_onnxruntime
 
@@ -136,7 +137,7 @@ def profile(graph: str, threads: int, runs: int) -> list[dict[str, Any]]:
 
 
 def count(details: Mapping[str, Any]) -> dict[str, Any]:
-    """Kind, group, GFLOP and MB of a node from the types and shapes of its inputs and outputs in a profile."""
+    """Return kind, group, GFLOP and MB of a node from the types and shapes of its inputs and outputs in a profile."""
     inputs, outputs = _tensors(details["input_type_shape"]), _tensors(details["output_type_shape"])
     kind, size = str(details["op_name"]), math.prod(outputs[0][1]) if outputs else 0
     flop = float(size)  # elementwise: one each

@@ -21,6 +21,7 @@ from engines import CPU_ENGINES, NotHereError, inputs, noise, open_engine
 from fid.runtime.engines.machine import physical_cores
 from fid.runtime.face.align import align
 from fid.runtime.face.detect import Detector
+from fid.runtime.face.paste import Paster
 from fid.runtime.media.images import read_image
 from fid.runtime.weights.catalogue import model_file
 from latency import Clip, a_person
@@ -32,19 +33,19 @@ WORKER, CLIP = "--worker", "--clip"  # first arguments of the processes of `by_p
 
 
 def by_batch(threads: int, plan: Plan, batches: tuple[int, ...]) -> dict[str, Any]:
-    """Reenactment by batch size: ms a call, pictures a second."""
+    """Measure reenactment by batch size: ms a call, pictures a second."""
     return _turns(
         {(engine, size): (engine, "reenact", threads, size) for engine in CPU_ENGINES for size in batches}, plan
     )
 
 
 def by_threads(plan: Plan, counts: tuple[int, ...]) -> dict[str, Any]:
-    """Reenactment by number of threads."""
+    """Measure reenactment by number of threads."""
     return _turns({(engine, count): (engine, "reenact", count, 1) for engine in CPU_ENGINES for count in counts}, plan)
 
 
 def by_resolution(threads: int, plan: Plan) -> dict[str, Any]:
-    """Synthesis by side of the picture, px."""
+    """Measure synthesis by side of the picture, px."""
     graphs = {256: "synthesis", 1024: "synthesis-1024"}
     return _turns({(e, side): (e, graph, threads, 1) for e in CPU_ENGINES for side, graph in graphs.items()}, plan)
 
@@ -68,7 +69,7 @@ def _turns(cases: dict[tuple[str, int], tuple[str, str, int, int]], plan: Plan) 
 
 
 def by_processes(counts: tuple[int, ...], seconds: float) -> dict[str, Any]:
-    """Pictures a second of several processes, one thread each, that reenact for so long at the same time.
+    """Return pictures a second of several processes, one thread each, that reenact for so long at the same time.
 
     One count after the other, once each: whole pictures that all made from the common beginning on, by the seconds.
     """
@@ -82,7 +83,7 @@ def by_processes(counts: tuple[int, ...], seconds: float) -> dict[str, Any]:
 
 
 def work(seconds: float, begin: float) -> int:
-    """How many faces one thread reenacts from the clock time `begin` on, for so many seconds."""
+    """Return how many faces one thread reenacts from the clock time `begin` on, for so many seconds."""
     opened, arrays = open_engine("onnxruntime", "reenact", 1), noise("reenact", 1)
     time.sleep(max(0.0, begin - time.time()))
     count, end = 0, time.perf_counter() + seconds
@@ -93,7 +94,8 @@ def work(seconds: float, begin: float) -> int:
 
 
 def by_clip_length(threads: int, lengths: tuple[int, ...]) -> dict[str, Any]:
-    """Resident memory after so many moving frames, how much that is above the shortest clip's, and ms a frame.
+    """Return the resident memory after so many moving frames, how much that is above the shortest clip's,
+    and ms a frame.
 
     Each length in a fresh process: what an allocator keeps from earlier work would hide growth.
     """
@@ -110,7 +112,7 @@ def by_clip_length(threads: int, lengths: tuple[int, ...]) -> dict[str, Any]:
 
 
 def clip(length: int, threads: int) -> dict[str, float]:
-    """In this process: so many frames of a moving face, each through the whole path."""
+    """Run in this process so many frames of a moving face, each through the whole path."""
     film, opened, person = Clip(), open_engine("onnxruntime", "reenact", threads), a_person()
     start = time.perf_counter()
     for _ in range(length):
@@ -120,7 +122,7 @@ def clip(length: int, threads: int) -> dict[str, float]:
 
 
 def by_faces(threads: int, counts: tuple[int, ...], runs: int) -> dict[str, Any]:
-    """A 720p frame with so many faces, all of them found, aligned, reenacted and pasted back.
+    """Measure a 720p frame with so many faces, all of them found, aligned, reenacted and pasted back.
 
     One count after the other: the median of `runs` frames, after one that does not count.
     """
@@ -139,7 +141,7 @@ def by_faces(threads: int, counts: tuple[int, ...], runs: int) -> dict[str, Any]
             for one in faces:
                 alignment = align(detector.refine(frame, one).points)
                 made = opened.run({"crop": alignment.crop(frame)[None], **person})[0]
-                picture = alignment.paste(picture, made)
+                picture = Paster().paste(picture, made, alignment)
             times.append(1e3 * (time.perf_counter() - start))
             found = len(faces)
         result[str(count)] = {"found": found, "p50_ms": round(float(np.median(times[1:])), 2)}

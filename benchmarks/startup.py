@@ -50,7 +50,7 @@ def first_picture() -> dict[str, float | str]:
 
 
 def sizes_mb(folder: Path) -> dict[str, float]:
-    """MB (10^6 bytes) on disk of every entry of `folder`."""
+    """Return MB (10^6 bytes) on disk of every entry of `folder`."""
     sizes = {}
     for entry in folder.iterdir():
         files = [entry] if entry.is_file() else [path for path in entry.rglob("*") if path.is_file()]
@@ -59,7 +59,8 @@ def sizes_mb(folder: Path) -> dict[str, float]:
 
 
 def install_mb() -> dict[str, object]:
-    """What a plain install of this checkout adds to a fresh virtual environment: in all, and the largest parts."""
+    """Return what a plain install of this checkout adds to a fresh virtual environment: in all, and the
+    largest parts."""
     with tempfile.TemporaryDirectory() as name:
         venv.create(name, with_pip=True)
         python = Path(name) / "bin" / "python"

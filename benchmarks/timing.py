@@ -29,7 +29,7 @@ FULL, QUICK = Plan(12, 5), Plan(2, 2, warm_up=1, seconds=4.0)
 
 
 def interleaved(candidates: Mapping[str, Callable[[], object]], plan: Plan) -> dict[str, np.ndarray]:
-    """Milliseconds of every counted run, float [n], by name: A B C, A B C, ... in one process.
+    """Return milliseconds of every counted run, float [n], by name: A B C, A B C, ... in one process.
 
     A call has to return only when its work is done: engines on a GPU synchronise themselves.
     """
@@ -54,7 +54,7 @@ def interleaved(candidates: Mapping[str, Callable[[], object]], plan: Plan) -> d
 
 
 def summary(turns: np.ndarray, batch: int = 1) -> dict[str, float]:
-    """Of the ms of runs [turns, inner]: p50, p95, p99, min, how many, and pictures a second at the median."""
+    """Sum up the ms of runs [turns, inner]: p50, p95, p99, min, how many, and pictures a second at the median."""
     ms = turns.ravel()
     p50, p95, p99 = np.percentile(ms, (50, 95, 99))
     return {
@@ -67,7 +67,13 @@ def summary(turns: np.ndarray, batch: int = 1) -> dict[str, float]:
     }
 
 
+def quantiles(turns: np.ndarray) -> list[float]:
+    """Return quantiles of the ms of runs [turns, inner]: the shortest, every tenth percentile, the longest;
+    for plots."""
+    return [round(float(ms), 2) for ms in np.percentile(turns, range(0, 101, 10))]
+
+
 def speedup(base: np.ndarray, turns: np.ndarray) -> float:
-    """How many times faster than `base`: the median over turns of the ratio of the two medians of that turn."""
+    """Return how many times faster than `base`: the median over turns of the ratio of the two medians of that turn."""
     shared = min(len(base), len(turns))
     return round(float(np.median(np.median(base[:shared], axis=1) / np.median(turns[:shared], axis=1))), 3)

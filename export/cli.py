@@ -7,15 +7,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from ..runtime.errors import FidError, InputError
+from ..runtime.commands.group import end_with_one_line
+from ..runtime.errors import InputError
 from ..runtime.terminal import make_console
 
 if TYPE_CHECKING:
-    from .gate import Verdict
+    from ..runtime.weights.bundle import Bundle
+    from .fp16.gate import Verdict
     from .parity import Parity
+    from .read import Networks
+    from .to_bundle import ExportConfig
     from .to_tensorrt import Fact
 
 
@@ -122,22 +127,46 @@ def command(
     torch.set_num_threads(threads)
     console = make_console()
     if skeletons:
-        from .skeletons import write_skeletons
-
-        for skeleton in write_skeletons(output, threads):
-            difference, unit = skeleton.parity.difference, skeleton.parity.tolerance.unit
-            console.print(
-                f"{skeleton.path}: {skeleton.path.stat().st_size} bytes, {skeleton.outside} more in the fetched file, "
-                f"max {difference.max:.3g} {unit}, mean {difference.mean:.3g}",
-            )
+        _write_skeletons(output, threads, console)
         return
-    from .parity import Parity
     from .read import read_networks
+    from .to_bundle import ExportConfig
+
+    networks = read_networks(checkpoint, generator, int(resolution) if resolution else None, noise, light)
+    config = ExportConfig(
+        name=name,
+        fp16_weights=weights == "fp16",
+        fp16_graphs=fp16,
+        self_contained=self_contained,
+        inputs=inputs,
+        threads=threads,
+    )
+    bundle = _write_bundle(networks, output, config, console)
+    if engine != "onnx":
+        from .to_tensorrt import build_engines
+
+        console.print(_engine_table(build_engines(bundle, engine, sizes), engine))
+
+
+def _write_skeletons(output: Path, threads: int, console: Console) -> None:
+    """Write the graph skeletons and print their sizes and differences."""
+    from .skeletons import write_skeletons
+
+    for skeleton in write_skeletons(output, threads):
+        difference, unit = skeleton.parity.difference, skeleton.parity.tolerance.unit
+        console.print(
+            f"{skeleton.path}: {skeleton.path.stat().st_size} bytes, {skeleton.outside} more in the fetched file, "
+            f"max {difference.max:.3g} {unit}, mean {difference.mean:.3g}",
+        )
+
+
+def _write_bundle(networks: "Networks", output: Path, config: "ExportConfig", console: Console) -> "Bundle":
+    """Write a bundle; print what is measured on the way, and the tables even of an export that is refused."""
+    from .parity import Parity
     from .to_bundle import export_bundle
 
     measured: dict[str, Parity] = {}
     judged: dict[str, Verdict] = {}
-    networks = read_networks(checkpoint, generator, int(resolution) if resolution else None, noise, light)
     origin = networks.provenance.get("generator", {})
     if "w_distance" in origin:
         console.print(
@@ -154,33 +183,22 @@ def command(
                 judged[graph] = found
             console.print(f"measured {graph}{'' if isinstance(found, Parity) else ' in FP16'}")
 
+        def move(what: str, done: int, of: int) -> None:
+            bar.update(task, description=what, completed=done, total=of)
+
         try:
-            bundle = export_bundle(
-                networks,
-                output,
-                name=name,
-                half=weights == "fp16",
-                fp16=fp16,
-                self_contained=self_contained,
-                inputs=inputs,
-                threads=threads,
-                report=show,
-                progress=lambda what, done, of: bar.update(task, description=what, completed=done, total=of),
-            )
+            bundle = export_bundle(networks, output, config, report=show, progress=move)
         finally:
             bar.stop()
             if measured:
                 console.print(_table(measured))
-    if fp16:
+    if config.fp16_graphs:
         console.print(_gate_table(judged))
         for line in _remarks(judged):
             console.print(line)
     size = sum((bundle.folder / file).stat().st_size for file, _ in bundle.files())
     console.print(f"wrote {output}: {size / 1e6:.1f} MB, {bundle.precision}")
-    if engine != "onnx":
-        from .to_tensorrt import build_engines
-
-        console.print(_engine_table(build_engines(bundle, engine, sizes), engine))
+    return bundle
 
 
 def _write_site(bundle: Path | None, output: Path) -> None:
@@ -249,7 +267,7 @@ def _gate_table(judged: "dict[str, Verdict]") -> Table:
             graph,
             *("" if value is None else f"{value:.1f}" for value in (found.psnr_mean_db, found.psnr_worst_db)),
             *(f"{value:.6f}" for value in cosines),
-            f"{verdict.half.bound:.0f}",
+            f"{verdict.model.bound:.0f}",
             "ok" if verdict.reason is None else "stays FP32",
         )
     return table
@@ -260,25 +278,16 @@ def _remarks(judged: "dict[str, Verdict]") -> Iterator[str]:
     for graph, verdict in judged.items():
         if verdict.reason is not None:
             yield f"{graph} stays FP32: {verdict.reason}."
-        elif verdict.raised:
-            yield f"{graph}: FP32 because FP16 spoiled the result ({verdict.first.fault}): {', '.join(verdict.raised)}."
+        elif verdict.kept_fp32:
+            layers = ", ".join(verdict.kept_fp32)
+            yield f"{graph}: FP32 because FP16 spoiled the result ({verdict.first.fault}): {layers}."
 
 
 def main() -> None:
-    """The console script. Exit codes: 0, 1 for a failure, 2 for a wrong command line or input, 130 for Ctrl-C."""
+    """Run the console script. Exit codes: 0, 1 for a failure, 2 for a wrong command line or input, 130 for Ctrl-C."""
     needed = () if "--web" in sys.argv else NEEDED  # a site is made without PyTorch
     missing = [name for name in needed if find_spec(name) is None]
     if missing:
         click.echo(f"fid-export: {missing[0]} is not installed: `pip install 'fid-face[train]'`.", err=True)
         sys.exit(1)
-    try:
-        sys.exit(command.main(standalone_mode=False) or 0)
-    except click.ClickException as error:
-        error.show()
-        sys.exit(error.exit_code)
-    except FidError as error:
-        click.echo(f"fid-export: {error}", err=True)
-        sys.exit(error.exit_code)
-    except (click.Abort, KeyboardInterrupt):
-        click.echo("fid-export: stopped.", err=True)
-        sys.exit(130)
+    end_with_one_line("fid-export", lambda: command.main(standalone_mode=False))

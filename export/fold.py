@@ -11,20 +11,20 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from ..trainer.networks.mobilestylegan import Block, DistilledToImage, ToImage
 
-HALF_FROM = 4096
+FP16_FROM = 4096
 """Tensors of so many numbers or more are stored in FP16; rounding smaller ones (biases, means) saves nothing."""
 
-HALF_MAX = 65504.0
+FP16_MAX = 65504.0
 """The largest FP16 number."""
 
 
 def frozen(network: nn.Module) -> nn.Module:
-    """A copy in evaluation mode, without gradients."""
+    """Return a copy in evaluation mode, without gradients."""
     return copy.deepcopy(network).eval().requires_grad_(False)
 
 
 def fold_batch_norms(network: nn.Module, *example: Tensor) -> nn.Module:
-    """A frozen copy in which every BatchNorm2d that directly follows a convolution is part of that convolution.
+    """Return a frozen copy in which every BatchNorm2d that directly follows a convolution is part of that convolution.
 
     `example` are inputs for one run, which shows what follows what.
     """
@@ -60,18 +60,19 @@ def fold_batch_norms(network: nn.Module, *example: Tensor) -> nn.Module:
     return network.requires_grad_(False)
 
 
-def rounded_to_half(network: nn.Module) -> nn.Module:
-    """A frozen copy whose tensors of `HALF_FROM` numbers or more hold only FP16 values; what FP16 cannot hold stays."""
+def rounded_to_fp16(network: nn.Module) -> nn.Module:
+    """Return a frozen copy whose tensors of `FP16_FROM` numbers or more hold only FP16 values; what FP16 cannot hold
+    stays."""
     network = frozen(network)
     with torch.no_grad():
         for tensor in chain(network.parameters(), network.buffers()):
-            if tensor.is_floating_point() and tensor.numel() >= HALF_FROM and tensor.abs().max() <= HALF_MAX:
+            if tensor.is_floating_point() and tensor.numel() >= FP16_FROM and tensor.abs().max() <= FP16_MAX:
                 tensor.copy_(tensor.half())
     return network
 
 
 def with_transposed_wavelets(synthesis: nn.Module) -> nn.Module:
-    """A frozen copy whose inverse wavelet transforms are transposed convolutions; equal up to float32 rounding.
+    """Return a frozen copy whose inverse wavelet transforms are transposed convolutions; equal up to float32 rounding.
 
     The graph of `inverse_haar` is a dozen passes over the map and a shuffle, which the engines on a CPU do not fuse.
     """
@@ -83,7 +84,7 @@ def with_transposed_wavelets(synthesis: nn.Module) -> nn.Module:
 
 
 def transposed_haar(x: Tensor) -> Tensor:
-    """`inverse_haar` [N, 4C, H, W] -> [N, C, 2H, 2W] as two transposed convolutions, one kernel per band."""
+    """Apply `inverse_haar` [N, 4C, H, W] -> [N, C, 2H, 2W] as two transposed convolutions, one kernel per band."""
     c = x.shape[1] // 4
     signs = [[[1, 1], [1, 1]], [[1, 1], [-1, -1]], [[1, -1], [1, -1]], [[1, -1], [-1, 1]]]
     kernels = 0.5 * torch.tensor(signs, dtype=x.dtype, device=x.device)[:, None]

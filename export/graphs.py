@@ -11,6 +11,7 @@ from ..runtime.face.crop import CROP_SIZE, identity_matrices
 from ..runtime.tensor import Tensor
 from ..runtime.weights.bundle import LIGHT
 from ..trainer.networks.sface import SFace
+from ..trainer.pixels import to_bytes, to_float
 from .read import Networks
 
 IDENTITY_SIZE, W_SIZE = 128, 512
@@ -19,18 +20,28 @@ IDENTITY = Tensor("identity", ("batch", IDENTITY_SIZE), "float32")
 W = Tensor("w", ("batch", W_SIZE), "float32")
 
 
+def w_plus_of(n_styles: int) -> Tensor:
+    """W+: a w for every style of the generator."""
+    return Tensor("w_plus", ("batch", n_styles, W_SIZE), "float32")
+
+
+def w_plus_offset_of(n_styles: int) -> Tensor:
+    """What an identity adds to the mapper's w, style by style."""
+    return Tensor("w_plus_offset", ("batch", n_styles, W_SIZE), "float32")
+
+
 def appearance_of(networks: Networks) -> tuple[Tensor, ...]:
-    """The port of the identity image's attribute code, where the mapper takes it."""
+    """Return the port of the identity image's attribute code, where the mapper takes it."""
     return (Tensor("appearance", ("batch", networks.attributes_size), "float32"),) if networks.takes_appearance else ()
 
 
 def attributes_of(size: int) -> Tensor:
-    """The attribute code: float32 [batch, size]."""
+    """Return the attribute code: float32 [batch, size]."""
     return Tensor("attributes", ("batch", size), "float32")
 
 
 def image_of(resolution: int) -> Tensor:
-    """The output of the generator: uint8 [batch, R, R, 3] RGB."""
+    """Return the output of the generator: uint8 [batch, R, R, 3] RGB."""
     return Tensor("image", ("batch", resolution, resolution, 3), "uint8", (0, 255), "RGB")
 
 
@@ -56,7 +67,7 @@ class IdentityGraph(GraphModule):
         self.register_buffer("columns", torch.from_numpy(columns.T.copy()))
 
     def forward(self, crop: torch.Tensor) -> torch.Tensor:
-        """Crop uint8 [N, 256, 256, 3] -> code float32 [N, 128]."""
+        """Map crop uint8 [N, 256, 256, 3] -> code float32 [N, 128]."""
         face = self.rows @ crop.permute(0, 3, 1, 2).float() @ self.columns
         return F.normalize(self.identity.raw_code(face), dim=1)
 
@@ -72,8 +83,8 @@ class AttributesGraph(GraphModule):
         self.outputs = (attributes_of(networks.attributes_size),)
 
     def forward(self, crop: torch.Tensor) -> torch.Tensor:
-        """Crop uint8 [N, 256, 256, 3] -> code float32 [N, attributes_size]."""
-        return self.attributes(to_float(crop))
+        """Map crop uint8 [N, 256, 256, 3] -> code float32 [N, attributes_size]."""
+        return self.attributes(from_crop(crop))
 
 
 class MapperGraph(GraphModule):
@@ -89,23 +100,22 @@ class MapperGraph(GraphModule):
     def forward(
         self, identity: torch.Tensor, attributes: torch.Tensor, appearance: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """Codes float32 [N, 128] and one or two [N, attributes_size] -> w float32 [N, 512]."""
+        """Map codes float32 [N, 128] and one or two [N, attributes_size] -> w float32 [N, 512]."""
         return self.mapper(identity, attributes, *(() if appearance is None else (appearance,)))
 
 
 class SynthesisGraph(GraphModule):
-    """w -> picture."""
-
-    inputs = (W,)
+    """W+ -> picture."""
 
     def __init__(self, synthesis: nn.Module, resolution: int) -> None:
         super().__init__()
         self.synthesis = synthesis
+        self.inputs = (w_plus_of(styles_of(synthesis)),)
         self.outputs = (image_of(resolution),)
 
-    def forward(self, w: torch.Tensor) -> torch.Tensor:
-        """w float32 [N, 512] -> picture uint8 [N, R, R, 3]."""
-        return to_bytes(self.synthesis(w))
+    def forward(self, w_plus: torch.Tensor) -> torch.Tensor:
+        """Map W+ float32 [N, n_styles, 512] -> picture uint8 [N, R, R, 3]."""
+        return to_picture(self.synthesis(w_plus))
 
 
 class ReenactGraph(GraphModule):
@@ -113,18 +123,23 @@ class ReenactGraph(GraphModule):
 
     def __init__(self, networks: Networks) -> None:
         super().__init__()
-        self.inputs = (CROP, IDENTITY, *appearance_of(networks))
+        self.inputs = (CROP, IDENTITY, w_plus_offset_of(styles_of(networks.synthesis)), *appearance_of(networks))
         self.attributes = networks.attributes
         self.mapper = networks.mapper
         self.synthesis = networks.synthesis
         self.outputs = (image_of(networks.resolution),)
 
     def forward(
-        self, crop: torch.Tensor, identity: torch.Tensor, appearance: torch.Tensor | None = None
+        self,
+        crop: torch.Tensor,
+        identity: torch.Tensor,
+        w_plus_offset: torch.Tensor,
+        appearance: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Crop uint8 [N, 256, 256, 3], code float32 [N, 128], appearance -> picture uint8 [N, R, R, 3]."""
-        codes = (self.attributes(to_float(crop)), *(() if appearance is None else (appearance,)))
-        return to_bytes(self.synthesis(self.mapper(identity, *codes)))
+        """Map crop uint8 [N, 256, 256, 3], code float32 [N, 128], offset float32 [N, n_styles, 512], appearance ->
+        picture uint8 [N, R, R, 3]."""
+        codes = (self.attributes(from_crop(crop)), *(() if appearance is None else (appearance,)))
+        return to_picture(self.synthesis(self.mapper(identity, *codes)[:, None] + w_plus_offset))
 
 
 class MappingGraph(GraphModule):
@@ -137,12 +152,19 @@ class MappingGraph(GraphModule):
         self.mapping = mapping
 
     def forward(self, z: torch.Tensor) -> torch.Tensor:
-        """z float32 [N, 512], standard normal -> w float32 [N, 512]."""
+        """Map z float32 [N, 512], standard normal -> w float32 [N, 512]."""
         return self.mapping(z)
 
 
+def styles_of(synthesis: nn.Module) -> int:
+    """How many styles a generator takes, each a w of its own in W+."""
+    n_styles = synthesis.n_styles
+    assert isinstance(n_styles, int)
+    return n_styles
+
+
 def bundle_graphs(networks: Networks) -> dict[str, GraphModule]:
-    """The graphs that a bundle holds as files, by name.
+    """Return the graphs that a bundle holds as files, by name.
 
     The mapping network is that of a user's generator only; the light generator is there where the networks have one.
     """
@@ -159,11 +181,11 @@ def bundle_graphs(networks: Networks) -> dict[str, GraphModule]:
     return graphs
 
 
-def to_float(crop: torch.Tensor) -> torch.Tensor:
-    """uint8 [N, H, W, 3] -> float32 [N, 3, H, W] in [-1, 1]."""
-    return crop.permute(0, 3, 1, 2).float() / 127.5 - 1
+def from_crop(crop: torch.Tensor) -> torch.Tensor:
+    """Return uint8 [N, H, W, 3] as float32 [N, 3, H, W] in [-1, 1]."""
+    return to_float(crop.permute(0, 3, 1, 2))
 
 
-def to_bytes(image: torch.Tensor) -> torch.Tensor:
-    """float32 [N, 3, H, W] in about [-1, 1] -> uint8 [N, H, W, 3]."""
-    return ((image + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
+def to_picture(image: torch.Tensor) -> torch.Tensor:
+    """Return float32 [N, 3, H, W] in about [-1, 1] as uint8 [N, H, W, 3]."""
+    return to_bytes(image).permute(0, 2, 3, 1)

@@ -14,13 +14,15 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from ..runtime.engines.compare import psnr_db
 from ..runtime.engines.open import open_session
 from ..runtime.errors import FidError
 from ..runtime.face.crop import CROP_SIZE
 from ..trainer.data.statistics import RealIdentities
-from .graphs import GraphModule, to_bytes
+from .graphs import GraphModule, from_crop, styles_of, to_picture
 from .read import Networks
 
+OFFSET = 0.5  # how far the styles of W+ lie from their w, in standard deviations of W
 PSI = 0.8  # how far the test latents lie from the mean of W, in its standard deviations
 BATCHES = (1, 3, 12)  # sizes of the first batches; the rest goes 16 at a time. A graph has to take any size
 PIXELS = 16 * 256 * 256  # of the pictures of a batch, at most, but never less than 3 pictures
@@ -75,7 +77,7 @@ class Parity:
         return None
 
     def to_json(self) -> dict[str, Any]:
-        """The entry of bundle.json."""
+        """Return the entry of bundle.json."""
         tolerance = asdict(self.tolerance)
         record = {"inputs": self.inputs, "provider": self.provider, "unit": tolerance.pop("unit")}
         record |= {key: value for key, value in asdict(self.difference).items() if value is not None}
@@ -86,8 +88,9 @@ class Parity:
 
 @torch.no_grad()
 def parity_inputs(networks: Networks, count: int, seed: int = 0) -> Arrays:
-    """Inputs of all graphs by name, `count` of each: pictures and latents of the generator around the mean of W, codes
-    like those of photographed people, attribute codes of the pictures, appearances of others among them."""
+    """Return inputs of all graphs by name, `count` of each: pictures of the generator, latents around the mean of W
+    with offsets that differ from style to style, codes like those of photographed people, attribute codes of the
+    pictures, appearances of others among them."""
     generator = torch.Generator().manual_seed(seed)
     mapper = networks.mapper
     assert isinstance(mapper.w_mean, torch.Tensor)
@@ -96,11 +99,14 @@ def parity_inputs(networks: Networks, count: int, seed: int = 0) -> Arrays:
     parts = (networks.synthesis(part) for part in w.split(min(8, _most(networks.resolution))))
     small = [F.interpolate(p, (CROP_SIZE, CROP_SIZE), mode="bilinear", antialias=True) for p in parts]
     image = torch.cat(small)
-    crop = to_bytes(image).contiguous()
-    attributes = torch.cat([networks.attributes(part) for part in (crop.permute(0, 3, 1, 2) / 127.5 - 1).split(8)])
+    crop = to_picture(image).contiguous()
+    attributes = torch.cat([networks.attributes(part) for part in from_crop(crop).split(8)])
     identity = RealIdentities().draw(count, generator)
     z = torch.randn(count, len(mapper.w_mean), generator=generator)
-    inputs = {"w": w, "crop": crop, "attributes": attributes, "identity": identity, "z": z}
+    shape = count, styles_of(networks.synthesis), len(mapper.w_mean)
+    offset = OFFSET * mapper.w_std * torch.randn(shape, generator=generator)
+    inputs = {"w_plus": w[:, None] + offset, "w_plus_offset": offset, "crop": crop, "attributes": attributes}
+    inputs |= {"identity": identity, "z": z}
     inputs["appearance"] = attributes.roll(1, 0)  # of somebody else
     return {name: values.numpy() for name, values in inputs.items()}
 
@@ -132,18 +138,18 @@ def measure(
 
 @torch.no_grad()
 def run_module(module: GraphModule, inputs: Mapping[str, np.ndarray]) -> np.ndarray:
-    """The output of a graph module in PyTorch, for the inputs that it takes."""
+    """Return the output of a graph module in PyTorch, for the inputs that it takes."""
     arrays = [torch.from_numpy(inputs[tensor.name]) for tensor in module.inputs]
     count, step = len(arrays[0]), min(8, _most_of(module))
     return np.concatenate([module(*(a[i : i + step] for a in arrays)).numpy() for i in range(0, count, step)])
 
 
 def difference(got: np.ndarray, expected: np.ndarray) -> Difference:
-    """Pictures uint8: in grey levels. Codes float32 [N, size]: distance relative to the length of the expected code."""
+    """Compare pictures uint8 in grey levels. Codes float32 [N, size]: distance relative to the length of the expected
+    code."""
     if got.dtype == np.uint8:
         apart = np.abs(got.astype(np.int16) - expected.astype(np.int16))
-        squared = float(np.square(apart.astype(np.float64)).mean())
-        psnr = float(10 * np.log10(255**2 / squared)) if squared else None
+        psnr = float(psnr_db(got[None], expected[None])[0]) if apart.any() else None
         return Difference(float(apart.max()), float(apart.mean()), psnr)
     relative = np.linalg.norm(got - expected, axis=1) / np.linalg.norm(expected, axis=1)
     return Difference(float(relative.max()), float(relative.mean()))

@@ -1,6 +1,5 @@
 """First stage: the networks to export, from checkpoints or from the bundle that ships with fid."""
 
-import subprocess
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from ..runtime.weights import catalogue as models
 from ..runtime.weights.bundle import LIGHT, Bundle
 from ..runtime.weights.cache import sha256
 from ..runtime.weights.prepare import SKELETON_WEIGHTS
+from ..trainer.loop import source_commit
 from ..trainer.networks.inception import FEATURES
 from ..trainer.networks.mobilestylegan import Synthesis
 from ..trainer.presets import FitConfig
@@ -22,7 +22,7 @@ from ..trainer.weights.checkpoint import read_record
 from ..trainer.weights.from_bundle import appearance_size, load_graph, load_synthesis
 from ..trainer.weights.from_stylegan2 import read_stylegan2
 from ..trainer.weights.trained import Trainable, load_generator, load_trained
-from .fold import fold_batch_norms, frozen, rounded_to_half, with_transposed_wavelets
+from .fold import fold_batch_norms, frozen, rounded_to_fp16, with_transposed_wavelets
 
 PUBLISHED = 1024  # px, of MobileStyleGAN
 W_DISTANCE = 0.5  # see `w_distance`; a generator with another mapping network lies far above it
@@ -50,8 +50,13 @@ class Networks:
         """Whether the mapper takes the attribute code of the identity image, too."""
         return getattr(self.mapper, "appearance", None) is not None
 
+    def with_generator(self, synthesis: nn.Module, resolution: int, origin: dict[str, Any]) -> "Networks":
+        """Return the same with another generator and what bundle.json says of it; without a light one."""
+        provenance = {key: value for key, value in self.provenance.items() if key != "light"} | {"generator": origin}
+        return replace(self, synthesis=synthesis, resolution=resolution, light=None, provenance=provenance)
+
     def for_inference(self) -> "Networks":
-        """Frozen copies in the form that runs fastest: batch norms folded, wavelets as convolutions; equal up to
+        """Return frozen copies in the form that runs fastest: batch norms folded, wavelets as convolutions; equal up to
         float32 rounding."""
         return replace(
             self,
@@ -62,15 +67,15 @@ class Networks:
             light=None if self.light is None else with_transposed_wavelets(self.light),
         )
 
-    def rounded_to_half(self) -> "Networks":
-        """Copies with large weights rounded to FP16 and kept as float32: exactly what an FP16 bundle stores."""
+    def rounded_to_fp16(self) -> "Networks":
+        """Return copies with large weights rounded to FP16 and kept as float32: exactly what an FP16 bundle stores."""
         return replace(
             self,
-            attributes=rounded_to_half(self.attributes),
-            mapper=rounded_to_half(self.mapper),
-            synthesis=rounded_to_half(self.synthesis),
-            mapping=None if self.mapping is None else rounded_to_half(self.mapping),
-            light=None if self.light is None else rounded_to_half(self.light),
+            attributes=rounded_to_fp16(self.attributes),
+            mapper=rounded_to_fp16(self.mapper),
+            synthesis=rounded_to_fp16(self.synthesis),
+            mapping=None if self.mapping is None else rounded_to_fp16(self.mapping),
+            light=None if self.light is None else rounded_to_fp16(self.light),
         )
 
 
@@ -81,7 +86,7 @@ def read_networks(
     noise: bool = True,
     light: Path | None = None,
 ) -> Networks:
-    """The networks to export.
+    """Return the networks to export.
 
     checkpoint: a run or checkpoint of `fid-train fit`; generator: one of `fid-train distill`, or the user's StyleGAN2
     file. What is None comes from the bundle that ships with fid. resolution: px; None for the generator's own; with
@@ -94,68 +99,76 @@ def read_networks(
     holds other networks.
     """
     full = generator is None and resolution == PUBLISHED
-    shipped = None if checkpoint is not None and (full or generator is not None) else read_bundle(Bundle.load())
-    provenance: dict[str, Any] = dict(shipped.provenance) if shipped else {}
-    if checkpoint is not None:
-        trained = load_trained(checkpoint)
-        if trained.mapper.n_styles:
-            raise InputError(f"{checkpoint} maps into W+, which bundles do not hold: train with --set w_plus=false.")
-        attributes, mapper, size = trained.attributes, trained.mapper, trained.attributes_size
-        provenance["trained"] = _origin(checkpoint)
-    else:
-        assert shipped is not None
-        attributes, mapper, size = shipped.attributes, shipped.mapper, shipped.attributes_size
-    provenance |= _environment()
-    if light is not None and (full or (generator is not None and generator.is_file())):
+    own = generator is not None and generator.is_file()
+    if light is not None and (full or own):
         raise InputError("--light is for bundles of a distilled generator.")
-    if generator is not None and generator.is_file():
-        found = read_stylegan2(generator, resolution, noise)
-        apart = w_distance(mapper, found.mapping)
-        if apart > W_DISTANCE:
-            raise InputError(
-                f"the W of {generator} is not the one that the mapper was trained in (they are {apart:.2g} standard "
-                f"deviations apart, at most {W_DISTANCE:g} is expected): train a mapper with "
-                f"`fid-train --generator {generator}` and name its run."
-            )
-        provenance["generator"] = {**found.origin, "w_distance": apart}
-        provenance["licences"] |= {"generator": USERS_LICENCE}
-        side = found.synthesis.resolution
-        return Networks(attributes, mapper, found.synthesis, side, provenance, size, found.mapping)
+    shipped = None if checkpoint is not None and (full or generator is not None) else read_bundle(Bundle.load())
+    networks = _mapper_of(checkpoint, shipped)
+    if generator is not None and own:
+        return _with_stylegan2(networks, generator, resolution, noise)
     if generator is not None:
         side = int(read_record(generator)["configuration"]["resolution"])
-        synthesis: nn.Module = load_generator(generator, side)
-        provenance["generator"] = _origin(generator)
+        networks = networks.with_generator(load_generator(generator, side), side, _origin(generator))
     elif full:
-        side, folder = PUBLISHED, models.ensure("generator")
-        synthesis = Synthesis.load(PUBLISHED, folder)
-        provenance["generator"] = {
-            "generator": "MobileStyleGAN FFHQ 1024",
-            "sha256": sha256(folder / SKELETON_WEIGHTS["synthesis-1024"]),
-        }
-    else:
-        assert shipped is not None
-        synthesis, side = shipped.synthesis, shipped.resolution
-    if resolution not in (None, side):
+        folder = models.ensure("generator")
+        digest = sha256(folder / SKELETON_WEIGHTS["synthesis-1024"])
+        origin = {"generator": "MobileStyleGAN FFHQ 1024", "sha256": digest}
+        networks = networks.with_generator(Synthesis.load(PUBLISHED, folder), PUBLISHED, origin)
+    if resolution not in (None, networks.resolution):
         raise InputError(
-            f"there is no {resolution} px in {generator or 'the shipped weights'}, which make {side} px; "
-            "name a StyleGAN2 file with --generator for other sizes."
+            f"there is no {resolution} px in {generator or 'the shipped weights'}, which make {networks.resolution} px;"
+            " name a StyleGAN2 file with --generator for other sizes."
         )
-    narrow = shipped.light if shipped is not None and generator is None and not full else None
-    if light is not None:
-        own = int(read_record(light)["configuration"]["resolution"])
-        if own != side:
-            raise InputError(f"the light generator in {light} makes {own} px and the bundle's makes {side} px.")
-        narrow, provenance["light"] = load_generator(light, side), _origin(light)
-    if narrow is None:
-        provenance.pop("light", None)
-    return Networks(attributes, mapper, synthesis, side, provenance, size, light=narrow)
+    return networks if light is None else _with_light(networks, light)
+
+
+def _mapper_of(checkpoint: Path | None, shipped: Networks | None) -> Networks:
+    """Return the shipped networks with E_attr and M of a checkpoint; without shipped ones, a generator is to come."""
+    if checkpoint is None:
+        assert shipped is not None
+        return replace(shipped, provenance=shipped.provenance | _environment())
+    trained = load_trained(checkpoint)
+    if trained.mapper.n_styles:
+        raise InputError(f"{checkpoint} maps into W+, which bundles do not hold: train with --set w_plus=false.")
+    parts = {"attributes": trained.attributes, "mapper": trained.mapper, "attributes_size": trained.attributes_size}
+    provenance = {**(shipped.provenance if shipped else {}), "trained": _origin(checkpoint), **_environment()}
+    if shipped is not None:
+        return replace(shipped, **parts, provenance=provenance)
+    return Networks(**parts, synthesis=nn.Identity(), resolution=0, provenance=provenance)
+
+
+def _with_stylegan2(networks: Networks, file: Path, resolution: int | None, noise: bool) -> Networks:
+    """Return the networks with the generator of a user's file. Raises InputError when its W is not the mapper's."""
+    found = read_stylegan2(file, resolution, noise)
+    apart = w_distance(networks.mapper, found.mapping)
+    if apart > W_DISTANCE:
+        raise InputError(
+            f"the W of {file} is not the one that the mapper was trained in (they are {apart:.2g} standard "
+            f"deviations apart, at most {W_DISTANCE:g} is expected): train a mapper with "
+            f"`fid-train --generator {file}` and name its run."
+        )
+    origin = {**found.origin, "w_distance": apart}
+    networks = networks.with_generator(found.synthesis, found.synthesis.resolution, origin)
+    networks.provenance["licences"] |= {"generator": USERS_LICENCE}
+    return replace(networks, mapping=found.mapping)
+
+
+def _with_light(networks: Networks, light: Path) -> Networks:
+    """Return the networks with another light generator. Raises InputError when it makes another size."""
+    side = int(read_record(light)["configuration"]["resolution"])
+    if side != networks.resolution:
+        raise InputError(
+            f"the light generator in {light} makes {side} px and the bundle's makes {networks.resolution} px."
+        )
+    provenance = networks.provenance | {"light": _origin(light)}
+    return replace(networks, light=load_generator(light, side), provenance=provenance)
 
 
 @torch.no_grad()
 def w_distance(mapper: nn.Module, mapping: nn.Module) -> float:
-    """How far the mean w of a mapping network lies from the mean of the W that a mapper was trained in, or its spread
-    from that W's: root mean square over the 512 numbers, in standard deviations of that W. Chance alone gives 0.01.
-    """
+    """Return how far the mean w of a mapping network lies from the mean of the W that a mapper was trained in, or its
+    spread from that W's: root mean square over the 512 numbers, in standard deviations of that W. Chance alone gives
+    0.01."""
     assert isinstance(mapper.w_mean, torch.Tensor)
     assert isinstance(mapper.w_std, torch.Tensor)
     z = torch.randn(20_000, len(mapper.w_mean), generator=torch.Generator().manual_seed(1))
@@ -165,7 +178,7 @@ def w_distance(mapper: nn.Module, mapping: nn.Module) -> float:
 
 
 def read_bundle(bundle: Bundle) -> Networks:
-    """The networks that a bundle was exported from: its tensors have the names of the modules' own.
+    """Return the networks that a bundle was exported from: its tensors have the names of the modules' own.
 
     Raises FidError when the bundle was made from other networks than this version of fid has.
     """
@@ -190,14 +203,4 @@ def _origin(checkpoint: Path) -> dict[str, Any]:
 def _environment() -> dict[str, Any]:
     """What bundle.json says about the export itself."""
     licences = {name: models.model(name).licence for name in ("generator", "sface")}
-    return {"commit": _commit(), "torch": torch.__version__, "onnx": onnx.__version__, "licences": licences}
-
-
-def _commit() -> str | None:
-    """The commit of this source tree, with `-dirty` when files differ from it; None outside of a repository."""
-    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-    try:
-        done = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return done.stdout.strip()
+    return {"commit": source_commit(), "torch": torch.__version__, "onnx": onnx.__version__, "licences": licences}

@@ -1,7 +1,5 @@
 """Beside every bundle: one HTML page with all measured figures and pictures of PyTorch, FP32 and FP16 side by side."""
 
-import base64
-import html
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -11,18 +9,12 @@ import cv2
 import numpy as np
 
 from ..runtime.weights.bundle import Bundle
-from ..trainer.evaluate.page import STYLE
+from ..trainer.evaluate.render import Row, Section, data_url, render
 from ..trainer.evaluate.tables import Table
 
 REPORT_FILE = "report.html"
 GAIN = 16  # how much the pictures of differences are amplified
 SIDE = 256  # px; larger pictures are shown at this size, and a piece of them in full
-
-
-ROW_STYLE = """
-.row{display:flex;gap:4px}.row div{flex:0 1 256px;min-width:0;font-size:.8em;color:#555}
-.row img{width:100%;display:block}
-"""
 
 
 @dataclass(frozen=True)
@@ -36,18 +28,13 @@ class Shown:
 
 
 def report_page(bundle: Bundle, shown: Sequence[Shown]) -> str:
-    """The page, which needs no other file. Its figures are those of bundle.json."""
+    """Return the page, which needs no other file. Its figures are those of bundle.json."""
+    parts = [_parity(bundle)]
+    if any(graph.half is not None for graph in bundle.graphs.values()):
+        parts.append(_gate(bundle))
+    legend = Section("Pictures", list(_legend(any(s.fp16 is not None for s in shown))))
     title = f"Bundle {bundle.name} {bundle.version}, {bundle.resolution} px"
-    parts = [f"<h1>{html.escape(title)}</h1>", _list(_setting(bundle)), _parity(bundle).html()]
-    halves = {name: graph.half for name, graph in bundle.graphs.items() if graph.half is not None}
-    if halves:
-        parts.append(_gate(bundle).html())
-    parts.append("<h2>Pictures</h2>")
-    parts.append(_list(_legend(any(s.fp16 is not None for s in shown))))
-    parts.append("".join(map(_row, shown)))
-    body = "\n".join(parts)
-    style = STYLE + ROW_STYLE
-    return f"<!doctype html><meta charset=utf-8><title>{html.escape(title)}</title><style>{style}</style>\n{body}\n"
+    return render(title, list(_setting(bundle)), [*parts, legend, *map(_row, shown)])
 
 
 def _setting(bundle: Bundle) -> Iterator[str]:
@@ -126,13 +113,13 @@ def _legend(with_half: bool) -> Iterator[str]:
     yield f"Pictures stand at {SIDE} px; differences are taken at full size, and of each spot the strongest is shown."
 
 
-def _row(shown: Shown) -> str:
+def _row(shown: Shown) -> Row:
     forms = [shown.pytorch, shown.fp32, *([] if shown.fp16 is None else [shown.fp16])]
     differences = [_difference(after, before) for before, after in pairwise(forms)]
     labels = ["PyTorch", "FP32", "FP16"][: len(forms)]
     labels += [f"{after} − {before}, × {GAIN}" for before, after in pairwise(labels)]
-    images = "".join(map(_image, [*map(_small, forms), *differences], labels))
-    return f"<figure><figcaption>{html.escape(shown.title)}</figcaption><div class=row>{images}</div></figure>"
+    images = [data_url(image, ".webp") for image in (*map(_small, forms), *differences)]
+    return Row(shown.title, list(zip(labels, images, strict=True)))
 
 
 def _small(image: np.ndarray) -> np.ndarray:
@@ -148,16 +135,6 @@ def _difference(after: np.ndarray, before: np.ndarray) -> np.ndarray:
         chosen = np.abs(spots).argmax(-1)[..., None]
         apart = np.take_along_axis(spots, chosen, -1)[..., 0]
     return np.clip(127 + GAIN * apart, 0, 255).astype(np.uint8)
-
-
-def _image(image: np.ndarray, label: str) -> str:
-    _, data = cv2.imencode(".webp", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_WEBP_QUALITY, 95])
-    source = base64.b64encode(data.tobytes()).decode()
-    return f'<div><img alt="{label}" src="data:image/webp;base64,{source}">{label}</div>'
-
-
-def _list(lines: Iterator[str]) -> str:
-    return f"<ul class=notes>{''.join(f'<li>{html.escape(line)}</li>' for line in lines)}</ul>"
 
 
 def _number(value: Any, form: str) -> str:

@@ -19,8 +19,8 @@ from ..runtime.weights import catalogue as models
 from ..runtime.weights.prepare import SKELETON_WEIGHTS
 from ..trainer.networks.mobilestylegan import W_SIZE, Mapping, Synthesis
 from .fold import with_transposed_wavelets
-from .graphs import GraphModule, MappingGraph, SynthesisGraph
-from .parity import Parity, measure
+from .graphs import GraphModule, MappingGraph, SynthesisGraph, styles_of
+from .parity import OFFSET, Parity, measure
 from .to_onnx import to_onnx
 from .to_weights import EXTERNAL_FROM, refer
 
@@ -30,7 +30,7 @@ INPUTS = 4  # a picture of 1024 px takes a second and more in PyTorch on a CPU
 
 @dataclass(frozen=True)
 class Skeleton:
-    """What came out."""
+    """A graph skeleton that was written, and how far it is from PyTorch."""
 
     path: Path
     inside: int  # bytes of tensors that stayed in the graph
@@ -44,14 +44,18 @@ def write_skeletons(folder: Path, threads: int = 2) -> list[Skeleton]:
     Raises FidError, with nothing written, when one differs by more than its tolerance or is too large to commit.
     """
     source = models.ensure("generator")
+    synthesis = with_transposed_wavelets(Synthesis.load(1024, source))
     modules: dict[str, GraphModule] = {
         "mapping": MappingGraph(Mapping.load(source)),
-        "synthesis-1024": SynthesisGraph(with_transposed_wavelets(Synthesis.load(1024, source)), 1024),
+        "synthesis-1024": SynthesisGraph(synthesis, 1024),
     }
     generator = torch.Generator().manual_seed(0)
     z = torch.randn(INPUTS, W_SIZE, generator=generator)
     with torch.no_grad():
-        inputs = {"z": z.numpy(), "w": Mapping.load(source)(z).numpy()}
+        w = Mapping.load(source)(z)
+        n_styles = styles_of(synthesis)
+        offset = OFFSET * w.std() * torch.randn(INPUTS, n_styles, W_SIZE, generator=generator)
+        inputs = {"z": z.numpy(), "w_plus": (w[:, None] + offset).numpy()}
     folder.mkdir(parents=True, exist_ok=True)
     results = []
     with TemporaryDirectory(dir=folder) as scratch:

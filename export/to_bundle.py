@@ -1,23 +1,24 @@
 """Last stage: a whole bundle, written aside, measured, and moved to its place when every graph agrees with PyTorch."""
 
 from collections.abc import Callable
-from dataclasses import replace
-from importlib.metadata import version as installed_version
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import onnx
 
+from ..runtime.assets import installed_version
+from ..runtime.engines.compare import psnr_db
 from ..runtime.engines.open import open_session
 from ..runtime.errors import FidError, InputError
 from ..runtime.weights.bundle import LIGHT, Bundle, Graph, Half, Weights
 from ..runtime.weights.cache import new_folder, plain_disk_errors, sha256
 from ..runtime.weights.prepare import prepared
 from ..trainer.networks.sface import SFace
-from .fold import rounded_to_half
-from .gate import MIN_INPUTS as GATE_INPUTS
-from .gate import Progress, Verdict, gate, gate_inputs, latent_names, psnr_db
-from .graphs import IDENTITY_SIZE, W_SIZE, GraphModule, IdentityGraph, bundle_graphs
+from .fold import rounded_to_fp16
+from .fp16.gate import MIN_INPUTS as GATE_INPUTS
+from .fp16.gate import Progress, Verdict, gate, gate_inputs, latent_names
+from .graphs import IDENTITY_SIZE, W_SIZE, GraphModule, IdentityGraph, bundle_graphs, styles_of
 from .parity import Arrays, Parity, measure, parity_inputs, run_module
 from .read import Networks
 from .report import REPORT_FILE, Shown, report_page
@@ -28,129 +29,167 @@ SUFFIX = ".fid"
 MIN_INPUTS = 32  # fewer do not count as a measurement
 
 
+@dataclass(frozen=True)
+class ExportConfig:
+    """What of the networks goes into a bundle, and how it is measured."""
+
+    name: str = "default"
+    fp16_weights: bool = True  # store large weights in FP16; a CPU computes in FP32 either way
+    fp16_graphs: bool = False  # add the form of each graph that computes in FP16, where it passes the gate
+    self_contained: bool = False  # put the identity encoder in as well, which else comes from fetched files
+    inputs: int = MIN_INPUTS  # that each graph is measured on; the FP16 gate takes 64 at least
+    threads: int = 2  # of the CPU
+
+
 def export_bundle(
     networks: Networks,
     target: Path,
+    config: ExportConfig | None = None,
     *,
-    name: str = "default",
-    half: bool = True,
-    fp16: bool = False,
-    self_contained: bool = False,
-    inputs: int = MIN_INPUTS,
-    threads: int = 2,
     report: Callable[[str, Parity | Verdict], None] = lambda graph, found: None,
     progress: Progress = lambda what, done, of: None,
 ) -> Bundle:
     """Write a bundle to `target`, a folder or a .fid file, and return it. A page with pictures and all figures lies in
-    the folder, or beside the file.
-
-    half: store large weights in FP16. fp16: add the form of each graph that computes in FP16, on a GPU, where it passes
-    the gate. self_contained: put the identity encoder into the bundle as well, which else comes from fetched files.
-    inputs: how many inputs each graph is measured on; the FP16 gate takes 64 at least. `report` is called with each
-    measurement, `progress` while the gate is at work.
+    the folder, or beside the file. `report` is called with each measurement, `progress` while the gate is at work.
 
     A bundle that is already at `target` is replaced when the new one is good. Raises FidError, and leaves nothing
     behind, when a graph differs from PyTorch by more than its tolerance; InputError when `target` holds something else.
     """
     _check_target(target)
+    config = config or ExportConfig()
+    parent = _parent(target)
     if target.suffix == SUFFIX:
-        with plain_disk_errors("writing the bundle", target.parent), TemporaryDirectory(dir=_parent(target)) as scratch:
-            bundle = export_bundle(
-                networks,
-                Path(scratch) / "bundle",
-                name=name,
-                half=half,
-                fp16=fp16,
-                self_contained=self_contained,
-                inputs=inputs,
-                threads=threads,
-                report=report,
-                progress=progress,
-            )
+        with plain_disk_errors("writing the bundle", parent), TemporaryDirectory(dir=parent) as scratch:
+            bundle = export_bundle(networks, Path(scratch) / "bundle", config, report=report, progress=progress)
             (bundle.folder / REPORT_FILE).replace(target.with_suffix(f".{REPORT_FILE}"))
             bundle.pack(Path(scratch) / target.name).replace(target)
-        return Bundle.load(target)
-    original = networks.for_inference()
-    stored = original.rounded_to_half() if half else original
-    identity = SFace.load()
-    modules, references = bundle_graphs(stored), bundle_graphs(original)
-    if self_contained:
-        modules["identity"] = IdentityGraph(rounded_to_half(identity) if half else identity)  # type: ignore[arg-type]
-    references["identity"] = IdentityGraph(identity)
-    with plain_disk_errors("writing the bundle", _parent(target)), new_folder(target) as folder:
-        weights, graphs = WeightsFile(folder / WEIGHTS_FILE), {}
-        models: dict[str, bytes] = {}
-        for graph, module in modules.items():
-            model = to_onnx(module)
-            if fp16 and graph != LIGHT:  # which is for CPUs
-                models[graph] = model.SerializeToString()
-            store(model, folder / f"{graph}.onnx", weights)
-            file = f"{graph}.onnx"
-            graphs[graph] = Graph(file, sha256(folder / file), module.inputs, module.outputs)
-        if not self_contained:
-            module = references["identity"]
-            graphs["identity"] = Graph(None, None, module.inputs, module.outputs, prepared="identity")
-            modules["identity"] = module
-        arrays = parity_inputs(stored, max(inputs, MIN_INPUTS))
-        parity: dict[str, Parity] = {}
-        for graph, description in graphs.items():
-            path = folder / description.file if description.file else prepared(graph)
-            parity[graph] = measure(path, modules[graph], references[graph], arrays, threads)
-            report(graph, parity[graph])
-        _check_parity(parity)
+    else:
+        with plain_disk_errors("writing the bundle", parent), new_folder(target) as folder:
+            _Export(networks, config, folder, report, progress).write()
+    return Bundle.load(target)
+
+
+class _Export:
+    """One bundle in the making, in a folder that is not at its place yet."""
+
+    def __init__(
+        self,
+        networks: Networks,
+        config: ExportConfig,
+        folder: Path,
+        report: Callable[[str, Parity | Verdict], None],
+        progress: Progress,
+    ) -> None:
+        self.networks, self.config, self.folder = networks, config, folder
+        self.report, self.progress = report, progress
+        original = networks.for_inference()
+        self.stored = original.rounded_to_fp16() if config.fp16_weights else original
+        identity = SFace.load()
+        self.modules, self.references = bundle_graphs(self.stored), bundle_graphs(original)
+        self.references["identity"] = IdentityGraph(identity)
+        self.identity = self.references["identity"]
+        if config.fp16_weights:
+            self.identity = IdentityGraph(rounded_to_fp16(identity))  # type: ignore[arg-type]
+        self.graphs: dict[str, Graph] = {}
+        self.models: dict[str, bytes] = {}  # float32 graphs with their weights, for the conversion to FP16
+
+    def write(self) -> None:
+        """Write the graphs, measure them, and describe them in bundle.json and on the page."""
+        self.write_graphs()
+        arrays = parity_inputs(self.stored, max(self.config.inputs, MIN_INPUTS))
+        parity = self.measure(arrays)
         verdicts: dict[str, Verdict] = {}
-        if fp16:
-            if "identity" not in models:
-                rounded = IdentityGraph(rounded_to_half(identity) if half else identity)  # type: ignore[arg-type]
-                models["identity"] = to_onnx(rounded).SerializeToString()
-            progress("inputs of the gate", 0, 1)
-            arrays = gate_inputs(stored, max(inputs, GATE_INPUTS))
-            for graph, description in graphs.items():
-                if graph == LIGHT:
-                    continue
-                path = folder / description.file if description.file else prepared(graph)
-
-                def watch(what: str, done: int, of: int, graph: str = graph) -> None:
-                    progress(f"{graph}: {what}", done, of)
-
-                model = onnx.load_from_string(models.pop(graph))
-                verdict = gate(model, path, description, arrays, threads=threads, progress=watch)
-                if verdict is not None:
-                    verdicts[graph] = verdict
-                    graphs[graph] = replace(description, half=_store_half(verdict, folder, graph))
-                    report(graph, verdict)
+        if self.config.fp16_graphs:
+            self.progress("inputs of the gate", 0, 1)
+            arrays = gate_inputs(self.stored, max(self.config.inputs, GATE_INPUTS))
+            verdicts = self.write_fp16_graphs(arrays)
         bundle = Bundle(
-            folder=folder,
-            name=name,
-            version=installed_version("fid-face"),
-            resolution=networks.resolution,
-            graphs=graphs,
-            weights=(Weights(WEIGHTS_FILE, sha256(folder / WEIGHTS_FILE)),),
-            precision=_precision(half, graphs),
+            folder=self.folder,
+            name=self.config.name,
+            version=installed_version() or "unknown",
+            resolution=self.networks.resolution,
+            graphs=self.graphs,
+            weights=(Weights(WEIGHTS_FILE, sha256(self.folder / WEIGHTS_FILE)),),
+            precision=_precision(self.config.fp16_weights, self.graphs),
             identity_size=IDENTITY_SIZE,
-            attributes_size=networks.attributes_size,
+            attributes_size=self.networks.attributes_size,
             w_size=W_SIZE,
-            provenance=networks.provenance,
+            n_styles=styles_of(self.networks.synthesis),
+            provenance=self.networks.provenance,
             parity={graph: result.to_json() for graph, result in parity.items()},
         )
         bundle.save()
         bundle.verify()
-        shown = _pictures(modules["synthesis"], bundle, verdicts.get("synthesis"), arrays)
-        (folder / REPORT_FILE).write_text(report_page(bundle, shown), encoding="utf-8")
-    return Bundle.load(target)
+        shown = _pictures(self.modules["synthesis"], bundle, verdicts.get("synthesis"), arrays)
+        (self.folder / REPORT_FILE).write_text(report_page(bundle, shown), encoding="utf-8")
+
+    def write_graphs(self) -> None:
+        """Write every float32 graph and the weights that they share."""
+        weights = WeightsFile(self.folder / WEIGHTS_FILE)
+        modules = {**self.modules, **({"identity": self.identity} if self.config.self_contained else {})}
+        for graph, module in modules.items():
+            model = to_onnx(module)
+            if self.config.fp16_graphs and graph != LIGHT:  # which is for CPUs
+                self.models[graph] = model.SerializeToString()
+            file = f"{graph}.onnx"
+            store(model, self.folder / file, weights)
+            self.graphs[graph] = Graph(file, sha256(self.folder / file), module.inputs, module.outputs)
+        if not self.config.self_contained:
+            module = self.references["identity"]
+            self.graphs["identity"] = Graph(None, None, module.inputs, module.outputs, prepared="identity")
+            modules["identity"] = module
+        self.modules = modules
+
+    def path(self, graph: str) -> Path:
+        """Return the file of a float32 graph, in the bundle or prepared from fetched files."""
+        file = self.graphs[graph].file
+        return self.folder / file if file else prepared(graph)
+
+    def measure(self, arrays: Arrays) -> dict[str, Parity]:
+        """Compare every graph with PyTorch. Raises FidError when one differs by more than its tolerance."""
+        parity: dict[str, Parity] = {}
+        for graph in self.graphs:
+            modules = self.modules[graph], self.references[graph]
+            parity[graph] = measure(self.path(graph), *modules, arrays, self.config.threads)
+            self.report(graph, parity[graph])
+        faults = [f"{graph}: {result.fault}" for graph, result in parity.items() if result.fault is not None]
+        if faults:
+            raise FidError(f"the export does not agree with PyTorch, so no bundle was written; {'; '.join(faults)}.")
+        return parity
+
+    def write_fp16_graphs(self, arrays: Arrays) -> dict[str, Verdict]:
+        """Write the forms that compute in FP16 of those graphs that pass the gate."""
+        if "identity" not in self.models:
+            self.models["identity"] = to_onnx(self.identity).SerializeToString()
+        verdicts: dict[str, Verdict] = {}
+        for graph, description in self.graphs.items():
+            if graph == LIGHT:
+                continue
+
+            def watch(what: str, done: int, of: int, graph: str = graph) -> None:
+                self.progress(f"{graph}: {what}", done, of)
+
+            model = onnx.load_from_string(self.models.pop(graph))
+            threads = self.config.threads
+            verdict = gate(model, self.path(graph), description, arrays, threads=threads, progress=watch)
+            if verdict is not None:
+                verdicts[graph] = verdict
+                self.graphs[graph] = replace(description, half=_store_fp16(verdict, self.folder, graph))
+                self.report(graph, verdict)
+        return verdicts
 
 
-def _store_half(verdict: Verdict, folder: Path, graph: str) -> Half:
+def _store_fp16(verdict: Verdict, folder: Path, graph: str) -> Half:
     """Write the typed graph beside its FP32 form, unless it has to stay FP32."""
     if verdict.reason is not None:
         return Half(None, None, reason=verdict.reason, gate=verdict.to_json())
     file = f"{graph}.fp16.onnx"
-    store(verdict.half.model, folder / file, None)
+    store(verdict.model.model, folder / file, None)
     return Half(
         file,
         sha256(folder / file),
-        raised=verdict.raised,
-        bound=verdict.half.bound,
+        raised=verdict.kept_fp32,
+        bound=verdict.model.bound,
         gate=verdict.to_json(),
     )
 
@@ -159,7 +198,7 @@ def _pictures(module: GraphModule, bundle: Bundle, verdict: Verdict | None, arra
     """What the report shows: the hardest pictures for FP16, if it was tried, and some that nobody chose."""
     path = bundle.graph_path("synthesis")
     session = open_session(path, engine="onnxruntime")
-    count = len(arrays["w"])
+    count = len(arrays["w_plus"])
     chosen = dict.fromkeys((0, 1, 2, count - 1), "")
     names = [f"Latent {index}" for index in range(count)]
     if verdict is not None:
@@ -167,24 +206,20 @@ def _pictures(module: GraphModule, bundle: Bundle, verdict: Verdict | None, arra
         names = latent_names(count)
     shown = []
     for index, note in sorted(chosen.items()):
-        w = arrays["w"][index : index + 1]
-        fp32 = session.run(w=w)["image"]
+        w_plus = arrays["w_plus"][index : index + 1]
+        fp32 = session.run(w_plus=w_plus)["image"]
         fp16 = None if verdict is None else verdict.outputs[index]
         decibels = "" if fp16 is None else f": FP16 {psnr_db(fp16[None], fp32)[0]:.1f} dB from FP32"
-        shown.append(Shown(f"{names[index]}{decibels}{note}.", run_module(module, {"w": w})[0], fp32[0], fp16))
+        shown.append(
+            Shown(f"{names[index]}{decibels}{note}.", run_module(module, {"w_plus": w_plus})[0], fp32[0], fp16)
+        )
     return shown
 
 
-def _precision(half: bool, graphs: dict[str, Graph]) -> str:
+def _precision(fp16_weights: bool, graphs: dict[str, Graph]) -> str:
     """What bundle.json and the commands call the bundle's arithmetic."""
-    text = "fp16 weights, fp32 arithmetic" if half else "fp32"
+    text = "fp16 weights, fp32 arithmetic" if fp16_weights else "fp32"
     return f"{text}, fp16 on GPUs" if any(graph.half and graph.half.file for graph in graphs.values()) else text
-
-
-def _check_parity(parity: dict[str, Parity]) -> None:
-    faults = [f"{graph}: {result.fault}" for graph, result in parity.items() if result.fault is not None]
-    if faults:
-        raise FidError(f"the export does not agree with PyTorch, so no bundle was written; {'; '.join(faults)}.")
 
 
 def _check_target(target: Path) -> None:

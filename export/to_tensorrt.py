@@ -57,8 +57,8 @@ def build_engines(
 
 
 def engine_graphs(bundle: Bundle) -> Iterator[tuple[str, Path, Path]]:
-    """Name, graph to build and its FP32 form, for every graph of a bundle that is not for CPUs alone: typed in FP16
-    where the bundle has it so."""
+    """Yield name, graph to build and its FP32 form, for every graph of a bundle that is not for CPUs alone: typed in
+    FP16 where the bundle has it so."""
     for name in (name for name in bundle.graphs if name != LIGHT):
         path = bundle.graph_path(name)
         yield name, bundle.half_path(name) or path, path

@@ -7,7 +7,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from .fold import HALF_FROM
+from .fold import FP16_FROM
 
 WEIGHTS_FILE = "weights.bin"
 EXTERNAL_FROM = 1024  # bytes; smaller tensors stay in the graph
@@ -37,7 +37,7 @@ class WeightsFile:
 def store(model: onnx.ModelProto, path: Path, weights: WeightsFile | None) -> None:
     """Write a model to `path` with its large tensors in `weights`, a file beside it, or all in one file with None.
 
-    A float32 tensor of `HALF_FROM` numbers or more that holds only FP16 values is stored as FP16 and cast to float32 in
+    A float32 tensor of `FP16_FROM` numbers or more that holds only FP16 values is stored as FP16 and cast to float32 in
     the graph: the arithmetic is the same, the file half as large. Engines compute the cast once, while loading.
     """
     casts: list[onnx.NodeProto] = []
@@ -46,7 +46,7 @@ def store(model: onnx.ModelProto, path: Path, weights: WeightsFile | None) -> No
         array = numpy_helper.to_array(tensor)
         if array.nbytes < EXTERNAL_FROM or array.dtype != np.float32:
             continue
-        if array.size >= HALF_FROM and holds_half(array):
+        if array.size >= FP16_FROM and fits_fp16(array):
             array = array.astype(np.float16)
             renamed[tensor.name] = f"{tensor.name}.float32"
             casts.append(helper.make_node("Cast", [tensor.name], [renamed[tensor.name]], to=TensorProto.FLOAT))
@@ -63,8 +63,8 @@ def store(model: onnx.ModelProto, path: Path, weights: WeightsFile | None) -> No
     onnx.checker.check_model(str(path), full_check=True)
 
 
-def holds_half(array: np.ndarray) -> bool:
-    """Whether FP16 holds every number of a float32 array exactly."""
+def fits_fp16(array: np.ndarray) -> bool:
+    """Tell whether FP16 holds every number of a float32 array exactly."""
     with np.errstate(over="ignore"):
         return bool(np.array_equal(array.astype(np.float16).astype(np.float32), array))
 

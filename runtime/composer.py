@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -62,6 +63,7 @@ class Composer:
         self.identity: Identity | None = None
         self._options = {"engine": engine, "require": require, "threads": threads}
         self._sessions: dict[str, Session] = {}
+        self._ahead: dict[str, Future[Session]] = {}  # being opened
         self._detector: Detector | None = None
         self._mapper: str | None = None
 
@@ -96,7 +98,8 @@ class Composer:
         else:
             return self.identity_of(self.crop(photo, face))
         sizes = (self.bundle.identity_size,), (self.bundle.w_size,)
-        offset_fits = identity.w_offset is None or identity.w_offset.shape == sizes[1]
+        offset, styles = identity.w_plus_offset, (1, self.bundle.n_styles)  # 1: the same for every style
+        offset_fits = offset is None or (offset.shape[1:] == sizes[1] and offset.shape[0] in styles)
         if identity.encoder != encoder_name(self.bundle) or identity.code.shape != sizes[0] or not offset_fits:
             raise InputError(
                 f"this identity was made by the identity encoder {identity.encoder}, and the bundle "
@@ -105,13 +108,13 @@ class Composer:
         if self.bundle.takes_appearance:
             looks = identity.appearance
             fits = looks is not None and looks.shape == (self.bundle.attributes_size,)
-            same = identity.w_offset is not None or identity.attributes == attributes_name(self.bundle)
+            same = identity.w_plus_offset is not None or identity.attributes == attributes_name(self.bundle)
             if not (fits and same):  # with an offset, the mapper's name decides, above
                 raise InputError(
                     f"this identity was made with another bundle than {self.bundle.name} {self.bundle.version}, which "
                     "has to see the person's photo once itself; make it again from photos."
                 )
-        if identity.w_offset is not None and identity.mapper != self._mapper_name():
+        if identity.w_plus_offset is not None and identity.mapper != self._mapper_name():
             raise InputError(
                 f"this identity was personalised for another bundle than {self.bundle.name} {self.bundle.version}; "
                 "run fid-train personalize again with this one, or use photos."
@@ -154,10 +157,11 @@ class Composer:
             return self._session("attributes").run(crop=crop[None])["attributes"][0]
 
     def w(self, identity: Identity, attributes: np.ndarray) -> np.ndarray:
-        """M: identity and attribute code float32 [attributes_size] -> w float32 [w_size]."""
+        """M: identity and attribute code float32 [attributes_size] -> w float32 [w_size], or W+ float32
+        [n_styles, w_size] where the identity has an offset."""
         with stage("mapper"):
             w = self._session("mapper").run(attributes=attributes[None], **self._codes(identity))["w"][0]
-        return w if identity.w_offset is None else w + identity.w_offset
+        return w if identity.w_plus_offset is None else per_style(w + identity.w_plus_offset, self.bundle.n_styles)
 
     def _codes(self, identity: Identity) -> dict[str, np.ndarray]:
         """What the mapper takes of an identity, by the names of its inputs, batch of 1."""
@@ -169,9 +173,11 @@ class Composer:
         return codes
 
     def image(self, w: np.ndarray, *, light: bool = False) -> np.ndarray:
-        """G: w float32 [w_size] -> RGB uint8 [R, R, 3]; with `light` by the bundle's light generator (`has_light`)."""
+        """G: w float32 [w_size] or W+ [n_styles, w_size] -> RGB uint8 [R, R, 3]; with `light` by the bundle's light
+        generator (`has_light`)."""
         with stage("synthesis"):
-            return self._session(LIGHT if light else "synthesis").run(w=w[None])["image"][0]
+            session = self._session(LIGHT if light else "synthesis")
+            return session.run(w_plus=per_style(w, int(session.inputs[0].shape[1]))[None])["image"][0]
 
     @property
     def has_light(self) -> bool:
@@ -185,11 +191,15 @@ class Composer:
 
     def reenact(self, crop: np.ndarray, identity: Identity) -> np.ndarray:
         """E_attr, M and G in one call: aligned crop RGB uint8 [256, 256, 3] -> RGB uint8 [256, 256, 3], at the bundle's
-        own resolution and with an identity that has no offset in W."""
-        if identity.w_offset is not None or self.resolution != self.bundle.resolution:
-            raise ValueError("reenact is for the bundle's own resolution and for an identity without an offset in W.")
+        own resolution."""
+        if self.resolution != self.bundle.resolution:
+            raise ValueError("reenact is for the bundle's own resolution.")
+        offset = identity.w_plus_offset
+        if offset is None:
+            offset = np.zeros((1, self.bundle.w_size), np.float32)
+        codes = self._codes(identity) | {"w_plus_offset": per_style(offset, self.bundle.n_styles)[None]}
         with stage("reenact"):
-            return self._session("reenact").run(crop=crop[None], **self._codes(identity))["image"][0]
+            return self._session("reenact").run(crop=crop[None], **codes)["image"][0]
 
     @property
     def detector(self) -> Detector:
@@ -215,6 +225,15 @@ class Composer:
         crop = np.zeros((CROP_SIZE, CROP_SIZE, 3), np.uint8)
         self.image(self.w(identity, self.attribute_code(crop)), light=light)
         return_freed_memory()
+
+    def open_ahead(self, *, light: bool = False) -> None:
+        """Begin to open the sessions of a frame on a thread of their own, while people are identified on this one;
+        `light` as in `image`. A session that cannot be opened says so when it is first used."""
+        thread = ThreadPoolExecutor(1, "open sessions")
+        for graph in (LIGHT if light else "synthesis", "attributes", "mapper"):
+            if graph not in self._sessions and graph not in self._ahead:
+                self._ahead[graph] = thread.submit(self._opened, graph)
+        thread.shutdown(wait=False)
 
     def close_identity(self) -> None:
         """Close the identity encoder, which frames do without, and free its memory; the next photo opens it again."""
@@ -247,9 +266,12 @@ class Composer:
 
     def _session(self, graph: str) -> Session:
         if graph not in self._sessions:
-            path, half = self._graph_path(graph), self._half_path(graph)
-            self._sessions[graph] = open_session(path, half=half, **self._options)
+            ahead = self._ahead.pop(graph, None)
+            self._sessions[graph] = self._opened(graph) if ahead is None else ahead.result()
         return self._sessions[graph]
+
+    def _opened(self, graph: str) -> Session:
+        return open_session(self._graph_path(graph), half=self._half_path(graph), **self._options)
 
     def _graph_path(self, graph: str) -> Path:
         full = graph == "synthesis" and self.resolution != self.bundle.resolution
@@ -262,3 +284,14 @@ class Composer:
     def _half_path(self, graph: str) -> Path | None:
         full = graph == "synthesis" and self.resolution != self.bundle.resolution
         return None if full or graph not in self.bundle.graphs else self.bundle.half_path(graph)
+
+
+def per_style(w: np.ndarray, n_styles: int) -> np.ndarray:
+    """W+ float32 [n_styles, w_size] of a w float32 [w_size], or of W+ of one style or more.
+
+    The full generator has the shipped one's styles and more: those follow the last of them.
+    """
+    w_plus = np.broadcast_to(w, (n_styles, w.shape[-1])) if w.ndim == 1 or len(w) == 1 else w[:n_styles]
+    if len(w_plus) < n_styles:
+        w_plus = np.concatenate((w_plus, np.repeat(w_plus[-1:], n_styles - len(w_plus), axis=0)))
+    return np.ascontiguousarray(w_plus, np.float32)

@@ -20,9 +20,9 @@ from .media.images import check_output, replacing
 from .weights.bundle import Bundle
 from .weights.graph import read_graph
 
-FORMAT = 1  # of the file; other numbers are refused
+FORMAT = 2  # of the file; 1 had an offset in W in place of W+ and is still read; other numbers are refused
 SUFFIX = ".npz"
-MAX_BYTES = 1 << 20  # a real file has about 2 kB
+MAX_BYTES = 1 << 20  # a real file has about 3 kB, 40 kB with an offset
 UNIT_TOLERANCE = 1e-3  # how far from 1 the length of a code in a file may be
 
 
@@ -33,7 +33,7 @@ class Identity:
     code: np.ndarray  # float32 [identity_size], unit length
     encoder: str  # which identity encoder made it, see `encoder_name`
     sources: int = 1  # how many photos were averaged; 0: nobody's photo, a sampled person
-    w_offset: np.ndarray | None = None  # float32 [w_size], added to w: `fid-train personalize` tuned it to the person
+    w_plus_offset: np.ndarray | None = None  # float32 [n_styles, w_size], added to w; [1, w_size]: to every style alike
     mapper: str | None = None  # whose w that offset belongs to, see `mapper_name`; None without an offset
     appearance: np.ndarray | None = None  # float32 [attributes_size], the attribute code of the photo: skin, hair, age
     attributes: str | None = None  # which attribute encoder made it, see `attributes_name`; None without appearance
@@ -44,6 +44,7 @@ class Identity:
         check_output(path, (SUFFIX,))
         data = self.to_bytes()
         with replacing(path) as temporary:
+            temporary.touch(mode=0o600)  # who somebody is is the user's own
             temporary.write_bytes(data)
 
     def to_bytes(self) -> bytes:
@@ -54,8 +55,8 @@ class Identity:
             "encoder": np.array(self.encoder),
             "sources": np.array(self.sources),
         }
-        if self.w_offset is not None:
-            arrays |= {"w_offset": self.w_offset, "mapper": np.array(self.mapper or "")}
+        if self.w_plus_offset is not None:
+            arrays |= {"w_plus_offset": self.w_plus_offset, "mapper": np.array(self.mapper or "")}
         if self.appearance is not None:
             arrays |= {"appearance": self.appearance, "attributes": np.array(self.attributes or "")}
         file = io.BytesIO()
@@ -65,7 +66,7 @@ class Identity:
     @property
     def fingerprint(self) -> str:
         """The same text for the same person, and for nobody else."""
-        more = [b"" if part is None else part.tobytes() for part in (self.w_offset, self.appearance)]
+        more = [b"" if part is None else part.tobytes() for part in (self.w_plus_offset, self.appearance)]
         return hashlib.sha256(b"".join([self.code.tobytes(), *more])).hexdigest()[:32]
 
     @classmethod
@@ -102,14 +103,16 @@ class Identity:
         number = arrays.get("format")
         if number is None or number.shape != () or number.dtype.kind != "i" or not {"code", "encoder"} <= arrays.keys():
             raise InputError(f"{name} is not an identity file: it was not written by fid.")
-        if number != FORMAT:
-            raise InputError(f"{name} is an identity file of format {number}, and this fid reads format {FORMAT}.")
-        code, offset, appearance = arrays["code"], arrays.get("w_offset"), arrays.get("appearance")
+        if not 1 <= number <= FORMAT:
+            raise InputError(f"{name} is an identity file of format {number}; this fid reads 1 to {FORMAT}.")
+        code, offset, appearance = arrays["code"], arrays.get("w_plus_offset"), arrays.get("appearance")
+        if number == 1 and (in_w := arrays.get("w_offset")) is not None:
+            offset = in_w[None]
         if code.ndim != 1 or code.dtype != np.float32 or not abs(float(np.linalg.norm(code)) - 1) < UNIT_TOLERANCE:
             raise InputError(f"{name} is a damaged identity file: its code is no unit vector.")
-        for what, vector in (("offset in W", offset), ("appearance", appearance)):
-            if vector is not None and (vector.ndim != 1 or vector.dtype != np.float32 or not np.isfinite(vector).all()):
-                raise InputError(f"{name} is a damaged identity file: its {what} is no vector.")
+        for what, array, axes in (("offset in W+", offset, 2), ("appearance", appearance, 1)):
+            if array is not None and (array.ndim != axes or array.dtype != np.float32 or not np.isfinite(array).all()):
+                raise InputError(f"{name} is a damaged identity file: its {what} is no array of {axes}-D numbers.")
         encoder, mapper, attributes = (arrays.get(key, np.array("")) for key in ("encoder", "mapper", "attributes"))
         sources = arrays.get("sources", np.array(1))
         kinds = [(array.dtype.kind, array.shape) for array in (encoder, mapper, attributes, sources)]
@@ -139,7 +142,7 @@ def attributes_name(bundle: Bundle) -> str:
 
 
 def mapper_name(bundle: Bundle) -> str:
-    """The name of a bundle's mapper: an offset in W is of use with the mapper that it was made for, and no other."""
+    """The name of a bundle's mapper: an offset in W+ is of use with the mapper that it was made for, and no other."""
     from onnx import numpy_helper  # here: only identities with an offset need it
 
     model = read_graph(bundle.graph_path("mapper"))
@@ -162,7 +165,7 @@ def average(identities: Sequence[Identity]) -> Identity:
     """The mean of unit codes, brought back to unit length: several photos of one person make a steadier identity.
 
     Each identity counts as much as its photos. A single one is returned as it is. Raises `InputError` for codes of
-    different encoders, for offsets in W of different mappers or of some identities only, for appearances of different
+    different encoders, for offsets in W+ of different mappers or of some identities only, for appearances of different
     attribute encoders or of some identities only, and for codes that cancel out.
     """
     if len(identities) == 1:
@@ -175,14 +178,16 @@ def average(identities: Sequence[Identity]) -> Identity:
     length = float(np.linalg.norm(code))
     if length < 1e-3:
         raise InputError("these identities cancel each other out; give photos of one person.")
-    offsets = [identity.w_offset for identity in identities]
+    offsets = [identity.w_plus_offset for identity in identities]
     known = [offset for offset in offsets if offset is not None]
     if known and len(known) != len(offsets):
         raise InputError("personalised identities cannot be averaged with others; personalise all photos together.")
     mappers = {identity.mapper for identity in identities}
     if len(mappers) != 1:
         raise InputError("identities that were personalised for different bundles cannot be averaged.")
-    offset = weights @ np.stack(known) / weights.sum() if known else None
+    offset = None
+    if known:
+        offset = np.tensordot(weights / weights.sum(), np.stack(np.broadcast_arrays(*known)), 1)
     if len({identity.attributes for identity in identities}) != 1:
         raise InputError("identities with appearances of different bundles cannot be averaged; use photos.")
     looks = [identity.appearance for identity in identities if identity.appearance is not None]

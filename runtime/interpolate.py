@@ -73,9 +73,9 @@ def identity_between(first: Identity, last: Identity, t: float) -> Identity:
     length = float(np.linalg.norm(code))
     if length < 1e-6:
         raise InputError("the two identities are exact opposites: there is no way between them.")
-    zero = np.zeros(1, np.float32)
-    start, end = (zero if i.w_offset is None else i.w_offset for i in (first, last))
-    offset = None if first.w_offset is None and last.w_offset is None else between(start, end, t)
+    zero = np.zeros((1, 1), np.float32)
+    start, end = (zero if i.w_plus_offset is None else i.w_plus_offset for i in (first, last))
+    offset = None if first.w_plus_offset is None and last.w_plus_offset is None else between(start, end, t)
     mapper = None if offset is None else first.mapper or last.mapper
     looks = None
     if first.appearance is not None and last.appearance is not None:
@@ -149,7 +149,8 @@ def _write_mp4(path: Path, frames: Sequence[np.ndarray], frames_per_second: floa
 def mixed_w(
     composer: Composer, people: Sequence[Identity], codes: Sequence[np.ndarray], s: float, t: float, space: str = "w"
 ) -> np.ndarray:
-    """w float32 [w_size] at `s` of the way between one or two people and `t` between one or two attribute codes.
+    """w float32 [w_size], or W+ [n_styles, w_size], at `s` of the way between one or two people and `t` between one or
+    two attribute codes.
 
     In W the two to four compositions are blended bilinearly: with one of the two ways it is `interpolate`'s straight
     line. In z the codes are, and then mapped.

@@ -89,7 +89,7 @@ def encoder(folder: Path, gain: float = 1.0) -> onnx.ModelProto:
     return _model(net, folder / "encoder.onnx", (CROP,), (CODE,))
 
 
-def all_half(model: onnx.ModelProto) -> dict[str, tuple[str, float]]:
+def all_fp16(model: onnx.ModelProto) -> dict[str, tuple[str, float]]:
     """FP16 values of a typed graph: the operation that makes each, and the bound that stands beside it."""
     inferred = onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True)
     half = {v.name for v in inferred.graph.value_info if v.type.tensor_type.elem_type == TensorProto.FLOAT16}

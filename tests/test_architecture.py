@@ -266,3 +266,20 @@ def test_the_hooks_of_a_commit_are_steps_of_the_full_run() -> None:
     assert hooks == ["ruff check", "ruff format --check", "pyright", "lint-imports"]
     assert set(hooks) <= set(steps)
     assert os.access(ROOT / ".ci" / "run", os.X_OK)
+
+
+def test_folders_files_and_functions_can_be_overlooked() -> None:
+    """At most 14 modules in a folder, 450 lines in a file, 70 in a function: more than that hides a second thing."""
+    too_large = []
+    for path in [path for folder in (*FOLDERS, "benchmarks", "docs") for path in sources(folder)]:
+        text = path.read_text()
+        if text.count("\n") > 450:
+            too_large.append(f"{relative(path)}: {text.count(chr(10))} lines")
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                lines = (node.end_lineno or node.lineno) - node.lineno + 1
+                too_large += [f"{relative(path)}: {node.name} has {lines} lines"] if lines > 70 else []
+    for place in {path.parent for folder in FOLDERS for path in sources(folder)}:
+        modules = [path for path in place.glob("*.py") if path.stem != "__init__"]
+        too_large += [f"{relative(place)}: {len(modules)} modules"] if len(modules) > 14 else []
+    assert too_large == []

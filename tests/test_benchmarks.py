@@ -9,6 +9,7 @@ from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
 import accuracy
+import against
 import click
 import engines
 import evaluate_photos
@@ -93,6 +94,22 @@ def test_the_speedup_is_taken_turn_by_turn_so_that_a_slow_minute_does_not_count(
         **{"p50_ms": 10.0, "p95_ms": 40.0, "p99_ms": 40.0, "min_ms": 10.0},
         **{"runs": 6, "per_second": 400.0},
     }
+
+
+def test_quantiles_reach_from_the_shortest_run_to_the_longest() -> None:
+    assert timing.quantiles(np.arange(21.0).reshape(3, 7)) == [float(2 * tenth) for tenth in range(11)]
+
+
+def test_records_hold_summaries_and_stay_small() -> None:
+    """A row for each run, pair or frame belongs on the page that is made at once; the repository keeps every copy."""
+    paths = sorted(records.RESULTS.glob("*.json"))
+    assert sum(path.stat().st_size for path in paths) < 400_000
+
+    def longest(record: object) -> int:
+        inner = record.values() if isinstance(record, dict) else record if isinstance(record, list) else ()
+        return max([len(inner) if isinstance(record, list) else 0, *map(longest, inner)])
+
+    assert max(longest(json.loads(path.read_text())) for path in paths) <= 50
 
 
 def test_runs_are_only_ever_added(tmp_path: Path) -> None:
@@ -268,7 +285,14 @@ def row(p50: float, speedup: float, psnr: float | None) -> dict[str, object]:
     near = {"max": 1.0, "mean": 0.001, "psnr_db": psnr, "lpips": 0.0001}
     near |= {"identity_cosine_mean": 0.9999, "identity_cosine_min": 0.9998}
     times = {"p50_ms": p50, "p95_ms": p50, "p99_ms": p50, "min_ms": p50, "per_second": 1e3 / p50, "runs": 2}
-    return {"provider": "x", **times, "speedup": speedup, "open_s": 0.1, "ms": [p50, p50], "against_torch": near}
+    return {
+        "provider": "x",
+        **times,
+        "speedup": speedup,
+        "open_s": 0.1,
+        "quantiles_ms": [p50, p50],
+        "against_torch": near,
+    }
 
 
 def judged(cosine: float) -> dict[str, object]:
@@ -474,3 +498,29 @@ def test_a_cuda_device_that_is_not_there_is_one_sentence(tmp_path: Path) -> None
     assert done.returncode == 2
     assert "sees no CUDA device" in done.stderr.splitlines()[-1]
     assert not (tmp_path / "x.json").exists()
+
+
+def test_sides_come_in_turns_and_ratios_are_of_pairs() -> None:
+    assert list(against.turns_of(3)) == [("old", "new"), ("new", "old"), ("old", "new")]
+    assert against.ratio({"old": [4.0, 40.0, 9.0], "new": [2.0, 20.0, 3.0]}) == 2.0
+    rows = {
+        "reenact a": {"wall_ms": {"old": 90.0, "new": 60.0}, "provider": "onnxruntime CPU"},
+        "reenact b": {"wall_ms": {"old": 50.0, "new": 40.0}, "provider": "openvino CPU bf16"},
+        "reenact c": {"missing": {"old": "no such engine"}},
+    }
+    assert against.best_of(rows, "reenact", "wall") == 1.25
+    assert against.best_of(rows, "reenact", "wall", "onnxruntime") == 1.5
+    assert against.best_of(rows, "synthesis-light", "wall") is None
+
+
+def test_a_side_answers_orders() -> None:
+    """A real graph in a process of its own; a graph that cannot be opened is a reason, and the process goes on."""
+    side = against.Side(Path(sys.executable))
+    try:
+        assert "onnxruntime CPU" in side.ask({"open": ["onnxruntime", "mapper", 1]})["provider"]
+        answer = side.ask({"run": 2})
+        assert [len(answer[clock]) for clock in ("wall", "cpu")] == [2, 2]
+        assert min(answer["wall"]) > 0
+        assert "reason" in side.ask({"open": ["no such engine", "mapper", 1]})
+    finally:
+        side.close()

@@ -43,8 +43,14 @@ class TinyMapper(nn.Module):
         return self.w_mean + self.w_std * torch.tanh(x)
 
 
+N_STYLES = 2
+
+
 class TinySynthesis(nn.Module):
-    """w [N, 512] -> image [N, 3, 256, 256] in about [-1, 1], smooth, with a constant that is expanded to the batch."""
+    """w [N, 512] or W+ [N, 2, 512] -> image [N, 3, 256, 256] in about [-1, 1], smooth, with a constant that is expanded
+    to the batch."""
+
+    n_styles = N_STYLES
 
     def __init__(self) -> None:
         super().__init__()
@@ -53,7 +59,9 @@ class TinySynthesis(nn.Module):
         self.conv = nn.Conv2d(12, 12, 3, padding=1)
 
     def forward(self, w: Tensor) -> Tensor:
-        x = self.constant.expand(w.shape[0], -1, -1, -1) * self.style(w)[:, :, None, None]
+        first, last = (w, w) if w.ndim == 2 else w.unbind(1)
+        style = self.style(first) + 0.5 * self.style(last)
+        x = self.constant.expand(w.shape[0], -1, -1, -1) * style[:, :, None, None]
         x = torch.tanh(F.pixel_shuffle(self.conv(x), 2))
         return F.interpolate(x, scale_factor=8.0, mode="bilinear")
 

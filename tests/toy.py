@@ -25,6 +25,9 @@ APPEARANCE = Tensor("appearance", ("batch", 512), "float32")
 DIM = 0.5  # of w, in the light generator
 LOOKS = 0.25  # how strongly the appearance shows in w, in the toy whose mapper takes it
 W = Tensor("w", ("batch", 512), "float32")
+N_STYLES = 3  # of which the toy takes the mean
+W_PLUS = Tensor("w_plus", ("batch", N_STYLES, 512), "float32")
+W_PLUS_OFFSET = Tensor("w_plus_offset", ("batch", N_STYLES, 512), "float32")
 
 
 def weights() -> dict[str, np.ndarray]:
@@ -51,6 +54,16 @@ def expected_attributes(crop: np.ndarray) -> np.ndarray:
 def expected_w(identity: np.ndarray, attributes: np.ndarray) -> np.ndarray:
     """float32 [batch, 512] of identity float32 [batch, 128] and attributes float32 [batch, 512]."""
     return attributes + TINT * np.tile(identity, (1, 4)) + weights()["bias"].astype(np.float32)
+
+
+def plain(identity: np.ndarray) -> dict[str, np.ndarray]:
+    """What `reenact` takes of people with identity codes float32 [batch, 128] and no offset in W+."""
+    return {"identity": identity, "w_plus_offset": np.zeros((len(identity), N_STYLES, 512), np.float32)}
+
+
+def as_w_plus(w: np.ndarray) -> np.ndarray:
+    """W+ float32 [batch, N_STYLES, 512] of w float32 [batch, 512]."""
+    return np.repeat(w[:, None], N_STYLES, axis=1)
 
 
 def expected_image(w: np.ndarray) -> np.ndarray:
@@ -118,7 +131,8 @@ class Net:
             tint = self.op("Add", tint, self.op("Mul", "appearance", array(LOOKS)))
         return self.op("Add", self.op("Add", attributes, tint), self.stored("bias"), out=out)
 
-    def synthesis(self, w: str) -> None:
+    def synthesis(self, w_plus: str) -> None:
+        w = self.op("ReduceMean", w_plus, np.array([1]), keepdims=0)
         rest = self.op("Slice", w, np.array([0]), np.array([256]), np.array([1]))
         value = self.op("Reshape", self.op("Concat", w, rest, axis=1), np.array([-1, 16, 1, 16, 1, 3]))
         value = self.op("Mul", value, np.ones((1, 1, 16, 1, 16, 1), np.float32))
@@ -149,20 +163,21 @@ def write_bundle(folder: Path, appearance: bool = False, light: bool = False) ->
     nets["identity"].identity("crop")
     nets["attributes"].attributes("crop", "attributes")
     nets["mapper"].mapper("identity", "attributes", "w", appearance)
-    nets["synthesis"].synthesis("w")
-    code = nets["reenact"].attributes("crop")
-    nets["reenact"].synthesis(nets["reenact"].mapper("identity", code, appearance=appearance))
+    nets["synthesis"].synthesis("w_plus")
+    net = nets["reenact"]
+    w = net.mapper("identity", net.attributes("crop"), appearance=appearance)
+    net.synthesis(net.op("Add", net.op("Unsqueeze", w, np.array([1])), "w_plus_offset"))
     if light:
         net = nets["synthesis-light"] = Net()
-        net.synthesis(net.op("Mul", "w", array(DIM)))
+        net.synthesis(net.op("Mul", "w_plus", array(DIM)))
     person = (IDENTITY, APPEARANCE) if appearance else (IDENTITY,)
     borders = {
         "identity": ((CROP,), (IDENTITY,)),
         "attributes": ((CROP,), (ATTRIBUTES,)),
         "mapper": ((*person, ATTRIBUTES), (W,)),
-        "synthesis": ((W,), (IMAGE,)),
-        "reenact": ((CROP, *person), (IMAGE,)),
-    } | ({"synthesis-light": ((W,), (IMAGE,))} if light else {})
+        "synthesis": ((W_PLUS,), (IMAGE,)),
+        "reenact": ((CROP, *person, W_PLUS_OFFSET), (IMAGE,)),
+    } | ({"synthesis-light": ((W_PLUS,), (IMAGE,))} if light else {})
     graphs = {}
     for name, (inputs, outputs) in borders.items():
         path = folder / f"{name}.onnx"
@@ -176,6 +191,7 @@ def write_bundle(folder: Path, appearance: bool = False, light: bool = False) ->
         graphs=graphs,
         weights=(Weights("weights.bin", sha256(folder / "weights.bin")),),
         precision="fp16 weights, fp32 arithmetic",
+        n_styles=N_STYLES,
         provenance={"made by": "tests/toy.py"},
     )
     bundle.save()

@@ -10,7 +10,8 @@ from typing import Any
 import click
 
 from ..runtime.assets import BUNDLE
-from ..runtime.errors import FidError, InputError
+from ..runtime.commands.group import end_with_one_line
+from ..runtime.errors import InputError
 from ..runtime.terminal import make_console
 from .presets import PRESETS
 
@@ -291,10 +292,13 @@ def evaluate(
     """
     from .evaluate.compose import EvaluateConfig
     from .evaluate.page import write_page
+    from .evaluate.plots import check_matplotlib
     from .evaluate.run import run as measure
     from .evaluate.tables import markdown
     from .weights.checkpoint import write_json
 
+    if page:
+        check_matplotlib()
     named = [name_path.partition("=") for name_path in ablations]
     if bad := [name for name, equals, path in named if not (name and equals and Path(path).exists())]:
         raise click.UsageError(f"--ablation is NAME=CHECKPOINT with a checkpoint that exists, and {bad[0]!r} is not.")
@@ -311,7 +315,7 @@ def evaluate(
         log=make_console(stderr=True).print,
     )
     if output:
-        write_json(output, report.figures)
+        write_json(output, report.record())
     click.echo(markdown(report.figures))
     if page:
         click.echo(f"saved {write_page(page, report)}")
@@ -356,22 +360,12 @@ def personalize(
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """The console script: one sentence per error, exit code 2 for bad usage or input, 1 for a failure."""
+    """Run the console script: one sentence per error, exit code 2 for bad usage or input, 1 for a failure."""
     missing = [name for module, name in NEEDED.items() if find_spec(module) is None]
     if missing:
         click.echo(f"fid-train: {missing[0]} is not installed; run: pip install 'fid-face[train]'", err=True)
         sys.exit(1)
-    try:
-        main_group.main(arguments, prog_name="fid-train", standalone_mode=False)
-    except click.exceptions.Abort:
-        click.echo("fid-train: interrupted", err=True)
-        sys.exit(130)
-    except click.ClickException as error:
-        error.show()
-        sys.exit(error.exit_code)
-    except FidError as error:
-        click.echo(f"fid-train: {error}", err=True)
-        sys.exit(error.exit_code)
+    end_with_one_line("fid-train", lambda: main_group.main(arguments, prog_name="fid-train", standalone_mode=False))
 
 
 if __name__ == "__main__":

@@ -24,19 +24,20 @@ ROOT = Path(__file__).resolve().parents[1]  # of the repository, where this is a
 
 
 def best_device() -> torch.device:
-    """The GPU where there is one, else the CPU."""
+    """Return the GPU where there is one, else the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def kept_on(device: torch.device, size: int) -> torch.device:
-    """Where to keep `size` bytes that every step takes a part of: a GPU with three times as many free, else the CPU."""
+    """Return where to keep `size` bytes that every step takes a part of: a GPU with three times as many free, else the
+    CPU."""
     if device.type == "cuda" and 3 * size < torch.cuda.mem_get_info(device)[0]:
         return device
     return torch.device("cpu")
 
 
 def tune_machine() -> None:
-    """Settings of the process that make the networks faster and change nothing but their rounding.
+    """Apply settings of the process that make the networks faster and change nothing but their rounding.
 
     GPU: products in TF32 (10 bits), as convolutions are anyway, and for each of these the fastest kernel, by trying.
     CPU: glibc keeps what is freed instead of handing it back to the system, page by page, after every layer. The maps
@@ -55,15 +56,12 @@ def tune_machine() -> None:
 
 
 def move_average(averages: Iterable[Tensor], values: Iterable[Tensor], decay: float) -> None:
-    """Exponential moving averages, in place: each becomes decay * average + (1 - decay) * value."""
+    """Update exponential moving averages in place: each becomes decay * average + (1 - decay) * value."""
     get_ema_multi_avg_fn(decay)([*averages], [*values], 0)
 
 
 def machine_record() -> dict[str, Any]:
-    """Where and with what a run was made, for its run.json: platform, CPU count, device, versions, commit.
-
-    `commit` ends in `+changes` when tracked files differ from it, and is None outside of a git checkout.
-    """
+    """Return where and with what a run is made, for its run.json: platform, CPU count, device, versions, commit."""
     device = best_device()
     return {
         "platform": platform.platform(),
@@ -71,12 +69,16 @@ def machine_record() -> dict[str, Any]:
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         "python": platform.python_version(),
         "torch": torch.__version__,
-        "commit": _commit(),
+        "commit": source_commit(),
     }
 
 
-def _commit() -> str | None:
-    if not (ROOT / ".git").exists():  # an installed fid may lie inside of somebody else's repository
+def source_commit() -> str | None:
+    """Return the commit of this source tree, 40 digits, with `+changes` when tracked files differ from it.
+
+    None outside of a checkout of fid: an installed one may lie inside of somebody else's repository.
+    """
+    if not (ROOT / ".git").exists():
         return None
     command = ["git", "--no-optional-locks", "describe", "--always", "--exclude=*", "--abbrev=40", "--dirty=+changes"]
     try:
@@ -145,13 +147,13 @@ class Watch:
             self.writer.close()
 
     def scalars(self, step: int, figures: dict[str, float]) -> None:
-        """Losses and rates of a step."""
+        """Show losses and rates of a step."""
         if self.writer:
             for name, value in figures.items():
                 self.writer.add_scalar(name.replace(" ", "_"), value, step)
 
     def picture(self, step: int, image: np.ndarray) -> None:
-        """A picture, RGB uint8 [H, W, 3]."""
+        """Show a picture, RGB uint8 [H, W, 3]."""
         if self.writer:
             self.writer.add_image("grid", image, step, dataformats="HWC")
 
@@ -164,7 +166,7 @@ class Progress:
         self.start = self.shown = time.monotonic()
 
     def show(self, step: int, figures: dict[str, float], force: bool = False) -> None:
-        """Prints when it is time to; `step` counts finished steps."""
+        """Print when it is time to; `step` counts finished steps."""
         now = time.monotonic()
         if not force and now - self.shown < self.every_s:
             return

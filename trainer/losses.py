@@ -8,12 +8,12 @@ MS_SSIM_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)  # Wang et al. 2003, 
 
 
 def adversarial_d(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
-    """Equation (2) without its last term: non-saturating loss of D_W on logits [N]."""
+    """Return equation (2) without its last term: non-saturating loss of D_W on logits [N]."""
     return F.softplus(-real_logits).mean() + F.softplus(fake_logits).mean()
 
 
 def r1_penalty(real_logits: Tensor, real_w: Tensor, gamma: float) -> Tensor:
-    """The last term of equation (2): gamma / 2 times the mean squared gradient norm at real w [N, 512].
+    """Return the last term of equation (2): gamma / 2 times the mean squared gradient norm at real w [N, 512].
 
     `real_logits` [N] are D_W's answers to `real_w`, which requires a gradient.
     """
@@ -22,32 +22,35 @@ def r1_penalty(real_logits: Tensor, real_w: Tensor, gamma: float) -> Tensor:
 
 
 def adversarial_g(fake_logits: Tensor) -> Tensor:
-    """Equation (3): non-saturating loss of the mapper on logits [N]."""
+    """Return equation (3): non-saturating loss of the mapper on logits [N]."""
     return F.softplus(-fake_logits).mean()
 
 
 def identity_l1(code: Tensor, target: Tensor) -> Tensor:
-    """Equation (4): L1 distance of identity codes [N, 128], mean over the batch."""
+    """Return equation (4): L1 distance of identity codes [N, 128], mean over the batch."""
     return (code - target).abs().sum(dim=1).mean()
 
 
 def identity_cosine(code: Tensor, target: Tensor) -> Tensor:
-    """1 - cosine of unit identity codes [N, 128]: the same aim as equation (4), on the sphere the codes live on."""
+    """Return 1 - cosine of unit identity codes [N, 128]: the same aim as equation (4), on the sphere the
+    codes live on."""
     return (1 - (code * target).sum(dim=1)).mean()
 
 
 def landmarks_l2(points: Tensor, target: Tensor) -> Tensor:
-    """Equation (5): Euclidean distance of all landmarks [N, K, 2] as one vector, mean over the batch."""
+    """Return equation (5): Euclidean distance of all landmarks [N, K, 2] as one vector, mean over the batch."""
     return (points - target).flatten(1).norm(dim=1).mean()
 
 
 def landmarks_squared(points: Tensor, target: Tensor) -> Tensor:
-    """Equation (5), squared and per point: mean squared distance of landmarks [N, K, 2]."""
+    """Return equation (5), squared and per point: mean squared distance of landmarks [N, K, 2]."""
     return (points - target).square().sum(dim=2).mean()
 
 
 def ms_ssim(image: Tensor, target: Tensor, scales: int = 5) -> Tensor:
-    """Multi-scale structural similarity [N] (Wang et al. 2003), 11 px Gaussian window of 1.5 px, values in [-1, 1].
+    """Return the multi-scale structural similarity [N] (Wang et al. 2003), 11 px Gaussian window of 1.5 px,
+    values in [-1,
+    1].
 
     Raises ValueError when the coarsest scale is smaller than the window: a side is 11 * 2^(scales-1) px at least.
     """
@@ -82,20 +85,20 @@ def ms_ssim(image: Tensor, target: Tensor, scales: int = 5) -> Tensor:
 
 
 def mix(image: Tensor, target: Tensor, alpha: float = 0.84, scales: int = 5) -> Tensor:
-    """Equation (6): alpha (1 - MS-SSIM) + (1 - alpha) L1, per image [N]."""
+    """Return equation (6): alpha (1 - MS-SSIM) + (1 - alpha) L1, per image [N]."""
     l1 = (image - target).abs().mean(dim=(1, 2, 3))
     return alpha * (1 - ms_ssim(image, target, scales)) + (1 - alpha) * l1
 
 
 def reconstruction(image: Tensor, target: Tensor, same: Tensor, alpha: float = 0.84, scales: int = 5) -> Tensor:
-    """Equation (7): `mix` where I_id = I_attr (`same` [N] bool), 0 elsewhere; mean over the batch."""
+    """Return equation (7): `mix` where I_id = I_attr (`same` [N] bool), 0 elsewhere; mean over the batch."""
     if not same.any():
         return image.new_zeros(())
     return mix(image[same], target[same], alpha, scales).sum() / len(image)
 
 
 def coarse_colour(image: Tensor, target: Tensor, cells: int = 8) -> Tensor:
-    """L1 of the images averaged to `cells` x `cells`: light and background, coarser than facial detail."""
+    """Return L1 of the images averaged to `cells` x `cells`: light and background, coarser than facial detail."""
     return (F.adaptive_avg_pool2d(image, cells) - F.adaptive_avg_pool2d(target, cells)).abs().mean()
 
 
@@ -107,7 +110,8 @@ def _face_oval(size: int, device: torch.device) -> Tensor:
 
 
 def skin_colour(image: Tensor) -> Tensor:
-    """Logarithm of the face's mean red, green and blue in linear light: crop [N, 3, S, S] in [-1, 1] -> [N, 3].
+    """Return the logarithm of the face's mean red, green and blue in linear light: crop [N, 3, S, S] in [-1,
+    1] -> [N, 3].
 
     Linear light is taken as the power 2.2 of a value.
     """
@@ -117,7 +121,9 @@ def skin_colour(image: Tensor) -> Tensor:
 
 
 def border_colours(image: Tensor, cells: int = 8) -> Tensor:
-    """Logarithms of the mean colours along the left, right and upper border: crop [N, 3, S, S] in [-1, 1] -> [N, D].
+    """Return the logarithms of the mean colours along the left, right and upper border: crop [N, 3, S, S] in
+    [-1, 1] -> [N,
+    D].
 
     D is 3 times the number of border cells when the crop is cut into `cells` x `cells`.
     """
@@ -127,7 +133,7 @@ def border_colours(image: Tensor, cells: int = 8) -> Tensor:
 
 
 def with_skin(image: Tensor, change: Tensor) -> Tensor:
-    """The crop, its face lightened or tinted until `skin_colour` differs by about `change` [N, 3]."""
+    """Return the crop, its face lightened or tinted until `skin_colour` differs by about `change` [N, 3]."""
     oval = _face_oval(image.shape[-1], image.device)
     gain = (change / 2.2).exp()[:, :, None, None]
     return torch.lerp(image, (((image + 1) / 2 * gain) * 2 - 1).clamp(-1, 1), oval)

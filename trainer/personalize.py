@@ -143,7 +143,9 @@ def personalize(
     pictures = torch.from_numpy(np.stack(crops)).to(device).permute(0, 3, 1, 2).float() / 127.5 - 1
     w_offset, before, after = refine(networks, torch.from_numpy(mean.code).to(device), pictures, config, progress.show)
     appearance = networks.attributes(pictures).mean(0)
-    person = Identity(mean.code, mean.encoder, len(people), w_offset.cpu().numpy(), mapper, appearance.cpu().numpy())
+    person = Identity(
+        mean.code, mean.encoder, len(people), w_offset[None].cpu().numpy(), mapper, appearance.cpu().numpy()
+    )
     person.save(output)
     size = (w_offset / networks.mapper.w_std).square().mean().sqrt()
     console.print(

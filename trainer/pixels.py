@@ -8,19 +8,35 @@ from torch import Tensor
 from ..runtime.face.crop import CROP_SIZE
 
 
+def to_float(pixels: Tensor) -> Tensor:
+    """Return uint8 pixels, 0..255, as float32 in [-1, 1]; the shape stays."""
+    return pixels.float() / 127.5 - 1
+
+
+def to_bytes(image: Tensor) -> Tensor:
+    """Return float pixels in about [-1, 1] as uint8, 0..255, rounded; the shape stays."""
+    return ((image + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+
+
+def psnr_db(image: Tensor, target: Tensor) -> Tensor:
+    """Return the peak signal-to-noise ratio of each picture [N], dB; both [N, 3, H, W] in [-1, 1] (peak 2), clipped to
+    the range. For uint8 pictures outside of training: `runtime.engines.compare.psnr_db`."""
+    error = (image.clamp(-1, 1) - target.clamp(-1, 1)).square().mean(dim=(1, 2, 3))
+    return 10 * torch.log10(4 / error.clamp_min(1e-12))
+
+
 def to_uint8(image: Tensor) -> np.ndarray:
-    """Pictures float [N, 3, S, S] in about [-1, 1] -> RGB uint8 [N, S, S, 3], 0..255."""
-    pixels = ((image.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
-    return np.ascontiguousarray(pixels.permute(0, 2, 3, 1).cpu().numpy())
+    """Return pictures float [N, 3, S, S] in about [-1, 1] as RGB uint8 [N, S, S, 3], 0..255."""
+    return np.ascontiguousarray(to_bytes(image.float()).permute(0, 2, 3, 1).cpu().numpy())
 
 
 def from_uint8(images: np.ndarray) -> Tensor:
-    """RGB uint8 [N, S, S, 3] -> float [N, 3, S, S] in [-1, 1]."""
-    return torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).float() / 127.5 - 1
+    """Return RGB uint8 [N, S, S, 3] as float [N, 3, S, S] in [-1, 1]."""
+    return to_float(torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2))
 
 
 def as_crops(images: np.ndarray) -> np.ndarray:
-    """Aligned pictures uint8 [N, S, S, 3] at the size of a crop, uint8 [N, 256, 256, 3]."""
+    """Return aligned pictures uint8 [N, S, S, 3] at the size of a crop, uint8 [N, 256, 256, 3]."""
     if images.shape[1] == CROP_SIZE:
         return images
     method = cv2.INTER_AREA if images.shape[1] > CROP_SIZE else cv2.INTER_LINEAR

@@ -55,7 +55,7 @@ def main() -> None:
 
 
 def open_generator() -> Callable[[int], np.ndarray]:
-    """A function from a seed to a face, RGB uint8 [SIDE, SIDE, 3]."""
+    """Return a function from a seed to a face, RGB uint8 [SIDE, SIDE, 3]."""
     folder = ensure("generator")
     core = openvino.Core()
     core.set_property({"INFERENCE_NUM_THREADS": 1})
@@ -78,7 +78,7 @@ def open_generator() -> Callable[[int], np.ndarray]:
 
 
 def contact_sheet(face: Callable[[int], np.ndarray], seeds: range, columns: int = 12) -> np.ndarray:
-    """Small numbered pictures of the seeds, RGB uint8."""
+    """Return small numbered pictures of the seeds, RGB uint8."""
     tiles = []
     for seed in seeds:
         tile = cv2.resize(face(seed), (144, 144), interpolation=cv2.INTER_AREA)

@@ -39,7 +39,7 @@ TOOLS = ("Xvfb", "import", "xdotool")
 
 
 def write_clip(composer: Composer, path: Path, seconds: float) -> None:
-    """The driving clip, played as often as the seconds need."""
+    """Write the driving clip, played as often as the seconds need."""
     person = composer.identify(FACES / f"identity-{DRIVER}.jpg")
     codes = [composer.attribute_code(composer.crop(FACES / f"attributes-{name}.jpg")) for name in WAY]
     faces = [face for pair in pairwise(codes) for face in list(interpolate(composer, [person], pair, STEPS + 1))[:-1]]
@@ -51,7 +51,7 @@ def write_clip(composer: Composer, path: Path, seconds: float) -> None:
 
 
 def frames_at(path: Path, numbers: np.ndarray) -> list[np.ndarray]:
-    """Some frames of a video, RGB uint8."""
+    """Return some frames of a video, RGB uint8."""
     capture, found = cv2.VideoCapture(str(path)), []
     for number in range(int(numbers.max()) + 1):
         there, image = capture.read()
@@ -62,7 +62,7 @@ def frames_at(path: Path, numbers: np.ndarray) -> list[np.ndarray]:
 
 
 def two_rows(clip: Path, made: Path) -> np.ndarray:
-    """Frames of the driving clip above those of the video that fid made of it."""
+    """Return frames of the driving clip above those of the video that fid made of it."""
     numbers = np.arange(SHOWN) * STEPS + STEPS // 3
     rows = [
         np.hstack([cv2.resize(f, (192, 192), interpolation=cv2.INTER_AREA) for f in frames_at(path, numbers)])
@@ -73,7 +73,7 @@ def two_rows(clip: Path, made: Path) -> np.ndarray:
 
 @contextlib.contextmanager
 def screen() -> Iterator[dict[str, str]]:
-    """A screen of its own; yields the environment of programs that are to use it."""
+    """Open a screen of its own; yields the environment of programs that are to use it."""
     number = f":{90 + os.getpid() % 100}"
     server = subprocess.Popen(
         ["Xvfb", number, "-screen", "0", f"{SCREEN[0]}x{SCREEN[1]}x24"], stderr=subprocess.DEVNULL
@@ -87,7 +87,8 @@ def screen() -> Iterator[dict[str, str]]:
 
 
 def window(clip: Path, folder: Path) -> np.ndarray:
-    """The window of `fid-run webcam`, side by side, after the second identity was chosen by its key."""
+    """Return a picture of the window of `fid-run webcam`, side by side, after the second identity was chosen
+    by its key."""
     people = [f"--identity={FACES / f'identity-{name}.jpg'}" for name in ("ben", "ada")]
     command = ["fid-run", "webcam", *people, "--camera", str(clip), "--side-by-side"]
     with screen() as environment, subprocess.Popen(command, env=environment) as program:

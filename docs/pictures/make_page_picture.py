@@ -32,7 +32,8 @@ CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
 
 
 def write_camera(path: Path) -> None:
-    """A face that sways, as uncompressed video: 480 x 480, 30 a second, one second to be played round and round."""
+    """Write a face that sways, as uncompressed video: 480 x 480, 30 a second, one second to be played round
+    and round."""
     photo = read_image(FACES / "attributes-outdoors.jpg")
     middle = (photo.shape[1] / 2, photo.shape[0] / 2)
     with path.open("wb") as file:
@@ -45,7 +46,7 @@ def write_camera(path: Path) -> None:
 
 
 def shoot(browser: Browser, address: str, size: str, camera: bool) -> bytes:
-    """The page as JPEG, when it has settled."""
+    """Return the page as JPEG, when it has settled."""
     width, height = SIZES[size]
     context = browser.new_context(viewport={"width": width, "height": height}, permissions=["camera"])
     page = context.new_page()

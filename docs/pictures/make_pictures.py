@@ -12,8 +12,9 @@ import cv2
 import numpy as np
 from fid.runtime import Composer
 from fid.runtime.assets import FACES
+from fid.runtime.deidentify.replace import Deidentifier, tracks_of_photo
+from fid.runtime.deidentify.stand_in import People
 from fid.runtime.interpolate import interpolate, strip
-from fid.runtime.live.deidentify import Deidentifier
 from fid.runtime.media.images import find_photos, read_image, write_image
 from fid.runtime.media.table import compose_table
 from fid.runtime.sample import Sampler
@@ -29,12 +30,12 @@ GAP = 8  # px, between the two interpolations
 
 
 def shrunk(image: np.ndarray, side: int) -> np.ndarray:
-    """A square picture at `side` px: uint8 [side, side, 3]."""
+    """Return a square picture at `side` px: uint8 [side, side, 3]."""
     return cv2.resize(image, (side, side), interpolation=cv2.INTER_AREA)
 
 
 def grid(composer: Composer, identities: list[Path], attributes: list[Path]) -> np.ndarray:
-    """The labelled identity x attributes table."""
+    """Return the labelled identity x attributes table."""
     tops, lefts = ([composer.crop(path) for path in paths] for paths in (identities, attributes))
     people = [composer.identify(path) for path in identities]
     codes = [composer.attribute_code(crop) for crop in lefts]
@@ -44,13 +45,14 @@ def grid(composer: Composer, identities: list[Path], attributes: list[Path]) -> 
 
 
 def one(composer: Composer, identity: Path, attributes: Path) -> np.ndarray:
-    """The identity photo, the composed picture, and the attribute photo, side by side."""
+    """Return the identity photo, the composed picture, and the attribute photo, side by side."""
     composer.set_identity(identity)
     return strip([composer.compose(attributes)], (composer.crop(identity), composer.crop(attributes)))
 
 
 def two_ways(composer: Composer, identities: list[Path], attributes: list[Path]) -> np.ndarray:
-    """Above, one identity from attributes to attributes; below, one attribute photo from person to person; in W."""
+    """Return two rows: above, one identity from attributes to attributes; below, one attribute photo from person to
+    person; in W."""
     people = [composer.identify(path) for path in identities]
     crops = [composer.crop(path) for path in attributes]
     codes = [composer.attribute_code(crop) for crop in crops]
@@ -64,10 +66,12 @@ def two_ways(composer: Composer, identities: list[Path], attributes: list[Path])
 
 
 def replaced(composer: Composer, photo: Path) -> np.ndarray:
-    """A photo and what de-identification makes of it, side by side."""
+    """Return a photo and what de-identification makes of it, side by side."""
     sampler = Sampler(composer)
     image = read_image(photo)
-    return np.hstack([image, Deidentifier(composer, lambda seed: sampler.person(seed)[1], 0).photo(image)])
+    people = People(composer, lambda seed: sampler.person(seed)[1], 0)
+    work = Deidentifier(composer, people, tracks_of_photo(composer, image))
+    return np.hstack([image, work.picture(image, 0.0)])
 
 
 @click.command(help=__doc__)

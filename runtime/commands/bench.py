@@ -16,8 +16,10 @@ import cv2
 import numpy as np
 
 from ..composer import Composer
+from ..engines.compare import psnr_db
 from ..errors import FidError, InputError
 from ..identity import Identity
+from ..live.ages import percentiles
 from ..live.layout import Reenactment, Wishes
 from ..live.pipeline import Live
 from ..live.reenact import Reenactor
@@ -75,11 +77,6 @@ def crops_of(composer: Composer, frames: list[np.ndarray]) -> list[np.ndarray]:
     return crops
 
 
-def percentiles(values: list[float]) -> dict[str, float]:
-    """p50, p95 and p99."""
-    return {f"p{percent}": round(float(np.percentile(values, percent)), 2) for percent in (50, 95, 99)}
-
-
 def pictures(composer: Composer, who: Identity, crops: list[np.ndarray], light: bool) -> list[np.ndarray]:
     """The compositions of aligned crops, with nothing smoothed: RGB uint8 [R, R, 3] each."""
     return [composer.image(composer.w(who, composer.attribute_code(crop)), light=light) for crop in crops]
@@ -89,7 +86,7 @@ def accuracy(images: list[np.ndarray], references: list[np.ndarray], judge: Comp
     """How near pictures RGB uint8 [R, R, 3] are to their references: worst PSNR in dB, worst identity cosine."""
     psnr, cosine = [], []
     for image, reference in zip(images, references, strict=True):
-        psnr.append(min(cv2.PSNR(image, reference), 99.0))  # 99: equal
+        psnr.append(float(psnr_db(image[None], reference[None])[0]))
         views = [cv2.resize(one, (256, 256), interpolation=cv2.INTER_AREA) for one in (image, reference)]
         cosine.append(float(judge.identity_code(views[0]) @ judge.identity_code(views[1])))
     return {"psnr_db": round(min(psnr), 2), "identity_cosine": round(min(cosine), 5)}
@@ -111,8 +108,8 @@ def stages(composer: Composer, who: Identity, frames: list[np.ndarray], seconds:
         number += 1
     if "synthesis" not in parts:
         raise FidError("no face could be followed in these frames; give a clip that shows one, or more seconds.")
-    figures = {"stage_ms": {stage: percentiles(values) for stage, values in parts.items()}}
-    return figures | {"frame_ms": percentiles(whole), "fps": round(1e3 / float(np.mean(whole)), 2)}
+    figures = {"stage_ms": {stage: percentiles(values, 2) for stage, values in parts.items()}}
+    return figures | {"frame_ms": percentiles(whole, 2), "fps": round(1e3 / float(np.mean(whole)), 2)}
 
 
 def live(composer: Composer, who: Identity, path: Path, seconds: float, light: bool) -> dict[str, Any]:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import click
 
+from .deidentify import deidentify
 from .group import OneLineErrors
 from .machine import bench, doctor, models
-from .moving import deidentify, video, webcam
+from .moving import video, webcam
 from .photos import compose, demo, grid, interpolate, pairs, sample
 from .server import serve
 

@@ -86,12 +86,34 @@ def examine() -> dict[str, Any]:
     }
 
 
-def render(report: dict[str, Any], console: Console | None = None) -> None:
-    """Print a report of `examine` as text; `console` is stdout when not given."""
+def render(report: dict[str, Any], everything: bool = False, console: Console | None = None) -> None:
+    """Print a report of `examine` as text: what works in one line, and what is wrong with its mend; with `everything`
+    all that was tried. `console` is stdout when not given."""
+    console = console or make_console(markup=True)
+    (_render_all if everything else _render_short)(report, console)
+    verdict = "Pictures can be composed here." if report["ok"] else "Pictures cannot be composed here yet: see above."
+    console.print(verdict)
+
+
+def _render_short(report: dict[str, Any], console: Console) -> None:
+    from rich.markup import escape
+
+    checks = [check for part in ("engines", "models", "bundle", "extras") for check in report[part]]
+    engines = [check["name"] for check in report["engines"] if check["state"] == "works"]
+    machine = f"Python {report['python']['version']}, {report['cpu']['cores']} cores, {report['gpu']}"
+    console.print(escape(f"fid {report['fid']}, {machine}"))
+    console.print(f"works: {', '.join(engines) or 'no engine'} (fid-run doctor --all shows all that was tried)")
+    for check in checks:
+        if check["state"] == "broken" or (check["state"] == "missing" and check["needed"]):
+            console.print(f"[red]{check['state']}[/] {escape(check['name'])}: {escape(check['detail'])}")
+            if check["fix"]:
+                console.print(escape(f"  {check['fix']}"))
+
+
+def _render_all(report: dict[str, Any], console: Console) -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    console = console or make_console(markup=True)
     python, cache = report["python"], report["cache"]
     packages = ", ".join(f"{name} {version}" for name, version in report["packages"].items())
     facts = Table.grid(padding=(0, 2))
@@ -119,8 +141,7 @@ def render(report: dict[str, Any], console: Console | None = None) -> None:
         console.print("\n[bold]to get what is missing[/]")
         for fix in report["fixes"]:
             console.print(f"  {fix}", markup=False)
-    verdict = "Pictures can be composed here." if report["ok"] else "Pictures cannot be composed here yet: see above."
-    console.print(f"\n{verdict}")
+    console.print()
 
 
 def _gpu() -> str | None:
@@ -159,15 +180,29 @@ def _model(name: str) -> Check:
 
 
 def _bundle() -> Check:
+    reinstall = f"pip install --force-reinstall {DISTRIBUTION}"
     try:
         bundle = Bundle.load()
     except FidError as error:
+        return Check("shipped bundle", "broken", str(error), reinstall, needed=True)
+    try:
+        _run_once(bundle, "onnxruntime")
+    except Exception as error:  # whatever an engine throws is what the report is for
         return Check(
-            "shipped bundle", "broken", str(error), f"pip install --force-reinstall {DISTRIBUTION}", needed=True
+            "shipped bundle", "broken", f"its graphs do not run: {error}".splitlines()[0], reinstall, needed=True
         )
     size = sum((bundle.folder / name).stat().st_size for name, _ in bundle.files())
     detail = f"{bundle.name} {bundle.version}, {bundle.resolution} px, {size / 1e6:.1f} MB, SHA-256 as listed."
     return Check("shipped bundle", "works", detail, needed=True)
+
+
+def _run_once(bundle: Bundle, engine: str) -> None:
+    """Open a graph that ships, with its weights in the file beside it, and run it. Raises whatever the engine does."""
+    session = open_session(bundle.graph_path("mapper"), engine=engine)
+    shapes = {tensor.name: [1 if isinstance(side, str) else side for side in tensor.shape] for tensor in session.inputs}
+    found = session.run(**{name: np.zeros(shape, np.float32) for name, shape in shapes.items()})
+    if not np.isfinite(found["w"]).all():
+        raise FidError(f"{session.provider} computes a wrong result with the shipped graphs.")
 
 
 def _extras() -> Iterator[Check]:
@@ -211,6 +246,10 @@ def _trial_graph(path: Path) -> tuple[np.ndarray, np.ndarray]:
 
 def _engines(gpu: bool) -> Iterator[Check]:
     """One check per engine. What needs a GPU is suggested only where there is one."""
+    try:
+        shipped = Bundle.load()
+    except FidError:  # the check of the bundle says so
+        shipped = None
     no_gpu = "" if gpu else "; needs an NVIDIA GPU"
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "trial.onnx"
@@ -220,6 +259,8 @@ def _engines(gpu: bool) -> Iterator[Check]:
             try:
                 session = open_session(path, engine=engine)
                 found = session.run(x=x)["y"]
+                if shipped is not None:
+                    _run_once(shipped, engine)
             except FidError as error:
                 return Check(name, "broken", str(error), "", needed)
             except Exception as error:  # whatever an engine throws is what the report is for
@@ -228,7 +269,7 @@ def _engines(gpu: bool) -> Iterator[Check]:
                 return Check(name, "broken", session.fallback or f"runs on {session.provider}", install, needed)
             if not np.allclose(found, y, atol=0.02):
                 return Check(name, "broken", f"{session.provider} computes a wrong result", "", needed)
-            return Check(name, "works", f"ran a trial graph on {session.provider}", "", needed)
+            return Check(name, "works", f"ran a trial graph and a shipped one on {session.provider}", "", needed)
 
         yield attempt("onnxruntime", "onnxruntime", "onnxruntime-cpu", "", needed=True)
         import onnxruntime

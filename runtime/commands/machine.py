@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from textwrap import fill, indent
 
 import click
 
@@ -18,6 +19,7 @@ from .options import (
 
 MODEL_ACTIONS = ("list", "fetch", "verify", "where")
 NEEDED_MODELS = ("yunet", "sface")  # for composing at 256 px
+WIDTH = 100  # columns of a list
 
 
 @click.command()
@@ -27,7 +29,8 @@ NEEDED_MODELS = ("yunet", "sface")  # for composing at 256 px
 def models(action: str, names: tuple[str, ...], as_json: bool) -> None:
     """List, fetch, verify or locate third-party models.
 
-    Without a MODEL, list, verify and where take all; fetch takes those that composing needs.
+    Without a MODEL, list, verify and where take all; fetch takes those that composing needs. verify ends with 1 when
+    one of all is damaged, or one of those is missing.
     """
     from ..weights import catalogue
 
@@ -48,20 +51,22 @@ def models(action: str, names: tuple[str, ...], as_json: bool) -> None:
         joined = zip(chosen, states, described, strict=True)
         click.echo(json.dumps([{**s.to_json(), **d, "archive": e.archive, "bytes": e.size} for e, s, d in joined]))
     elif action == "list":
-        rows = [
-            (s.name, s.state, f"{e.size / 1e6:.1f} MB", e.licence, e.archive, e.used_for)
-            for e, s in zip(chosen, states, strict=True)
-        ]
-        click.echo("\n".join(columns(rows)))
+        rows = [(s.name, s.state, f"{e.size / 1e6:.1f} MB", e.used_for) for e, s in zip(chosen, states, strict=True)]
+        for line, entry in zip(columns(rows), chosen, strict=True):
+            click.echo(line)
+            click.echo(indent(fill(f"{entry.archive}; {entry.licence}", WIDTH - 4), "    "))
     else:
         click.echo("\n".join(columns((s.name, s.state, s.detail) for s in states)))
-    if action != "list" and any(state.state != "present" for state in states):
+    needed = names or NEEDED_MODELS
+    missed = [s for s in states if s.state == "damaged" or (s.state == "missing" and s.name in needed)]
+    if action != "list" and missed:
         click.get_current_context().exit(1)
 
 
 @click.command()
+@click.option("--all", "everything", is_flag=True, help="Print all that was tried, not just what there is to know.")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
-def doctor(as_json: bool) -> None:
+def doctor(everything: bool, as_json: bool) -> None:
     """Try every engine, check all models, say what to mend."""
     from .doctor import examine, render
 
@@ -69,7 +74,7 @@ def doctor(as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(report, indent=1))
     else:
-        render(report)
+        render(report, everything)
     click.get_current_context().exit(0 if report["ok"] else 1)
 
 

@@ -1,4 +1,4 @@
-"""The commands of `fid-run` that take moving pictures: webcam, video, deidentify."""
+"""The commands of `fid-run` that take moving pictures: webcam, video."""
 
 from __future__ import annotations
 
@@ -10,16 +10,13 @@ from typing import Any
 
 import click
 
-from ..errors import FidError, InputError
+from ..errors import InputError
 from .options import (
     FILE,
     Settings,
-    attempt,
     columns,
     composing,
-    finish,
     identity_face_option,
-    make_folder,
 )
 from .progress import frame_progress
 
@@ -99,18 +96,21 @@ def webcam(
     from ..live.reenact import Reenactor
     from ..live.webcam import Sinks, Webcam, process_age_s, resident_mb, virtual_cameras
     from ..media.camera import Camera
-    from ..media.camera_list import describe_cameras, find_camera, list_cameras
+    from ..media.camera_list import find_camera
+    from ..media.images import check_output
+    from ..media.video import VIDEO_SUFFIXES, pyav
 
     start = time.perf_counter()
     if list_only:
-        cameras = list_cameras()
-        as_text = columns((str(c.index), c.name, c.backend) for c in cameras) if cameras else [describe_cameras([])]
-        click.echo(json.dumps([vars(c) for c in cameras]) if settings.as_json else "\n".join(as_text))
+        _list_cameras(settings.as_json)
         return
     if not identities:
         raise click.UsageError("Missing option '--identity'.")
     width, height = _parse_size(size)
     source = find_camera(camera)
+    if record is not None:
+        pyav()
+        check_output(record, VIDEO_SUFFIXES, [*identities, *([source] if isinstance(source, Path) else [])])
     if vcam:
         virtual_cameras()  # before the models are loaded, who has none learns of it
 
@@ -118,8 +118,9 @@ def webcam(
         click.echo(f"fid-run: {sentence}", err=True)
 
     composer = settings.composer()
-    people = [composer.identify(photo, identity_face) for photo in identities]
     reenactor = Reenactor(composer, light=light)
+    composer.open_ahead(light=reenactor.light)
+    people = [composer.identify(photo, identity_face) for photo in identities]
     composer.close_identity()
     composer.warm_up(people[0], light=reenactor.light)
     settings.tell_fallbacks(composer)
@@ -176,7 +177,7 @@ def video(
     from ..media.video import VIDEO_SUFFIXES, open_clip, parse_trim
     from ..media.video_rework import rework
 
-    check_output(output, VIDEO_SUFFIXES, driving)
+    check_output(output, VIDEO_SUFFIXES, [driving, *identities])
     span = parse_trim(trim) if trim is not None else (0.0, None)
     clip = open_clip(driving)
     composer = settings.composer()
@@ -202,57 +203,13 @@ def video(
     settings.report(composer, text, **report)
 
 
-@click.command()
-@click.argument("source", type=FILE)
-@click.option("-o", "--output", type=FILE, required=True, help="A file, or a folder for a folder.")
-@click.option("--seed", type=click.IntRange(0, 2**31), default=0, show_default=True, help="Who stands in.")
-@click.option(
-    "--faces", type=click.Choice(["all", "largest"]), default="all", show_default=True, help="Whom to replace."
-)
-@click.option("--mute", is_flag=True, help="Leave the sound of videos out: a voice tells who somebody is.")
-@composing
-def deidentify(settings: Settings, source: Path, output: Path, seed: int, faces: str, mute: bool) -> None:
-    """Replace every person of a photo, a video, or a folder of them.
+def _list_cameras(as_json: bool) -> None:
+    """Print the cameras of this machine, one a line or as JSON."""
+    from ..media.camera_list import describe_cameras, list_cameras
 
-    The report, in OUTPUT.json or in report.json of the folder, tells of every face whether a recogniser still takes
-    it for the same person. Exit code 1 when it does.
-    """
-    from functools import cache
-
-    from ..live.deidentify import Deidentifier, plan, replace_people, summary
-    from ..media.images import replacing
-    from ..sample import Sampler
-
-    jobs, record = plan(source, output)
-    if source.is_dir():
-        make_folder(output)
-    composer = settings.composer()
-    sampler = Sampler(composer)
-    draw = cache(lambda number: sampler.person(number)[1])
-    composer.warm_up(draw(seed))
-    settings.tell_fallbacks(composer)
-    made_of: dict[str, Any] = {"bundle": composer.bundle.to_json(), "engine": composer.provider}
-    made_of |= {"resolution": composer.resolution, "deidentify": seed, "faces": faces}
-    note = settings.note(composer, "deidentification", with_photos=True)
-
-    def work(job: tuple[Path, Path]) -> dict[str, Any]:
-        people = Deidentifier(composer, draw, seed, faces)
-        return replace_people(*job, people, settings=made_of, mute=mute, note=note, progress=frame_progress)
-
-    done, failed = attempt("files", jobs, work, FidError)
-    report = {**summary(done), "failed": failed}
-    with replacing(record) as temporary:
-        temporary.write_text(json.dumps(report, indent=1) + "\n")
-    text = f"{output}: {report['people']} people replaced, {report['still_matching']} still recognised"
-    if report["people"]:
-        text += f" (mean cosine {report['cosine_before']} before, {report['cosine_after']} after; "
-        text += f"{report['match_above']} and more is a match); see {record}"
-    missing = sum(file.get("missing", 0) for file in done)
-    text += f"; videos are damaged, frames missing: {missing}" if missing else ""
-    settings.report(composer, text, report=record, **report)
-    finish(failed)
-    if report["still_matching"]:
-        click.get_current_context().exit(1)
+    cameras = list_cameras()
+    as_text = columns((str(c.index), c.name, c.backend) for c in cameras) if cameras else [describe_cameras([])]
+    click.echo(json.dumps([vars(c) for c in cameras]) if as_json else "\n".join(as_text))
 
 
 def _parse_size(text: str | None) -> tuple[int | None, int | None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -50,11 +51,15 @@ class Settings:
         return composer.note(kind, PART_BY_ALGORITHM if with_photos else MADE_BY_ALGORITHM) if self.provenance else None
 
     def tell_fallbacks(self, composer: Composer) -> None:
-        """Say on stderr, each once, what is not as it was asked for. Before long work, when the sessions are open."""
+        """Say on stderr, each once, what is not as it was asked for. Before long work, when the sessions are open.
+
+        Where nothing was asked for, an engine that does not work here is worth a sentence a day.
+        """
         for fallback in composer.fallbacks:
             if fallback not in self.told:
-                click.echo(f"fid-run: {fallback}", err=True)
                 self.told.append(fallback)
+                if self.engine != "auto" or self.require is not None or not said_today(fallback):
+                    click.echo(f"fid-run: {fallback}", err=True)
 
     def report(self, composer: Composer, text: str, **record: Any) -> None:
         """Say on stdout what was done, as text or JSON, and on stderr what is not as it was asked for."""
@@ -65,6 +70,27 @@ class Settings:
             click.echo(json.dumps({**record, **shared}, default=str))
         else:
             click.echo(text)
+
+
+def said_today(sentence: str) -> bool:
+    """Return whether this has been said before on this day, and keep that it has been now."""
+    from datetime import date
+
+    from ..weights.cache import cache_folder, locked, new_file
+    from ..weights.records import decode
+
+    path, today = cache_folder("said.json"), date.today().isoformat()
+    try:
+        said = {text: day for text, day in decode(path.read_bytes(), dict[str, str]).items() if day == today}
+    except (OSError, FidError):
+        said = {}
+    if sentence in said:
+        return True
+    with contextlib.suppress(OSError, FidError):  # it is said once more, then
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with locked(path.name), new_file(path) as file:
+            file.write_text(json.dumps({**said, sentence: today}, indent=1) + "\n")
+    return False
 
 
 def composing(command: Callable[..., None]) -> Callable[..., None]:

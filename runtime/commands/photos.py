@@ -56,9 +56,10 @@ def compose(
     from ..identity import SUFFIX, average
     from ..media.images import check_output, write_image
 
-    check_output(output)
+    inputs = [*identities, attributes]
+    check_output(output, inputs=inputs)
     if save_identity is not None:
-        check_output(save_identity, (SUFFIX,))
+        check_output(save_identity, (SUFFIX,), inputs)
     composer = settings.composer()
     with collect_timings() as ms:
         who = composer.set_identity(average([composer.identify(photo, identity_face) for photo in identities]))
@@ -89,11 +90,12 @@ def grid(
 ) -> None:
     """Compose a table: identities on top, attributes on the left."""
     from ..identity import SUFFIX
-    from ..media.images import check_output, find_photos, write_image
+    from ..media.images import check_not_input, check_output, find_photos, write_image
 
-    check_output(output)
-    make_folder(files)
     top, left = find_photos(identities, (SUFFIX,)), find_photos(attributes)
+    inputs = [*top, *left]
+    check_output(output, inputs=inputs)
+    make_folder(files)
     composer = settings.composer()
     tops, failed = attempt("identities", top, lambda path: look_at_identity(composer, path, identity_face))
     lefts, failed_left = attempt("attributes", left, lambda path: look_at_attributes(composer, path, face))
@@ -110,6 +112,7 @@ def grid(
         for attribute, row in zip(left_names, cells, strict=True):
             for identity, cell in zip(top_names, row, strict=True):
                 written.append(files / f"{identity}--{attribute}.png")
+                check_not_input(written[-1], inputs)
                 write_image(written[-1], cell, settings.note(composer, "composition"))
     each_ms = _face_ms(ms) / (len(tops) * len(lefts))
     text = f"{output} ({len(tops)} x {len(lefts)} faces, {each_ms:.0f} ms each on {composer.provider})"
@@ -133,7 +136,7 @@ def pairs(
     What has no partner is named at the end.
     """
     from ..identity import SUFFIX
-    from ..media.images import find_photos, write_image
+    from ..media.images import check_not_input, find_photos, write_image
 
     for folder in (identities, attributes):
         if not folder.is_dir():
@@ -144,6 +147,9 @@ def pairs(
     if not matched:
         raise InputError(f"no file in {identities} has the name of one in {attributes}, so there are no pairs.")
     make_folder(output)
+    inputs = [*who.values(), *what.values()]
+    for name in matched:
+        check_not_input(output / f"{name}.png", inputs)
     composer = settings.composer()
 
     def compose_pair(name: str) -> Path:
@@ -190,7 +196,7 @@ def interpolate(
     from ..interpolate import interpolate as interpolate_between
     from ..media.images import check_output
 
-    check_output(output, OUTPUT_SUFFIXES)
+    check_output(output, OUTPUT_SUFFIXES, [*identities, *attributes])
     check_numbers(len(identities), len(attributes))
     animated = output.suffix.lower() in ANIMATION_SUFFIXES
     steps = steps or (ANIMATION_STEPS if animated else STRIP_STEPS)

@@ -19,21 +19,21 @@ from ..errors import FidError
 from ..tensor import Tensor
 from ..weights.cache import cache_folder
 from .ort import describe_tensor, first_line, ort, session_options
-from .session import check_inputs
+from .session import check_inputs, in_place_of
 from .table import DEVICE_ENGINES, ENGINES, Engine, engine_row, fits_platform, has_module
 
 
 class DeviceSession:
     """See `session.Session`. `engine`: one of `table.DEVICE_ENGINES` that ONNX Runtime holds.
 
-    Raises FidError in one sentence when it is not installed, offers no device, or takes no part of the graph.
+    `reason`: why it runs in the place of another engine. Raises FidError in one sentence when it is not installed,
+    offers no device, or takes no part of the graph.
     """
 
-    def __init__(self, path: Path | str, engine: str, threads: int) -> None:
+    def __init__(self, path: Path | str, engine: str, threads: int, reason: str = "") -> None:
         ort.set_default_logger_severity(4)  # failures come as exceptions
         row = engine_row(engine)
-        self.fallback: str | None = None
-        self._static = row.static
+        self._reason, self._static = reason, row.static
         options = session_options(threads)
         options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
         if row.static:
@@ -49,6 +49,11 @@ class DeviceSession:
         ports = (self._session.get_inputs(), self._session.get_outputs())
         self.inputs, self.outputs = (tuple(_any_batch(describe_tensor(port), row) for port in side) for side in ports)
         self._names = [tensor.name for tensor in self.outputs]
+
+    @property
+    def fallback(self) -> str | None:
+        """See `session.Session.fallback`."""
+        return in_place_of(self._reason, self.provider)
 
     def run(self, **arrays: NDArray) -> dict[str, NDArray]:
         """See `session.Session.run`. An engine of static shapes runs the pictures of a batch one by one."""

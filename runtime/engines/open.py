@@ -77,7 +77,6 @@ def _on_gpu(path: Path, half: Path | None, engine: str, threads: int, static_bat
     """A session on `engine`, or on the first that works of those after it; with "auto" only installed ones count."""
     named = engine != "auto"
     reason = ""  # the first: without a driver, all that follow are the same
-    session: Session | None = None
     for candidate in GPU_ENGINES[GPU_ENGINES.index(engine) if named else 0 :]:
         if not installed(candidate):
             if candidate == engine:
@@ -85,17 +84,11 @@ def _on_gpu(path: Path, half: Path | None, engine: str, threads: int, static_bat
             continue
         for graph in dict.fromkeys((half or path, path)):
             try:
-                session = _open_on_gpu(graph, path, candidate, threads, static_batch)
-                break
+                return _open_on_gpu(graph, path, candidate, threads, static_batch, reason)
             except FidError as error:
                 typed = " in FP16" if graph == half else ""
-                reason = reason or f"{candidate} does not work here{typed}: {str(error).rstrip('.')}"
-        if session is not None:
-            break
-    session = session or _on_cpu(path, threads, static_batch)
-    if reason:
-        session.fallback = f"{reason}; {session.provider} runs in its place."
-    return session
+                reason = reason or f"{candidate} does not work here{typed}: {error}"
+    return _on_cpu(path, threads, static_batch, reason)
 
 
 def _on_device(path: Path, engine: str, threads: int, static_batch: int | None) -> Session:
@@ -108,84 +101,78 @@ def _on_device(path: Path, engine: str, threads: int, static_batch: int | None) 
     except FidError as error:
         if not offered(engine):
             raise
-        session = OnnxRuntimeSession(path, "CPU", threads)
-        session.fallback = f"{_as_reason(error)}; {session.provider} runs in its place."
-        return session
+        return OnnxRuntimeSession(path, "CPU", threads, str(error))
 
 
-def _open_on_device(path: Path, engine: str, threads: int, static_batch: int | None) -> Session:
+def _open_on_device(path: Path, engine: str, threads: int, static_batch: int | None, reason: str = "") -> Session:
     if engine.startswith("openvino:"):
         from .ov import OpenVINOSession
 
-        return OpenVINOSession(path, "f16", threads, static_batch, engine.partition(":")[2].upper())
+        return OpenVINOSession(path, "f16", threads, static_batch, reason, engine.partition(":")[2].upper())
     from .devices import DeviceSession
 
-    return DeviceSession(path, engine, threads)
+    return DeviceSession(path, engine, threads, reason)
 
 
-def _on_measured_device(path: Path, engine: str, threads: int, static_batch: int | None) -> Session:
+def _on_measured_device(path: Path, engine: str, threads: int, static_batch: int | None, reason: str) -> Session:
     """A session on the device that was measured. FidError when it does not open, or another device answers."""
-    session = _open_on_device(path, engine, threads, static_batch)
+    session = _open_on_device(path, engine, threads, static_batch, reason)
     if session.provider != measured_provider(engine):
-        raise FidError(f"{session.provider} has not been measured yet: run fid-run bench")
+        raise FidError(f"{session.provider} has not been measured yet: run fid-run bench.")
     return session
 
 
-def _as_reason(error: FidError) -> str:
-    return str(error).rstrip(".")
-
-
-def _on_cpu(path: Path, threads: int, static_batch: int | None) -> Session:
-    """A session on the engine that was found faster for a graph; where that does not open, on ONNX Runtime."""
+def _on_cpu(path: Path, threads: int, static_batch: int | None, reason: str) -> Session:
+    """A session on the engine that was found faster for a graph; where that does not open, on ONNX Runtime. `reason`:
+    why no GPU engine runs that is installed, "" where none is."""
     from .ort import OnnxRuntimeSession
 
     engine = remembered(path.stem)
     if engine in DEVICE_ENGINES:
         try:
-            return _on_measured_device(path, engine, threads, static_batch)
+            return _on_measured_device(path, engine, threads, static_batch, reason)
         except FidError as error:
-            session = OnnxRuntimeSession(path, "CPU", threads)
-            session.fallback = f"{_as_reason(error)}; {session.provider} runs instead."
-            return session
-    if engine.startswith("openvino"):
+            reason = reason or str(error)
+    elif engine.startswith("openvino"):
         from .ov import OpenVINOSession
 
         try:
-            return OpenVINOSession(path, _precision(engine), threads, static_batch)
+            return OpenVINOSession(path, _precision(engine), threads, static_batch, reason)
         except FidError as error:
-            session = OnnxRuntimeSession(path, "CPU", threads)
-            session.fallback = (
-                f"openvino does not work here: {str(error).rstrip('.')}; {session.provider} runs instead."
-            )
-            return session
-    return OnnxRuntimeSession(path, "CPU", threads)
+            reason = reason or f"openvino does not work here: {error}"
+    return OnnxRuntimeSession(path, "CPU", threads, reason)
 
 
 def _precision(engine: str) -> str:
     return "bf16" if engine.endswith("bf16") else "f32"
 
 
-def _open_on_gpu(graph: Path, reference: Path, engine: str, threads: int, static_batch: int | None) -> Session:
+def _open_on_gpu(
+    graph: Path, reference: Path, engine: str, threads: int, static_batch: int | None, reason: str
+) -> Session:
     if engine == "cuda":
         from .ort import OnnxRuntimeSession
 
-        return OnnxRuntimeSession(graph, "CUDA", threads)
+        return OnnxRuntimeSession(graph, "CUDA", threads, reason)
     from .tensorrt.build import Batch
 
-    return open_tensorrt(graph, engine, None if static_batch is None else Batch(*[static_batch] * 3), reference)
+    batch = None if static_batch is None else Batch(*[static_batch] * 3)
+    return open_tensorrt(graph, engine, batch, reference, reason)
 
 
-def open_tensorrt(path: Path, engine: str, batch: Batch | None = None, reference: Path | None = None) -> Session:
+def open_tensorrt(
+    path: Path, engine: str, batch: Batch | None = None, reference: Path | None = None, reason: str = ""
+) -> Session:
     """Open a graph on "tensorrt" or "tensorrt-rtx", and compare an engine that is new with FP32.
 
     `batch`: see `TensorRTSession`. `reference`: the FP32 form of the graph at `path`; None for that graph itself, which
-    a CPU computes in FP32 however it is typed. Raises FidError in one sentence when the engine cannot be built or falls
-    short.
+    a CPU computes in FP32 however it is typed. `reason`: why it runs in the place of another engine. Raises FidError in
+    one sentence when the engine cannot be built or falls short.
     """
     from .compare import compare
     from .tensorrt.session import TensorRTSession
 
-    session = TensorRTSession(path, engine, batch)
+    session = TensorRTSession(path, engine, batch, reason)
     if not session.compared:
         session.judge(*compare(session, reference or path))
     return session

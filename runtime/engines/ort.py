@@ -12,7 +12,6 @@ import io
 import itertools
 import os
 import threading
-from collections import OrderedDict
 from functools import cache
 from pathlib import Path
 
@@ -24,15 +23,13 @@ from ..tensor import Tensor
 from ..weights.cache import cache_folder, locked, new_file
 from .cuda import Buffers, Stream, gpu
 from .matmul import LARGEST_GRAPH, with_matrix_products
-from .session import check_inputs
+from .recent import Recent
+from .session import check_inputs, in_place_of
 
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # since 1.31 its import starts reporting to its maker
 import onnxruntime as ort
 
 DTYPES = {"tensor(uint8)": "uint8", "tensor(float)": "float32", "tensor(float16)": "float16", "tensor(int64)": "int64"}
-
-KEPT = 4
-"""Batch sizes whose buffers stay on the GPU; the one not used for longest makes room."""
 
 SETTLING = 2
 """Runs on the CPU after which memory is given back: the first takes a block for every result, and the second, which
@@ -51,11 +48,14 @@ NO_CUDA = (
 
 
 class OnnxRuntimeSession:
-    """See `session.Session`. `device`: "CPU" or "CUDA". Raises FidError when CUDA does not work."""
+    """See `session.Session`. `device`: "CPU" or "CUDA". `reason`: why this engine runs in the place of another.
 
-    def __init__(self, path: Path | str, device: str, threads: int) -> None:
+    Raises FidError when CUDA does not work.
+    """
+
+    def __init__(self, path: Path | str, device: str, threads: int, reason: str = "") -> None:
         ort.set_default_logger_severity(4)  # failures come as exceptions; the log would reach the user's terminal
-        self.fallback: str | None = None
+        self._reason = reason
         self._bound: _BoundRuns | None = None
         if device == "CUDA":
             if not has_cuda():
@@ -79,6 +79,11 @@ class OnnxRuntimeSession:
         if device == "CUDA" and bindings:
             self._bound = _BoundRuns(self._session, self.inputs, self.outputs, recorded)
 
+    @property
+    def fallback(self) -> str | None:
+        """See `session.Session.fallback`."""
+        return in_place_of(self._reason, self.provider)
+
     def run(self, **arrays: NDArray) -> dict[str, NDArray]:
         """See `session.Session.run`."""
         check_inputs(self.inputs, arrays)
@@ -97,43 +102,41 @@ class _BoundRuns:
         self._session, self._inputs, self._outputs = session, inputs, outputs
         self._recorded = recorded
         self._stream = Stream()
-        self._ready: OrderedDict[int, tuple[Buffers, ort.IOBinding, ort.RunOptions, int]] = OrderedDict()
+        self._ready = Recent(self._make, self._release)
         self._numbers = itertools.count(1)  # of the recorded graphs; never used twice
         self._lock = threading.Lock()
 
     def run(self, arrays: dict[str, NDArray]) -> dict[str, NDArray]:
         batch = next((len(arrays[t.name]) for t in self._inputs if "batch" in t.shape), 1)
         with self._lock:
-            buffers, binding, options, _ = self._at(batch)
+            buffers, binding, options, _ = self._ready.at(batch)
             for name, array in arrays.items():
                 buffers.send(name, array)
             self._stream.wait()  # ONNX Runtime works on a stream of its own, and is done when the call returns
             self._session.run_with_iobinding(binding, options)
             return buffers.fetch(tuple(t.name for t in self._outputs))
 
-    def _at(self, batch: int) -> tuple[Buffers, ort.IOBinding, ort.RunOptions, int]:
-        if batch not in self._ready:
-            if len(self._ready) >= KEPT:
-                *_, number = self._ready.popitem(last=False)[1]
-                if self._recorded and hasattr(self._session, "release_captured_graph"):
-                    self._session.release_captured_graph(number)
-            shapes = {
-                t.name: (tuple(batch if isinstance(side, str) else side for side in t.shape), t.dtype)
-                for t in (*self._inputs, *self._outputs)
-            }
-            buffers, binding, options = Buffers(shapes, self._stream), self._session.io_binding(), ort.RunOptions()
-            number = next(self._numbers)
-            if self._recorded:
-                options.add_run_config_entry("gpu_graph_id", str(number))
-            for t in self._inputs:
-                shape, dtype = shapes[t.name]
-                binding.bind_input(t.name, DEVICE, 0, np.dtype(dtype).type, shape, buffers.address(t.name))
-            for t in self._outputs:
-                shape, dtype = shapes[t.name]
-                binding.bind_output(t.name, DEVICE, 0, np.dtype(dtype).type, shape, buffers.address(t.name))
-            self._ready[batch] = buffers, binding, options, number
-        self._ready.move_to_end(batch)
-        return self._ready[batch]
+    def _release(self, made: tuple[Buffers, ort.IOBinding, ort.RunOptions, int]) -> None:
+        if self._recorded and hasattr(self._session, "release_captured_graph"):
+            self._session.release_captured_graph(made[3])
+
+    def _make(self, batch: int) -> tuple[Buffers, ort.IOBinding, ort.RunOptions, int]:
+        """Buffers on the GPU for a batch size, their binding, and the number of the graph recorded with them."""
+        shapes = {
+            t.name: (tuple(batch if isinstance(side, str) else side for side in t.shape), t.dtype)
+            for t in (*self._inputs, *self._outputs)
+        }
+        buffers, binding, options = Buffers(shapes, self._stream), self._session.io_binding(), ort.RunOptions()
+        number = next(self._numbers)
+        if self._recorded:
+            options.add_run_config_entry("gpu_graph_id", str(number))
+        for t in self._inputs:
+            shape, dtype = shapes[t.name]
+            binding.bind_input(t.name, DEVICE, 0, np.dtype(dtype).type, shape, buffers.address(t.name))
+        for t in self._outputs:
+            shape, dtype = shapes[t.name]
+            binding.bind_output(t.name, DEVICE, 0, np.dtype(dtype).type, shape, buffers.address(t.name))
+        return buffers, binding, options, number
 
 
 def has_cuda() -> bool:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections import OrderedDict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,29 +14,35 @@ from ..errors import FidError
 from ..tensor import Tensor
 from ..weights.cache import cache_folder
 from .forms import with_grouped_wavelets, with_noise_apart
-from .session import check_inputs
+from .recent import Recent
+from .session import check_inputs, in_place_of
 
 if TYPE_CHECKING:
     import openvino
 
 
 MISSING = "OpenVINO is not installed: `pip install 'fid-face[openvino]'`."
-KEPT = 4
-"""Batch sizes that stay built; the one not used for longest makes room."""
 
 
 class OpenVINOSession:
     """See `session.Session`. `precision`: of the arithmetic, "f32", "f16" or "bf16", which needs a CPU that has it.
-    `device`: "CPU", "GPU" or "NPU". FidError when OpenVINO sees no such device."""
+    `reason`: why this engine runs in the place of another. `device`: "CPU", "GPU" or "NPU". FidError when OpenVINO sees
+    no such device."""
 
     def __init__(
-        self, path: Path | str, precision: str, threads: int, static_batch: int | None, device: str = "CPU"
+        self,
+        path: Path | str,
+        precision: str,
+        threads: int,
+        static_batch: int | None,
+        reason: str = "",
+        device: str = "CPU",
     ) -> None:
         self._core = _openvino().Core()
         self._core.set_property({"CACHE_DIR": str(cache_folder("openvino"))})
-        self.fallback: str | None = None
+        self._reason, self._slower = reason, ""
         if precision == "bf16" and "BF16" not in self._core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
-            self.fallback = "bf16 was asked for and this CPU does not have it."
+            self._slower = "bf16 was asked for and this CPU does not have it."
             precision = "f32"
         self._device, self._device_name = device, ""
         self._options: dict[str, Any] = {"INFERENCE_PRECISION_HINT": precision, "PERFORMANCE_HINT": "LATENCY"}
@@ -46,13 +51,18 @@ class OpenVINOSession:
         else:
             self._device_name = f" ({_name_of(self._core, device)})"
         self._path = Path(path)
-        model = self._read()
-        self.inputs = tuple(_tensor(port) for port in model.inputs)
-        self.outputs = tuple(_tensor(port) for port in model.outputs)
-        self._built: OrderedDict[int, openvino.InferRequest] = OrderedDict()
+        self._first: openvino.Model | None = self._read()  # until something is built from it
+        self.inputs = tuple(_tensor(port) for port in self._first.inputs)
+        self.outputs = tuple(_tensor(port) for port in self._first.outputs)
+        self._built: Recent[openvino.InferRequest] = Recent(self._build)
         self._lock = threading.Lock()
         self.provider = f"openvino {device} {precision}{self._device_name}"
-        self._request(static_batch or 1, model)  # a graph that cannot be built fails here, not on the first picture
+        self._built.at(static_batch or 1)  # a graph that cannot be built fails here, not on the first picture
+
+    @property
+    def fallback(self) -> str | None:
+        """See `session.Session.fallback`."""
+        return in_place_of(self._reason, self.provider) or self._slower or None
 
     def _read(self) -> openvino.Model:
         """The graph in the form that is quicker here; it is not kept, because it holds its weights once more."""
@@ -64,29 +74,24 @@ class OpenVINOSession:
         with_noise_apart(model)
         return model
 
-    def _request(self, batch: int, model: openvino.Model | None = None) -> openvino.InferRequest:
-        if batch not in self._built:
-            model = model or self._read()
-            shapes = {t.name: [batch if isinstance(d, str) else d for d in t.shape] for t in self.inputs}
-            try:
-                model.reshape(shapes)
-                compiled = self._core.compile_model(model, self._device, self._options)
-            except Exception as error:
-                raise FidError(f"OpenVINO cannot build the graph: {_last_line(error)}.") from error
-            live = compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
-            self.provider = f"openvino {self._device} {live}{self._device_name}"
-            self._built[batch] = compiled.create_infer_request()
-            if len(self._built) > KEPT:
-                self._built.popitem(last=False)
-        self._built.move_to_end(batch)
-        return self._built[batch]
+    def _build(self, batch: int) -> openvino.InferRequest:
+        model, self._first = self._first or self._read(), None
+        shapes = {t.name: [batch if isinstance(d, str) else d for d in t.shape] for t in self.inputs}
+        try:
+            model.reshape(shapes)
+            compiled = self._core.compile_model(model, self._device, self._options)
+        except Exception as error:
+            raise FidError(f"OpenVINO cannot build the graph: {_last_line(error)}.") from error
+        live = compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
+        self.provider = f"openvino {self._device} {live}{self._device_name}"
+        return compiled.create_infer_request()
 
     def run(self, **arrays: NDArray) -> dict[str, NDArray]:
         """See `session.Session.run`. The first call with a new batch size builds the graph for it."""
         check_inputs(self.inputs, arrays)
         batch = next((len(arrays[t.name]) for t in self.inputs if t.shape and isinstance(t.shape[0], str)), 1)
         with self._lock:
-            results = self._request(batch).infer({name: np.ascontiguousarray(a) for name, a in arrays.items()})
+            results = self._built.at(batch).infer({name: np.ascontiguousarray(a) for name, a in arrays.items()})
             return {tensor.name: results[i].copy() for i, tensor in enumerate(self.outputs)}
 
 

@@ -18,8 +18,10 @@ class Session(Protocol):
         """What the graph really runs on: engine, device and, when there is a choice, precision ("openvino CPU f32")."""
         ...
 
-    fallback: str | None
-    """One sentence when this is not what was asked for, or an installed GPU engine does not work; else None."""
+    @property
+    def fallback(self) -> str | None:
+        """One sentence when this is not what was asked for, or an installed GPU engine does not work; else None."""
+        ...
 
     @property
     def inputs(self) -> tuple[Tensor, ...]:
@@ -60,3 +62,8 @@ def check_inputs(inputs: tuple[Tensor, ...], arrays: dict[str, NDArray]) -> None
 
 def _text(shape: tuple[int | str, ...]) -> str:
     return "[" + ", ".join(map(str, shape)) + "]"
+
+
+def in_place_of(reason: str, provider: str) -> str | None:
+    """Return the sentence of a session that runs because another one does not; None without a reason."""
+    return f"{reason.rstrip('.')}; {provider} runs in its place." if reason else None

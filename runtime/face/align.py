@@ -60,12 +60,13 @@ class Alignment:
         factor = size / self.size
         return Alignment(factor * self.matrix + np.array([[0, 0, 1], [0, 0, 1]]) * (factor - 1) / 2, size)
 
-    def crop(self, image: np.ndarray) -> np.ndarray:
+    def crop(self, image: np.ndarray, *, quick: bool = False) -> np.ndarray:
         """The aligned crop uint8 [size, size, 3] of a photo uint8 [height, width, 3], in the photo's colour order.
 
         What lies outside the photo is its mirror image, fading into a blur and then into one colour, as in FFHQ.
+        `quick`: resampled as by `quick_warp`, for frames.
         """
-        warped = warp(image, self.matrix, self.size, self.size)
+        warped = (quick_warp if quick else warp)(image, self.matrix, self.size, self.size)
         outside = self._outside(image.shape[0], image.shape[1])
         if outside.max() <= 1.0:  # px; a thin mirrored border shows nothing
             return warped
@@ -174,3 +175,26 @@ def warp(image: np.ndarray, matrix: np.ndarray, width: int, height: int) -> np.n
             linear = matrix[:, :2] @ to_photo[:, :2]
             matrix = np.column_stack([linear, matrix[:, :2] @ to_photo[:, 2] + matrix[:, 2]])
     return cv2.warpAffine(image, matrix, (width, height), flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT_101)
+
+
+def quick_warp(image: np.ndarray, matrix: np.ndarray, width: int, height: int) -> np.ndarray:
+    """`warp` for frames, in a third of its time, and as free of noise: means of n x n pixels for a whole n bring the
+    scale to 0.5:1 or more, a blur by 3 x 3 stands for the rest of the averaging, and linear interpolation follows."""
+    scale = float(np.hypot(matrix[0, 0], matrix[1, 0]))
+    if scale < 1:
+        step = int(1 / scale)
+        corners = transform(invert(matrix), np.array([[0, 0], [width, 0], [width, height], [0, height]]) - 0.5)
+        limit = np.array([image.shape[1], image.shape[0]])
+        start = np.clip(np.floor(corners.min(axis=0)).astype(int) - 2 * step, 0, limit)
+        size = (np.clip(np.ceil(corners.max(axis=0)).astype(int) + 2 * step, 0, limit) - start) // step
+        if size.min() > 0:
+            (left, top), (across, down) = start, size
+            image = image[top : top + down * step, left : left + across * step]
+            if step > 1:
+                image = cv2.resize(image, (int(across), int(down)), interpolation=cv2.INTER_AREA)
+            offset = start + (step - 1) / 2
+            matrix = np.column_stack([matrix[:, :2] * step, matrix[:, :2] @ offset + matrix[:, 2]])
+            side = (1 - scale * step) / 3  # no more noise is left than by exact means, to 4 %
+            taps = np.array([side, 1 - 2 * side, side], np.float32)
+            image = cv2.sepFilter2D(image, -1, taps, taps, borderType=cv2.BORDER_REFLECT_101)
+    return cv2.warpAffine(image, matrix, (width, height), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101)

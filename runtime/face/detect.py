@@ -21,6 +21,7 @@ SEARCH_SIDES = (320, 1024)  # px, longest side of the photo as it is searched
 CROWD_SIDE = 2048  # px, tried when there was nothing in these and the photo is larger
 REFINE_SIDES = ((320,), (448, 576))  # px, sides of the upright views in which the points are measured, in two rounds
 MIN_SCORE = 0.7  # 0..1, YuNet's certainty
+DOUBTFUL_SCORE = 0.45  # 0..1, YuNet itself says nothing of what it is less sure of
 SURE_SCORE = 0.92  # an upright face has 0.93 to 0.96, one on its side up to 0.90 and then its points are wrong
 TURNED_GAIN = 0.03  # how much surer a face must be in the turned photo
 OVERLAP = 0.4  # of the smaller box: above it, two boxes are one face
@@ -59,7 +60,7 @@ class Detector:
         level = cv2.utils.logging.getLogLevel()
         cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)  # it warns about a default that it sets itself
         try:
-            self._net = cv2.FaceDetectorYN.create(str(path), "", (320, 320), MIN_SCORE, 0.3, 5000)
+            self._net = cv2.FaceDetectorYN.create(str(path), "", (320, 320), DOUBTFUL_SCORE, 0.3, 5000)
         except cv2.error as error:
             raise FidError(f"the face detector {path} cannot be loaded by OpenCV {cv2.__version__}.") from error
         finally:
@@ -89,7 +90,7 @@ class Detector:
             found += self.search(image, min(large, longest))
         if not found and longest > large:
             found = self.search(image, min(CROWD_SIDE, longest))
-        return _distinct(found)
+        return distinct(found)
 
     def refine(self, image: np.ndarray, face: Face) -> Face:
         """The same face, its points measured anew in upright views of fixed sizes and in their mirror images."""
@@ -123,14 +124,24 @@ class Detector:
         small = (max(1, round(width * factor)), max(1, round(height * factor)))
         method = cv2.INTER_AREA if factor < 1 else cv2.INTER_LINEAR
         view = cv2.cvtColor(cv2.resize(image, small, interpolation=method), cv2.COLOR_RGB2BGR)
-        self._net.setInputSize(small)
-        rows = self._net.detect(view)[1]
         scale = np.array([width / small[0], height / small[1]])
         faces = []
+        for face in self.look(view):
+            corner, extent = np.array(face.box[:2]) * scale, np.array(face.box[2:]) * scale
+            points = (face.points + 0.5) * scale - 0.5
+            faces.append(Face((*corner.tolist(), *extent.tolist()), points, face.score))
+        return faces
+
+    def look(self, view: np.ndarray, least: float = MIN_SCORE) -> list[Face]:
+        """Faces of a picture BGR uint8 [height, width, 3] as large as it is; `least`: from this certainty on, 0..1 and
+        `DOUBTFUL_SCORE` at least."""
+        self._net.setInputSize((view.shape[1], view.shape[0]))
+        rows = self._net.detect(view)[1]
+        faces = []
         for row in np.zeros((0, 15)) if rows is None else rows.astype(np.float64):
-            corner, extent = row[:2] * scale, row[2:4] * scale
-            points = (row[4:14].reshape(5, 2) + 0.5) * scale - 0.5
-            faces.append(Face((*corner.tolist(), *extent.tolist()), points, float(row[14])))
+            if row[14] >= least:
+                box = (float(row[0]), float(row[1]), float(row[2]), float(row[3]))
+                faces.append(Face(box, row[4:14].reshape(5, 2), float(row[14])))
         return faces
 
 
@@ -190,8 +201,8 @@ def _turned_back(face: Face, quarters: int, shape: tuple[int, ...]) -> Face:
     return Face((x, y, far_x - x, far_y - y), transform(matrix, face.points), face.score)
 
 
-def _distinct(faces: list[Face]) -> list[Face]:
-    """Without the weaker of two boxes that cover each other."""
+def distinct(faces: list[Face]) -> list[Face]:
+    """The faces without the weaker of two whose boxes cover each other, the surest first."""
     kept: list[Face] = []
     for face in sorted(faces, key=lambda face: face.score, reverse=True):
         if all(_cover(face, other) < OVERLAP for other in kept):

@@ -19,7 +19,7 @@ from functools import cache
 import cv2
 import numpy as np
 
-from .align import Alignment
+from .align import Alignment, transform
 
 EDGE = 0.02  # the opacity reaches 0 this far inside the crop, in sides of the crop: a composition is worst at its edge
 FEATHER = 0.11  # width of the band in which it rises to 1, in sides of the crop
@@ -31,6 +31,8 @@ SAME = 65.0  # 0..255; a larger difference is no shade of one thing but hair aga
 REACH = 0.13, 0.33  # sides of the crop; in full as far in as the first, not at all beyond the second: the face is there
 TRACE = 1.5  # so little trust around, in cells, and nothing is corrected
 MEMORY_S = 0.25  # seconds; time constant of the average of the difference
+DOUBLE_FROM = 0.75  # px of the frame for one of the composition, from which it is doubled first
+SHARPEN = np.array([-0.04, 1.08, -0.04], np.float32)  # along both axes; as much as linear interpolation then blurs
 CUT = 45.0  # 0..255; a mean jump of the difference beyond it is a cut to another scene, and nothing is remembered
 
 
@@ -49,8 +51,10 @@ class Paster:
     frame = paster.paste(frame, composed, alignment)
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, exact: bool = False) -> None:
+        """`exact`: by cubic interpolation, for single pictures; else as `put_back` does it, in half the time."""
         self.state = PasteState()
+        self._exact = exact
 
     def reset(self) -> None:
         """Forget the colours of former frames."""
@@ -78,7 +82,43 @@ class Paster:
         self.state = PasteState(difference)
         side = composed.shape[0]
         matched = match_border(composed, difference)
-        return alignment.resized(side).paste(image, matched, head_mask(side))
+        framing, mask = alignment.resized(side), head_mask(side)
+        return framing.paste(image, matched, mask) if self._exact else put_back(image, matched, framing, mask)
+
+
+def put_back(image: np.ndarray, crop: np.ndarray, alignment: Alignment, mask: np.ndarray) -> np.ndarray:
+    """A copy of the frame uint8 [height, width, 3] with an aligned crop uint8 [size, size, 3] where it came from.
+
+    `mask` float32 [size, size], 0..1, is the crop's opacity. Colours, multiplied by it, and opacity are resampled
+    together as four channels, for which OpenCV has its quickest code. Where the crop grows, it is sharpened a little
+    and doubled first, and linear interpolation from there looks like cubic (48 dB) in a quarter of the time.
+    """
+    height, width = image.shape[:2]
+    corners = np.array([[0, 0], [1, 0], [1, 1], [0, 1]]) * alignment.size - 0.5
+    around = transform(alignment.inverse, corners)
+    left, top = np.clip(np.floor(around.min(axis=0)).astype(int), 0, (width, height))
+    right, bottom = np.clip(np.ceil(around.max(axis=0)).astype(int) + 1, 0, (width, height))
+    result = image.copy()
+    if left >= right or top >= bottom:
+        return result
+    opacity = np.rint(255 * mask).astype(np.uint8)
+    colours = cv2.multiply(crop, cv2.cvtColor(opacity, cv2.COLOR_GRAY2RGB), scale=1 / 255)
+    grown = alignment.side_px / alignment.size
+    side = alignment.size
+    if grown > DOUBLE_FROM:
+        colours, side = cv2.sepFilter2D(colours, -1, SHARPEN, SHARPEN), 2 * alignment.size
+    elif grown < 0.5:
+        side = max(1, alignment.size // int(1 / grown))
+    layers = cv2.merge([colours, opacity])
+    if side != alignment.size:
+        method = cv2.INTER_CUBIC if side > alignment.size else cv2.INTER_AREA
+        layers = cv2.resize(layers, (side, side), interpolation=method)
+    home = alignment.resized(side).inverse - np.array([[0, 0, left], [0, 0, top]])
+    layers = cv2.warpAffine(layers, home, (right - left, bottom - top), flags=cv2.INTER_LINEAR)
+    behind = cv2.cvtColor(cv2.bitwise_not(layers[..., 3]), cv2.COLOR_GRAY2RGB)
+    region = result[top:bottom, left:right]
+    region[:] = cv2.add(cv2.cvtColor(layers, cv2.COLOR_RGBA2RGB), cv2.multiply(region, behind, scale=1 / 255))
+    return result
 
 
 @cache

@@ -15,7 +15,7 @@ from functools import cache
 import cv2
 import numpy as np
 
-from .align import Alignment, align, transform, warp
+from .align import Alignment, align, quick_warp, transform
 from .detect import MAX_YAW_DEGREES, MIN_FACE_PX, Detector, Face
 from .smooth import FilterState, OneEuro
 
@@ -39,7 +39,10 @@ class TrackState:
     """What a tracker remembers."""
 
     points: np.ndarray | None  # float64 [5, 2], px of the last frame, not smoothed
-    grey: np.ndarray | None  # uint8 [height, width], the last frame
+    view: np.ndarray | None  # uint8 [FLOW_SIDE, FLOW_SIDE], grey, the last frame aligned by `points`; may be left out,
+    # which costs the flow from there
+    height: int  # px, of the last frame
+    width: int
     unit: float  # px, side of the crop when the face was found: the unit of positions
     frames: int  # since the start
     failed: int  # detections in a row
@@ -56,7 +59,8 @@ class Tracker:
         self._filter = OneEuro(CUTOFF_HZ, BETA)
         self.smooth = smooth
         self.points: np.ndarray | None = None  # float64 [5, 2], px of the last frame, not smoothed
-        self._grey: np.ndarray | None = None  # uint8 [height, width], the last frame
+        self._view: np.ndarray | None = None  # uint8 [FLOW_SIDE, FLOW_SIDE], grey, the last frame aligned by its points
+        self._shape: tuple[int, ...] = (0, 0)  # [height, width] px, of the last frame
         self._unit = 1.0  # px, side of the crop when the face was found: the unit of positions
         self._frames = self._failed = 0  # frames since the start, detections failed in a row
 
@@ -67,7 +71,7 @@ class Tracker:
     def start(self, image: np.ndarray, face: Face) -> np.ndarray:
         """Follow this face of the frame RGB uint8 [height, width, 3] from now on; returns its points float64 [5, 2]."""
         self.points = self._detector.refine(image, face).points
-        self._grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
+        self._view, self._shape = _flow_view(image, self.points), image.shape[:2]
         self._unit = align(self.points).side_px
         self._failed = 0
         self._filter.reset()
@@ -79,14 +83,16 @@ class Tracker:
         None while there is no face that fid can use: none at all, narrower than `MIN_FACE_PX`, or a profile.
         """
         self._frames += 1
-        grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
-        if self.points is not None and self._grey is not None and self._grey.shape == grey.shape:
-            carried = self._flow(self._grey, grey, self.points)
+        if self.points is not None and self._view is None:  # a state without its view: no flow this time
+            self.points = self._correct(image, self.points, self.points)
+        elif self.points is not None and self._view is not None and self._shape == image.shape[:2]:
+            carried = self._flow(self._view, image, self.points)
             due = carried is None or self._frames % self._every == 0
             self.points = self._correct(image, self.points, carried) if due else carried
         else:
             self.points = None
-        self._grey = grey
+        if self.points is not None:
+            self._view = _flow_view(image, self.points)
         if self.points is None:
             face = self._find(image) if self._search else None
             if face is None:
@@ -103,10 +109,10 @@ class Tracker:
         usable = [face for face in faces if face.box[2] >= MIN_FACE_PX and abs(face.yaw_degrees) <= MAX_YAW_DEGREES]
         return max(usable, key=lambda face: face.area, default=None)
 
-    def _flow(self, before: np.ndarray, now: np.ndarray, points: np.ndarray) -> np.ndarray | None:
-        """The five points carried along by the common motion of the face; None when there is none."""
-        alignment = align(points, FLOW_SIDE)
-        old, new = (warp(grey, alignment.matrix, FLOW_SIDE, FLOW_SIDE) for grey in (before, now))
+    def _flow(self, old: np.ndarray, image: np.ndarray, points: np.ndarray) -> np.ndarray | None:
+        """The five points carried along by the common motion of the face since the view `old` of them; None when there
+        is none."""
+        alignment, new = align(points, FLOW_SIDE), _flow_view(image, points)
         corners = cv2.goodFeaturesToTrack(old, CORNERS, 0.01, 5, mask=_inner_face())
         if corners is None or len(corners) < MIN_CORNERS:
             return None
@@ -159,13 +165,20 @@ class Tracker:
     @property
     def state(self) -> TrackState:
         """What it remembers; may be set to what another tracker remembered."""
-        grey = None if self.points is None else self._grey
-        return TrackState(self.points, grey, self._unit, self._frames, self._failed, self._filter.state)
+        view = None if self.points is None else self._view
+        height, width = self._shape
+        return TrackState(self.points, view, height, width, self._unit, self._frames, self._failed, self._filter.state)
 
     @state.setter
     def state(self, state: TrackState) -> None:
-        self.points, self._grey, self._unit = state.points, state.grey, state.unit
+        self.points, self._view, self._unit = state.points, state.view, state.unit
+        self._shape = (state.height, state.width)
         self._frames, self._failed, self._filter.state = state.frames, state.failed, state.filter
+
+
+def _flow_view(image: np.ndarray, points: np.ndarray) -> np.ndarray:
+    """The face of a frame RGB uint8, aligned by its points, grey: uint8 [FLOW_SIDE, FLOW_SIDE]."""
+    return cv2.cvtColor(quick_warp(image, align(points, FLOW_SIDE).matrix, FLOW_SIDE, FLOW_SIDE), cv2.COLOR_RGB2GRAY)
 
 
 def _usable(points: np.ndarray) -> bool:

@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 
 BIN_MS = 0.5  # width of a bin of the histogram of ages
 BINS = 20_000  # up to 10 s; what is older counts as 10 s
+
+
+PERCENTS = (50, 95, 99)
+
+
+def percentiles(values: Iterable[float], digits: int = 1) -> dict[str, float]:
+    """Return p50, p95 and p99 of numbers, rounded; zeros without any."""
+    found = np.percentile([*values] or [0.0], PERCENTS).round(digits).tolist()
+    return {f"p{percent}": value for percent, value in zip(PERCENTS, found, strict=True)}
 
 
 class Ages:
@@ -38,4 +49,4 @@ class Ages:
 
     def summary(self) -> dict[str, float]:
         """p50, p95, p99 in ms."""
-        return {f"p{percent}": round(self.percentile(percent), 1) for percent in (50, 95, 99)}
+        return {f"p{percent}": round(self.percentile(percent), 1) for percent in PERCENTS}

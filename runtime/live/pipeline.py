@@ -19,7 +19,7 @@ import numpy as np
 
 from ..media.camera import Camera, Frame
 from ..timing import Timings
-from .ages import Ages
+from .ages import Ages, percentiles
 from .layout import Picture, Reenactment
 
 WAIT_S = 0.1  # how often a waiting thread looks whether it should stop
@@ -136,14 +136,13 @@ class Live:
         """fps, frame_age_ms and stage_ms of the last `RECENT_S` seconds."""
         self._forget()
         seconds = min(RECENT_S, max(time.perf_counter() - self.started_s, 1e-9))
-        ages = np.percentile([age for _, age, _ in self._recent] or [0.0], (50, 95, 99))
         stages: dict[str, list[float]] = {}
         for _, _, timings in self._recent:
             for stage, ms in timings.items():
                 stages.setdefault(stage, []).append(ms)
         return {
             "fps": len(self._recent) / seconds,
-            "frame_age_ms": dict(zip(("p50", "p95", "p99"), ages.tolist(), strict=True)),
+            "frame_age_ms": percentiles([age for _, age, _ in self._recent], 3),
             "stage_ms": {stage: float(np.mean(values)) for stage, values in stages.items()},
         }
 

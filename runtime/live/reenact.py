@@ -28,7 +28,7 @@ class Step:
     image: np.ndarray  # RGB uint8 [R, R, 3], the composition
     crop: np.ndarray  # RGB uint8 [256, 256, 3], the aligned crop of the frame
     alignment: Alignment  # smoothed; of the crop
-    w: np.ndarray | None  # float32 [w_size], smoothed; None when one graph did everything
+    w: np.ndarray | None  # float32 [w_size] or W+ [n_styles, w_size], smoothed; None when one graph did everything
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ class Reenactor:
             self._filter.reset()
             return None
         with stage("align"):
-            crop = alignment.crop(image)
+            crop = alignment.crop(image, quick=True)
         composed, w = self.compose(crop, time_s, identity, smooth)
         return Step(composed, crop, alignment, w)
 
@@ -92,14 +92,14 @@ class Reenactor:
         if self._identity is not None and identity is not self._identity:  # no way leads to another person through w
             self._filter.reset()
         self._identity = identity
-        own = identity.w_offset is None and composer.resolution == composer.bundle.resolution and not self.light
+        own = composer.resolution == composer.bundle.resolution and not self.light
         if smooth == 0 and own:
             return composer.reenact(crop, identity), None
         w = self.smooth_w(composer.w(identity, composer.attribute_code(crop)), time_s, smooth)
         return composer.image(w, light=self.light), w
 
     def smooth_w(self, w: np.ndarray, time_s: float, smooth: float) -> np.ndarray:
-        """The next w float32 [w_size] at its time in seconds, smoothed."""
+        """The next w float32 [w_size] or W+ [n_styles, w_size] at its time in seconds, smoothed."""
         if smooth == 0:
             return w
         self._filter.cutoff_hz, self._filter.beta = W_CUTOFF_HZ / smooth, W_BETA / smooth

@@ -1,66 +1,93 @@
-"""Reading any photo OpenCV can decode into RGB, and writing pictures so that no half file is ever left behind."""
+"""Pictures: photos of every kind become upright sRGB through Pillow, and what is written is complete or not there."""
 
 from __future__ import annotations
 
 import os
 import struct
-import zlib
+import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from io import BytesIO
 from pathlib import Path
 
-import cv2
 import numpy as np
+from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
 from ..errors import FidError, InputError
-from .provenance import Note, embed_note, webp_size
+from .provenance import Note, embed_note
 
 # What a folder of photos is searched for; a file named on its own may have any name.
 PHOTO_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif", ".jp2", ".ppm")
+PHOTO_SUFFIXES += (".heic", ".heif")
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")  # what write_image can write
 MAX_PIXELS = 48_000_000  # larger photos are halved until they fit: 144 MB as RGB, and no face needs more
+MOST_PIXELS = 1 << 29  # px that are decoded at all
+MOST_SCANNED = 50 * MAX_PIXELS  # px times scans of a progressive JPEG; cameras and editors write 10 scans
 JPEG_QUALITY = 95
 WEBP_QUALITY = 95
 
-_HEIC_BRANDS = (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1")
-_ORIENTATION_TAG = 0x0112
+_FORMATS = ("JPEG", "PNG", "BMP", "GIF", "PPM", "WEBP", "AVIF", "TIFF", "JPEG2000")  # the first five load at once
+_ANIMATED = ("PNG", "WEBP", "GIF", "AVIF")  # of the others, further pictures are pages or previews
+_HEIC_BRANDS = {b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis"}
+_AVIF_BRANDS = {b"avif", b"avis"}
+_BITS_PER_SAMPLE = 258  # a tag of TIFF
+
+# Pillow warns beyond its own limit and refuses beyond twice of it: the second wall, behind the size that is asked here.
+Image.MAX_IMAGE_PIXELS = MOST_PIXELS
 
 
-def read_image(path: str | os.PathLike[str]) -> np.ndarray:
-    """The photo as RGB uint8 [height, width, 3], 0..255, upright (the EXIF orientation is applied).
+class TooLargeError(InputError):
+    """A picture with more pixels than it may have."""
 
-    Grey becomes three equal channels, a palette is looked up, 16-bit is scaled to 8, floating point is taken as 0..1,
-    and whatever is transparent is laid on white. Of an animation the first picture is taken. A photo of more than
+
+class UnknownFormatError(InputError):
+    """Bytes that are no picture of a format that is read."""
+
+
+def read_image(path: str | os.PathLike[str], *, still: bool = False) -> np.ndarray:
+    """Return a photo as sRGB uint8 [height, width, 3], 0..255, upright (EXIF, `irot` and `imir` are applied).
+
+    Colours are converted from the embedded ICC profile; grey becomes three equal channels, a palette is looked up, more
+    than 8 bits are scaled by the file's own depth, floating point is taken as 0..1, and whatever is transparent is laid
+    on white. Of an animation the first picture is taken, or with `still` it is refused. A photo of more than
     `MAX_PIXELS` is halved until it fits. Raises `InputError`, one sentence, for everything that is no readable picture.
     """
     path = Path(path)
-    return decode_image(_read_bytes(path), str(path))
+    return decode_image(_read_bytes(path), str(path), still=still)
 
 
-def decode_image(data: np.ndarray, name: str) -> np.ndarray:
-    """The same for the bytes of a photo, uint8 [bytes]; `name` is what a message calls it."""
-    head = data[:12].tobytes()
-    if not head:
+def decode_image(
+    data: bytes | bytearray | memoryview | np.ndarray, name: str, *, max_pixels: int = MOST_PIXELS, still: bool = False
+) -> np.ndarray:
+    """Return the photo whose file has these bytes as `read_image` does; `name` is what a message calls it.
+
+    Raises `TooLargeError` when it has more than `max_pixels`, before any of it is decoded, `UnknownFormatError` when it
+    is no picture, and `InputError` when it is broken.
+    """
+    data = bytes(data)
+    if not data:
         raise InputError(f"{name} is empty; give a photo.")
-    if head[4:8] == b"ftyp" and head[8:12] in _HEIC_BRANDS:
-        raise InputError(f"{name} is a HEIC photo, which OpenCV cannot read; save it as JPEG or PNG first.")
-    if head[:4] == b"\x89PNG" and not png_is_whole(data):
-        raise InputError(f"{name} is a PNG picture that is broken or cut off; copy or download it again.")
     try:
-        image = _decode_jpeg(data) if head[:3] == b"\xff\xd8\xff" else _decode_other(data)
-    except cv2.error as error:
-        if "CV_IO_MAX_IMAGE" in str(error):
-            raise InputError(f"{name} has more pixels than OpenCV reads (2^30); make it smaller first.") from error
-        image = None
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what Pillow has to say about a broken file, a sentence here says
+            return _decoded(data, name, max_pixels, still)
+    except FidError:
+        raise
     except MemoryError as error:
         raise FidError(f"there is not enough memory to read {name}.") from error
-    if image is None or image.size == 0:
-        raise InputError(f"{name} is not a picture that can be read: it is broken, cut off, or of another format.")
-    return np.ascontiguousarray(_shrink(image))
+    except Image.DecompressionBombError as error:
+        raise TooLargeError(_too_large(name, f"more than {2 * MOST_PIXELS / 1e6:.0f}", max_pixels)) from error
+    except UnidentifiedImageError as error:
+        odd = _odd_tiff(data)
+        if odd is None:
+            raise UnknownFormatError(_unreadable(name)) from error
+        return odd
+    except Exception as error:  # in a broken file, Pillow's parsers meet everything from KeyError to struct.error
+        raise InputError(_unreadable(name)) from error
 
 
 def find_photos(paths: Sequence[Path], also: tuple[str, ...] = ()) -> list[Path]:
-    """Every file given, and of every folder given its photos sorted by name (not those in its subfolders).
+    """Return every file given, and of every folder given its photos sorted by name (not those in its subfolders).
 
     `also` are further endings of names, in small letters, to take from folders. Raises `InputError` for a folder
     without any, and for what does not exist.
@@ -80,15 +107,21 @@ def find_photos(paths: Sequence[Path], also: tuple[str, ...] = ()) -> list[Path]
     return photos
 
 
-def check_output(path: Path, suffixes: tuple[str, ...] = PICTURE_SUFFIXES, source: Path | None = None) -> None:
-    """Raise `InputError` unless `path` ends in one of `suffixes`, lies in a folder that exists and is not `source`."""
+def check_output(path: Path, suffixes: tuple[str, ...] = PICTURE_SUFFIXES, inputs: Sequence[Path] = ()) -> None:
+    """Raise `InputError` unless `path` ends in one of `suffixes`, lies in a folder that exists and is none of the
+    `inputs`, however they are spelled."""
     if path.suffix.lower() not in suffixes:
         raise InputError(f"{path} cannot be written: its name must end in {_either(suffixes)}.")
     if path.is_dir():
         raise InputError(f"{path} is a folder; give the name of a file to write.")
     if not path.parent.is_dir():
         raise InputError(f"{path} cannot be written: the folder {path.parent} does not exist; create it first.")
-    if source is not None and path.exists() and source.exists() and path.samefile(source):
+    check_not_input(path, inputs)
+
+
+def check_not_input(path: Path, inputs: Sequence[Path]) -> None:
+    """Raise `InputError` when `path` is one of the files `inputs`, by another name or through a link as well."""
+    if path.exists() and any(one.exists() and path.samefile(one) for one in inputs):
         raise InputError(f"{path} is the original itself; give another name for the result.")
 
 
@@ -106,7 +139,9 @@ def write_image(path: str | os.PathLike[str], image: np.ndarray, note: Note | No
 
 
 def encode_image(image: np.ndarray, suffix: str, note: Note | None = None, name: str = "the picture") -> bytes:
-    """The file's bytes of RGB uint8 [height, width, 3]; `suffix` is one of `PICTURE_SUFFIXES`."""
+    """Return the file's bytes of RGB uint8 [height, width, 3]; `suffix` is one of `PICTURE_SUFFIXES`."""
+    import cv2  # here, because a process that only decodes does without
+
     parameters = {".png": [], ".webp": [cv2.IMWRITE_WEBP_QUALITY, WEBP_QUALITY]}.get(
         suffix, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY]
     )
@@ -119,7 +154,8 @@ def encode_image(image: np.ndarray, suffix: str, note: Note | None = None, name:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A temporary name beside `path`, with the same ending; renamed to `path` at the end, removed after any error."""
+    """Yield a temporary name beside `path`, with the same ending; it becomes `path` at the end, and goes after any
+    error."""
     temporary = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
     try:
         yield temporary
@@ -130,7 +166,7 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def _read_bytes(path: Path) -> np.ndarray:
+def _read_bytes(path: Path) -> bytes:
     if path.is_dir():
         raise InputError(f"{path} is a folder; give a photo.")
     if not path.exists():
@@ -138,149 +174,130 @@ def _read_bytes(path: Path) -> np.ndarray:
     if not path.is_file():
         raise InputError(f"{path} is not a file; give a photo.")
     try:
-        return np.fromfile(path, np.uint8)
+        return path.read_bytes()
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror or error}.") from error
 
 
-def _decode_jpeg(data: np.ndarray) -> np.ndarray | None:
-    """JPEG is 8-bit and never transparent; OpenCV turns it upright and, for a huge one, decodes it already smaller."""
-    pixels = jpeg_pixels(data)
-    mode = cv2.IMREAD_COLOR_RGB
-    for factor, reduced in (
-        (2, cv2.IMREAD_REDUCED_COLOR_2),
-        (4, cv2.IMREAD_REDUCED_COLOR_4),
-        (8, cv2.IMREAD_REDUCED_COLOR_8),
-    ):
-        if pixels > MAX_PIXELS * (factor // 2) ** 2:
-            mode = reduced
-    image = cv2.imdecode(data, mode)
-    if image is None or mode == cv2.IMREAD_COLOR_RGB:
+def _decoded(data: bytes, name: str, max_pixels: int, still: bool) -> np.ndarray:
+    image = _opened(data, name)
+    pixels = image.size[0] * image.size[1]
+    if pixels > max_pixels:
+        raise TooLargeError(_too_large(name, f"{pixels / 1e6:.0f}", max_pixels))
+    if still and image.format in _ANIMATED and getattr(image, "is_animated", False):
+        raise InputError(f"{name} is an animation, and a photo is needed; give one picture of it, or make a video.")
+    if image.format in ("JPEG", "MPO") and pixels * data.count(b"\xff\xda") > MOST_SCANNED:
+        raise InputError(f"{name} is a JPEG picture in very many scans; save it anew, then it can be read.")
+    if image.format == "PNG":
+        Image.open(BytesIO(data), formats=("PNG",)).verify()  # all of it there, every checksum right
+    return np.array(_rendered(image))
+
+
+def _opened(data: bytes, name: str) -> Image.Image:
+    """The header of a picture, by the decoder itself; nothing is decoded yet."""
+    formats = _FORMATS
+    if data[4:8] == b"ftyp":
+        end = min(int.from_bytes(data[:4], "big"), 512)
+        brands = {data[at : at + 4] for at in (8, *range(16, end, 4))}  # the major one, and those it is compatible with
+        if brands & _HEIC_BRANDS and not brands & _AVIF_BRANDS:
+            _register_heif(name)
+            formats = ("HEIF",)
+    return Image.open(BytesIO(data), formats=formats)
+
+
+def _register_heif(name: str) -> None:
+    try:
+        import pillow_heif
+    except ImportError as error:
+        raise InputError(
+            f"{name} is a HEIC photo; `pip install 'fid-face[heif]'` brings what reads it, or save it as JPEG or PNG."
+        ) from error
+    pillow_heif.register_heif_opener()
+
+
+def _rendered(image: Image.Image) -> Image.Image:
+    """The opened picture decoded: mode RGB, sRGB, upright, on white, of at most `MAX_PIXELS`."""
+    if image.format in ("JPEG", "MPO"):  # its decoder makes a huge one smaller by itself
+        factor = 1
+        while image.size[0] * image.size[1] > MAX_PIXELS * factor * factor and factor < 8:
+            factor *= 2
+        image.draft(None, (image.size[0] // factor, image.size[1] // factor))
+    image.load()
+    with suppress(OSError, SyntaxError, ValueError, TypeError, LookupError, struct.error):  # broken EXIF: upright
+        ImageOps.exif_transpose(image, in_place=True)
+    image = _with_eight_bits(image)
+    while image.size[0] * image.size[1] > MAX_PIXELS:
+        image = image.reduce(2)
+    image = _to_srgb(image)
+    if image.mode == "RGBA":
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _with_eight_bits(image: Image.Image) -> Image.Image:
+    """The picture in a mode of 8 bits a channel: L, RGB, RGBA, CMYK or LAB."""
+    if image.mode == "F":
+        values = np.nan_to_num(np.array(image), nan=0.0, posinf=1.0, neginf=0.0)
+        return _grey(255.0 * values, image)
+    if image.mode.startswith("I"):
+        tags = getattr(image, "tag_v2", {})
+        return _grey(np.array(image) * (255.0 / (2 ** tags.get(_BITS_PER_SAMPLE, (16,))[0] - 1)), image)
+    if "transparency" in image.info or image.mode in ("PA", "LA", "La", "RGBa"):
+        return image.convert("RGBA")
+    if image.mode in ("L", "RGB", "RGBA", "CMYK", "LAB"):
         return image
-    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+    return image.convert("L" if image.mode == "1" else "RGB")
 
 
-def jpeg_pixels(data: np.ndarray) -> int:
-    """Width times height from the frame header of a JPEG file [bytes] uint8; 0 when there is none."""
-    view, at = data.data, 2
-    while at + 9 <= len(view) and view[at] == 0xFF:
-        marker = view[at + 1]
-        if marker == 0xFF:  # a fill byte
-            at += 1
-            continue
-        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):  # the start-of-frame markers
-            height, width = struct.unpack(">HH", view[at + 5 : at + 9])
-            return height * width
-        at += 2 + struct.unpack(">H", view[at + 2 : at + 4])[0]
-    return 0
+def _grey(values: np.ndarray, image: Image.Image) -> Image.Image:
+    grey = Image.fromarray(np.rint(np.clip(values, 0.0, 255.0)).astype(np.uint8))
+    grey.info = image.info
+    return grey
 
 
-def png_is_whole(data: np.ndarray) -> bool:
-    """Whether all chunks of a PNG file [bytes] uint8 are there, those of the picture with the right checksum.
-
-    libpng would find out, too, but says so on stderr in its own words.
-    """
-    view, at, kind = data.data, 8, b""
-    while kind != b"IEND" and at + 12 <= len(view):
-        end = at + 8 + struct.unpack(">I", view[at : at + 4])[0]
-        kind = bytes(view[at + 4 : at + 8])
-        if end + 4 > len(view):
-            return False
-        needed = kind[:1].isupper()
-        if needed and struct.unpack(">I", view[end : end + 4])[0] != zlib.crc32(view[at + 4 : end]):
-            return False
-        at = end + 4
-    return kind == b"IEND"
-
-
-def stated_pixels(data: np.ndarray) -> int:
-    """Width times height as the header of a JPEG, PNG or WebP file [bytes] uint8 says, without decoding it.
-
-    0 for any other file, and where there is no such header.
-    """
-    head = data[:32].tobytes()
-    if head[:3] == b"\xff\xd8\xff":
-        return jpeg_pixels(data)
-    if head[:8] == b"\x89PNG\r\n\x1a\n" and head[12:16] == b"IHDR" and len(head) >= 24:
-        width, height = struct.unpack(">II", head[16:24])
-        return width * height
-    if head[:4] == b"RIFF" and head[8:12] == b"WEBP" and len(head) >= 30:
-        width, height = webp_size(head[12:])
-        return width * height
-    return 0
-
-
-def _decode_other(data: np.ndarray) -> np.ndarray | None:
-    """Decoded as stored, so that transparency and 16 bits are seen, then brought to upright RGB uint8."""
-    image, kinds, metadata = cv2.imdecodeWithMetadata(data, flags=cv2.IMREAD_UNCHANGED)
-    if image is None:
-        image = cv2.imdecode(data, cv2.IMREAD_COLOR_RGB)  # the few layouts that only the plain reader converts
+def _to_srgb(image: Image.Image) -> Image.Image:
+    """The picture in sRGB: by its profile if there is one that fits, CIELAB always."""
+    profile = image.info.get("icc_profile")
+    if image.mode != "LAB" and not profile:
         return image
-    image = _shrink(image)  # first, so that the steps below need less memory
-    exif = next((block for kind, block in zip(kinds, metadata, strict=True) if kind == cv2.IMAGE_METADATA_EXIF), None)
-    if exif is not None:
-        image = _upright(image, exif_orientation(np.asarray(exif).tobytes()))
-    return _to_rgb8(image)
+    mode = "RGBA" if image.mode == "RGBA" else "RGB"
+    try:
+        if image.mode == "LAB":
+            source = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB"))
+        else:
+            source = ImageCms.ImageCmsProfile(BytesIO(profile or b""))
+        if image.mode in ("RGB", "RGBA") and ImageCms.getProfileDescription(source).startswith("sRGB"):
+            return image
+        target, intent = ImageCms.createProfile("sRGB"), ImageCms.Intent.RELATIVE_COLORIMETRIC
+        flags = ImageCms.Flags.BLACKPOINTCOMPENSATION
+        return ImageCms.profileToProfile(image, source, target, intent, mode, flags=flags) or image
+    except (ImageCms.PyCMSError, OSError):  # a broken profile, or one for another number of channels
+        return image
 
 
-def _to_rgb8(image: np.ndarray) -> np.ndarray:
-    """Any depth and 1 to 4 channels (grey, grey + alpha, BGR, BGRA) as RGB uint8."""
-    if image.dtype == np.uint16:
-        image = cv2.convertScaleAbs(image, alpha=1 / 257)
-    elif image.dtype != np.uint8:
-        finite = np.nan_to_num(image.astype(np.float32), nan=0.0, posinf=1.0, neginf=0.0)
-        image = np.rint(np.clip(finite, 0.0, 1.0) * 255.0).astype(np.uint8)
-    if image.ndim == 2:
-        return cv2.cvtColor(image, cv2.COLOR_GRAY2RGB)
-    channels = image.shape[2]
-    if channels == 1:
-        return cv2.cvtColor(image, cv2.COLOR_GRAY2RGB)
-    if channels == 2:
-        return _on_white(cv2.cvtColor(image[..., 0], cv2.COLOR_GRAY2RGB), image[..., 1])
-    if channels == 4:
-        return _on_white(cv2.cvtColor(image, cv2.COLOR_BGRA2RGB), image[..., 3])
-    return cv2.cvtColor(image[..., :3], cv2.COLOR_BGR2RGB)
+def _odd_tiff(data: bytes) -> np.ndarray | None:
+    """A TIFF picture in floating-point colour, which OpenCV reads and Pillow does not, as sRGB; None for any other."""
+    if data[:4] not in (b"II*\0", b"MM\0*"):
+        return None
+    import cv2
+
+    try:
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    except cv2.error:
+        return None
+    if image is None or image.dtype.kind != "f" or image.ndim != 3 or image.shape[2] not in (3, 4):
+        return None
+    values = np.clip(np.nan_to_num(image.astype(np.float32), nan=0.0, posinf=1.0, neginf=0.0), 0.0, 1.0)
+    alpha = values[..., 3:] if image.shape[2] == 4 else 1.0
+    return np.rint(255.0 * (values[..., 2::-1] * alpha + 1.0 - alpha)).astype(np.uint8)
 
 
-def _on_white(colour: np.ndarray, alpha: np.ndarray) -> np.ndarray:
-    if alpha.min() == 255:
-        return colour
-    opacity = alpha[..., None].astype(np.float32) / 255.0
-    return np.rint(colour * opacity + 255.0 * (1.0 - opacity)).astype(np.uint8)
+def _too_large(name: str, megapixels: str, limit: int) -> str:
+    return f"{name} has {megapixels} megapixels, and {limit / 1e6:.4g} are the limit; make it smaller."
 
 
-def _upright(image: np.ndarray, orientation: int) -> np.ndarray:
-    """The EXIF orientation (1 to 8) undone."""
-    if orientation in (5, 6, 7, 8):  # the stored rows are the columns of the picture
-        image = cv2.transpose(image)
-    flip = {2: 1, 3: -1, 4: 0, 6: 1, 7: -1, 8: 0}.get(orientation)  # 1 left-right, 0 top-bottom, -1 both
-    return image if flip is None else cv2.flip(image, flip)
-
-
-def exif_orientation(exif: bytes) -> int:
-    """The orientation 1..8 in an EXIF block (a TIFF header, perhaps after `Exif\\0\\0`); 1 when there is none."""
-    block = exif[6:] if exif.startswith(b"Exif\0\0") else exif
-    order = {b"II": "<", b"MM": ">"}.get(block[:2])
-    if order is None or len(block) < 10:
-        return 1
-    start = struct.unpack_from(order + "I", block, 4)[0]
-    if start + 2 > len(block):
-        return 1
-    for entry in range(struct.unpack_from(order + "H", block, start)[0]):
-        at = start + 2 + 12 * entry
-        if at + 12 > len(block):
-            break
-        if struct.unpack_from(order + "H", block, at)[0] == _ORIENTATION_TAG:
-            value = struct.unpack_from(order + "H", block, at + 8)[0]
-            return value if 1 <= value <= 8 else 1
-    return 1
-
-
-def _shrink(image: np.ndarray) -> np.ndarray:
-    """Halved until it has at most `MAX_PIXELS`."""
-    while image.shape[0] * image.shape[1] > MAX_PIXELS:
-        image = cv2.resize(image, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
-    return image
+def _unreadable(name: str) -> str:
+    return f"{name} is not a picture that can be read: it is broken, cut off, or of another format."
 
 
 def _either(words: tuple[str, ...]) -> str:

@@ -122,10 +122,12 @@ def _write_part(
     for packet in stream.encode():
         container.mux(packet)
     container.close()
+    temporary.chmod(0o600)
     temporary.replace(part)
     own = {"part.frames": np.array(count), "part.first": np.array(first), "part.last": np.array(last)}
     own |= {"part.missing": np.array(losses.take(last))}
     with replacing(part.with_suffix(".npz")) as state:  # last: without it the part does not count
+        state.touch(mode=0o600)
         np.savez_compressed(state, allow_pickle=False, **flatten(work.state), **own)
     return True
 
@@ -205,7 +207,8 @@ def _resumable_parts(folder: Path, settings: dict[str, Any]) -> list[Path]:
     record, text = folder / "settings.json", json.dumps(settings, sort_keys=True, default=str)
     if not record.is_file() or record.read_text() != text:
         shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir()
+        folder.mkdir(mode=0o700)  # what it holds is nobody else's business
+        record.touch(mode=0o600)
         record.write_text(text)
     parts: list[Path] = []
     while (part := folder / f"{len(parts):06d}.nut").is_file() and part.with_suffix(".npz").is_file():

@@ -80,6 +80,7 @@ class Server:
         async def lifespan(_: Starlette) -> AsyncIterator[None]:
             yield
             await asyncio.gather(*(session.close() for session in list(self.sessions.values())))
+            await asyncio.to_thread(self.faces.close)
             await asyncio.to_thread(self.worker.close)
 
         api = [

@@ -14,7 +14,8 @@ from ..composer import Composer
 from ..errors import InputError
 from ..identity import Identity, average
 from ..interpolate import SPACES, mixed_w
-from ..media.images import PICTURE_SUFFIXES, decode_image, encode_image, stated_pixels
+from ..media.decoder import Decoder
+from ..media.images import PICTURE_SUFFIXES, TooLargeError, UnknownFormatError, encode_image
 from ..timing import stage
 from ..weights import catalogue
 from .form import Form, Upload
@@ -37,6 +38,7 @@ class Faces:
     def __init__(self, composer: Composer, worker: Worker, limits: Limits, label: bool) -> None:
         """`label`: put the note "synthetic" into every picture."""
         self._composer, self._worker, self._limits, self._label = composer, worker, limits, label
+        self._decoder = Decoder()
         self._composers = {composer.resolution: composer}
         self._shipped: dict[str, Any] = {}  # codes of the faces that ship, by file name, made when first asked for
 
@@ -144,17 +146,17 @@ class Faces:
         return await self._worker.run(self._composer.crop, image, face, name)
 
     def _decoded(self, data: bytes, name: str) -> np.ndarray:
-        """The pixels of an uploaded photo, its size looked at before it is decoded."""
-        array = np.frombuffer(data, np.uint8)
-        if not data:
-            raise InputError(f"{name} is empty; give a photo.")
-        pixels = stated_pixels(array)
-        if pixels == 0:
-            raise RefusedError(415, f"{name} is no JPEG, PNG or WebP picture.")
-        if pixels > self._limits.megapixels * 1e6:
-            found, limit = pixels / 1e6, self._limits.megapixels
-            raise RefusedError(413, f"{name} has {found:.0f} megapixels, and {limit:g} are the limit; make it smaller.")
-        return decode_image(array, name)
+        """The pixels of an uploaded photo, decoded in a process that can be ended."""
+        try:
+            return self._decoder.decode(data, name, max_pixels=int(self._limits.megapixels * 1e6))
+        except TooLargeError as error:
+            raise RefusedError(413, str(error)) from error
+        except UnknownFormatError as error:
+            raise RefusedError(415, str(error)) from error
+
+    def close(self) -> None:
+        """End what is being decoded."""
+        self._decoder.close()
 
 
 def shipped_face(kind: str, name: str) -> Path:

@@ -20,10 +20,9 @@ from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from ..errors import FidError
 from ..identity import Identity
+from ..live.ages import percentiles
 from ..weights.records import decode
 from .encoder import use_time_stamps
 from .guard import RefusedError
@@ -181,10 +180,9 @@ class LiveSession:
         """What the page shows: rate, age, ms per stage, dropped frames, provider."""
         now = time.monotonic()
         recent = sum(now - at < WINDOW_SECONDS for at in self._hand_overs)
-        ages = np.percentile(self.ages_ms, [50, 95, 99]).round(1).tolist() if self.ages_ms else [None] * 3
         return {
             "fps": round(recent / WINDOW_SECONDS, 1),
-            "age_ms": dict(zip(("p50", "p95", "p99"), ages, strict=True)),
+            "age_ms": percentiles(self.ages_ms) if self.ages_ms else dict.fromkeys(("p50", "p95", "p99")),
             "stage_ms": {stage: round(ms, 1) for stage, ms in self._last.timings.items()} if self._last else {},
             "frames": self._frames,
             "dropped": self.dropped,

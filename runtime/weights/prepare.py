@@ -3,6 +3,7 @@
 `identity`: SFace with plain float weights and our preprocessing and normalisation attached.
 `mapping`, `synthesis-1024`: our exporter's skeletons in `graphs/`, whose large tensors are ONNX external data that
 points into the generator's own fetched weight files.
+`recogniser`: dlib's face recogniser, which training never saw, from its own file.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from numpy.typing import NDArray
 from .. import assets
 from ..errors import FidError, InputError
 from ..face.crop import CROP_SIZE, identity_matrices
-from . import catalogue
+from . import catalogue, dlib_file
 from .cache import cache_folder, locked, new_folder, plain_disk_errors, sha256
 from .records import decode
 
@@ -36,15 +37,17 @@ RECIPE = 1
 SKELETON_WEIGHTS = {"mapping": "MappingNetwork.bin", "synthesis-1024": "SynthesisNetwork.bin"}
 """Skeleton -> the file of the fetched generator that holds its weights."""
 
-GRAPHS = ("identity", *SKELETON_WEIGHTS)
+GRAPHS = ("identity", "recogniser", *SKELETON_WEIGHTS)
+SOURCES = {"identity": "sface", "recogniser": "dlib"}  # what is fetched for it; the generator for the others
 
 
 def prepared(graph: str) -> Path:
     """The ONNX file of a prepared graph; made the first time, with what it needs fetched.
 
     - `identity`: crop uint8 [batch, 256, 256, 3] RGB -> identity float32 [batch, 128], unit length
+    - `recogniser`: crop uint8 [batch, 256, 256, 3] RGB -> code float32 [batch, 128], compared by distance
     - `mapping`: z float32 [batch, 512] -> w float32 [batch, 512]
-    - `synthesis-1024`: w float32 [batch, 512] -> image uint8 [batch, 1024, 1024, 3] RGB
+    - `synthesis-1024`: w_plus float32 [batch, 23, 512] -> image uint8 [batch, 1024, 1024, 3] RGB
 
     Raises InputError for an unknown graph, FidError when its files cannot be fetched or stored.
     """
@@ -54,8 +57,8 @@ def prepared(graph: str) -> Path:
     target = cache_folder("prepared", name)
     if _whole(target):
         return target / f"{graph}.onnx"
-    make = _identity if graph == "identity" else _filled_skeleton
-    source = catalogue.ensure("sface" if graph == "identity" else "generator")  # before our lock: it has its own
+    make = {"identity": _identity, "recogniser": _recogniser}.get(graph, _filled_skeleton)
+    source = catalogue.ensure(SOURCES.get(graph, "generator"))  # before our lock: it has its own
     with locked(f"prepared-{name}"), plain_disk_errors(f"storing the graph {graph}", target.parent):
         if not _whole(target):
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -72,6 +75,8 @@ def _key(graph: str) -> str:
     if graph == "identity":
         parts += [file.sha256 for file in catalogue.model("sface").files]
         parts += [hashlib.sha256(matrix.tobytes()).hexdigest() for matrix in identity_matrices()]
+    elif graph == "recogniser":
+        parts += [catalogue.model("dlib").files[0].sha256, repr(dlib_file.CHIP)]
     else:
         parts += [file.sha256 for file in catalogue.model("generator").files if file.name == SKELETON_WEIGHTS[graph]]
         skeleton = assets.SKELETONS / f"{graph}.onnx"
@@ -105,6 +110,13 @@ def _identity(graph: str, source: Path, folder: Path) -> None:
 
     model = onnx.load(source / catalogue.model("sface").files[0].name)
     onnx.save(identity_graph(model), folder / f"{graph}.onnx")
+
+
+def _recogniser(graph: str, source: Path, folder: Path) -> None:
+    import onnx
+
+    data = (source / catalogue.model("dlib").files[0].name).read_bytes()
+    onnx.save(dlib_file.recogniser_graph(data), folder / f"{graph}.onnx")
 
 
 def dequantise(quantised: NDArray, scale: NDArray, zero_point: NDArray | None, axis: int, block: int) -> NDArray:

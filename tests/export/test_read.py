@@ -50,7 +50,7 @@ def checkpoints(trained, generator, tmp_path_factory) -> tuple[Path, Path]:
 def bundle(trained, generator, tmp_path_factory) -> Bundle:
     """The tensors of an FP16 bundle under their names, in graphs without a node: all that reading back looks at."""
     folder = tmp_path_factory.mktemp("bundle")
-    networks = Networks(trained.attributes, trained.mapper, generator, RESOLUTION).for_inference().rounded_to_half()
+    networks = Networks(trained.attributes, trained.mapper, generator, RESOLUTION).for_inference().rounded_to_fp16()
     graphs = {}
     for graph in ("attributes", "mapper", "synthesis", LIGHT):
         name = graph.partition("-")[0]
@@ -106,7 +106,7 @@ def test_no_checkpoint_means_the_shipped_weights(bundle, trained, generator, mon
         got = networks.mapper(code, *(networks.attributes(one) for one in (crop, crop.flip(3))))
         torch.testing.assert_close(got, expected, rtol=0.01, atol=0.01 * expected.std().item())  # FP16 weights
     # Exported again, the same numbers would be stored.
-    again = networks.for_inference().rounded_to_half()
+    again = networks.for_inference().rounded_to_fp16()
     for name in ("attributes", "mapper", "synthesis"):
         stored = float_tensors(bundle.graph_path(name), f"{name}.")
         for key, value in getattr(again, name).state_dict().items():

@@ -4,12 +4,12 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from fid.export.fold import HALF_FROM, fold_batch_norms, rounded_to_half, transposed_haar, with_transposed_wavelets
-from fid.export.graphs import GraphModule, IdentityGraph, to_bytes, to_float
+from fid.export.fold import FP16_FROM, fold_batch_norms, rounded_to_fp16, transposed_haar, with_transposed_wavelets
+from fid.export.graphs import GraphModule, IdentityGraph, from_crop, to_picture
 from fid.export.parity import CODE, PICTURE, Difference, Parity, difference
 from fid.export.skeletons import point_into
 from fid.export.to_onnx import to_onnx
-from fid.export.to_weights import WeightsFile, holds_half, store
+from fid.export.to_weights import WeightsFile, fits_fp16, store
 from fid.runtime.engines.open import open_session
 from fid.runtime.errors import FidError
 from fid.runtime.tensor import Tensor
@@ -51,12 +51,12 @@ def test_a_batch_norm_elsewhere_is_left_alone():
 def test_rounding_keeps_small_and_too_large_tensors():
     network = nn.ParameterDict(
         {
-            "large": torch.full((HALF_FROM,), 1 / 3),
-            "small": torch.full((HALF_FROM - 1,), 1 / 3),
-            "too_large": torch.full((HALF_FROM,), 1e5 + 1 / 3),
+            "large": torch.full((FP16_FROM,), 1 / 3),
+            "small": torch.full((FP16_FROM - 1,), 1 / 3),
+            "too_large": torch.full((FP16_FROM,), 1e5 + 1 / 3),
         }
     )
-    rounded = rounded_to_half(network)
+    rounded = rounded_to_fp16(network)
     assert rounded["large"][0] == torch.tensor(1 / 3).half().float()
     assert rounded["small"][0] == network["small"][0]
     assert rounded["too_large"][0] == network["too_large"][0]
@@ -65,10 +65,10 @@ def test_rounding_keeps_small_and_too_large_tensors():
 
 def test_pictures_survive_the_way_in_and_out():
     picture = torch.arange(256, dtype=torch.uint8).reshape(1, 16, 16, 1).expand(-1, -1, -1, 3)
-    assert to_float(picture).min() == -1
-    assert to_float(picture).max() == 1
-    assert torch.equal(to_bytes(to_float(picture)), picture)
-    assert to_bytes(torch.tensor([-3.0, 3.0]).reshape(1, 1, 1, 2)).flatten().tolist() == [0, 255]
+    assert from_crop(picture).min() == -1
+    assert from_crop(picture).max() == 1
+    assert torch.equal(to_picture(from_crop(picture)), picture)
+    assert to_picture(torch.tensor([-3.0, 3.0]).reshape(1, 1, 1, 2)).flatten().tolist() == [0, 255]
 
 
 class FixedBatch(GraphModule):
@@ -96,10 +96,10 @@ def toy_model(array: np.ndarray) -> onnx.ModelProto:
 
 @pytest.mark.parametrize("exact", [True, False])
 def test_storing_changes_no_number(tmp_path, exact):
-    array = np.random.default_rng(0).standard_normal(HALF_FROM).astype(np.float32)
+    array = np.random.default_rng(0).standard_normal(FP16_FROM).astype(np.float32)
     if exact:
         array = array.astype(np.float16).astype(np.float32)
-    assert holds_half(array) == exact
+    assert fits_fp16(array) == exact
     weights = WeightsFile(tmp_path / "weights.bin")
     for name in ("one.onnx", "two.onnx"):
         store(toy_model(array), tmp_path / name, weights)
@@ -150,7 +150,7 @@ def test_identity_graph_prepared_graph_and_module_agree():
     crop = np.random.default_rng(0).integers(0, 256, (2, 256, 256, 3), np.uint8)
     with torch.no_grad():
         graph = IdentityGraph(identity)(torch.from_numpy(crop)).numpy()
-        module = identity(to_float(torch.from_numpy(crop))).numpy()
+        module = identity(from_crop(torch.from_numpy(crop))).numpy()
     lean = open_session(prepared("identity"), engine="onnxruntime", threads=1).run(crop=crop)["identity"]
     np.testing.assert_allclose(graph, module, atol=1e-5)
     np.testing.assert_allclose(graph, lean, atol=1e-5)

@@ -11,12 +11,12 @@ import onnx
 import pytest
 import torch
 from click.testing import CliRunner
-from fid.export import gate as gates
 from fid.export import parity, to_bundle
 from fid.export.cli import command
+from fid.export.fp16 import gate as gates
 from fid.export.graphs import GraphModule
 from fid.export.read import Networks
-from fid.export.to_bundle import export_bundle
+from fid.export.to_bundle import ExportConfig, export_bundle
 from fid.export.to_onnx import to_onnx
 from fid.export.to_weights import WEIGHTS_FILE
 from fid.runtime.engines.open import open_session
@@ -24,7 +24,7 @@ from fid.runtime.errors import FidError, InputError
 from fid.runtime.weights.bundle import Bundle
 from fid.trainer.networks.sface import SFace
 from onnx import numpy_helper
-from tiny import tiny_networks
+from tiny import N_STYLES, tiny_networks
 
 GRAPHS = ("attributes", "mapper", "synthesis", "synthesis-light", "reenact")
 
@@ -52,7 +52,7 @@ def exported_once() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def bundle(networks, tmp_path_factory) -> Bundle:
-    return export_bundle(networks, tmp_path_factory.mktemp("export") / "bundle", threads=1)
+    return export_bundle(networks, tmp_path_factory.mktemp("export") / "bundle", ExportConfig(threads=1))
 
 
 def external(path: Path) -> dict[str, dict[str, str]]:
@@ -65,7 +65,7 @@ def test_bundle_says_what_it_holds(bundle):
     assert set(bundle.graphs) == {*GRAPHS, "identity"}
     assert bundle.precision == "fp16 weights, fp32 arithmetic"
     assert bundle.graphs["identity"].prepared == "identity"
-    assert [t.name for t in bundle.graphs["reenact"].inputs] == ["crop", "identity", "appearance"]
+    assert [t.name for t in bundle.graphs["reenact"].inputs] == ["crop", "identity", "w_plus_offset", "appearance"]
     assert [t.name for t in bundle.graphs["mapper"].inputs] == ["identity", "attributes", "appearance"]
     assert bundle.takes_appearance
     assert bundle.graphs["synthesis"].outputs[0].shape == ("batch", 256, 256, 3)
@@ -128,9 +128,9 @@ def test_graphs_hold_nothing_of_the_machine_that_made_them(bundle):
 def test_openvino_reads_the_same_files(bundle, networks):
     pytest.importorskip("openvino")
     rng = np.random.default_rng(0)
-    w = rng.standard_normal((2, 512)).astype(np.float32)
+    w_plus = rng.standard_normal((2, N_STYLES, 512)).astype(np.float32)
     images = [
-        open_session(bundle.graph_path("synthesis"), engine=engine, threads=1).run(w=w)["image"].astype(int)
+        open_session(bundle.graph_path("synthesis"), engine=engine, threads=1).run(w_plus=w_plus)["image"].astype(int)
         for engine in ("onnxruntime", "openvino")
     ]
     assert np.abs(images[0] - images[1]).max() <= 1
@@ -149,7 +149,7 @@ def test_an_edited_tensor_is_refused_and_nothing_is_left(networks, tmp_path, mon
     monkeypatch.setattr(to_bundle, "store", damage)
     seen = {}
     with pytest.raises(FidError, match="does not agree with PyTorch") as refusal:
-        export_bundle(networks, tmp_path / "bundle", threads=1, report=seen.__setitem__)
+        export_bundle(networks, tmp_path / "bundle", ExportConfig(threads=1), report=seen.__setitem__)
     assert "synthesis: max" in str(refusal.value)
     assert "attributes" not in str(refusal.value)
     assert seen["synthesis"].fault is not None
@@ -167,14 +167,14 @@ def test_an_older_bundle_survives_a_refused_export(networks, tmp_path, monkeypat
 
     monkeypatch.setattr(to_bundle, "to_onnx", broken)
     with pytest.raises(FidError, match="no graph today"):
-        export_bundle(networks, target, threads=1)
+        export_bundle(networks, target, ExportConfig(threads=1))
     assert (target / "bundle.json").read_text() == "the older one"
     assert list(tmp_path.iterdir()) == [target]
 
 
 def test_self_contained_single_file(networks, tmp_path):
     target = tmp_path / "tiny.fid"
-    bundle = export_bundle(networks, target, self_contained=True, threads=1)
+    bundle = export_bundle(networks, target, ExportConfig(self_contained=True, threads=1))
     assert sorted(tmp_path.iterdir()) == [target, tmp_path / "tiny.report.html"]
     assert bundle.graphs["identity"].file == "identity.onnx"
     crop = np.random.default_rng(0).integers(0, 256, (1, 256, 256, 3), np.uint8)
@@ -209,7 +209,8 @@ def half_bundle(networks, tmp_path_factory) -> Bundle:
     """A .fid file with FP16 forms, exported once, and measured on few inputs."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(to_bundle, "gate_inputs", few_inputs)
-        return export_bundle(networks, tmp_path_factory.mktemp("half") / "tiny.fid", fp16=True, threads=1)
+        target = tmp_path_factory.mktemp("half") / "tiny.fid"
+        return export_bundle(networks, target, ExportConfig(fp16_graphs=True, threads=1))
 
 
 def few_inputs(networks: Networks, count: int) -> parity.Arrays:
@@ -238,9 +239,9 @@ def test_fp16_graphs_lie_beside_the_others_in_one_file_each(half_bundle, bundle)
 
 
 def test_a_cpu_computes_the_fp16_graphs_too(half_bundle):
-    w = np.random.default_rng(0).standard_normal((2, 512)).astype(np.float32)
+    w_plus = np.random.default_rng(0).standard_normal((2, N_STYLES, 512)).astype(np.float32)
     images = [
-        open_session(path, engine="onnxruntime", threads=1).run(w=w)["image"].astype(int)
+        open_session(path, engine="onnxruntime", threads=1).run(w_plus=w_plus)["image"].astype(int)
         for path in (half_bundle.graph_path("synthesis"), half_bundle.half_path("synthesis"))
     ]
     assert np.abs(images[0] - images[1]).max() <= 2
@@ -269,7 +270,7 @@ def test_a_graph_that_fails_the_gate_stays_fp32_with_the_reason(networks, tmp_pa
 
     monkeypatch.setattr(to_bundle, "gate", nothing_helps)
     monkeypatch.setattr(to_bundle, "gate_inputs", few_inputs)
-    bundle = export_bundle(networks, tmp_path / "bundle", fp16=True, threads=1)
+    bundle = export_bundle(networks, tmp_path / "bundle", ExportConfig(fp16_graphs=True, threads=1))
     assert bundle.precision == "fp16 weights, fp32 arithmetic"
     assert bundle.half_path("reenact") is None
     assert not list(bundle.folder.glob("*.fp16.onnx"))

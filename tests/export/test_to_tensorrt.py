@@ -11,9 +11,9 @@ import onnx
 import pytest
 from click.testing import CliRunner
 from fid.export import cli
+from fid.export.fp16.convert import to_fp16
 from fid.export.graphs import SynthesisGraph, bundle_graphs
 from fid.export.read import read_networks
-from fid.export.to_half import to_half
 from fid.export.to_onnx import to_onnx
 from fid.export.to_tensorrt import build_engines
 from fid.runtime.engines.tensorrt import cache as engine_cache
@@ -123,7 +123,7 @@ class TestRealBuilds:
         else:
             module = bundle_graphs(read_networks(None, None).for_inference())[name]
         path = folder / f"{name}.onnx"
-        onnx.save(to_half(to_onnx(module)).model, path)
+        onnx.save(to_fp16(to_onnx(module)).model, path)
         return path
 
     @pytest.mark.parametrize(

@@ -105,18 +105,18 @@ def test_what_the_engine_computes_is_compared(engine):
 
 def test_graphs_typed_in_fp16(engine, tmp_path):
     pytest.importorskip("torch")
+    from fid.export.fp16.convert import to_fp16
     from fid.export.graphs import bundle_graphs
     from fid.export.read import read_networks
-    from fid.export.to_half import to_half
     from fid.export.to_onnx import to_onnx
 
     path = tmp_path / "synthesis.onnx"
     module = bundle_graphs(read_networks(None, None).for_inference())["synthesis"]
-    onnx.save(to_half(to_onnx(module)).model, path)
+    onnx.save(to_fp16(to_onnx(module)).model, path)
     session = open_session(graph("synthesis"), half=path, require=engine)
     assert session.fallback is None
-    w = trial_inputs(session, graph("synthesis"))["w"]
-    assert_close(session.run(w=w), open_session(graph("synthesis"), engine="onnxruntime").run(w=w))
+    w_plus = trial_inputs(session, graph("synthesis"))["w_plus"]
+    assert_close(session.run(w_plus=w_plus), open_session(graph("synthesis"), engine="onnxruntime").run(w_plus=w_plus))
 
 
 def test_engines_come_from_the_cache_the_second_time(engine, cache, capsys):

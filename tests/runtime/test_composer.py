@@ -11,6 +11,7 @@ import pytest
 import toy
 from fid.runtime import Bundle, Composer, FidError, Identity, InputError
 from fid.runtime.assets import FACES
+from fid.runtime.composer import per_style
 from fid.runtime.identity import mapper_name
 from fid.runtime.interpolate import interpolate
 from fid.runtime.live.reenact import Reenactor
@@ -72,16 +73,17 @@ def test_several_photos_are_averaged(composer: Composer) -> None:
     assert both.sources == 2
 
 
-def test_an_offset_in_w_is_added(composer: Composer, tmp_path: Path) -> None:
+def test_an_offset_in_w_plus_is_added(composer: Composer, tmp_path: Path) -> None:
     identity = composer.set_identity(ADA)
     attributes = composer.attribute_code(composer.crop(LAUGHING))
-    offset = np.linspace(-0.3, 0.3, 512, dtype=np.float32)
+    offset = np.linspace(-0.3, 0.3, toy.N_STYLES * 512, dtype=np.float32).reshape(toy.N_STYLES, 512)
     moved = Identity(identity.code, identity.encoder, 1, offset, mapper_name(composer.bundle))
     np.testing.assert_allclose(composer.w(moved, attributes), composer.w(identity, attributes) + offset, atol=1e-6)
     moved.save(tmp_path / "me.npz")
     composer.set_identity(tmp_path / "me.npz")
-    w = toy.expected_w(identity.code[None], attributes[None]) + offset
+    w = toy.expected_w(identity.code[None], attributes[None]) + offset.mean(0)
     assert np.abs(composer.compose(LAUGHING).astype(int) - toy.expected_image(w)[0]).max() <= 1
+    assert np.abs(composer.reenact(composer.crop(LAUGHING), moved).astype(int) - composer.compose(LAUGHING)).max() <= 1
     pictures = list(interpolate(composer, [identity, moved], [attributes], 3))
     np.testing.assert_array_equal(pictures[0], composer.image(composer.w(identity, attributes)))
     np.testing.assert_array_equal(pictures[-1], composer.compose(LAUGHING))
@@ -89,14 +91,26 @@ def test_an_offset_in_w_is_added(composer: Composer, tmp_path: Path) -> None:
         assert np.abs(picture.astype(int) - again).max() <= 1  # one code, and the toy's mapper is linear
 
 
+def test_w_for_every_style() -> None:
+    w = np.arange(4, dtype=np.float32)
+    w_plus = np.arange(12, dtype=np.float32).reshape(3, 4)
+    np.testing.assert_array_equal(per_style(w, 3), np.stack([w] * 3))
+    np.testing.assert_array_equal(per_style(w[None], 2), np.stack([w] * 2))
+    np.testing.assert_array_equal(per_style(w_plus, 3), w_plus)
+    np.testing.assert_array_equal(per_style(w_plus, 5), w_plus[[0, 1, 2, 2, 2]])
+
+
 def test_an_offset_for_another_bundle_is_refused(composer: Composer) -> None:
     identity = composer.set_identity(ADA)
-    elsewhere = Identity(identity.code, identity.encoder, 1, np.zeros(512, np.float32), "sha256:00")
+    elsewhere = Identity(identity.code, identity.encoder, 1, np.zeros((1, 512), np.float32), "sha256:00")
     with pytest.raises(
         InputError, match=r"personalised for another bundle than toy 0\.0\.1; run fid-train personalize"
     ):
         composer.set_identity(elsewhere)
-    own = Identity(identity.code, identity.encoder, 1, np.zeros(512, np.float32), mapper_name(composer.bundle))
+    mine = mapper_name(composer.bundle)
+    own = Identity(identity.code, identity.encoder, 1, np.zeros((1, 512), np.float32), mine)
+    with pytest.raises(InputError, match="make it again from photos"):  # of a generator with other styles
+        composer.set_identity(Identity(identity.code, identity.encoder, 1, np.zeros((9, 512), np.float32), mine))
     with pytest.raises(InputError, match="personalise all photos together"):
         composer.set_identity(own, BEN)
     assert composer.set_identity(own, own).mapper == own.mapper
@@ -159,6 +173,22 @@ def test_the_identity_encoder_can_be_closed_and_opens_again(composer: Composer) 
     composer.warm_up(who)
     assert "identity" not in composer._sessions  # a frame does without
     np.testing.assert_array_equal(composer.identify(ADA).code, who.code)
+
+
+def test_sessions_opened_ahead_are_the_same_and_tell_their_failures_when_used(tmp_path: Path) -> None:
+    bundle = toy.write_bundle(tmp_path / "ahead", light=True)
+    ahead, plain = Composer(bundle, threads=1), Composer(bundle, threads=1)
+    ahead.open_ahead(light=True)
+    ahead.open_ahead(light=True)  # twice opens nothing twice
+    pictures = []
+    for composer in (ahead, plain):
+        who = composer.identify(ADA)
+        pictures.append(composer.image(composer.w(who, composer.attribute_code(composer.crop(LAUGHING))), light=True))
+    np.testing.assert_array_equal(*pictures)
+    broken = Composer(bundle, threads=1, require="cuda")
+    broken.open_ahead()
+    with pytest.raises(FidError):
+        broken.attribute_code(np.zeros((256, 256, 3), np.uint8))
 
 
 def test_live_pictures_come_from_the_light_generator(composer: Composer, tmp_path: Path) -> None:

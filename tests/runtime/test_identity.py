@@ -22,18 +22,26 @@ def person(seed: int, **more: object) -> Identity:
     return Identity(**{"code": unit(seed), "encoder": "sface", **more})  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("offset", [None, np.linspace(-1, 1, 512, dtype=np.float32)])
+@pytest.mark.parametrize("offset", [None, np.linspace(-1, 1, 3 * 512, dtype=np.float32).reshape(3, 512)])
 def test_what_is_saved_is_loaded(tmp_path: Path, offset: np.ndarray | None) -> None:
     mapper = None if offset is None else "sha256:5a"
-    saved = person(1, sources=3, w_offset=offset, mapper=mapper)
+    saved = person(1, sources=3, w_plus_offset=offset, mapper=mapper)
     saved.save(tmp_path / "me.npz")
     loaded = Identity.load(tmp_path / "me.npz")
     np.testing.assert_array_equal(loaded.code, saved.code)
     assert (loaded.encoder, loaded.sources, loaded.mapper) == ("sface", 3, mapper)
-    assert (loaded.w_offset is None) == (offset is None)
+    assert (loaded.w_plus_offset is None) == (offset is None)
     if offset is not None:
-        np.testing.assert_array_equal(loaded.w_offset, offset)
+        np.testing.assert_array_equal(loaded.w_plus_offset, offset)
     assert [file.name for file in tmp_path.iterdir()] == ["me.npz"]
+
+
+def test_a_file_of_format_1_has_one_offset_for_every_style(tmp_path: Path) -> None:
+    offset = np.linspace(-1, 1, 512, dtype=np.float32)
+    (tmp_path / "old.npz").write_bytes(npz(format=np.array(1), w_offset=offset, mapper=np.array("sha256:5a")))
+    loaded = Identity.load(tmp_path / "old.npz")
+    np.testing.assert_array_equal(loaded.w_plus_offset, offset[None])
+    assert loaded.mapper == "sha256:5a"
 
 
 def test_the_file_holds_a_few_numbers_and_no_photo(tmp_path: Path) -> None:
@@ -87,15 +95,17 @@ def npy() -> bytes:
         (npz(code=np.array([object()])), "broken or of another kind"),  # a pickle inside is not read
         (npz(format=None), "not written by fid"),
         (npz(code=None), "not written by fid"),
-        (npz(format=np.array(99)), "format 99, and this fid reads format 1"),
+        (npz(format=np.array(99)), "format 99; this fid reads 1 to 2"),
+        (npz(format=np.array(0)), "format 0; this fid reads 1 to 2"),
         (npz(code=unit(1) * 2), "no unit vector"),
         (npz(code=np.full(128, np.nan, np.float32)), "no unit vector"),
         (npz(code=unit(1).astype(np.float64)), "no unit vector"),
         (npz(code=unit(1)[None]), "no unit vector"),
         (npz(encoder=np.array(5)), "description cannot be read"),
         (npz(sources=np.array("many")), "description cannot be read"),
-        (npz(w_offset=np.full(512, np.inf, np.float32)), "offset in W"),
-        (npz(w_offset=np.zeros(512, np.float32), mapper=np.array(5)), "description cannot be read"),
+        (npz(w_plus_offset=np.full((3, 512), np.inf, np.float32)), "offset in W\\+"),
+        (npz(w_plus_offset=np.zeros(512, np.float32)), "offset in W\\+"),
+        (npz(w_plus_offset=np.zeros((3, 512), np.float32), mapper=np.array(5)), "description cannot be read"),
     ],
 )
 def test_what_is_no_identity_file(tmp_path: Path, content: bytes, words: str) -> None:
@@ -125,14 +135,17 @@ def test_one_is_its_own_average() -> None:
 
 
 def test_offsets_are_averaged_too() -> None:
-    first, second = (person(1, w_offset=np.full(512, value, np.float32), mapper="m") for value in (1.0, 3.0))
+    first, second = (
+        person(1, w_plus_offset=np.full((styles, 512), value, np.float32), mapper="m")
+        for styles, value in ((3, 1.0), (1, 3.0))  # one style stands for all of them
+    )
     mean = average([first, second])
-    np.testing.assert_allclose(mean.w_offset, np.full(512, 2.0))
+    np.testing.assert_allclose(mean.w_plus_offset, np.full((3, 512), 2.0))
     assert mean.mapper == "m"
     with pytest.raises(InputError, match="personalise all photos together"):
         average([first, person(1)])
     with pytest.raises(InputError, match="personalised for different bundles"):
-        average([first, person(1, w_offset=np.zeros(512, np.float32), mapper="other")])
+        average([first, person(1, w_plus_offset=np.zeros((3, 512), np.float32), mapper="other")])
 
 
 def test_a_fingerprint_is_of_names_and_of_numbers_as_fp16() -> None:

@@ -286,7 +286,7 @@ def test_a_file_that_the_runtime_composes_with(
     person, composer = Identity.load(output), Composer(toy_bundle)
     assert person.sources == 1
     assert person.mapper is not None
-    assert person.w_offset is not None
+    assert person.w_plus_offset is not None
     composer.set_identity(output)
     assert composer.compose(BEN).shape == (256, 256, 3)
 
@@ -317,7 +317,7 @@ def test_ctrl_c_leaves_nothing(
 
     monkeypatch.setattr(Refinement, "step", interrupted)
     code, _, err = run(capsys, ADA, "-o", tmp_path / "me.npz", "--bundle", toy_bundle)
-    assert (code, err.strip()) == (130, "fid-train: interrupted")
+    assert (code, err.strip()) == (130, "fid-train: stopped.")
     assert not list(tmp_path.iterdir())
 
 

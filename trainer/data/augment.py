@@ -8,7 +8,7 @@ from .dataset import ALL
 
 
 def augment(crop: Tensor, generator: torch.Generator, n: int | None = None, rows: slice = ALL) -> Tensor:
-    """What a camera and an aligner do to an attribute image: shift and scale, blur, compression, light, noise.
+    """Do to an attribute image what a camera and an aligner do: shift and scale, blur, compression, light, noise.
 
     Crop [N, 3, S, S] in [-1, 1], same out. Half of the images are left alone. In the rest misalignment is at most 1 %
     of the side and 2 % of scale; blur is a lower resolution; compression rounds the cosine coefficients of 8 px blocks

@@ -24,7 +24,8 @@ from ..networks.fan import FAN
 from ..networks.mobilestylegan import W_SIZE, Mapping, Synthesis
 from ..networks.sface import SFace
 from ..networks.stylegan2 import Synthesis as StyleGAN2Synthesis
-from ..weights.checkpoint import write_json, writing
+from ..pixels import to_bytes, to_float
+from ..weights.checkpoint import make_folder, write_json, writing
 from .statistics import Lightness
 
 SHARD = 256  # faces in one file
@@ -49,23 +50,23 @@ class Faces:
         return Faces(*(getattr(self, field.name)[index] for field in fields(self)))
 
     def to(self, device: torch.device) -> "Faces":
-        """The same faces on a device."""
+        """Return the same faces on a device."""
         return Faces(*(getattr(self, field.name).to(device) for field in fields(self)))
 
     @property
     def crop(self) -> Tensor:
         """The images as networks take them: float [N, 3, S, S] in [-1, 1]."""
-        return self.image.float() / 127.5 - 1
+        return to_float(self.image)
 
     @property
     def skin(self) -> Tensor:
         """`losses.skin_colour` of every face, [N, 3]."""
-        return torch.cat([skin_colour(image.float() / 127.5 - 1) for image in self.image.split(64)])
+        return torch.cat([skin_colour(to_float(image)) for image in self.image.split(64)])
 
     @property
     def border(self) -> Tensor:
         """`losses.border_colours` of every face, [N, D]."""
-        return torch.cat([border_colours(image.float() / 127.5 - 1) for image in self.image.split(64)])
+        return torch.cat([border_colours(to_float(image)) for image in self.image.split(64)])
 
 
 def _lightness(known: Faces) -> Lightness:
@@ -73,7 +74,7 @@ def _lightness(known: Faces) -> Lightness:
 
 
 def joined(parts: list[Faces]) -> Faces:
-    """Several batches as one."""
+    """Join several batches into one."""
     return Faces(*(torch.cat([getattr(part, field.name) for part in parts]) for field in fields(Faces)))
 
 
@@ -96,7 +97,7 @@ class FrozenNetworks:
         fan: Path | None = None,
         mapping: Mapping | None = None,
     ) -> "FrozenNetworks":
-        """Reads the fetched networks; `synthesis` is the generator to train through. All are frozen, on `device`.
+        """Read the fetched networks; `synthesis` is the generator to train through. All are frozen, on `device`.
 
         `fan` is the user's own file of FAN, the landmark network to use instead of the face mesh; `mapping` is the
         mapping network of the generator where it is not the fetched one.
@@ -110,17 +111,17 @@ class FrozenNetworks:
         return cls(mapping, synthesis, identity, landmarks, samples.mean(0).to(device), samples.std(0).to(device))
 
     def inner_face(self, crop: Tensor) -> Tensor:
-        """Landmarks [N, K, 2] off the jaw line (eyes, eyebrows, nose, lips), pixels of a 256 px crop."""
+        """Return landmarks [N, K, 2] off the jaw line (eyes, eyebrows, nose, lips), pixels of a 256 px crop."""
         return self.landmarks(crop)[:, self.landmarks.inner_face, :2]
 
     @torch.no_grad()
     def draw(self, n: int, psi: float, generator: torch.Generator, batch: int = 0, rows: slice = ALL) -> Faces:
-        """Draws n faces truncated by psi and makes those of `rows`."""
+        """Draw n faces truncated by psi and makes those of `rows`."""
         return self.make(self.draw_w(n, psi, generator, rows), batch)
 
     @torch.no_grad()
     def draw_w(self, n: int, psi: float, generator: torch.Generator, rows: slice = ALL) -> Tensor:
-        """Draws n w truncated by psi and returns those of `rows`, [N, 512].
+        """Draw n w truncated by psi and returns those of `rows`, [N, 512].
 
         The random numbers come from a CPU generator, whatever the device.
         """
@@ -129,16 +130,15 @@ class FrozenNetworks:
 
     @torch.no_grad()
     def make(self, w: Tensor, batch: int = 0) -> Faces:
-        """The faces of w [N, 512], `batch` at a time; 0: as many as the device likes."""
+        """Return the faces of w [N, 512], `batch` at a time; 0: as many as the device likes."""
         parts = []
         for code in w.split(batch or (64 if w.is_cuda else 16)):
-            image = ((self.synthesis(code) + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
-            parts.append(self.seen(image, code))
+            parts.append(self.seen(to_bytes(self.synthesis(code)), code))
         return joined(parts)
 
     def seen(self, image: Tensor, w: Tensor) -> Faces:
-        """Images [N, 3, S, S] uint8 RGB with what the frozen networks say about them."""
-        crop = image.float() / 127.5 - 1
+        """Return images [N, 3, S, S] uint8 RGB with what the frozen networks say about them."""
+        crop = to_float(image)
         return Faces(w, image, self.identity(crop), self.inner_face(crop))
 
 
@@ -158,7 +158,7 @@ def write_dataset(
     rare: float = 0.0,
     generator: str = "",
 ) -> None:
-    """Writes n faces in shards of 256; shards that are there are kept, so an interrupted run goes on where it was.
+    """Write n faces in shards of 256; shards that are there are kept, so an interrupted run goes on where it was.
 
     `rare` is the share of shards, the last ones, with dark skin: the generator seldom draws it, and a mapper that has
     seldom seen it makes people lighter than they are. `generator` is the name of the one that makes them. Raises
@@ -174,8 +174,7 @@ def write_dataset(
         raise InputError(
             f"the faces in {folder} were made with {name} {before.get(name)}, not {record[name]}: name another folder."
         )
-    with writing(folder):
-        folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     write_json(made, record)
     count, start = -(-n // SHARD), time.monotonic()
     plain, lightness = count - round(rare * count), None
@@ -192,20 +191,14 @@ def write_dataset(
             lightness = lightness or _lightness(read_dataset(folder, FIRST_SHARDS))
             w = frozen.draw_w(RARE * size, psi, random)
             faces = frozen.make(w[lightness(w).argsort()[:size]])
-        partial = path.with_name(f".{path.name}")
-        try:
-            with writing(path):
-                with partial.open("wb") as file:
-                    np.savez(file, **{field.name: getattr(faces, field.name).cpu().numpy() for field in fields(faces)})
-                partial.rename(path)
-        finally:
-            partial.unlink(missing_ok=True)
+        with writing(path) as partial, partial.open("wb") as file:
+            np.savez(file, **{field.name: getattr(faces, field.name).cpu().numpy() for field in fields(faces)})
         log(f"shard {index + 1} of {count}, {time.monotonic() - start:.0f} s")
 
 
 def read_dataset(folder: Path, first: int | None = None) -> Faces:
-    """All faces of a dataset folder, or those of its first shards. Raises InputError when there are none or a shard is
-    broken."""
+    """Return all faces of a dataset folder, or those of its first shards. Raises InputError when there are none or a
+    shard is broken."""
     paths = sorted(folder.glob("faces_*.npz"))[:first]
     if not paths:
         raise InputError(
@@ -238,7 +231,7 @@ def _read_shard(path: Path, name: str) -> Tensor:
 
 @torch.no_grad()
 def read_photos(folder: Path, frozen: FrozenNetworks, log: Callable[[str], None]) -> Faces:
-    """The faces of a folder of photographs, aligned, as inputs to train on.
+    """Return the faces of a folder of photographs, aligned, as inputs to train on.
 
     Nobody knows their w: it is the mean, and only losses on images may use these faces. Photographs that cannot be read
     or show no face are named and left out. Raises InputError when none is left.

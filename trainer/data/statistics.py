@@ -26,11 +26,12 @@ class RealIdentities:
         self.root = (vectors * values.clamp_min(0).sqrt()).float()
 
     def draw(self, n: int, generator: torch.Generator) -> Tensor:
-        """n unit codes [n, 128]."""
+        """Return n unit codes [n, 128]."""
         return F.normalize(self.mean + torch.randn(n, len(self.mean), generator=generator) @ self.root.T, dim=1)
 
     def towards(self, codes: Tensor, share: float, generator: torch.Generator, rows: slice, n: int) -> Tensor:
-        """Unit codes [rows of n, 128], each led towards a drawn one by up to `share`: code + u * drawn, at length 1.
+        """Return unit codes [rows of n, 128], each led towards a drawn one by up to `share`: code + u * drawn, at
+        length 1.
 
         Of `CANDIDATES` drawn ones it is the nearest: one that may well have the code's sex, age and looks, which the
         mapper is told beside it. Whatever a generated code says of a person, the mapper then cannot take it for
@@ -105,7 +106,8 @@ class Transfer:
 
 
 def ridge_regression(x: Tensor, y: Tensor, penalty: float) -> Tensor:
-    """Weights [D, E] that predict y [N, E] from x [N, D], both centred; `penalty` is a share of x's mean variance."""
+    """Return weights [D, E] that predict y [N, E] from x [N, D], both centred; `penalty` is a share of x's mean
+    variance."""
     x, y = (values.double() - values.double().mean(0) for values in (x, y))
     square = x.T @ x
     size = penalty * square.trace() / len(square)

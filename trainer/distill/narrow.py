@@ -22,7 +22,7 @@ Maps = list[Tensor]  # activations [N, C, H, W], batch by batch
 
 @torch.no_grad()
 def narrowed(network: Synthesis, widths: Sequence[int], w: Tensor, batch: int = 4) -> Synthesis:
-    """`network` with blocks of `widths` channels, fitted on w [N, 512]; a few dozen are enough.
+    """Return `network` with blocks of `widths` channels, fitted on w [N, 512]; a few dozen are enough.
 
     Raises ValueError for a generator without a distilled to-image head and for widths that are larger than its own or
     not divisible by 4.
@@ -67,12 +67,13 @@ def narrowed(network: Synthesis, widths: Sequence[int], w: Tensor, batch: int = 
 
 
 def blocks_of(network: Synthesis) -> list[Block]:
-    """The blocks, by their type."""
+    """Return the blocks, by their type."""
     return [block for block in network.blocks if isinstance(block, Block)]
 
 
 def kept_for_next(network: Synthesis, index: int, outer: Maps, codes: Maps, width: int) -> Tensor:
-    """Which outputs of block `index` stay: whole quadruples of wavelet bands for a block, channels for the head."""
+    """Return which outputs of block `index` stay: whole quadruples of wavelet bands for a block, channels
+    for the head."""
     head = network.to_image
     assert isinstance(head, DistilledToImage)
     if index + 1 == len(network.blocks):
@@ -89,7 +90,7 @@ def kept_for_next(network: Synthesis, index: int, outer: Maps, codes: Maps, widt
 
 
 def least_costly(readers: Sequence[tuple[Maps, Tensor]], count: int) -> Tensor:
-    """The `count` channels to keep, in order.
+    """Return the `count` channels to keep, in order.
 
     `readers` are the convolutions that read them: features [N, C, H, W] and weight [D, C, 1, 1] of each. Several count
     relative to the size of what they give.
@@ -118,7 +119,7 @@ def least_costly(readers: Sequence[tuple[Maps, Tensor]], count: int) -> Tensor:
 def fit_conv(
     new: StyledConv, old: StyledConv, kept_in: Tensor, kept_out: Tensor, wide: Maps, thin: Maps, codes: Maps
 ) -> Maps:
-    """Fills a convolution that keeps some inputs and outputs of `old`; returns what it gives for `thin`."""
+    """Fill a convolution that keeps some inputs and outputs of `old`; returns what it gives for `thin`."""
     assert new.depthwise is not None
     assert old.depthwise is not None
     copy_modulation(new.modulation, old.modulation, kept_in)
@@ -133,7 +134,7 @@ def fit_conv(
 
 
 def least_squares(maps: Maps, targets: Maps) -> tuple[Tensor, Tensor]:
-    """Pointwise weight [D, C, 1, 1] and bias [D] that take maps [N, C, H, W] to targets [N, D, H, W]."""
+    """Return pointwise weight [D, C, 1, 1] and bias [D] that take maps [N, C, H, W] to targets [N, D, H, W]."""
     channels = maps[0].shape[1] + 1
     gram, moment = torch.zeros(channels, channels, dtype=torch.float64), torch.zeros(())
     for x, y in zip(maps, targets, strict=True):
@@ -146,33 +147,33 @@ def least_squares(maps: Maps, targets: Maps) -> tuple[Tensor, Tensor]:
 
 
 def as_rows(maps: Tensor) -> Tensor:
-    """Maps [N, C, H, W] as [C, N * H * W]."""
+    """Return maps [N, C, H, W] as [C, N * H * W]."""
     return maps.transpose(0, 1).flatten(1)
 
 
 def modulated(maps: Maps, modulation: Modulation, codes: Maps) -> Maps:
-    """Maps with their channels scaled by the style of w."""
+    """Return maps with their channels scaled by the style of w."""
     return [x * modulation(v) for x, v in zip(maps, codes, strict=True)]
 
 
 def upsampled(maps: Maps, modulation: Modulation, codes: Maps) -> Maps:
-    """What a block's first convolution reads."""
+    """Return what a block's first convolution reads."""
     return [inverse_haar(x) for x in modulated(maps, modulation, codes)]
 
 
 def features(conv: StyledConv, maps: Maps, codes: Maps) -> Maps:
-    """What the pointwise part of a styled convolution reads."""
+    """Return what the pointwise part of a styled convolution reads."""
     assert conv.depthwise is not None
     return [F.conv2d(x, conv.depthwise, padding=1, groups=x.shape[1]) for x in modulated(maps, conv.modulation, codes)]
 
 
 def copy_modulation(new: Modulation, old: Modulation, kept: Tensor) -> None:
-    """The styles of the kept channels; the gain, which goes by the width, stays with the stored numbers."""
+    """Copy the styles of the kept channels; the gain, which goes by the width, stays with the stored numbers."""
     new.weight.copy_(old.weight[kept] * (old.gain / new.gain))
     new.bias.copy_(old.bias[:, kept] * (old.gain / new.gain))
 
 
 def copy_fitting(new: Synthesis, old: Synthesis) -> None:
-    """Copies every tensor whose shape is the same in both."""
+    """Copy every tensor whose shape is the same in both."""
     state = old.state_dict()
     new.load_state_dict({k: state[k] for k, v in new.state_dict().items() if state[k].shape == v.shape}, strict=False)

@@ -30,16 +30,19 @@ from ..loop import Budget, Progress, best_device, kept_on, move_average, tune_ma
 from ..networks.lpips import LPIPS
 from ..networks.mobilestylegan import CHANNELS, W_SIZE, DistilledToImage, Mapping, Synthesis, haar
 from ..networks.sface import SFace
+from ..pixels import psnr_db
 from ..weights.checkpoint import (
     check_new,
     latest,
     load_into,
+    make_folder,
     optimizer_tensors,
     read_record,
     read_weights,
     restore_optimizer,
     save,
     tensors_of,
+    writing,
 )
 from .narrow import narrowed
 
@@ -71,19 +74,19 @@ class DistillConfig:
 
 
 def mean_w(mapping: Mapping) -> Tensor:
-    """The mean of W [512], of 100,000 samples: the point that truncation pulls towards."""
+    """Return the mean of W [512], of 100,000 samples: the point that truncation pulls towards."""
     generator = torch.Generator().manual_seed(0)
     return torch.stack([mapping(torch.randn(1000, W_SIZE, generator=generator)).mean(0) for _ in range(100)]).mean(0)
 
 
 def write_targets(folder: Path, config: DistillConfig, log: Callable[[str], None] = print) -> None:
-    """Writes shards of w [32, 512] float32 and 256 px targets [32, 3, 256, 256] float16; skips those that are there."""
+    """Write shards of w [32, 512] float32 and 256 px targets [32, 3, 256, 256] float16; skips those that are there."""
     held_out_shards = -(-config.held_out // SHARD)
     n_shards = held_out_shards + -(-config.images // SHARD)
     paths = [folder / f"shard_{index:04d}.npz" for index in range(n_shards)]
     if all(path.exists() for path in paths):
         return
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     device = best_device()
     mapping, teacher = Mapping.load(), Synthesis.load(1024).to(device)
     centre = mean_w(mapping)
@@ -101,19 +104,13 @@ def write_targets(folder: Path, config: DistillConfig, log: Callable[[str], None
         with torch.no_grad():
             parts = w.to(device).split(8 if device.type == "cuda" else 1)
             images = torch.cat([F.avg_pool2d(teacher(part), 4).half().cpu() for part in parts])
-        partial = path.with_name(f".{path.name}")
-        try:
-            with partial.open("wb") as file:
-                np.savez(file, w=w.numpy(), image=images.numpy())
-            partial.rename(path)
-        except OSError as error:
-            partial.unlink(missing_ok=True)
-            raise FidError(f"could not write {path}: {error.strerror}; the shards already written are kept.") from error
+        with writing(path) as partial, partial.open("wb") as file:
+            np.savez(file, w=w.numpy(), image=images.numpy())
         log(f"targets: shard {index + 1} of {n_shards}, {time.monotonic() - start:.0f} s")
 
 
 def read_targets(folder: Path, config: DistillConfig) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
-    """(w, image) of the training targets and of the held-out ones; images float16 at the configured resolution.
+    """Return (w, image) of the training targets and of the held-out ones; images float16 at the configured resolution.
 
     Raises InputError when a shard is broken.
     """
@@ -138,7 +135,7 @@ def read_targets(folder: Path, config: DistillConfig) -> tuple[tuple[Tensor, Ten
 
 @torch.no_grad()
 def closed_form_head(network: Synthesis, w: Tensor, images: Tensor, ridge: float = 1e-5) -> None:
-    """Ridge least squares from (activations, 1) to the target's 12 wavelet bands.
+    """Fit by ridge least squares from (activations, 1) to the target's 12 wavelet bands.
 
     Fills the head's skip and its constant colour. w is left to training: a few dozen images say nothing about its 512
     directions.
@@ -162,19 +159,13 @@ def closed_form_head(network: Synthesis, w: Tensor, images: Tensor, ridge: float
     nn.init.zeros_(head.detail.bias)
 
 
-def psnr(image: Tensor, target: Tensor) -> Tensor:
-    """Peak signal-to-noise ratio per image [N], dB; both [N, 3, H, W] in [-1, 1] (peak 2), clipped to the range."""
-    error = (image.clamp(-1, 1) - target.clamp(-1, 1)).square().mean(dim=(1, 2, 3))
-    return 10 * torch.log10(4 / error.clamp_min(1e-12))
-
-
 @torch.no_grad()
 def measure(network: Synthesis, w: Tensor, images: Tensor, identity: nn.Module | None = None) -> dict[str, float]:
-    """PSNR (dB), colour drift (mean absolute difference of an image's mean colour, grey levels) and cosine of the
-    identity codes on targets."""
+    """Return PSNR (dB), colour drift (mean absolute difference of an image's mean colour, grey levels) and cosine of
+    the identity codes on targets."""
     outputs = torch.cat([network(code).float() for code in w.split(4)])
     target = images.float()
-    values = psnr(outputs, target)
+    values = psnr_db(outputs, target)
     drift = (outputs.clamp(-1, 1).mean((2, 3)) - target.clamp(-1, 1).mean((2, 3))).abs().mean() * 127.5
     figures = {"psnr_mean": values.mean().item(), "psnr_min": values.min().item(), "colour_drift": drift.item()}
     if identity is not None:
@@ -185,13 +176,13 @@ def measure(network: Synthesis, w: Tensor, images: Tensor, identity: nn.Module |
 
 
 def batches(n: int, batch: int, generator: torch.Generator) -> Iterator[Tensor]:
-    """Endless batches of indices, every image once per pass."""
+    """Yield endless batches of indices, every image once per pass."""
     while True:
         yield from torch.randperm(n, generator=generator)[: n // batch * batch].split(batch)
 
 
 def typical_size(parameter: Tensor) -> float:
-    """Root mean square of a tensor's numbers, or what a random start would give one of zeros.
+    """Return the root mean square of a tensor's numbers, or what a random start would give one of zeros.
 
     The published weights have their scales folded in, so tensors differ in size by orders of magnitude; Adam's steps
     are made relative to it.
@@ -203,8 +194,8 @@ def typical_size(parameter: Tensor) -> float:
 def image_loss(
     output: Tensor, target: Tensor, perceptual: nn.Module | None, config: DistillConfig, step: int = 0
 ) -> Tensor:
-    """L1 on the image and on its 4x and 14x coarser copies, squared error against large mistakes, and LPIPS on the
-    square of this step."""
+    """Return L1 on the image and on its 4x and 14x coarser copies, squared error against large mistakes, and LPIPS on
+    the square of this step."""
     loss = (output - target).abs().mean() + config.squared * (output - target).square().mean()
     for factor in (4, 14):
         loss = loss + 0.5 * (F.avg_pool2d(output, factor) - F.avg_pool2d(target, factor)).abs().mean()
@@ -217,13 +208,13 @@ def image_loss(
 
 
 def first_trained(network: Synthesis) -> int:
-    """The number of the first block that is not as published, or of the last."""
+    """Return the number of the first block that is not as published, or of the last."""
     changed = [own != published for own, published in zip(network.widths, CHANNELS, strict=False)]
     return changed.index(True) if True in changed else len(changed) - 1
 
 
 def start(config: DistillConfig, narrow: Path | None, w: Tensor, images: Tensor) -> Synthesis:
-    """The generator that training begins with."""
+    """Return the generator that training begins with."""
     if narrow is None:
         network = Synthesis.load(config.resolution)
         closed_form_head(network, w[:64], images[:64])
@@ -237,6 +228,94 @@ def start(config: DistillConfig, narrow: Path | None, w: Tensor, images: Tensor)
         raise InputError(f"{error}.") from error
 
 
+class DistillLoop:
+    """State of one training run; `done` counts its steps."""
+
+    def __init__(
+        self, config: DistillConfig, network: Synthesis, average: Synthesis, identity: nn.Module | None
+    ) -> None:
+        self.config, self.device, self.identity = config, best_device(), identity
+        self.network, self.average = network.to(self.device).requires_grad_(False), average
+        network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue] - torch's stubs lack it
+        average.to(self.device).requires_grad_(False)
+        self.first_block = first_trained(network)
+        blocks = network.blocks[self.first_block :]
+        parts = ((network.to_image, config.rate_head), *((block, config.rate_block) for block in blocks))
+        groups = [
+            {"params": [p.requires_grad_(True)], "rate": rate * typical_size(p)}
+            for part, rate in parts
+            for p in part.parameters()
+        ]
+        self.optimizer = torch.optim.Adam(groups, betas=(0.9, 0.99))
+        self.perceptual = LPIPS.load("alex").to(self.device) if config.lpips else None
+        self.w = self.images = self.trunk = torch.empty(0)
+        self.codes: Tensor | None = None  # identity codes of the targets
+        self.order = batches(1, 1, torch.Generator())
+        self.done = 0
+
+    @torch.no_grad()
+    def learn_from(self, w: Tensor, images: Tensor) -> None:
+        """Take the targets: w [N, 512] and images [N, 3, R, R], and compute once what does not change of them."""
+        device, block = self.device, self.first_block
+        self.w = w.to(device)
+        home = kept_on(device, len(w) * self.network.trunk(self.w[:1], block).nbytes)
+        self.images = images.to(home)
+        self.trunk = torch.cat([self.network.trunk(code, block).half().to(home) for code in self.w.split(8)])
+        if self.identity is not None:
+            self.codes = torch.cat([self.identity(image.to(device).float()) for image in self.images.split(8)])
+        self.order = batches(len(w), self.config.batch, torch.Generator().manual_seed(self.config.seed))
+        for _ in range(self.done):
+            next(self.order)
+
+    def step(self) -> float:
+        """Take one step and return the loss. Raises FidError when it is not finite, before the weights are touched."""
+        config, index = self.config, next(self.order)
+        cosine = 0.5 * (1 + math.cos(math.pi * self.done / config.steps))
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["rate"] * min(1.0, (self.done + 1) / 20) * (0.01 + 0.99 * cosine)
+        x = self.trunk[index].to(self.device).float().contiguous(memory_format=torch.channels_last)
+        output = self.network.tail(x, self.w[index], self.first_block)
+        loss = image_loss(output, self.images[index].to(self.device).float(), self.perceptual, config, self.done)
+        if self.identity is not None and self.codes is not None and self.done % config.identity_every == 0:
+            loss = loss + config.identity * losses.identity_cosine(self.identity(output), self.codes[index])
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        if not torch.isfinite(loss):
+            raise FidError(f"the loss is not finite at step {self.done}; the last good checkpoint is untouched.")
+        self.optimizer.step()
+        self.done += 1
+        move_average(self.average.parameters(), self.network.parameters(), min(0.995, self.done / (self.done + 20)))
+        return loss.item()
+
+    def measure(self, held_out: tuple[Tensor, Tensor]) -> dict[str, float]:
+        """Return `measure` of the average network on held-out targets."""
+        w, images = (x.to(self.device) for x in held_out)
+        return measure(self.average, w, images, self.identity)
+
+    def save(self, run: Path, figures: dict[str, float]) -> Path:
+        """Write a checkpoint: the average as the weights to ship, everything else to resume from."""
+        state = {
+            **tensors_of("synthesis", self.network),
+            **tensors_of("average", self.average),
+            **optimizer_tensors("optimizer", self.optimizer),
+        }
+        record = {"kind": "distill", "configuration": asdict(self.config), "generator": "MobileStyleGAN FFHQ 1024"}
+        return save(run, self.done, tensors_of("synthesis", self.average), state, {**record, "figures": figures})
+
+
+def resumed(checkpoint: Path, config: DistillConfig, identity: nn.Module | None) -> DistillLoop:
+    """Return the loop of a run that stopped at a checkpoint."""
+    state = read_weights(checkpoint, "state.safetensors")
+    network = Synthesis.shaped_as(state, config.resolution, "synthesis.").eval()
+    load_into(network, state, "synthesis")
+    average = copy.deepcopy(network)
+    load_into(average, state, "average")
+    loop = DistillLoop(config, network, average, identity)
+    restore_optimizer(loop.optimizer, state, "optimizer")
+    loop.done = int(read_record(checkpoint)["step"])
+    return loop
+
+
 def distill(
     run: Path,
     config: DistillConfig,
@@ -247,7 +326,7 @@ def distill(
     resume: bool = False,
     console: Console | None = None,
 ) -> Path:
-    """Trains a generator into `run` and returns its last checkpoint folder.
+    """Train a generator into `run` and return its last checkpoint folder.
 
     Targets are made first (in `targets`, default `run/targets`) and kept. `narrow`: a run or checkpoint of this command
     to make narrower, to `config.widths`. With `resume` it goes on from the newest checkpoint. Raises InputError for
@@ -261,88 +340,25 @@ def distill(
     budget = Budget(max_minutes)
     targets = targets or run / "targets"
     write_targets(targets, config, log=console.print)
-    (w, images), held_out = read_targets(targets, config)
-    device = best_device()
+    targets_of_training, held_out = read_targets(targets, config)
     torch.manual_seed(config.seed)
-    identity = SFace.load().to(device).eval().requires_grad_(False) if config.identity else None
-    first = 0
-    record = {"kind": "distill", "configuration": asdict(config), "generator": "MobileStyleGAN FFHQ 1024"}
-    state: dict[str, Tensor] = {}
+    identity = SFace.load().to(best_device()).eval().requires_grad_(False) if config.identity else None
     if resume and (found := latest(run)):
-        state = read_weights(found, "state.safetensors")
-        network = Synthesis.shaped_as(state, config.resolution, "synthesis.").eval()
-        load_into(network, state, "synthesis")
-        first = int(read_record(found)["step"])
+        loop = resumed(found, config, identity)
     else:
-        network = start(config, narrow, w, images)
-        seen = measure(network.to(device), held_out[0].to(device), held_out[1].to(device), identity)
-        console.print(f"closed form: {seen}")
-    average = copy.deepcopy(network)
-    if state:
-        load_into(average, state, "average")
-    network.to(device).requires_grad_(False)
-    network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue] - torch's stubs lack it
-    average.to(device).requires_grad_(False)
-    blocks = first_trained(network)
-    parts = ((network.to_image, config.rate_head), *((block, config.rate_block) for block in network.blocks[blocks:]))
-    groups = [
-        {"params": [p.requires_grad_(True)], "rate": rate * typical_size(p)}
-        for part, rate in parts
-        for p in part.parameters()
-    ]
-    optimizer = torch.optim.Adam(groups, betas=(0.9, 0.99))
-    if state:
-        restore_optimizer(optimizer, state, "optimizer")
-    perceptual = LPIPS.load("alex").to(device) if config.lpips else None
-
-    def save_now(step: int, figures: dict[str, float]) -> Path:
-        weights = tensors_of("synthesis", average)
-        everything = {
-            **tensors_of("synthesis", network),
-            **tensors_of("average", average),
-            **optimizer_tensors("optimizer", optimizer),
-        }
-        return save(run, step, weights, everything, {**record, "figures": figures})
-
-    progress = Progress(console, config.steps, config.batch, first)
-    order = batches(len(w), config.batch, torch.Generator().manual_seed(config.seed))
-    with torch.no_grad():
-        w = w.to(device)
-        home = kept_on(device, len(w) * network.trunk(w[:1], blocks).nbytes)
-        images = images.to(home)
-        trunk = torch.cat([network.trunk(code, blocks).half().to(home) for code in w.split(8)])
-        codes = [identity(image.to(device).float()) for image in images.split(8)] if identity else []
-        wanted = torch.cat(codes) if codes else None
-    console.print(f"trunk activations of {len(w)} images: {trunk.nbytes / 2**30:.1f} GiB")
-    step = first
-    for _ in range(first):
-        next(order)
-    saved = budget.seconds
+        network = start(config, narrow, *targets_of_training)
+        loop = DistillLoop(config, network, copy.deepcopy(network), identity)
+        console.print(f"closed form: {loop.measure(held_out)}")
+    loop.learn_from(*targets_of_training)
+    console.print(f"trunk activations of {len(loop.w)} images: {loop.trunk.nbytes / 2**30:.1f} GiB")
+    progress, saved = Progress(console, config.steps, config.batch, loop.done), budget.seconds
     with budget.catching_signals():
-        while step < config.steps and not budget.over:
-            index = next(order)
-            for group in optimizer.param_groups:
-                warm = min(1.0, (step + 1) / 20)
-                group["lr"] = group["rate"] * warm * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * step / config.steps)))
-            x = trunk[index].to(device).float().contiguous(memory_format=torch.channels_last)
-            output = network.tail(x, w[index], blocks)
-            loss = image_loss(output, images[index].to(device).float(), perceptual, config, step)
-            if identity is not None and wanted is not None and step % config.identity_every == 0:
-                loss = loss + config.identity * losses.identity_cosine(identity(output), wanted[index])
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            if not torch.isfinite(loss):
-                raise FidError(
-                    f"the loss is not finite at step {step}; the last good checkpoint in {run} is untouched."
-                )
-            optimizer.step()
-            step += 1
-            decay = min(0.995, step / (step + 20))
-            move_average(average.parameters(), network.parameters(), decay)
-            progress.show(step, {"loss": loss.item()})
+        while loop.done < config.steps and not budget.over:
+            loss = loop.step()
+            progress.show(loop.done, {"loss": loss})
             if budget.seconds - saved > SAVE_EVERY_S:
                 saved = budget.seconds
-                save_now(step, {})
-    figures = measure(average, held_out[0].to(device), held_out[1].to(device), identity)
+                loop.save(run, {})
+    figures = loop.measure(held_out)
     console.print(f"held out: {figures}")
-    return save_now(step, figures)
+    return loop.save(run, figures)

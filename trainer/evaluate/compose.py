@@ -12,7 +12,7 @@ from torch import Tensor
 from ...runtime.commands.progress import progress_of
 from ...runtime.media.table import compose_table
 from ..data.dataset import Faces, FrozenNetworks, joined
-from ..pixels import as_crops, to_uint8
+from ..pixels import as_crops, to_float, to_uint8
 from . import measures
 from .judges import Judges, Seen
 
@@ -57,12 +57,22 @@ class GeneratedPairs:
 
 @dataclass
 class Report:
-    """Everything that was measured: `figures` are the JSON file, the rest is for the page."""
+    """Everything that was measured: `record` is the JSON file, the rest is for the page."""
 
     figures: dict[str, Any]
     pictures: dict[str, np.ndarray] = field(default_factory=dict)  # title -> RGB uint8
     clouds: dict[str, np.ndarray] = field(default_factory=dict)  # name -> [N, 2] on the axes of the generator's w
     identity: dict[str, dict[str, np.ndarray]] = field(default_factory=dict)  # title -> output, leak, random -> [N]
+
+    def record(self) -> dict[str, Any]:
+        """Return the figures as they are kept in a file: without the series along each clip, which only plots need."""
+        return _without_series(self.figures)
+
+
+def _without_series(figures: Any) -> Any:
+    if not isinstance(figures, dict):
+        return figures
+    return {name: _without_series(value) for name, value in figures.items() if name != "series"}
 
 
 def _distance(points: Tensor, others: Tensor) -> Tensor:
@@ -74,11 +84,11 @@ def _distance(points: Tensor, others: Tensor) -> Tensor:
 def compose(
     networks: Networks, frozen: FrozenNetworks, identity: Tensor, image: Tensor, portrait: Tensor, batch: int
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """(w, pictures in [-1, 1]) batch by batch, of identity codes [N, 128], attribute and identity images uint8
+    """Yield (w, pictures in [-1, 1]) batch by batch, of identity codes [N, 128], attribute and identity images uint8
     [N, 3, S, S]."""
     starts = range(0, len(identity), batch)
     for i in progress_of("composing", starts, len(starts)):
-        crops = (images[i : i + batch].float() / 127.5 - 1 for images in (image, portrait))
+        crops = (to_float(images[i : i + batch]) for images in (image, portrait))
         w = networks(identity[i : i + batch], *crops)
         yield w, frozen.synthesis(w)
 
@@ -86,8 +96,8 @@ def compose(
 def compose_crops(
     networks: Networks, frozen: FrozenNetworks, identity: Tensor, crops: np.ndarray, portraits: np.ndarray, batch: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """w [N, 512] and crops uint8 [N, 256, 256, 3] of identity codes [N, 128], attribute and identity crops of that
-    shape."""
+    """Return w [N, 512] and crops uint8 [N, 256, 256, 3] of identity codes [N, 128], attribute and identity crops of
+    that shape."""
     image, portrait = (
         torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).to(identity.device)
         for images in (crops, portraits)
@@ -101,7 +111,7 @@ def compose_crops(
 
 @torch.no_grad()
 def generated_pairs(networks: Networks, frozen: FrozenNetworks, config: EvaluateConfig) -> GeneratedPairs:
-    """Draws `config.pairs` pairs through `frozen.synthesis` and composes them."""
+    """Draw `config.pairs` pairs through `frozen.synthesis` and compose them."""
     random = torch.Generator().manual_seed(config.seed)
 
     def drawn(what: str) -> Faces:
@@ -122,7 +132,7 @@ def generated_pairs(networks: Networks, frozen: FrozenNetworks, config: Evaluate
 
 
 def short_figures(pairs: GeneratedPairs, frozen: FrozenNetworks, config: EvaluateConfig) -> dict[str, Any]:
-    """Figures by the networks of training, by name; cosines as mean and std."""
+    """Return the figures by the networks of training, by name; cosines as mean and std."""
     people, attributes, output, own = pairs.people, pairs.attributes, pairs.output, pairs.own
 
     def cosine(a: Tensor, b: Tensor) -> dict[str, float]:
@@ -149,7 +159,7 @@ def short_figures(pairs: GeneratedPairs, frozen: FrozenNetworks, config: Evaluat
 
 
 def evaluate(networks: Networks, frozen: FrozenNetworks, config: EvaluateConfig) -> dict[str, Any]:
-    """Short figures of E_attr and M through `frozen.synthesis` on `config.pairs` pairs."""
+    """Return the short figures of E_attr and M through `frozen.synthesis` on `config.pairs` pairs."""
     return short_figures(generated_pairs(networks, frozen, config), frozen, config)
 
 
@@ -171,7 +181,8 @@ def _table(
 
 
 def sorted_pairs(identity: Seen, attributes: Seen, output: Seen) -> np.ndarray:
-    """Identity, attributes, output of the pairs with the worst, median and best identity, three of each, by column."""
+    """Return identity, attributes, output of the pairs with the worst, median and best identity, three of each, by
+    column."""
     judge = "dlib" if "dlib" in output.codes else "SFace"
     if judge == "dlib":
         order = np.argsort(-np.linalg.norm(output.codes[judge] - identity.codes[judge], axis=1), kind="stable")
@@ -183,7 +194,7 @@ def sorted_pairs(identity: Seen, attributes: Seen, output: Seen) -> np.ndarray:
 
 
 def tile(rows: Sequence[Any], side: int = 144, gap: int = 4) -> np.ndarray:
-    """Pictures uint8 [256, 256, 3] in rows, as one RGB picture on white, each brought to `side` px."""
+    """Return pictures uint8 [256, 256, 3] in rows, as one RGB picture on white, each brought to `side` px."""
     height, width = len(rows) * (side + gap) - gap, max(len(row) for row in rows) * (side + gap) - gap
     page = np.full((height, width, 3), 255, np.uint8)
     for r, row in enumerate(rows):

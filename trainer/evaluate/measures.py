@@ -34,7 +34,7 @@ DLIB_FOCAL = 800.0  # px of the 256 px crop: a portrait lens; 3000 gives the sam
 
 
 def summary(values: np.ndarray) -> dict[str, float | int]:
-    """Mean, standard deviation and count of values [N]; the deviation of a single value is 0."""
+    """Return mean, standard deviation and count of values [N]; the deviation of a single value is 0."""
     values = np.asarray(values, np.float64)
     return {
         "mean": float(values.mean()),
@@ -44,35 +44,36 @@ def summary(values: np.ndarray) -> dict[str, float | int]:
 
 
 def cosine(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Cosines [N] of codes [N, D] of any length."""
+    """Return cosines [N] of codes [N, D] of any length."""
     return (unit(a) * unit(b)).sum(axis=1)
 
 
 def unit(codes: np.ndarray) -> np.ndarray:
-    """Codes [..., D] brought to unit length."""
+    """Return codes [..., D] brought to unit length."""
     codes = np.asarray(codes, np.float64)
     return codes / np.maximum(np.linalg.norm(codes, axis=-1, keepdims=True), 1e-12)
 
 
 def point_distance(points: np.ndarray, others: np.ndarray, side: float) -> np.ndarray:
-    """Mean Euclidean distance [N] of landmarks [N, K, 2], px, as a fraction of the picture's side in px."""
+    """Return the mean Euclidean distance [N] of landmarks [N, K, 2], px, as a fraction of the picture's side in px."""
     return np.linalg.norm(points - others, axis=2).mean(axis=1) / side
 
 
 def rmse(images: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """Root mean squared difference [N] of pictures uint8 [N, H, W, 3], in units of the full range (0..1)."""
+    """Return the root mean squared difference [N] of pictures uint8 [N, H, W, 3], in units of the full range (0..1)."""
     difference = (images.astype(np.float64) - others) / 255
     return np.sqrt((difference**2).mean(axis=(1, 2, 3)))
 
 
 def psnr(errors: np.ndarray) -> np.ndarray:
-    """Peak signal-to-noise ratio in dB of root mean squared errors (0..1); equal pictures count as 100 dB."""
+    """Return the peak signal-to-noise ratio in dB of root mean squared errors (0..1); equal pictures count
+    as 100 dB."""
     return -20 * np.log10(np.maximum(errors, 1e-5))
 
 
 def frechet_distance(features: np.ndarray, others: np.ndarray) -> float:
-    """The Frechet distance of two sets of features [N, D] and [M, D], each seen as a Gaussian; squared, as in Heusel
-    et al. 2017.
+    """Return the Frechet distance of two sets of features [N, D] and [M, D], each seen as a Gaussian; squared, as in
+    Heusel et al. 2017.
 
     With fewer samples than dimensions it is far too large, so it only compares sets of one size with each other. NaN
     with fewer than two.
@@ -85,7 +86,7 @@ def frechet_distance(features: np.ndarray, others: np.ndarray) -> float:
 
 
 def gaussian_distance(mean: np.ndarray, covariance: np.ndarray, mean_b: np.ndarray, covariance_b: np.ndarray) -> float:
-    """|mean - mean_b|^2 + tr(C + C_b - 2 (C C_b)^(1/2)), by eigenvalues of the symmetric C^(1/2) C_b C^(1/2)."""
+    """Return |mean - mean_b|^2 + tr(C + C_b - 2 (C C_b)^(1/2)), by eigenvalues of the symmetric C^(1/2) C_b C^(1/2)."""
     covariance, covariance_b = np.atleast_2d(covariance), np.atleast_2d(covariance_b)
     values, vectors = np.linalg.eigh(covariance)
     root = (vectors * np.sqrt(values.clip(0))) @ vectors.T
@@ -95,7 +96,7 @@ def gaussian_distance(mean: np.ndarray, covariance: np.ndarray, mean_b: np.ndarr
 
 
 def euler_angles(rotation: np.ndarray) -> np.ndarray:
-    """Pitch, yaw, roll [..., 3] in degrees of rotations [..., 3, 3] = R_z(roll) R_y(-yaw) R_x(-pitch).
+    """Return pitch, yaw, roll [..., 3] in degrees of rotations [..., 3, 3] = R_z(roll) R_y(-yaw) R_x(-pitch).
 
     Pitch > 0 looks up, yaw > 0 turns to the picture's right, roll > 0 tilts clockwise in the picture.
     """
@@ -106,14 +107,16 @@ def euler_angles(rotation: np.ndarray) -> np.ndarray:
 
 
 def rotation_between(reference: np.ndarray, points: np.ndarray) -> np.ndarray:
-    """The rotation [3, 3] that takes reference points [K, 3] to points [K, 3] best, up to scale and shift (Kabsch)."""
+    """Return the rotation [3, 3] that takes reference points [K, 3] to points [K, 3] best, up to scale and shift
+    (Kabsch)."""
     a, b = reference - reference.mean(axis=0), points - points.mean(axis=0)
     u, _, vt = np.linalg.svd(b.T @ a)
     return u @ np.diag([1, 1, np.sign(np.linalg.det(u @ vt))]) @ vt
 
 
 def head_pose(mesh: np.ndarray) -> np.ndarray:
-    """Pitch, yaw, roll [N, 3] in degrees of face mesh points [N, 468, 3], px, from the points that no expression moves.
+    """Return pitch, yaw, roll [N, 3] in degrees of face mesh points [N, 468, 3], px, from the points that no expression
+    moves.
 
     Zero is the mean generated face. The mesh's depth is in about the scale of x and y, so this is a rigid fit in 3-D
     without a camera.
@@ -123,7 +126,7 @@ def head_pose(mesh: np.ndarray) -> np.ndarray:
 
 
 def dlib_pose(points: np.ndarray) -> np.ndarray:
-    """Pitch, yaw, roll [N, 3] in degrees of dlib's points [N, 68, 2], px of the 256 px crop, by solvePnP.
+    """Return pitch, yaw, roll [N, 3] in degrees of dlib's points [N, 68, 2], px of the 256 px crop, by solvePnP.
 
     On generated faces it agrees with `head_pose`: correlation 0.93 in pitch, 0.99 in yaw, mean difference 1.9 and 1.3
     degrees (roll hardly varies in aligned crops).
@@ -140,7 +143,7 @@ def dlib_pose(points: np.ndarray) -> np.ndarray:
 
 
 def pose_distance(angles: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """Euclidean distance [N] of Euler angles [N, 3], degrees: the paper's pose measure."""
+    """Return the Euclidean distance [N] of Euler angles [N, 3], degrees: the paper's pose measure."""
     return np.linalg.norm(angles - others, axis=1)
 
 
@@ -154,7 +157,7 @@ class Pca:
 
     @classmethod
     def fit(cls, points: np.ndarray, n: int = 2) -> "Pca":
-        """The first n axes of points [N, D]."""
+        """Return the first n axes of points [N, D]."""
         points = np.asarray(points, np.float64)
         mean = points.mean(axis=0)
         _, singular, axes = np.linalg.svd(points - mean, full_matrices=False)
@@ -163,18 +166,18 @@ class Pca:
         return cls(mean, axes[:n], (singular**2 / (singular**2).sum())[:n])
 
     def project(self, points: np.ndarray) -> np.ndarray:
-        """Coordinates [N, n] of points [N, D] along the axes."""
+        """Return coordinates [N, n] of points [N, D] along the axes."""
         return (np.asarray(points, np.float64) - self.mean) @ self.axes.T
 
 
 def drift(codes: np.ndarray) -> np.ndarray:
-    """1 - cosine [T] of each code [T, D] of a sequence to the sequence's mean (of unit codes)."""
+    """Return 1 - cosine [T] of each code [T, D] of a sequence to the sequence's mean (of unit codes)."""
     codes = unit(codes)
     return 1 - codes @ unit(codes.mean(axis=0))
 
 
 def jitter(points: np.ndarray, frames: np.ndarray | None = None) -> float:
-    """Mean length of the second difference of landmarks [T, K, 2] in time, in their unit: 0 for even motion.
+    """Return the mean length of the second difference of landmarks [T, K, 2] in time, in their unit: 0 for even motion.
 
     `frames` [T] are the frames' numbers; only three frames in a row count. NaN when there are no such three.
     """
@@ -187,7 +190,7 @@ def jitter(points: np.ndarray, frames: np.ndarray | None = None) -> float:
 
 
 def correlation(a: np.ndarray, b: np.ndarray) -> float:
-    """Pearson's correlation of two series [T]; NaN when one does not move."""
+    """Return Pearson's correlation of two series [T]; NaN when one does not move."""
     a, b = a - np.mean(a), b - np.mean(b)
     length = np.sqrt((a**2).sum() * (b**2).sum())
     return float((a * b).sum() / length) if length > 1e-9 else float("nan")

@@ -1,9 +1,8 @@
 """The tables of an evaluation."""
 
-import html
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -14,37 +13,23 @@ PAPER = "Nitzan et al. 2020"
 
 @dataclass(frozen=True)
 class Table:
-    """A table, its cells ready to print."""
+    """A table, its cells ready to print. A row whose first cell stands in asterisks is quoted from elsewhere."""
 
+    kind: ClassVar[str] = "table"
     title: str
     header: Sequence[str]
     rows: Sequence[Sequence[str]]
     notes: Sequence[str] = ()
 
     def markdown(self) -> str:
-        """The table in Markdown, with its notes as a list."""
+        """Return the table in Markdown, with its notes as a list."""
         lines = [f"## {self.title}", "", _line(self.header), _line(["---"] * len(self.header))]
         lines += [_line(row) for row in self.rows]
         return "\n".join([*lines, "", *(f"- {note}" for note in self.notes)]).rstrip() + "\n"
 
-    def html(self) -> str:
-        """The table in HTML."""
-        head = "".join(f"<th>{html.escape(cell)}</th>" for cell in self.header)
-        body = "".join(
-            f"<tr{' class=quoted' if row[0].startswith('*') else ''}>"
-            + "".join(f"<td>{html.escape(cell.strip('*'))}</td>" for cell in row)
-            + "</tr>"
-            for row in self.rows
-        )
-        notes = "".join(f"<li>{html.escape(note)}</li>" for note in self.notes)
-        return (
-            f"<h2>{html.escape(self.title)}</h2><div class=wide><table><tr>{head}</tr>{body}</table></div>"
-            f"<ul class=notes>{notes}</ul>"
-        )
-
 
 def tables(figures: Mapping[str, Any]) -> list[Table]:
-    """All tables of an evaluation's figures, as in the JSON file."""
+    """Return all tables of an evaluation's figures, as in the JSON file."""
     found = [_table_1(figures), _identity(figures), _attributes(figures), _table_2(figures)]
     if "refined" in figures:
         found.append(_refined(figures["refined"]))
@@ -57,13 +42,13 @@ def tables(figures: Mapping[str, Any]) -> list[Table]:
 
 
 def markdown(figures: Mapping[str, Any]) -> str:
-    """The tables in Markdown."""
+    """Return the tables in Markdown."""
     intro = f"# Evaluation of {figures['evaluated']}\n\n" + "".join(f"- {line}\n" for line in setting_lines(figures))
     return "\n".join([intro, *(table.markdown() for table in tables(figures))])
 
 
 def setting_lines(figures: Mapping[str, Any]) -> list[str]:
-    """What was measured on what."""
+    """Return the lines of what was measured on what."""
     config, judges = figures["configuration"], figures["judges"]
     lines = [
         f"Generated pairs: {config['pairs']}, psi {config['psi']}, seed {config['seed']}, {figures['resolution']} px, "

@@ -3,7 +3,7 @@
 import copy
 import math
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,9 +15,10 @@ from ...runtime.errors import FidError, InputError
 from .. import losses
 from ..data.augment import augment
 from ..data.dataset import Faces, FrozenNetworks
-from ..data.statistics import Light, RealIdentities, Transfer
+from ..data.statistics import Light, Transfer
 from ..loop import move_average
 from ..networks.trained import WDiscriminator
+from ..pixels import to_bytes
 from ..presets import FitConfig
 from ..weights.checkpoint import (
     optimizer_tensors,
@@ -28,6 +29,7 @@ from ..weights.checkpoint import (
     tensors_of,
 )
 from ..weights.trained import Trainable
+from .draw import Draws, Stream, step_seed
 from .probe import Memory, Probe, Seen
 from .processes import Processes
 
@@ -51,7 +53,7 @@ class Known(NamedTuple):
         return self.skin - self.light
 
     def at(self, index: Tensor, device: torch.device) -> "Known":
-        """The same of some faces, on a device."""
+        """Return the same of some faces, on a device."""
         return Known(*(values[index].to(device) for values in self))
 
 
@@ -78,7 +80,8 @@ class FitLoop:
         if not config.train_attributes and dataset is None:
             raise InputError("--set train_attributes=false needs a --dataset, whose attribute codes are kept.")
         self.config, self.frozen, self.dataset, self.device = config, frozen, dataset, device
-        self.photos, self.processes = photos, processes or Processes()
+        self.processes = processes or Processes()
+        self._draws = Draws(config, frozen, dataset, photos, self.processes, device)
         torch.manual_seed(config.seed)
         self.networks = Trainable(config).to(device)
         self.networks.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue] - torch's stubs lack it
@@ -107,7 +110,6 @@ class FitLoop:
             "discriminator": self.discriminator,
             "probe": self.probe,
         }
-        self.real_identities = RealIdentities()
         self.known = Known(*[torch.empty(0)] * 5)  # of the faces that the probe learns from
         self.memory = Memory(config.probe_memory)
         self.codes = torch.empty(0)  # attribute codes [views, N, A] of the dataset, where E_attr is not trained
@@ -115,50 +117,17 @@ class FitLoop:
         self.transfer: Transfer | None = None
         self.done = 0
 
-    def generator(self, stream: int) -> torch.Generator:
-        """The random numbers of this step; `stream` keeps its uses apart."""
-        return torch.Generator().manual_seed((self.config.seed * 1_000_003 + self.done) * 16 + stream)
-
-    def faces(self, n: int, stream: int) -> Faces:
-        """This process's share of n faces of the dataset, or of fresh ones."""
-        random, rows = self.generator(stream), self.processes.rows(n)
-        if self.dataset is None:
-            return self.frozen.draw(n, self.config.psi, random, rows=rows)
-        return self.dataset[torch.randint(len(self.dataset), (n,), generator=random)[rows]].to(self.device)
-
-    def real_w(self, n: int, stream: int) -> Tensor:
-        """The w of `faces`, [N, 512], without making fresh ones' pictures."""
-        random, rows = self.generator(stream), self.processes.rows(n)
-        if self.dataset is None:
-            return self.frozen.draw_w(n, self.config.psi, random, rows)
-        return self.dataset.w[torch.randint(len(self.dataset), (n,), generator=random)[rows]].to(self.device)
-
-    def with_photos(self, faces: Faces, n: int, stream: int) -> Faces:
-        """The faces, a share of them replaced by the user's photographs."""
-        if self.photos is None:
-            return faces
-        random, rows = self.generator(stream), self.processes.rows(n)
-        index = torch.randint(len(self.photos), (n,), generator=random)[rows]
-        chosen = (torch.rand(n, generator=random) < self.config.photo_share)[rows].to(self.device)
-        photos = self.photos[index].to(self.device)
-
-        def either(photo: Tensor, face: Tensor) -> Tensor:
-            return torch.where(chosen.view(-1, *[1] * (face.ndim - 1)), photo, face)
-
-        return Faces(*(either(getattr(photos, name), getattr(faces, name)) for name in Faces.__dataclass_fields__))
-
-    def seen_crop(self, faces: Faces, n: int, stream: int) -> Tensor:
-        """The attribute crops as a camera would have them."""
-        if not self.config.augmentation:
-            return faces.crop
-        return augment(faces.crop, self.generator(stream), n, self.processes.rows(n))
+    @property
+    def draws(self) -> Draws:
+        """What this step draws."""
+        return replace(self._draws, step=self.done)
 
     def autocast(self) -> AbstractContextManager[Any]:
-        """bf16 where the configuration asks for it."""
+        """Compute within it in bf16 where the configuration asks for it."""
         return torch.autocast(self.device.type, torch.bfloat16) if self.config.bf16 else nullcontext()
 
     def start(self) -> None:
-        """What is learnt of faces once: attribute codes, light, transfer, and a new run's probe."""
+        """Learn what has to be learnt of faces once: attribute codes, light, transfer, and a new run's probe."""
         config = self.config
         if not config.train_attributes and self.dataset is not None:
             self.codes = self.attribute_codes(self.dataset)
@@ -166,7 +135,8 @@ class FitLoop:
             return
         faces = self.dataset
         if faces is None:
-            random = torch.Generator().manual_seed(config.seed * 1_000_003 * 16 + 7)  # a resumed run's too
+            # of step 0, a resumed run's too
+            random = torch.Generator().manual_seed(step_seed(config.seed, 0, Stream.KNOWN_FACES))
             faces = self.frozen.draw(config.probe_faces, config.psi, random)
         border = faces.border
         if config.skin_weight:
@@ -179,7 +149,7 @@ class FitLoop:
 
     @torch.no_grad()
     def attribute_codes(self, faces: Faces, batch: int = 16) -> Tensor:
-        """Codes [2, N, A] of faces as they are and as a camera would have them."""
+        """Return codes [2, N, A] of faces as they are and as a camera would have them."""
         encoder, random = self.networks.attributes.eval(), torch.Generator().manual_seed(self.config.seed)
         views: tuple[list[Tensor], ...] = ([], [])
         for index in torch.arange(len(faces)).split(batch):
@@ -189,7 +159,7 @@ class FitLoop:
         return torch.stack([torch.cat(view) for view in views])
 
     def start_probe(self) -> None:
-        """Trains a new run's probe on the known faces alone."""
+        """Train a new run's probe on the known faces alone."""
         if self.done:
             return
         landmarks, skin = (x.to(self.device) for x in (self.known.landmarks / 256, self.known.skin))
@@ -201,7 +171,7 @@ class FitLoop:
             self.train_probe(self.config.seed + step, PROBE_RATE * (1 - 0.8 * step / self.config.probe_steps))
 
     def train_probe(self, seed: int, rate: float) -> None:
-        """One step of the probe on known faces, and on what was seen of compositions."""
+        """Take one step of the probe on known faces, and on what was seen of compositions."""
         random = torch.Generator().manual_seed(seed)
         index = torch.randint(len(self.known.w), (PROBE_BATCH,), generator=random)
         with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):  # dropout
@@ -217,7 +187,7 @@ class FitLoop:
         self.optimise("probe_optimizer", loss, rate)
 
     def optimise(self, name: str, loss: Tensor, rate: float | None = None, clip: float | None = None) -> None:
-        """One step of an optimiser on a loss, the gradients averaged over the processes."""
+        """Take one step of an optimiser on a loss, the gradients averaged over the processes."""
         optimizer = self.optimizers[name]
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         for group in optimizer.param_groups:
@@ -234,7 +204,7 @@ class FitLoop:
         optimizer.step()
 
     def rate(self) -> float:
-        """Learning rate of this step: a cosine over the warm start, then one from the cross rate to the end.
+        """Return the learning rate of this step: a cosine over the warm start, then one from the cross rate to the end.
 
         The warm start begins with a linear warm-up over 100 steps and ends at 0.4 of its rate; the second cosine ends
         at 0.02 of the cross rate.
@@ -250,42 +220,38 @@ class FitLoop:
         return config.cross_rate * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * fraction)))
 
     def identity_loss(self, code: Tensor, target: Tensor) -> Tensor:
-        """The configured form of equation (4)."""
+        """Return the configured form of equation (4)."""
         loss = losses.identity_l1 if self.config.identity_loss == "l1" else losses.identity_cosine
         return self.config.identity_weight * loss(code, target)
 
     def landmarks_loss(self, points: Tensor, target: Tensor) -> Tensor:
-        """The configured form of equation (5), of points [N, K, 2] as fractions of the crop."""
+        """Return the configured form of equation (5), of points [N, K, 2] as fractions of the crop."""
         loss = losses.landmarks_l2 if self.config.landmarks_loss == "l2" else losses.landmarks_squared
         return self.config.landmarks_weight * loss(points, target)
 
-    def identities(self, codes: Tensor, n: int, stream: int) -> Tensor:
-        """This process's identity codes of a batch of n, led towards ones of real people."""
-        share = self.config.real_identities
-        if not share:
-            return codes
-        return self.real_identities.towards(codes, share, self.generator(stream), self.processes.rows(n), n)
-
     def known_of(self, faces: Faces) -> Known:
-        """What the losses in W need to know of faces."""
+        """Return what the losses in W need to know of faces."""
         skin = faces.skin if self.light else faces.w.new_zeros(len(faces), 3)
         return Known(faces.w, faces.identity, faces.landmarks, skin, self.light(faces.border) if self.light else skin)
 
     def self_batch(self) -> tuple[Known, Tensor]:
-        """This process's share of a self batch: what is known of it, and attribute codes (with gradient to E_attr)."""
-        n = self.config.self_batch
+        """Return this process's share of a self batch: what is known of it, and attribute codes (with gradient to
+        E_attr)."""
+        n, draws = self.config.self_batch, self.draws
         if len(self.codes):
-            random, rows = self.generator(0), self.processes.rows(n)
+            random, rows = draws.random(Stream.SELF_FACES), self.processes.rows(n)
             index = torch.randint(self.codes.shape[1], (n,), generator=random)[rows]
             view = torch.randint(len(self.codes), (n,), generator=random)[rows]
             return self.known.at(index, self.device), self.codes[view, index]
-        faces = self.faces(n, 0)
-        return self.known_of(faces), self.networks.attributes(self.seen_crop(faces, n, 1))
+        faces = draws.faces(n, Stream.SELF_FACES)
+        return self.known_of(faces), self.networks.attributes(draws.seen_crop(faces, n, Stream.SELF_VIEW))
 
     def self_losses(self) -> dict[str, Tensor]:
-        """In W, reconstruction where I_id = I_attr; by the transfer and the probe, these attributes on other people."""
+        """Return the losses in W: reconstruction where I_id = I_attr; by the transfer and the probe, these
+        attributes on other
+        people."""
         config, (known, attributes) = self.config, self.self_batch()
-        identity = self.identities(known.identity, config.self_batch, 9)
+        identity = self.draws.identities(known.identity, config.self_batch, Stream.SELF_IDENTITIES)
         w, target = self.networks.mapper(identity, attributes, attributes), known.w
         if config.w_plus:
             target = target[:, None]
@@ -296,7 +262,7 @@ class FitLoop:
         return terms
 
     def others_losses(self, known: Known, identity: Tensor, kept: Tensor, attributes: Tensor) -> dict[str, Tensor]:
-        """The attributes of a self batch on the other people of it."""
+        """Return the losses of the attributes of a self batch on the other people of it."""
         config, sums = self.config, {}
         everybody = [self.processes.gathered(x) for x in (identity, kept, attributes, known.w, known.tone)]
         rows = self.processes.rows(config.self_batch)
@@ -319,16 +285,18 @@ class FitLoop:
         return {name: torch.stack(values).mean() for name, values in sums.items()}
 
     def image_losses(self, same: bool) -> tuple[Seen, tuple[Tensor, ...], dict[str, Tensor]]:
-        """A batch of pairs through the generator and the frozen encoders, equations (3) to (8).
+        """Take a batch of pairs through the generator and the frozen encoders, equations (3) to (8).
 
         `same`: I_id = I_attr. Returns what was seen; the inputs (identity codes, attribute and identity crops); and the
         weighted losses by name.
         """
-        config, n = self.config, self.config.cross_batch
-        attributes = self.with_photos(self.faces(n, 5), n, 12)
-        people = attributes if same else self.with_photos(self.faces(n, 6), n, 13)
-        identity = people.identity if same else self.identities(people.identity, n, 2)
-        crop, portrait = self.seen_crop(attributes, n, 3), self.seen_crop(people, n, 11)
+        config, n, draws = self.config, self.config.cross_batch, self.draws
+        people = attributes = draws.with_photos(draws.faces(n, Stream.CROSS_ATTRIBUTES), n, Stream.ATTRIBUTE_PHOTOS)
+        if not same:
+            people = draws.with_photos(draws.faces(n, Stream.CROSS_PEOPLE), n, Stream.PEOPLE_PHOTOS)
+        identity = people.identity if same else draws.identities(people.identity, n, Stream.CROSS_IDENTITIES)
+        crop = draws.seen_crop(attributes, n, Stream.CROSS_VIEW)
+        portrait = draws.seen_crop(people, n, Stream.CROSS_PORTRAIT)
         w = self.networks(identity, crop, portrait)
         image = self.frozen.synthesis(w)
         with torch.autocast(self.device.type, enabled=False):  # bf16 has steps of a pixel, where landmarks are
@@ -358,14 +326,15 @@ class FitLoop:
         return Seen(*(x.detach().float() for x in seen)), (identity, crop, portrait), terms
 
     def train_adversary(self, fake_w: Tensor, inputs: tuple[Tensor, ...]) -> dict[str, Tensor]:
-        """Equations (2) and, where it is optimised apart, (3): a step of D_W, and one of the mapper against it."""
+        """Train by equations (2) and, where it is optimised apart, (3): a step of D_W, and one of the mapper
+        against it."""
         config, figures = self.config, {}
         if config.adversarial_rate is not None:
             with self.autocast():
                 loss = config.adversarial_weight * losses.adversarial_g(self.discriminator(self.networks(*inputs)))
             self.optimise("a_optimizer", loss)
             figures["adversarial"] = loss.detach()
-        real_w = self.real_w(2 * config.cross_batch, 4).clone().requires_grad_(True)
+        real_w = self.draws.real_w(2 * config.cross_batch, Stream.REAL_W).clone().requires_grad_(True)
         real_logits = self.discriminator(real_w)
         loss = losses.adversarial_d(real_logits, self.discriminator(fake_w))
         loss = loss + losses.r1_penalty(real_logits, real_w, config.r1_gamma)
@@ -373,7 +342,8 @@ class FitLoop:
         return {**figures, "discriminator": loss.detach()}
 
     def step(self) -> dict[str, float]:
-        """One step; returns the losses. Raises FidError when one is not finite, before the weights are touched."""
+        """Take one step and return the losses. Raises FidError when one is not finite, before the weights
+        are touched."""
         config = self.config
         self.networks.train()
         self.networks.attributes.train(config.train_attributes)
@@ -401,14 +371,14 @@ class FitLoop:
             if seen is not None:
                 self.memory.add(Seen(*(self.processes.gathered(x) for x in seen)))
             for turn in range(config.probe_turns):
-                self.train_probe((config.seed * 1_000_003 + self.done) * 16 + turn, 0.2 * PROBE_RATE)
+                self.train_probe(step_seed(config.seed, self.done, turn), 0.2 * PROBE_RATE)
         decay = min(config.ema, (self.done + 1) / (self.done + 10))
         move_average(_floats(self.average), _floats(self.networks), decay)
         self.done += 1
         return figures
 
     def save(self, run: Path, record: dict[str, Any]) -> Path:
-        """Writes a checkpoint: the average as the weights to ship, everything else to resume from."""
+        """Write a checkpoint: the average as the weights to ship, everything else to resume from."""
         weights = {**tensors_of("attributes", self.average.attributes), **tensors_of("mapper", self.average.mapper)}
         state: dict[str, Tensor] = {}
         for name, module in self.modules.items():
@@ -419,7 +389,7 @@ class FitLoop:
         return save(run, self.done, weights, state, {"kind": "fit", "configuration": asdict(self.config), **record})
 
     def restore(self, checkpoint: Path) -> None:
-        """Takes everything from a checkpoint's state. Raises FidError when it is another configuration's."""
+        """Take everything from a checkpoint's state. Raises FidError when it is another configuration's."""
         state = read_weights(checkpoint, "state.safetensors")
         for name, module in self.modules.items():
             own = {k.removeprefix(f"{name}."): v for k, v in state.items() if k.startswith(f"{name}.")}
@@ -437,7 +407,7 @@ class FitLoop:
         self.done = int(read_record(checkpoint)["step"])
 
     def begin_with(self, trained: Trainable) -> str:
-        """Takes E_attr of other weights, and M where it has the same inputs; returns what was taken, for people."""
+        """Take E_attr of other weights, and M where it has the same inputs; returns what was taken, for people."""
         mapper = trained.mapper.state_dict()
         fits = {k: v.shape for k, v in mapper.items()} == {
             k: v.shape for k, v in self.networks.mapper.state_dict().items()
@@ -450,15 +420,15 @@ class FitLoop:
 
     @torch.no_grad()
     def grid(self, rows: int = 5, columns: int = 5) -> np.ndarray:
-        """An identity (top) x attributes (left) picture of the average networks, RGB uint8 [H, W, 3]."""
+        """Return an identity (top) x attributes (left) picture of the average networks, RGB uint8 [H, W, 3]."""
         random = torch.Generator().manual_seed(99)
         people, attributes = (self.frozen.draw(n, self.config.psi, random) for n in (columns, rows))
         corner = torch.full_like(people.image[:1], 255)
         lines = [torch.cat([corner, people.image])]
         for i in range(rows):
             crop = attributes.crop[i : i + 1].expand(columns, -1, -1, -1)
-            image = (self.frozen.synthesis(self.average(people.identity, crop, people.crop)) + 1) * 127.5
-            lines.append(torch.cat([attributes.image[i : i + 1], image.clamp(0, 255).to(torch.uint8)]))
+            image = to_bytes(self.frozen.synthesis(self.average(people.identity, crop, people.crop)))
+            lines.append(torch.cat([attributes.image[i : i + 1], image]))
         return np.concatenate([np.concatenate(list(line.permute(0, 2, 3, 1).cpu().numpy()), axis=1) for line in lines])
 
 

@@ -55,14 +55,14 @@ class Probe(nn.Module):
         )
 
     def error(self, w: Tensor, identity: Tensor, landmarks: Tensor, skin: Tensor) -> Tensor:
-        """How far its guesses are from what was seen; landmarks in pixels of a 256 px crop."""
+        """Return how far its guesses are from what was seen; landmarks in pixels of a 256 px crop."""
         code, points, colour = self(w)
         points_error = (points - landmarks / 256) / self.landmarks_std
         skin_error = (colour - skin) / self.skin_std
         return losses.identity_cosine(code, identity) + points_error.square().mean() + skin_error.square().mean()
 
     def slope_error(self, w: Tensor, target: Tensor, slope: Tensor) -> Tensor:
-        """How far the slope of its identity loss is from the true one, in direction and size.
+        """Return how far the slope of its identity loss is from the true one, in direction and size.
 
         `slope` [N, 512] is the gradient of 1 - cosine between the identity code of G(w) and `target` [N, 128], for w in
         standard deviations of W.
@@ -105,13 +105,13 @@ class Memory:
         self.count += len(seen.w)
 
     def sample(self, n: int, random: torch.Generator) -> Seen:
-        """n of them, drawn with replacement; there must be some."""
+        """Return n of them, drawn with replacement; there must be some."""
         assert self._kept is not None
         index = torch.randint(len(self), (n,), generator=random)
         return Seen(*(values[index] for values in self._kept))
 
     def state(self) -> dict[str, Tensor]:
-        """All of it as tensors; `restore` takes it back."""
+        """Return all of it as tensors; `restore` takes it back."""
         if self._kept is None:
             return {}
         return {"count": torch.tensor(self.count), **self._kept._asdict()}

@@ -26,7 +26,7 @@ class Processes:
 
     @classmethod
     def start(cls) -> "Processes":
-        """Joins the peers that `torchrun` announced in the environment: NCCL where there are GPUs, gloo elsewhere."""
+        """Join the peers that `torchrun` announced in the environment: NCCL where there are GPUs, gloo elsewhere."""
         world = int(os.environ.get("WORLD_SIZE", "1"))
         if world == 1:
             return cls()
@@ -37,7 +37,7 @@ class Processes:
         return cls(dist.get_rank(), world)
 
     def stop(self) -> None:
-        """Leaves the peers."""
+        """Leave the peers."""
         if self.world > 1:
             dist.destroy_process_group()
 
@@ -47,7 +47,7 @@ class Processes:
         return self.rank == 0
 
     def rows(self, n: int) -> slice:
-        """This process's rows of a global batch of n. Raises InputError when it cannot be divided evenly."""
+        """Return this process's rows of a global batch of n. Raises InputError when it cannot be divided evenly."""
         if n % self.world:
             raise InputError(
                 f"a batch of {n} cannot be shared by {self.world} processes: give a multiple of {self.world}."
@@ -56,7 +56,7 @@ class Processes:
         return slice(self.rank * share, (self.rank + 1) * share)
 
     def gathered(self, mine: Tensor) -> Tensor:
-        """The rows of all processes, in order; with gradient where these have one."""
+        """Return the rows of all processes, in order; with gradient where these have one."""
         if self.world == 1:
             return mine
         if mine.requires_grad:
@@ -66,7 +66,7 @@ class Processes:
         return torch.cat(parts)
 
     def mean(self, values: Tensor) -> Tensor:
-        """The mean over the processes, of numbers that each of them has; without gradient."""
+        """Return the mean over the processes, of numbers that each of them has; without gradient."""
         if self.world > 1:
             values = values.clone()
             dist.all_reduce(values)
@@ -74,11 +74,11 @@ class Processes:
         return values
 
     def any(self, flag: bool, device: torch.device) -> bool:
-        """True in all when it is true in one."""
+        """Tell whether it is true in any process; all get the same answer."""
         return flag if self.world == 1 else bool(self.mean(torch.tensor(float(flag), device=device)) > 0)
 
     def average_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
-        """Makes every process's gradients those of the global batch."""
+        """Make every process's gradients those of the global batch."""
         gradients = [p.grad for p in parameters if p.grad is not None]
         if self.world == 1 or not gradients:
             return
@@ -87,7 +87,7 @@ class Processes:
             gradient.copy_(mean.view_as(gradient))
 
     def synchronise_batch_norms(self, network: nn.Module) -> None:
-        """Makes its batch norms see the global batch, in place; names and numbers of the weights stay."""
+        """Make its batch norms see the global batch, in place; names and numbers of the weights stay."""
         if self.world > 1:
             for module in network.modules():
                 if type(module) is nn.BatchNorm2d:

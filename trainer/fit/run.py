@@ -25,21 +25,17 @@ from pathlib import Path
 from typing import Any
 
 import cv2
+import torch
 from rich.console import Console
 
 from ...runtime.errors import FidError, InputError
 from ...runtime.terminal import make_console
 from ...runtime.weights.records import decode
-from ..data.dataset import FrozenNetworks, read_dataset, read_photos
+from ..data.dataset import Faces, FrozenNetworks, read_dataset, read_photos
 from ..loop import Budget, Progress, Watch, best_device, kept_on, machine_record, tune_machine
 from ..networks.inception import InceptionV3
 from ..presets import FitConfig
-from ..weights.checkpoint import (
-    check_new,
-    latest,
-    write_json,
-    writing,
-)
+from ..weights.checkpoint import check_new, latest, make_folder, write_json, writing
 from ..weights.trained import generator_name, load_generator, load_mapping, load_trained
 from .loop import FitLoop
 from .processes import Processes
@@ -48,7 +44,7 @@ SAVE_EVERY_S = 240
 
 
 def check_sources(run: Path, sources: dict[str, str | None]) -> None:
-    """Raises InputError when a run would go on with another generator or other data than run.json names."""
+    """Raise InputError when a run would go on with another generator or other data than run.json names."""
     path = run / "run.json"
     kept: dict[str, Any] = {}
     if path.is_file():
@@ -76,7 +72,7 @@ def fit(
     compiled: bool = False,
     console: Console | None = None,
 ) -> Path:
-    """Trains into `run` and returns its last checkpoint folder.
+    """Train into `run` and return its last checkpoint folder.
 
     `generator` is a `fid-train distill` run or checkpoint, or a StyleGAN2 file of the user's; `dataset` a folder of
     `fid-train dataset` (None: faces drawn online); `photos` a folder of the user's own photographs, further inputs;
@@ -90,25 +86,18 @@ def fit(
     if not processes.first:
         console = make_console(quiet=True)
     tune_machine()
-    device, inputs = best_device(), {"dataset": dataset, "photos": photos, "fan": fan}
+    device = best_device()
     if config.w_plus and generator is not None and generator.is_file():
         raise InputError(f"W+ is not trained through {generator}: use --set w_plus=false, or a distilled generator.")
     synthesis = load_generator(generator, config.resolution)
     frozen = FrozenNetworks.load(synthesis, device, fan, load_mapping(generator))
     known_photos = read_photos(photos, frozen, console.print) if photos else None
-    known_faces = read_dataset(dataset) if dataset else None
-    if known_faces is not None and known_faces.image.shape[-1] != config.resolution:
-        raise InputError(
-            f"the faces in {dataset} have {known_faces.image.shape[-1]} px and training sees {config.resolution}: "
-            "make a dataset of that size, or leave --dataset out."
-        )
-    if known_faces is not None:
-        known_faces = known_faces.to(kept_on(device, known_faces.image.nbytes))
+    known_faces = faces_of(dataset, config.resolution, device) if dataset else None
     loop = FitLoop(config, frozen, known_faces, device, photos=known_photos, processes=processes)
-    found = latest(run) if resume else None
-    sources = {"generator": generator_name(generator, config.resolution)}
-    sources |= {name: path.resolve().name if path else None for name, path in inputs.items()}
-    if found:
+    sources: dict[str, str | None] = {"generator": generator_name(generator, config.resolution)}
+    for name, path in {"dataset": dataset, "photos": photos, "fan": fan}.items():
+        sources[name] = path.resolve().name if path else None
+    if resume and (found := latest(run)):
         check_sources(run, sources)
         loop.restore(found)
         console.print(f"resumed from {found.name}")
@@ -121,23 +110,44 @@ def fit(
         for network in (frozen.synthesis, frozen.identity, frozen.landmarks, loop.networks.attributes):
             network.compile(dynamic=False)
     if processes.first:
-        with writing(run):
-            run.mkdir(parents=True, exist_ok=True)
+        make_folder(run)
         record = {"configuration": asdict(config), **sources, "processes": processes.world}
         write_json(run / "run.json", {**record, "machine": machine_record()})
+    checkpoint = train(run, loop, budget, console)
+    processes.stop()
+    return checkpoint
+
+
+def faces_of(dataset: Path, resolution: int, device: torch.device) -> Faces:
+    """Return the faces of a dataset folder, on the device where it has room. Raises InputError for another size."""
+    faces = read_dataset(dataset)
+    if faces.image.shape[-1] != resolution:
+        raise InputError(
+            f"the faces in {dataset} have {faces.image.shape[-1]} px and training sees {resolution}: "
+            "make a dataset of that size, or leave --dataset out."
+        )
+    return faces.to(kept_on(device, faces.image.nbytes))
+
+
+def train(run: Path, loop: FitLoop, budget: Budget, console: Console) -> Path:
+    """Take the loop's steps until its end or that of the time, with checkpoints, and return the last one's folder.
+
+    Of several processes only the first one writes; the others return `run`.
+    """
+    config, processes = loop.config, loop.processes
     checkpoint, smooth, saved = run, {}, budget.seconds
 
     def keep() -> Path:
         grid, path = loop.grid(), run / f"grid_{loop.done:06d}.png"
-        with writing(path):
-            path.write_bytes(cv2.imencode(".png", grid[..., ::-1])[1].tobytes())
+        with writing(path) as partial:
+            partial.write_bytes(cv2.imencode(".png", grid[..., ::-1])[1].tobytes())
         watch.picture(loop.done, grid)
         return loop.save(run, {"figures": smooth})
 
     with budget.catching_signals(), Watch(run if processes.first else None) as watch:
         loop.start()
         progress = Progress(console, config.steps, max(config.self_batch, config.cross_batch), loop.done)
-        while loop.done < config.steps and not processes.any(budget.over, device):
+        while loop.done < config.steps and not processes.any(budget.over, loop.device):
             figures = loop.step()
             smooth |= {name: 0.95 * smooth.get(name, value) + 0.05 * value for name, value in figures.items()}
             watch.scalars(loop.done, {**figures, "rate": loop.rate()})
@@ -147,5 +157,4 @@ def fit(
                 keep()
         if processes.first:
             checkpoint = keep()
-    processes.stop()
     return checkpoint

@@ -37,18 +37,14 @@ class BundleNetworks:
 
 
 class BundleSynthesis(nn.Module):
-    """G of a bundle, called as `mobilestylegan.Synthesis` is: w [N, 512] -> [N, 3, R, R] in [-1, 1]."""
+    """G of a bundle, called as `mobilestylegan.Synthesis` is: w [N, 512] or W+ [N, n_styles, 512] -> [N, 3, R, R] in
+    [-1, 1]."""
 
     def __init__(self, composer: Composer) -> None:
         super().__init__()
         self.composer, self.resolution = composer, composer.resolution
 
     def forward(self, w: Tensor) -> Tensor:
-        if w.ndim != 2:
-            raise InputError(
-                "this mapper makes a w for every layer, and a bundle's generator takes one; name a `fid-train distill` "
-                "checkpoint with --generator."
-            )
         return from_uint8(np.stack([self.composer.image(code) for code in w.cpu().numpy()])).to(w.device)
 
 

@@ -125,7 +125,7 @@ class FaceMesh(nn.Module):
         return net
 
     def forward(self, crop: Tensor) -> Tensor:
-        """Aligned crop [N, 3, S, S], float RGB in [-1, 1] -> points [N, 468, 3] float32.
+        """Map aligned crop [N, 3, S, S], float RGB in [-1, 1] -> points [N, 468, 3] float32.
 
         Points are (x, y, depth) in pixels of the aligned 256 px crop, whatever S is; x and y are pixel indices (the
         centre of the top left pixel is 0, 0), depth is negative towards the camera and has no fixed zero.
@@ -138,7 +138,7 @@ class FaceMesh(nn.Module):
         return points * (side / MESH_SIZE) + points.new_tensor([left, top, 0.0])
 
     def points_192(self, face: Tensor) -> Tensor:
-        """Face [N, 3, 192, 192], float RGB in 0..1 -> points [N, 468, 3] in pixels of that picture."""
+        """Map face [N, 3, 192, 192], float RGB in 0..1 -> points [N, 468, 3] in pixels of that picture."""
         x = self.stem_activation(self.stem(_pad_for_halving(face)))
         for block in self.blocks:
             x = block(x)

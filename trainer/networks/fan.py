@@ -31,7 +31,7 @@ class FAN(nn.Module):
 
     @classmethod
     def load(cls, path: Path) -> "FAN":
-        """Reads the TorchScript file. Raises InputError when there is none, FidError when it is another network."""
+        """Read the TorchScript file. Raises InputError when there is none, FidError when it is another network."""
         if not path.is_file():
             raise InputError(f"there is no file {path}: expected face-alignment's 2DFAN4 as a TorchScript archive.")
         try:
@@ -46,7 +46,7 @@ class FAN(nn.Module):
         return cls(network)
 
     def forward(self, crop: Tensor) -> Tensor:
-        """Aligned crop [N, 3, S, S], float RGB in [-1, 1] -> points [N, 68, 2], pixels of the 256 px crop."""
+        """Map aligned crop [N, 3, S, S], float RGB in [-1, 1] -> points [N, 68, 2], pixels of the 256 px crop."""
         if crop.shape[-1] != INPUT_SIZE:
             size = (INPUT_SIZE, INPUT_SIZE)
             crop = F.interpolate(crop, size, mode="bilinear", antialias=True, align_corners=False)

@@ -104,11 +104,12 @@ class LPIPS(nn.Module):
         return net
 
     def forward(self, image: Tensor, target: Tensor) -> Tensor:
-        """Two pictures [N, 3, H, W], float RGB in [-1, 1] -> distances [N], 0 for equal pictures."""
+        """Map two pictures [N, 3, H, W], float RGB in [-1, 1] -> distances [N], 0 for equal pictures."""
         return self.distance(self.features(image), self.features(target))
 
     def features(self, image: Tensor) -> list[Tensor]:
-        """What the distance compares, [N, 3, H, W] in [-1, 1] -> activations, unit length along the channels."""
+        """Map pictures to what the distance compares, [N, 3, H, W] in [-1, 1] -> activations, unit length
+        along the channels."""
         x, features = (image - self.shift) / self.scale, []
         for conv, module in zip(self.layout, self.convolutions, strict=True):
             if conv.pool:
@@ -119,7 +120,7 @@ class LPIPS(nn.Module):
         return features
 
     def distance(self, features: list[Tensor], target: list[Tensor]) -> Tensor:
-        """Distances [N] of two lists from `features`; saves work where one picture is compared often."""
+        """Return distances [N] of two lists from `features`; saves work where one picture is compared often."""
         parts = [
             torch.einsum("nchw,c->n", (a - b).square(), head) / (a.shape[2] * a.shape[3])
             for a, b, head in zip(features, target, self.heads, strict=True)

@@ -29,7 +29,7 @@ RESOLUTIONS = (128, 256, 1024)
 
 
 def read_constants(xml_path: Path) -> dict[str, np.ndarray]:
-    """Every float32 constant of an OpenVINO IR v10, by layer name, in the file's order.
+    """Return every float32 constant of an OpenVINO IR v10, by layer name, in the file's order.
 
     Raises ValueError when the weights file beside it is shorter than the description says.
     """
@@ -62,7 +62,7 @@ class Mapping(nn.Module):
 
     @classmethod
     def load(cls, folder: Path | None = None) -> "Mapping":
-        """Reads MappingNetwork.{xml,bin} from `folder` (default: the fetched generator). Frozen."""
+        """Read MappingNetwork.{xml,bin} from `folder` (default: the fetched generator). Frozen."""
         folder = folder or models.ensure("generator")
         constants = read_constants(folder / "MappingNetwork.xml")
         weights = [a for a in constants.values() if a.shape == (W_SIZE, W_SIZE)]
@@ -77,7 +77,7 @@ class Mapping(nn.Module):
 
 
 def haar(image: Tensor) -> Tensor:
-    """Haar wavelet transform [N, C, 2H, 2W] -> [N, 4C, H, W]; `inverse_haar` undoes it."""
+    """Apply the Haar wavelet transform [N, C, 2H, 2W] -> [N, 4C, H, W]; `inverse_haar` undoes it."""
     n, c, h, w = image.shape
     p = F.pixel_unshuffle(image, 2).reshape(n, c, 4, h // 2, w // 2)
     a, b, d, e = p.unbind(2)  # top left, top right, bottom left, bottom right
@@ -86,7 +86,7 @@ def haar(image: Tensor) -> Tensor:
 
 
 def inverse_haar(x: Tensor) -> Tensor:
-    """Inverse Haar wavelet transform [N, 4C, H, W] -> [N, C, 2H, 2W].
+    """Apply the inverse Haar wavelet transform [N, 4C, H, W] -> [N, C, 2H, 2W].
 
     The first C channels are the low band; the rest are C triples (vertical, horizontal, diagonal detail).
     """
@@ -164,7 +164,7 @@ class ToImage(nn.Module):
         self.bias = nn.Parameter(torch.zeros(1, 12, 1, 1))
 
     def bands(self, x: Tensor, w: Tensor) -> Tensor:
-        """The 12 wavelet bands [N, 12, H, W]."""
+        """Return the 12 wavelet bands [N, 12, H, W]."""
         return F.conv2d(x * self.modulation(w), self.weight) + self.bias
 
     def forward(self, x: Tensor, w: Tensor) -> Tensor:
@@ -232,7 +232,7 @@ class Synthesis(nn.Module):
         self.to_image = ToImage(channels[-1]) if resolution == 1024 else DistilledToImage(channels[-1], resolution // 2)
 
     def styles(self, w: Tensor) -> tuple[Tensor, ...]:
-        """w [N, 512] or W+ [N, n_styles, 512] as n_styles tensors [N, 512]."""
+        """Return w [N, 512] or W+ [N, n_styles, 512] as n_styles tensors [N, 512]."""
         if w.ndim == 2:
             return (w,) * self.n_styles
         if w.shape[1] != self.n_styles:
@@ -240,13 +240,13 @@ class Synthesis(nn.Module):
         return w.unbind(1)
 
     def trunk(self, w: Tensor, blocks: int) -> Tensor:
-        """The first blocks: activations [N, C, 4 << blocks, 4 << blocks]."""
+        """Return the first blocks: activations [N, C, 4 << blocks, 4 << blocks]."""
         first, *rest = self.styles(w)
         x = self.conv1(self.constant.expand(w.shape[0], -1, -1, -1), first)
         return self._through(x, rest, range(blocks))
 
     def tail(self, x: Tensor, w: Tensor, blocks: int) -> Tensor:
-        """What is left after `trunk`: its activations -> the image."""
+        """Run what is left after `trunk`: its activations -> the image."""
         _, *rest, last = self.styles(w)
         return self.to_image(self._through(x, rest, range(blocks, len(self.blocks))), last)
 
@@ -260,13 +260,13 @@ class Synthesis(nn.Module):
 
     @classmethod
     def shaped_as(cls, tensors: Tensors[str, Tensor], resolution: int, prefix: str = "") -> "Synthesis":
-        """An empty network with the widths of a kept one, whose tensors are given by name."""
+        """Return an empty network with the widths of a kept one, whose tensors are given by name."""
         names = [f"{prefix}blocks.{i}.conv1.weight" for i in range(int(math.log2(resolution)) - 3)]
         return cls(resolution, tuple(len(tensors[name]) for name in names) if set(names) <= tensors.keys() else None)
 
     @classmethod
     def load(cls, resolution: int = 1024, folder: Path | None = None) -> "Synthesis":
-        """Reads SynthesisNetwork.{xml,bin} from `folder` (default: the fetched generator). Frozen.
+        """Read SynthesisNetwork.{xml,bin} from `folder` (default: the fetched generator). Frozen.
 
         Below 1024 px everything up to the last block is the published network and the to-image head is at its start: it
         has to be trained (`fid-train distill`) or loaded from a checkpoint.

@@ -81,18 +81,21 @@ class SFace(nn.Module):
         return net
 
     def forward(self, crop: Tensor) -> Tensor:
-        """Aligned crop [N, 3, S, S], float RGB in [-1, 1], S = 256 or less -> unit identity codes [N, 128] float32."""
+        """Map aligned crop [N, 3, S, S], float RGB in [-1, 1], S = 256 or less -> unit identity codes [N, 128]
+        float32."""
         with torch.autocast(crop.device.type, enabled=False):
             rows, columns = self._resampling(crop.shape[-1], crop.device)
             face = rows @ crop.float() @ columns
         return self.encode_112(face * 127.5 + 127.5)
 
     def encode_112(self, face: Tensor) -> Tensor:
-        """Face [N, 3, 112, 112], float RGB in 0..255, placed on the ArcFace template -> unit codes [N, 128] float32."""
+        """Map face [N, 3, 112, 112], float RGB in 0..255, placed on the ArcFace template -> unit codes [N, 128]
+        float32."""
         return F.normalize(self.raw_code(face).float(), dim=1)
 
     def raw_code(self, face: Tensor) -> Tensor:
-        """Face [N, 3, 112, 112], float RGB in 0..255 -> codes [N, 128] before normalisation (`fc1` of the file)."""
+        """Map face [N, 3, 112, 112], float RGB in 0..255 -> codes [N, 128] before normalisation (`fc1` of
+        the file)."""
         x = ((face - PIXEL_MEAN) * PIXEL_SCALE).contiguous(memory_format=torch.channels_last)
         for convolution, activation in zip(self.convolutions, self.activations, strict=True):
             x = activation(convolution(x))

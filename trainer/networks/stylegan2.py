@@ -53,7 +53,7 @@ class StyledConv(nn.Module):
             self.register_buffer("blur", torch.zeros(c_out, 1, TAPS, TAPS))
 
     def forward(self, x: Tensor, w: Tensor) -> Tensor:
-        """x [N, c_in, H, W], w [N, 512] -> [N, c_out, H, W], or twice the height and width."""
+        """Map x [N, c_in, H, W], w [N, 512] -> [N, c_out, H, W], or twice the height and width."""
         style = self.affine(w)
         norm = torch.rsqrt(style.square() @ self.squares + EPSILON)
         x = x * style[:, :, None, None]
@@ -83,7 +83,7 @@ class ToImage(nn.Module):
             self.register_buffer("upsample", torch.zeros(12, 1, 3, 3))
 
     def forward(self, x: Tensor, w: Tensor, image: Tensor | None) -> Tensor:
-        """x [N, c_in, H, W], w [N, 512], image [N, 3, H/2, W/2] or None -> image [N, 3, H, W]."""
+        """Map x [N, c_in, H, W], w [N, 512], image [N, 3, H/2, W/2] or None -> image [N, 3, H, W]."""
         y = F.conv2d(x * self.affine(w)[:, :, None, None], self.weight) + self.bias
         if self.clamp is not None:
             y = y.clamp(-self.clamp, self.clamp)
@@ -107,7 +107,8 @@ class Block(nn.Module):
         self.to_image = ToImage(c_out, first=first, clamp=clamp)
 
     def forward(self, x: Tensor, image: Tensor | None, styles: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-        """Activations, image and the styles of conv0 (none at 4 px), conv1, to-image -> activations and image."""
+        """Map activations, image and the styles of conv0 (none at 4 px), conv1, to-image -> activations
+        and image."""
         *first, second, last = styles
         if self.conv0 is not None:
             x = self.conv0(x, first[0])
@@ -146,7 +147,7 @@ class Synthesis(nn.Module):
         )
 
     def styles(self, w: Tensor) -> tuple[Tensor, ...]:
-        """w [N, 512] or W+ [N, n_styles, 512] as n_styles tensors [N, 512]."""
+        """Return w [N, 512] or W+ [N, n_styles, 512] as n_styles tensors [N, 512]."""
         if w.ndim == 2:
             return (w,) * self.n_styles
         if w.shape[1] != self.n_styles:
@@ -166,7 +167,8 @@ class Synthesis(nn.Module):
 def synthesis_from(
     weights: Tensors[str, Tensor], resolution: int | None = None, *, noise: bool = True, clamp: float | None = None
 ) -> Synthesis:
-    """The synthesis network of weights under the names of NVIDIA's PyTorch release, `b4.const`, `b8.conv0.weight` etc.
+    """Return the synthesis network of weights under the names of NVIDIA's PyTorch release, `b4.const`,
+    `b8.conv0.weight` etc.
 
     All of them must be there (`from_stylegan2` sees to it); noise is left out where it is not asked for. Frozen.
     """
@@ -211,7 +213,7 @@ def synthesis_from(
 
 
 def upsampling_taps(kernel: Tensor) -> Tensor:
-    """Zeros between pixels and a 4x4 FIR filter, as four 3x3 convolutions [4, 1, 3, 3], one for each new pixel.
+    """Return zeros between pixels and a 4x4 FIR filter, as four 3x3 convolutions [4, 1, 3, 3], one for each new pixel.
 
     The new pixel 2i of a row sees the pixels i - 1 and i, the new pixel 2i + 1 sees i and i + 1.
     """
@@ -224,8 +226,8 @@ def upsampling_taps(kernel: Tensor) -> Tensor:
 
 
 def mapping_from(weights: Tensors[str, Tensor], rate: float = 0.01) -> Mapping:
-    """The mapping network of weights under NVIDIA's names, `fc0.weight` etc. `rate`: its share of the learning rate,
-    which is part of its gains. Frozen."""
+    """Return the mapping network of weights under NVIDIA's names, `fc0.weight` etc. `rate`: its share of the learning
+    rate, which is part of its gains. Frozen."""
     network = Mapping(len(weights) // 2)
     with torch.no_grad():
         for i, layer in enumerate(network.layers):

@@ -98,8 +98,8 @@ class Mapper(nn.Module):
         self.register_buffer("w_std", torch.ones(W_SIZE))
 
     def forward(self, identity: Tensor, attributes: Tensor, appearance: Tensor | None = None) -> Tensor:
-        """Identity codes [N, 128], attribute codes [N, A] of the attribute images and, where it takes them, of the
-        identity images."""
+        """Return identity codes [N, 128], attribute codes [N, A] of the attribute images and, where it takes them, of
+        the identity images."""
         parts = [identity * math.sqrt(IDENTITY_SIZE)]
         if self.appearance is not None:
             parts.append(self.appearance(appearance))

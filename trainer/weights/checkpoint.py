@@ -20,6 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from ...runtime.errors import FidError, InputError
+from ...runtime.weights.cache import new_file, new_folder
 from ...runtime.weights.records import convert, decode
 
 
@@ -36,10 +37,15 @@ KEPT = 2  # newest checkpoints of a run
 
 
 @contextmanager
-def writing(target: Path) -> Iterator[None]:
-    """Turns a failure to write into FidError, one sentence: the disk is full, or what the system says."""
+def writing(target: Path, folder: bool = False) -> Iterator[Path]:
+    """Yield a path beside `target` to write a file to, or into it where it is to be a `folder`; it becomes `target` at
+    the end and is gone after any error.
+
+    Raises FidError, one sentence, for a failure to write: the disk is full, or what the system says.
+    """
     try:
-        yield
+        with (new_folder if folder else new_file)(target) as partial:
+            yield partial
     except (OSError, SafetensorError) as error:
         full = getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error)
         reason = "the disk is full" if full else str(error)
@@ -47,23 +53,16 @@ def writing(target: Path) -> Iterator[None]:
 
 
 def save(run: Path, step: int, weights: dict[str, Tensor], state: dict[str, Tensor], record: dict[str, Any]) -> Path:
-    """Writes `run/step_NNNNNN` and drops all but the newest `KEPT`.
+    """Write `run/step_NNNNNN` and drops all but the newest `KEPT`.
 
     Raises FidError when it cannot be written (the disk is full); the older ones stay.
     """
-    target, partial = run / f"step_{step:06d}", run / f".step_{step:06d}.partial"
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
-        with writing(target):
-            partial.mkdir(parents=True)
-            save_file({k: v.detach().cpu().contiguous() for k, v in weights.items()}, partial / "weights.safetensors")
-            if state:
-                save_file({k: v.detach().cpu().contiguous() for k, v in state.items()}, partial / "state.safetensors")
-            (partial / "checkpoint.json").write_text(json.dumps({"step": step, **record}, indent=1) + "\n")
-            shutil.rmtree(target, ignore_errors=True)
-            partial.rename(target)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    target = run / f"step_{step:06d}"
+    with writing(target, folder=True) as partial:
+        save_file({k: v.detach().cpu().contiguous() for k, v in weights.items()}, partial / "weights.safetensors")
+        if state:
+            save_file({k: v.detach().cpu().contiguous() for k, v in state.items()}, partial / "state.safetensors")
+        (partial / "checkpoint.json").write_text(json.dumps({"step": step, **record}, indent=1) + "\n")
     for old in _folders(run)[:-KEPT]:
         shutil.rmtree(old, ignore_errors=True)
     return target
@@ -75,27 +74,33 @@ def _folders(run: Path) -> list[Path]:
 
 
 def write_json(path: Path, record: dict[str, Any]) -> None:
-    """Writes a JSON file aside and renames it, so that it is never half a file. Raises FidError when it cannot."""
-    partial = path.with_name(f".{path.name}.partial")
-    with writing(path):
+    """Write a JSON file aside and rename it, so that it is never half a file. Raises FidError when it cannot."""
+    with writing(path) as partial:
         partial.write_text(json.dumps(record, indent=1) + "\n")
-        partial.rename(path)
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder and those above it. Raises FidError when that cannot be done."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise FidError(f"could not make the folder {folder}: {error.strerror}.") from error
 
 
 def latest(run: Path) -> Path | None:
-    """The newest complete checkpoint of a run, or None."""
+    """Return the newest complete checkpoint of a run, or None."""
     found = [path for path in _folders(run) if (path / "checkpoint.json").is_file()]
     return found[-1] if found else None
 
 
 def check_new(run: Path, resume: bool) -> None:
-    """Raises InputError when a new run would write among another's checkpoints."""
+    """Raise InputError when a new run would write among another's checkpoints."""
     if not resume and latest(run) is not None:
         raise InputError(f"{run} holds a run already: go on with it by --resume, or name another folder.")
 
 
 def read_record(checkpoint: Path) -> dict[str, Any]:
-    """`checkpoint.json` of a checkpoint folder (or of a run's newest). Raises InputError when there is none."""
+    """Return `checkpoint.json` of a checkpoint folder (or of a run's newest). Raises InputError when there is none."""
     folder = checkpoint if (checkpoint / "checkpoint.json").is_file() else latest(checkpoint)
     if folder is None:
         raise InputError(
@@ -108,7 +113,7 @@ def read_record(checkpoint: Path) -> dict[str, Any]:
 
 
 def read_weights(checkpoint: Path, file: str = "weights.safetensors") -> dict[str, Tensor]:
-    """The tensors of a checkpoint folder (or of a run's newest). Raises FidError when the file is broken."""
+    """Return the tensors of a checkpoint folder (or of a run's newest). Raises FidError when the file is broken."""
     path = Path(read_record(checkpoint)["folder"]) / file
     try:
         return load_file(path)
@@ -117,7 +122,7 @@ def read_weights(checkpoint: Path, file: str = "weights.safetensors") -> dict[st
 
 
 def load_into(module: nn.Module, tensors: dict[str, Tensor], prefix: str) -> None:
-    """Copies `prefix.*` into a module; every key has to fit. Raises FidError otherwise."""
+    """Copy `prefix.*` into a module; every key has to fit. Raises FidError otherwise."""
     own = {k.removeprefix(f"{prefix}."): v.float() for k, v in tensors.items() if k.startswith(f"{prefix}.")}
     # batch counters are integers and are not kept in shipped weights
     own |= {k: v for k, v in module.state_dict().items() if k.endswith("num_batches_tracked") and k not in own}
@@ -130,12 +135,12 @@ def load_into(module: nn.Module, tensors: dict[str, Tensor], prefix: str) -> Non
 
 
 def tensors_of(prefix: str, module: nn.Module) -> dict[str, Tensor]:
-    """A module's parameters and buffers under `prefix.`, without batch counters."""
+    """Return a module's parameters and buffers under `prefix.`, without batch counters."""
     return {f"{prefix}.{k}": v for k, v in module.state_dict().items() if not k.endswith("num_batches_tracked")}
 
 
 def optimizer_tensors(prefix: str, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """An optimizer's state as named tensors (its rates belong to the configuration)."""
+    """Return an optimizer's state as named tensors (its rates belong to the configuration)."""
     return {
         f"{prefix}.{index}.{key}": value if isinstance(value, Tensor) else torch.tensor(value)
         for index, entry in optimizer.state_dict()["state"].items()
@@ -144,7 +149,7 @@ def optimizer_tensors(prefix: str, optimizer: torch.optim.Optimizer) -> dict[str
 
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor], prefix: str) -> None:
-    """The inverse of `optimizer_tensors`."""
+    """Give an optimizer the state of `optimizer_tensors` back."""
     entries: dict[int, dict[str, Tensor]] = {}
     for name, value in tensors.items():
         if name.startswith(f"{prefix}."):

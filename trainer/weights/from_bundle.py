@@ -15,7 +15,7 @@ from ..networks.mobilestylegan import Synthesis
 
 
 def load_graph(module: nn.Module, bundle: Bundle, graph: str) -> None:
-    """Copies the weights of a bundle's graph into the module that it was exported from.
+    """Copy the weights of a bundle's graph into the module that it was exported from.
 
     The weights have the name of the network, the first word of the graph's ("synthesis" of "synthesis-light"). Raises
     FidError when the bundle was made from another network than this version of fid has.
@@ -34,12 +34,14 @@ def load_graph(module: nn.Module, bundle: Bundle, graph: str) -> None:
 
 
 def appearance_size(bundle: Bundle) -> int:
-    """How many numbers the bundle's mapper takes of the identity image's attribute code; 0: it does not ask for it."""
+    """Return how many numbers the bundle's mapper takes of the identity image's attribute code; 0: it does not ask for
+    it."""
     return len(float_tensors(bundle.graph_path("mapper"), prefix="mapper.").get("appearance.weight", ()))
 
 
 def load_synthesis(bundle: Bundle, graph: str = "synthesis") -> Synthesis:
-    """The bundle's generator, or its light one, with the widths that it has there. Raises FidError as `load_graph`."""
+    """Return the bundle's generator, or its light one, with the widths that it has there. Raises FidError as
+    `load_graph`."""
     stored = float_tensors(bundle.graph_path(graph), prefix="synthesis.")
     network = Synthesis.shaped_as(stored, bundle.resolution)
     load_graph(network, bundle, graph)
@@ -47,13 +49,13 @@ def load_synthesis(bundle: Bundle, graph: str = "synthesis") -> Synthesis:
 
 
 def is_bundle(source: Path) -> bool:
-    """Whether a path is a bundle's folder or a .fid file."""
+    """Tell whether a path is a bundle's folder or a .fid file."""
     return source.suffix == ".fid" or (source / "bundle.json").is_file()
 
 
 @torch.no_grad()
 def load_unfolded(network: nn.Module, folded: Mapping[str, Tensor], images: Tensor) -> None:
-    """Fills a network with the weights of an exported one, whose batch norms are part of the convolutions before them.
+    """Fill a network with the weights of an exported one, whose batch norms are part of the convolutions before them.
 
     `folded` are its tensors by name. Each batch norm takes the mean and variance that its input has on `images`
     [N, 3, S, S] in [-1, 1], and the scale and shift that undo them: in evaluation the network computes what the
@@ -92,7 +94,7 @@ def load_unfolded(network: nn.Module, folded: Mapping[str, Tensor], images: Tens
 
 
 def float_tensors(graph: Path, prefix: str) -> dict[str, Tensor]:
-    """The stored weights of an ONNX graph whose names start with `prefix`, as float32, by the rest of the name.
+    """Return the stored weights of an ONNX graph whose names start with `prefix`, as float32, by the rest of the name.
 
     The bias of a convolution may have lost its name to the exporter: it is the one beside the weight.
     """

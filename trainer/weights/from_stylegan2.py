@@ -25,9 +25,10 @@ from ...runtime.errors import FidError, InputError
 from ...runtime.weights.cache import sha256
 from ..networks.mobilestylegan import W_SIZE, Mapping
 from ..networks.stylegan2 import TAPS, Synthesis, mapping_from, synthesis_from
-from .unpickle import Record, RefusedError, unpickle
+from .pickled import Record, RefusedError
+from .unpickle import unpickle
 
-WHAT = "NVIDIA's StyleGAN2 .pkl, a rosinality .pt, or .safetensors with the names of either"
+WHAT = "NVIDIA's StyleGAN2 .pkl, a .pt of rosinality, pSp or e4e, or .safetensors with the names of either"
 MAX_BYTES = 8 << 30
 RATE = 0.01  # of the mapping network, in every published configuration
 SIDES = (8, 16, 32, 64, 128, 256, 512, 1024)  # px, of the images
@@ -97,10 +98,10 @@ def _read(path: Path) -> _Found:
         head = file.read(16)
     if head.startswith((b"PK", TORCH_LEGACY)):
         return _from_torch(path)
+    if head[8:9] == b"{" and int.from_bytes(head[:8], "little") < size:  # first: the length may begin as a pickle does
+        return _from_safetensors(path)
     if head[:1] == b"\x80":
         return _from_pickle(path)
-    if head[8:9] == b"{":
-        return _from_safetensors(path)
     raise InputError(f"{path} is of no known kind: expected {WHAT}.")
 
 
@@ -130,20 +131,29 @@ def _from_safetensors(path: Path) -> _Found:
 
 
 def _from_names(path: Path, content: Any) -> _Found:
-    """Weights by name, at the top or in a `g_ema` or `G_ema` of a checkpoint."""
-    if isinstance(content, dict):
-        for name in ("g_ema", "G_ema"):
-            if isinstance(content.get(name), dict):
-                content = content[name]
-            elif any(str(key).startswith(f"{name}.") for key in content):
-                content = {str(k)[len(name) + 1 :]: v for k, v in content.items() if str(k).startswith(f"{name}.")}
+    """Weights by name, at the top, in a `g_ema` or `G_ema` of a checkpoint, or in the `decoder` of an inversion network
+    (pSp, e4e); `module.` before all of them comes from training on several GPUs."""
+    for name in ("state_dict", "g_ema", "G_ema", "module", "decoder"):
+        if isinstance(content, dict):
+            content = _inside(content, name)
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
         raise InputError(f"{path} holds no StyleGAN2 generator: expected {WHAT}.")
     weights = {name: value for name, value in content.items() if isinstance(value, Tensor)}
     _check_size(weights, path)
+    if any(name.startswith("mapping.embed.") for name in weights):
+        raise InputError(f"{path} wants a class label, and fid reads generators that do not.")
     if "input.input" in weights:
         return _Found("rosinality", _from_rosinality(weights))
     return _Found("NVIDIA's names", {n: v for n, v in weights.items() if n.startswith(("mapping.", "synthesis."))})
+
+
+def _inside(content: dict[Any, Any], name: str) -> dict[Any, Any]:
+    """What a dictionary holds under a name, as a dictionary of its own or with the name before a dot; else itself."""
+    if isinstance(content.get(name), dict):
+        return content[name]
+    begin = f"{name}."
+    found = {key.removeprefix(begin): value for key, value in content.items() if str(key).startswith(begin)}
+    return found or content
 
 
 def _from_rosinality(weights: Weights) -> Weights:

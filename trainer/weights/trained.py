@@ -40,7 +40,7 @@ class Trainable(nn.Module):
         self.mapper = Mapper(self.attributes_size, styles if config.w_plus else None, appearance=config.appearance)
 
     def forward(self, identity: Tensor, crop: Tensor, portrait: Tensor) -> Tensor:
-        """Identity codes [N, 128], attribute and identity crops [N, 3, S, S] in [-1, 1] -> w [N, 512] or W+.
+        """Map identity codes [N, 128], attribute and identity crops [N, 3, S, S] in [-1, 1] -> w [N, 512] or W+.
 
         The identity crops count where the mapper takes appearance; W+ is [N, n_styles, 512].
         """
@@ -51,7 +51,7 @@ class Trainable(nn.Module):
 
 
 def parameter_counts(config: FitConfig | None = None) -> dict[str, int]:
-    """Parameters of the networks that ship; of the `live` preset 5,820,160 of E_attr and 3,354,160 of M."""
+    """Return parameters of the networks that ship; of the `live` preset 5,820,160 of E_attr and 3,354,160 of M."""
     with torch.device("meta"):
         networks = Trainable(config)
     parts = {"E_attr": networks.attributes, "M": networks.mapper}
@@ -59,7 +59,8 @@ def parameter_counts(config: FitConfig | None = None) -> dict[str, int]:
 
 
 def memory_estimate(config: FitConfig) -> int:
-    """Bytes that training needs at its peak, about: weights with gradients, optimiser and average, and activations.
+    """Return bytes that training needs at its peak, about: weights with gradients, optimiser and average, and
+    activations.
 
     Activations are what autograd keeps of the largest step, counted on tensors without content; the frozen encoders,
     which see small pictures, are left out.
@@ -87,8 +88,8 @@ def memory_estimate(config: FitConfig) -> int:
 
 
 def load_trained(checkpoint: Path) -> Trainable:
-    """E_attr and M of a checkpoint folder or a bundle, in evaluation mode. Raises FidError when it holds something
-    else."""
+    """Return E_attr and M of a checkpoint folder or a bundle, in evaluation mode. Raises FidError when it holds
+    something else."""
     if is_bundle(checkpoint):
         return _trained_of(Bundle.load(checkpoint))
     weights = read_weights(checkpoint)
@@ -100,7 +101,8 @@ def load_trained(checkpoint: Path) -> Trainable:
 
 
 def kept_config(checkpoint: Path) -> FitConfig:
-    """The configuration of a checkpoint folder, or of a run's newest; values that it does not know are the defaults.
+    """Return the configuration of a checkpoint folder, or of a run's newest; values that it does not know are the
+    defaults.
 
     Raises InputError when it is no checkpoint of `fid-train fit`.
     """
@@ -124,8 +126,8 @@ def _trained_of(bundle: Bundle) -> Trainable:
 
 
 def load_generator(source: Path | None, resolution: int) -> Synthesis | StyleGAN2Synthesis:
-    """The user's StyleGAN2 from a file, a distilled generator from a checkpoint folder or a bundle, or where none is
-    named the published one at 1024 px and the shipped bundle's at its size. Frozen.
+    """Return the user's StyleGAN2 from a file, a distilled generator from a checkpoint folder or a bundle, or where
+    none is named the published one at 1024 px and the shipped bundle's at its size. Frozen.
 
     Raises InputError when a generator is needed and missing.
     """
@@ -148,12 +150,13 @@ def load_generator(source: Path | None, resolution: int) -> Synthesis | StyleGAN
 
 
 def load_mapping(source: Path | None) -> Mapping:
-    """The mapping network z -> w that belongs to a generator of `load_generator`. Frozen."""
+    """Return the mapping network z -> w that belongs to a generator of `load_generator`. Frozen."""
     return read_stylegan2(source).mapping if source is not None and source.is_file() else Mapping.load()
 
 
 def generator_name(generator: Path | None, resolution: int) -> str:
-    """The generator as run.json names it: run/step, a bundle, or a file; paths above say nothing to another machine."""
+    """Return the generator as run.json names it: run/step, a bundle, or a file; paths above say nothing to another
+    machine."""
     if generator is None and resolution == PUBLISHED:
         return "published, 1024 px"
     if generator is None or is_bundle(generator):

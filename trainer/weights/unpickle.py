@@ -2,7 +2,7 @@
 
 A pickle is a small program that may call any function of any module. Python's own unpickler can be told which
 functions to hand out, but it still allocates whatever a file asks for. So this is an interpreter of its own: it knows
-no imports and no calls. The few constructors that weights need (`_BUILDERS`) are done here by hand, what else a file
+no imports and no calls. The few constructors that weights need (`pickled.BUILDERS`) are done by hand, what else a file
 names is a dead `Name`, and a file that calls one is refused. Numbers stay where they are in the file, so what is
 allocated and how long it takes follow from the size of the file and from `MAX_STEPS`.
 
@@ -11,18 +11,28 @@ persistent classes of its PyTorch releases and the networks of its TensorFlow re
 what they hold.
 """
 
-import math
 import struct
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import torch
+
+from .pickled import (
+    BUILDERS,
+    Array,
+    Dtype,
+    Name,
+    Record,
+    RefusedError,
+    Storage,
+    array_of,
+    finished,
+    key_of,
+    new_object,
+)
 
 MAX_STEPS = 5_000_000  # of one file
 STORAGE_STEPS = 1000  # what each storage costs of them, at most
-MAX_DIMENSIONS = 16
 STORAGES = {
     "FloatStorage": torch.float32,
     "DoubleStorage": torch.float64,
@@ -35,81 +45,25 @@ STORAGES = {
     "LongStorage": torch.int64,
     "BoolStorage": torch.bool,
 }
-ARRAYS = {"f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "b1"}
 PLAIN = (list, tuple, dict, set)
 # of a legacy torch.save stream, which is what a pickled storage contains
 TORCH_MAGIC, TORCH_PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
 
 
-class RefusedError(Exception):
-    """The file is broken, or asks for more than data; the message is the end of a sentence: "it ..."."""
-
-
-@dataclass(frozen=True)
-class Name:
-    """A class or function that the file names. It is never looked up."""
-
-    module: str
-    name: str
-
-    def __str__(self) -> str:
-        return f"{self.module}.{self.name}"[:100]
-
-
-@dataclass
-class Record:
-    """An object of one of NVIDIA's classes: its attributes."""
-
-    kind: str  # the name of its class
-    state: dict[str, Any] = field(default_factory=dict)
-
-
-@dataclass
-class _Dtype:
-    """numpy.dtype, as far as arrays need it."""
-
-    code: str
-    order: str = "<"
-
-
-@dataclass
-class _Array:
-    """numpy.ndarray before its state has come."""
-
-    value: np.ndarray | None = None
-
-
-@dataclass
-class _Storage:
-    """The numbers behind tensors."""
-
-    data: memoryview
-    dtype: torch.dtype
-
-    @property
-    def count(self) -> int:
-        return len(self.data) // self.dtype.itemsize
-
-
 def unpickle(data: memoryview) -> Any:
-    """What a pickle holds, `data` being writable memory. Tensors, arrays and bytes are views of it: copy what you keep,
-    and mind that they need not be aligned and may overlap.
+    """Return what a pickle holds, `data` being writable memory. Tensors, arrays and bytes are views of it: copy what
+    you keep, and mind that they need not be aligned and may overlap.
 
     Raises RefusedError when it is broken, holds what is not known here, or calls a function.
     """
     try:
-        return _finished(_Machine(data).run())
+        return finished(_Machine(data).run())
     except RefusedError:
         raise
     except (ValueError, TypeError, KeyError, IndexError, OverflowError, struct.error, UnicodeError) as error:
         raise RefusedError("is broken: its instructions make no sense") from error
     except (RuntimeError, MemoryError, RecursionError, AttributeError) as error:
         raise RefusedError("is broken: it holds tensors that cannot be") from error
-
-
-def _finished(value: Any) -> Any:
-    """Empty arrays that never got their state are not data."""
-    return value.value if isinstance(value, _Array) else value
 
 
 class _Machine:
@@ -125,29 +79,29 @@ class _Machine:
         self.marks: list[list[Any]] = []
 
     def take(self, count: int) -> memoryview:
-        """The next bytes."""
+        """Return the next bytes."""
         if count < 0 or count > len(self.data) - self.at:
             raise RefusedError("ends too early")
         self.at += count
         return self.data[self.at - count : self.at]
 
     def number(self, form: str) -> Any:
-        """The next number."""
+        """Return the next number."""
         return struct.unpack(form, self.take(struct.calcsize(form)))[0]
 
     def text(self, count: int) -> str:
-        """The next characters."""
+        """Return the next characters."""
         return str(self.take(count), "utf-8", "surrogatepass")
 
     def line(self) -> str:
-        """The next line."""
+        """Return the next line."""
         end = bytes(self.data[self.at : self.at + 1000]).find(b"\n")
         if end < 0:
             raise RefusedError("ends too early")
         return str(self.take(end + 1)[:-1], "utf-8")
 
     def items(self) -> list[Any]:
-        """What was put on the stack since the last mark."""
+        """Return what was put on the stack since the last mark."""
         items, self.stack = self.stack, self.marks.pop()
         return items
 
@@ -158,7 +112,7 @@ class _Machine:
         return self.stack.pop()
 
     def run(self) -> Any:
-        """Until the instruction that ends it; the position is behind it then."""
+        """Run until the instruction that ends it; the position is behind it then."""
         while True:
             self.spend(1)
             code = bytes(self.take(1))
@@ -209,25 +163,25 @@ class _Machine:
     def push_tuple(self, count: int) -> None:
         if count > len(self.stack):
             raise RefusedError("is broken: its instructions make no sense")
-        self.stack[len(self.stack) - count :] = [tuple(map(_finished, self.stack[len(self.stack) - count :]))]
+        self.stack[len(self.stack) - count :] = [tuple(map(finished, self.stack[len(self.stack) - count :]))]
 
     def append(self, values: list[Any]) -> None:
         target = self.stack[-1]
         if not isinstance(target, list):
             raise TypeError("not a list")
-        target.extend(map(_finished, values))
+        target.extend(map(finished, values))
 
     def set_items(self, values: list[Any]) -> None:
         target = self.stack[-1]
         if not isinstance(target, dict) or len(values) % 2:
             raise TypeError("not a dictionary")
-        target.update((_key(key), _finished(value)) for key, value in zip(values[::2], values[1::2], strict=True))
+        target.update((key_of(key), finished(value)) for key, value in zip(values[::2], values[1::2], strict=True))
 
     def add_items(self, values: list[Any]) -> None:
         target = self.stack[-1]
         if not isinstance(target, set):
             raise TypeError("not a set")
-        target.update(map(_key, values))
+        target.update(map(key_of, values))
 
     def name(self, module: Any, name: Any) -> None:
         if not isinstance(module, str) or not isinstance(name, str):
@@ -239,7 +193,7 @@ class _Machine:
         self.name(module, name)
 
     def call(self) -> None:
-        """What pickle calls a function for, and what is no more than a constructor here."""
+        """Do what pickle calls a function for: here no more than one of the known constructors."""
         arguments, function = self.pop(), self.pop()
         if not isinstance(function, Name) or not isinstance(arguments, tuple):
             raise RefusedError("calls something that is no function")
@@ -250,18 +204,18 @@ class _Machine:
         self.push(builder(*arguments))
 
     def new(self) -> None:
-        """An object of a class."""
+        """Make an object of a class."""
         arguments, cls = self.pop(), self.pop()
-        self.push(_new(cls, *arguments))
+        self.push(new_object(cls, *arguments))
 
     def build(self) -> None:
         """Give the object on the stack its state."""
         state, target = self.pop(), self.stack[-1]
-        if isinstance(target, _Dtype):
+        if isinstance(target, Dtype):
             target.order = "<" if state[1] == "|" else state[1]
-        elif isinstance(target, _Array):
+        elif isinstance(target, Array):
             _, shape, dtype, fortran, raw = state
-            target.value = _array(dtype, shape, raw, bool(fortran))
+            target.value = array_of(dtype, shape, raw, bool(fortran))
         elif isinstance(target, Record) and isinstance(state, dict) and not target.state:
             target.state = state
         elif isinstance(target, dict) and (state is None or isinstance(state, dict)):
@@ -270,7 +224,7 @@ class _Machine:
             raise RefusedError("gives a state to an object that has none")
 
     def look_up(self) -> None:
-        """An object that the file refers to by a name of its own."""
+        """Fetch an object that the file refers to by a name of its own."""
         if self.persistent is None:
             raise RefusedError("refers to things outside of itself")
         self.push(self.persistent(self.pop()))
@@ -302,12 +256,12 @@ _INSTRUCTIONS: dict[bytes, Callable[[_Machine], object]] = {
     b"X": lambda m: m.push_text("<I"),
     b"\x8d": lambda m: m.push_text("<Q"),
     b")": lambda m: m.push(()),
-    b"t": lambda m: m.push(tuple(map(_finished, m.items()))),
+    b"t": lambda m: m.push(tuple(map(finished, m.items()))),
     b"\x85": lambda m: m.push_tuple(1),
     b"\x86": lambda m: m.push_tuple(2),
     b"\x87": lambda m: m.push_tuple(3),
     b"]": lambda m: m.push([]),
-    b"l": lambda m: m.push(list(map(_finished, m.items()))),
+    b"l": lambda m: m.push(list(map(finished, m.items()))),
     b"a": lambda m: m.append([m.pop()]),
     b"e": lambda m: m.append(m.items()),
     b"}": lambda m: m.push({}),
@@ -315,7 +269,7 @@ _INSTRUCTIONS: dict[bytes, Callable[[_Machine], object]] = {
     b"u": lambda m: m.set_items(m.items()),
     b"\x8f": lambda m: m.push(set()),
     b"\x90": lambda m: m.add_items(m.items()),
-    b"\x91": lambda m: m.push(frozenset(map(_key, m.items()))),
+    b"\x91": lambda m: m.push(frozenset(map(key_of, m.items()))),
     b"q": lambda m: m.put(m.number("<B")),
     b"r": lambda m: m.put(m.number("<I")),
     b"\x94": lambda m: m.put(len(m.memo)),
@@ -335,51 +289,18 @@ def _check_protocol(number: int) -> None:
         raise RefusedError(f"is of pickle protocol {number}")
 
 
-def _key(value: Any) -> Any:
-    """What may be a key: nothing whose hash a file could choose."""
-    if isinstance(value, str) or (isinstance(value, int) and abs(value) < 1 << 31):
-        return value
-    raise RefusedError("has a dictionary whose keys are no names")
-
-
-def _sizes(values: Any) -> tuple[int, ...]:
-    """A shape, strides: a short tuple of numbers that are not negative."""
-    if not isinstance(values, tuple) or len(values) > MAX_DIMENSIONS:
-        raise ValueError("no shape")
-    if not all(isinstance(value, int) and 0 <= value < 1 << 40 for value in values):
-        raise ValueError("no shape")
-    return values
-
-
-def _dtype(code: Any, *_: Any) -> _Dtype:
-    code = str(code).lstrip("<>|=")
-    if code not in ARRAYS:
-        raise RefusedError(f"holds a NumPy array of type {code[:20]!r}")
-    return _Dtype(code)
-
-
-def _array(dtype: Any, shape: Any, raw: Any, fortran: bool = False) -> np.ndarray:
-    if not isinstance(dtype, _Dtype) or dtype.order not in ("<", ">", "="):
-        raise TypeError("not a type of NumPy")
-    shape = _sizes(shape)
-    kind = np.dtype(dtype.order + dtype.code)
-    if len(raw) != math.prod(shape) * kind.itemsize:
-        raise ValueError("an array of another size than its numbers")
-    return np.frombuffer(raw, kind).reshape(shape, order="F" if fortran else "C")
-
-
-def _storage(raw: Any) -> _Storage:
+def _storage(raw: Any) -> Storage:
     """The bytes of a legacy torch.save of one storage: five pickles, then its numbers."""
     data, at, found = memoryview(raw), 0, []
 
-    def remember(entry: Any) -> _Storage:
+    def remember(entry: Any) -> Storage:
         kind, name, key, _, count, *_ = entry
         if kind != "storage" or not isinstance(name, Name) or not isinstance(key, str) or name.name not in STORAGES:
             raise RefusedError("holds a tensor of a type that is not known")
         if name.module not in ("torch", "torch.cuda") or not isinstance(count, int):
             raise RefusedError("holds a tensor of a type that is not known")
         found.append((key, count))
-        return _Storage(memoryview(b""), STORAGES[name.name])
+        return Storage(memoryview(b""), STORAGES[name.name])
 
     values = []
     for _ in range(5):
@@ -391,7 +312,7 @@ def _storage(raw: Any) -> _Storage:
         raise RefusedError("holds a tensor whose numbers are no PyTorch storage")
     if not system.get("little_endian", True):
         raise RefusedError("was written on a big-endian machine")
-    if not isinstance(storage, _Storage) or [key for key, _ in found] != keys or len(found) != 1:
+    if not isinstance(storage, Storage) or [key for key, _ in found] != keys or len(found) != 1:
         raise RefusedError("holds a tensor whose numbers are no PyTorch storage")
     count = struct.unpack("<q", data[at : at + 8])[0]
     numbers = data[at + 8 :]
@@ -401,81 +322,4 @@ def _storage(raw: Any) -> _Storage:
     return storage
 
 
-def _tensor(storage: Any, offset: Any, size: Any, stride: Any, *_: Any) -> torch.Tensor:
-    """A view of the storage, with no more numbers than it has."""
-    if not isinstance(storage, _Storage) or not isinstance(offset, int):
-        raise TypeError("not a storage")
-    size, stride = _sizes(size), _sizes(stride)
-    count = math.prod(size)
-    last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True)) if count else 0
-    if offset < 0 or count > storage.count or last >= max(storage.count, 1):
-        raise ValueError("a tensor larger than its storage")
-    if not count:
-        return torch.empty(size, dtype=storage.dtype)
-    return torch.frombuffer(storage.data, dtype=storage.dtype).as_strided(size, stride, offset)
-
-
-def _parameter(tensor: Any, *_: Any) -> torch.Tensor:
-    if not isinstance(tensor, torch.Tensor):
-        raise TypeError("not a tensor")
-    return tensor
-
-
-def _persistent(meta: Any) -> Record:
-    """An object of a persistent class: the source code that it carries stays unread."""
-    state = meta["state"]
-    if not isinstance(state, dict) or not isinstance(meta["class_name"], str):
-        raise TypeError("not a persistent class")
-    return Record(meta["class_name"], state)
-
-
-def _new(cls: Any, *arguments: Any) -> Any:
-    builder = _CLASSES.get((cls.module, cls.name)) if isinstance(cls, Name) else None
-    if builder is None or arguments:
-        raise RefusedError(f"makes an object of {cls}, and files of weights need no such thing")
-    return builder()
-
-
-def _set(values: Any = ()) -> set[Any]:
-    return set(map(_key, values))
-
-
-def _ordered(items: Any = ()) -> dict[Any, Any]:
-    return {_key(key): value for key, value in items}
-
-
-_CLASSES: dict[tuple[str, str], Callable[[], Any]] = {
-    ("collections", "OrderedDict"): dict,
-    ("dnnlib.util", "EasyDict"): dict,
-    ("dnnlib", "EasyDict"): dict,
-    ("dnnlib.tflib.network", "Network"): lambda: Record("Network"),
-}
-
-_BUILDERS: dict[tuple[str, str], Callable[..., Any]] = {
-    ("collections", "OrderedDict"): _ordered,
-    ("builtins", "set"): _set,
-    ("__builtin__", "set"): _set,
-    ("copyreg", "__newobj__"): _new,
-    ("copy_reg", "__newobj__"): _new,
-    ("copyreg", "_reconstructor"): lambda cls, *_: _new(cls),
-    ("copy_reg", "_reconstructor"): lambda cls, *_: _new(cls),
-    ("numpy", "dtype"): _dtype,
-    ("torch.storage", "_load_from_bytes"): _storage,
-    ("torch._utils", "_rebuild_tensor_v2"): _tensor,
-    ("torch._utils", "_rebuild_tensor"): _tensor,
-    ("torch._utils", "_rebuild_parameter"): _parameter,
-    ("torch", "Size"): lambda values: _sizes(tuple(values)),
-    ("torch_utils.persistence", "_reconstruct_persistent_obj"): _persistent,
-    **{
-        (f"{module}.multiarray", name): builder
-        for module in ("numpy.core", "numpy._core")
-        for name, builder in {
-            "_reconstruct": lambda *_: _Array(),
-            "scalar": lambda dtype, raw: _array(dtype, (), raw).item(),
-        }.items()
-    },
-    **{
-        (f"{module}.numeric", "_frombuffer"): lambda raw, dtype, shape, order: _array(dtype, shape, raw, order == "F")
-        for module in ("numpy.core", "numpy._core")
-    },
-}
+_BUILDERS = {**BUILDERS, ("torch.storage", "_load_from_bytes"): _storage}

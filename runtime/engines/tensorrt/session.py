@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +17,11 @@ from numpy.typing import NDArray
 from ...errors import FidError
 from ...tensor import Tensor
 from ..cuda import Buffers, CudaGraph, Gpu, Stream, gpu
-from ..session import check_inputs
+from ..recent import Recent
+from ..session import check_inputs, in_place_of
 from . import cache as engine_cache
 from .build import RTX_TARGETS, TITLES, Batch, Library, build, graph_facts, library
 from .cache import Engine, Key
-
-KEPT = 4
-"""Batch sizes that stay ready; the one not used for longest makes room."""
 
 DTYPES = {"FLOAT": "float32", "HALF": "float16", "UINT8": "uint8", "INT32": "int32", "INT64": "int64"}
 
@@ -40,9 +37,9 @@ class TensorRTSession:
     Raises FidError in one sentence when the library or a GPU is missing, or the engine fell short before.
     """
 
-    def __init__(self, path: Path | str, engine: str, batch: Batch | None = None) -> None:
+    def __init__(self, path: Path | str, engine: str, batch: Batch | None = None, reason: str = "") -> None:
         path = Path(path)
-        self.fallback: str | None = None
+        self._reason = reason
         self._gpu = gpu()  # first: without a driver there is no need to load 200 MB of library
         self._lib = library(engine)
         key = engine_key(self._lib, path, batch or Batch(), self._gpu)
@@ -55,11 +52,11 @@ class TensorRTSession:
         self._batch = Batch.parse(found.key.batch)
         self._stream = Stream()
         self._kernels = _Kernels(self._lib, self._engine, found.key, self._gpu)
-        self._ready: OrderedDict[int, _Ready] = OrderedDict()
+        self._ready: Recent[_Ready] = Recent(self._make)
         self._lock = threading.Lock()
         self._found = found
         self.compared = found.checked is not None
-        self._at(self._batch.opt)  # memory that is short shows here, not at the first picture
+        self._ready.at(self._batch.opt)  # memory that is short shows here, not at the first picture
 
     def judge(self, figures: dict[str, float], fault: str | None) -> None:
         """Keep the figures of a comparison with FP32 beside the engine; FidError when it found a fault."""
@@ -89,15 +86,15 @@ class TensorRTSession:
         shape = tuple("batch" if side == -1 else int(side) for side in sides)
         return Tensor(name, shape, DTYPES[self._engine.get_tensor_dtype(name).name])
 
-    def _at(self, batch: int) -> _Ready:
-        if batch not in self._ready:
-            if len(self._ready) >= KEPT:
-                self._ready.popitem(last=False)
-            shapes = {t.name: (_sized(t, batch), t.dtype) for t in (*self.inputs, *self.outputs)}
-            entering = {t.name: shapes[t.name][0] for t in self.inputs}
-            self._ready[batch] = _Ready(self._lib, self._kernels, entering, shapes, self._stream)
-        self._ready.move_to_end(batch)
-        return self._ready[batch]
+    @property
+    def fallback(self) -> str | None:
+        """See `session.Session.fallback`."""
+        return in_place_of(self._reason, self.provider)
+
+    def _make(self, batch: int) -> _Ready:
+        shapes = {t.name: (_sized(t, batch), t.dtype) for t in (*self.inputs, *self.outputs)}
+        entering = {t.name: shapes[t.name][0] for t in self.inputs}
+        return _Ready(self._lib, self._kernels, entering, shapes, self._stream)
 
     def run(self, **arrays: NDArray) -> dict[str, NDArray]:
         """See `session.Session.run`. The first call with a new batch size takes longer."""
@@ -120,7 +117,7 @@ class TensorRTSession:
             return {t.name: np.concatenate([part[t.name] for part in parts]) for t in self.outputs}
 
     def _run_once(self, arrays: dict[str, NDArray], batch: int) -> dict[str, NDArray]:
-        ready = self._at(batch)
+        ready = self._ready.at(batch)
         for name, array in arrays.items():
             ready.buffers.send(name, array)
         ready.enqueue()

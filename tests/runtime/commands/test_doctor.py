@@ -13,6 +13,7 @@ import stand_in_gpu
 from fid.runtime import assets
 from fid.runtime.commands import doctor
 from fid.runtime.engines import ort as session_onnxruntime
+from fid.runtime.engines.open import open_session
 from fid.runtime.errors import FidError
 from fid.runtime.weights import catalogue as models
 from rich.console import Console
@@ -53,9 +54,9 @@ def states(report, part):
     return {check["name"]: check["state"] for check in report[part]}
 
 
-def text(report):
+def text(report, everything=True):
     console = Console(file=io.StringIO(), width=200)
-    doctor.render(report, console)
+    doctor.render(report, everything, console)
     return console.file.getvalue()
 
 
@@ -73,8 +74,13 @@ def test_a_machine_where_all_is_well(toy_models, shipped, empty_cache):
     assert not empty_cache.joinpath("models").exists()  # nothing was fetched
     printed = text(report)
     assert "Pictures can be composed here." in printed
-    assert "ran a trial graph on onnxruntime CPU" in printed
+    assert "ran a trial graph and a shipped one on onnxruntime CPU" in printed
     assert str(toy_models) in printed
+    short = text(report, everything=False)
+    assert "Pictures can be composed here." in short
+    assert "works: onnxruntime, " in short
+    wrong = [check for part in ("engines", "models", "bundle", "extras") for check in report[part]]
+    assert len(short.splitlines()) == 3 + sum((c["state"] == "broken") * (1 + bool(c["fix"])) for c in wrong)
 
 
 @pytest.mark.usefixtures("no_builders")
@@ -91,6 +97,10 @@ class TestWhatIsWrong:
         report = doctor.examine()
         assert states(report, "models")["here"] == "broken"
         assert report["fixes"][0] == "fid-run models fetch here"
+        short = text(report, everything=False)
+        assert "broken here: " in short
+        assert "  fid-run models fetch here" in short
+        assert "gone" not in short  # missing, and nothing is wrong with that
 
     def test_a_damaged_bundle(self, toy_models, shipped):
         (shipped / "weights.bin").write_bytes(b"")
@@ -98,6 +108,19 @@ class TestWhatIsWrong:
         assert states(report, "bundle") == {"shipped bundle": "broken"}
         assert not report["ok"]
         assert "Pictures cannot be composed here yet" in text(report)
+
+    def test_a_bundle_that_is_whole_and_does_not_run(self, toy_models, shipped, monkeypatch):
+        def without_weights(path, **options):
+            if path.parent == shipped:
+                raise FidError("ONNX Runtime cannot open mapper.onnx: weights.bin is a link.")
+            return open_session(path, **options)
+
+        monkeypatch.setattr(doctor, "open_session", without_weights)
+        report = doctor.examine()
+        assert states(report, "bundle") == {"shipped bundle": "broken"}
+        assert states(report, "engines")["onnxruntime"] == "broken"
+        assert not report["ok"]
+        assert "its graphs do not run: ONNX Runtime cannot open" in text(report, everything=False)
 
     def test_a_missing_extra_has_one_pip_line(self, toy_models, shipped, monkeypatch):
         real = doctor.installed_version

@@ -1,21 +1,19 @@
-"""The commands `video`, `deidentify` and `bench` from end to end with the toy bundle."""
+"""The commands `video` and `bench` from end to end with the toy bundle."""
 
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
 from fid.runtime import Composer
 from fid.runtime.assets import FACES
-from fid.runtime.commands import moving as cli_moving
 from fid.runtime.commands.bench import made_frames
-from fid.runtime.commands.progress import frame_progress
+from fid.runtime.deidentify import run
 from fid.runtime.errors import FidError
-from fid.runtime.live import deidentify
 from fid.runtime.media import video_rework
 from fid.runtime.media.images import read_image
-from fid.runtime.media.video import open_clip
+from PIL import Image
 
 from ..media.test_video import sound_packets, write_clip
 from ..test_sample import write_bundle_with_mapping
@@ -49,6 +47,7 @@ def falls_back(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         Composer, "fallbacks", property(lambda self: [FALLBACK] if "synthesis" in self._sessions else [])
     )
+    monkeypatch.setattr("fid.runtime.commands.options.said_today", lambda sentence: False)
 
 
 def never(*arguments: object, **options: object) -> None:
@@ -75,7 +74,7 @@ def test_a_fallback_is_told_before_the_work(bundle: str, clip: str, monkeypatch:
     arguments = ("video", "--bundle", bundle, "--identity", ADA, "--driving", clip, "-o", "out.mp4")
     lines = fid_run(*arguments, exit_code=1).stderr.splitlines()
     assert lines == [f"fid-run: {FALLBACK}", "fid-run: the work began."]
-    monkeypatch.setattr(deidentify, "replace_people", never)
+    monkeypatch.setattr(run.Worker, "file", never)
     lines = fid_run("deidentify", "--bundle", bundle, ADA, "-o", "out.png", exit_code=1).stderr.splitlines()
     assert lines == [f"fid-run: {FALLBACK}", "fid-run: left out: the work began."]
 
@@ -86,6 +85,30 @@ def test_the_original_is_not_written_over(bundle: str, clip: str) -> None:
         result = fid_run(*arguments, "--bundle", bundle, "-o", "./clip.mp4", exit_code=2)
         assert "clip.mp4 is the original itself" in one_line(result)
     assert Path("clip.mp4").read_bytes() == Path(clip).read_bytes()
+
+
+def test_a_missing_pyav_is_one_error_and_no_result(clip: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("in").mkdir()
+    Path("in", "a.mp4").write_bytes(Path(clip).read_bytes())
+    monkeypatch.setitem(sys.modules, "av", None)
+    for arguments in (
+        ("video", "--identity", ADA, "--driving", clip, "-o", "out.mp4"),
+        ("deidentify", clip, "-o", "out.mp4"),
+        ("deidentify", "in", "-o", "out"),
+        ("webcam", "--identity", ADA, "--camera", clip, "--headless", "--record", "out.mp4"),
+    ):
+        result = fid_run(*arguments, exit_code=1)
+        assert "pip install 'fid-face[video]'" in one_line(result)
+        assert result.stdout == ""
+    assert sorted(path.name for path in Path().iterdir()) == ["in"]
+
+
+def test_an_animation_is_not_deidentified_as_a_photo(bundle: str) -> None:
+    pictures = [Image.new("RGB", (32, 32), colour) for colour in ("red", "blue")]
+    pictures[0].save("a.webp", save_all=True, append_images=pictures[1:])
+    result = fid_run("deidentify", "--bundle", bundle, "a.webp", "-o", "out.png", exit_code=1)
+    assert "a.webp is an animation" in result.stderr
+    assert not Path("out.png").exists()
 
 
 def test_an_unfinished_video_of_another_bundle_is_not_gone_on_with(
@@ -103,59 +126,6 @@ def test_an_unfinished_video_of_another_bundle_is_not_gone_on_with(
     record = json.loads(Path(bundle, "bundle.json").read_text())
     assert all(graph["sha256"] in seen[0] for graph in record["graphs"].values() if graph["file"])
     assert "onnxruntime CPU" in seen[0]
-
-
-def test_deidentify_a_photo(bundle: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(deidentify, "MATCH", 1.01)  # the toy composes what is very like the original
-    result = fid_run("deidentify", "--bundle", bundle, ADA, "-o", "out.png")
-    assert "1 people replaced, 0 still recognised" in result.stdout
-    report = json.loads(Path("out.png.json").read_text())
-    assert (report["people"], report["still_matching"], report["failed"]) == (1, 0, [])
-    assert report["files"][0]["people"][0]["replaced"] == 1
-    assert not np.array_equal(read_image("out.png"), read_image(ADA))
-
-
-def test_somebody_still_recognised_is_exit_code_1(bundle: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(deidentify, "MATCH", -1.0)
-    result = fid_run("deidentify", "--bundle", bundle, ADA, "-o", "out.png", "--json", exit_code=1)
-    assert json.loads(result.stdout)["still_matching"] == 1
-    assert Path("out.png").is_file()
-
-
-def test_deidentify_a_video(bundle: str, clip: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(deidentify, "MATCH", 1.01)
-    totals: list[int] = []
-
-    def heard(what: str, count: int) -> object:
-        totals.append(count)
-        return frame_progress(what, count)
-
-    monkeypatch.setattr(cli_moving, "frame_progress", heard)
-    fid_run("deidentify", "--bundle", bundle, clip, "-o", "out.mp4")
-    one = json.loads(Path("out.mp4.json").read_text())["files"][0]
-    assert (one["frames"], one["missing"], one["sound"]) == (8, 0, "unchanged")
-    assert one["people"][0]["replaced"] + one["people"][0]["hidden"] == 8
-    assert sound_packets(Path("out.mp4")) == sound_packets(Path(clip))
-    assert totals == [8]  # so the time left can be told
-    fid_run("deidentify", "--bundle", bundle, clip, "-o", "mute.mp4", "--mute")
-    assert json.loads(Path("mute.mp4.json").read_text())["files"][0]["sound"] == "none"
-    assert open_clip(Path("mute.mp4")).sound == 0
-
-
-def test_deidentify_a_folder_goes_on_after_a_file_that_fails(
-    bundle: str, clip: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(deidentify, "MATCH", 1.01)
-    Path("in").mkdir()
-    for name in ("a.jpg", "c.jpg"):
-        Path("in", name).write_bytes(Path(ADA).read_bytes())
-    Path("in", "b.mp4").write_bytes(Path(clip).read_bytes())
-    monkeypatch.setattr(deidentify, "rework", never)
-    result = fid_run("deidentify", "--bundle", bundle, "in", "-o", "out", exit_code=1)
-    assert result.stderr.splitlines() == ["fid-run: left out: the work began."]
-    report = json.loads(Path("out", "report.json").read_text())
-    assert [Path(file["output"]).name for file in report["files"]] == ["a.jpg", "c.jpg"]
-    assert report["failed"] == ["the work began."]
 
 
 def test_bench(bundle: str, clip: str) -> None:

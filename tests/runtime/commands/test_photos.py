@@ -13,10 +13,12 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 from fid.runtime.assets import FACES
+from fid.runtime.commands.options import said_today
 from fid.runtime.engines.open import ENGINES
 from fid.runtime.identity import Identity
 from fid.runtime.media.images import read_image
 from fid.runtime.media.provenance import MADE_BY_ALGORITHM, PART_BY_ALGORITHM, read_note
+from fid.runtime.weights import catalogue
 
 from ..test_sample import write_bundle_with_mapping
 
@@ -232,8 +234,35 @@ def test_models(empty_cache: Path) -> None:
     assert [(entry["name"], entry["state"]) for entry in record] == [("sface", "missing")]
     assert str(empty_cache) in fid_run("models", "where", "yunet").stdout
     assert json.loads(fid_run("models", "where", "--json").stdout).keys() >= {"sface", "generator"}
+    assert max(map(len, table.splitlines())) <= 100
     assert "missing" in fid_run("models", "verify", "yunet", exit_code=1).stdout
+    assert "missing" in fid_run("models", "verify", exit_code=1).stdout  # composing needs some
     assert "there is no model 'gpt'" in one_line(fid_run("models", "fetch", "gpt", exit_code=2))
+
+
+def test_verify_wants_only_what_composing_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+    states = {"yunet": "present", "sface": "present", "lpips": "missing"}
+
+    def verify(name: str) -> catalogue.Status:
+        return catalogue.Status(name, states.get(name, "missing"), "", "")
+
+    monkeypatch.setattr(catalogue, "verify", verify)
+    assert "lpips" in fid_run("models", "verify").stdout
+    fid_run("models", "verify", "lpips", exit_code=1)
+    states["lpips"] = "damaged"
+    fid_run("models", "verify", exit_code=1)
+
+
+def test_what_nobody_asked_for_is_said_once_a_day(empty_cache: Path) -> None:
+    sentence = "CUDA does not work here."
+    assert [said_today(sentence) for _ in range(3)] == [False, True, True]
+    assert not said_today("TensorRT does not work here.")
+    said = json.loads((empty_cache / "said.json").read_text())
+    (empty_cache / "said.json").write_text(json.dumps(dict.fromkeys(said, "2000-01-01")))
+    assert not said_today(sentence)
+    assert list(json.loads((empty_cache / "said.json").read_text())) == [sentence]  # of former days nothing is kept
+    (empty_cache / "said.json").write_text("[[[")
+    assert not said_today(sentence)
 
 
 def test_models_fetch_and_verify() -> None:
@@ -359,3 +388,36 @@ def test_help_is_there_at_once() -> None:
 
 def test_engines_are_those_of_the_sessions() -> None:
     assert fid.runtime.commands.options.ENGINES is ENGINES
+
+
+def test_no_input_is_written_over() -> None:
+    photo = folder_of(f"{ADA}=one.png", f"{ADA}=two.png", name="in") + "/one.png"
+    folder_of(f"{ADA}=one.jpg", name="others")
+    Path("identity.npz").write_bytes(b"kept")
+    Path("link.png").symlink_to(photo)
+    before = Path(photo).read_bytes()
+    both = ("--identity", photo, "--attributes", LAUGHING)
+    for arguments in (
+        ("compose", *both, "-o", photo),
+        ("compose", *both, "-o", "in/../in/one.png"),
+        ("compose", *both, "-o", "link.png"),
+        ("compose", "--identity", ADA, "--attributes", photo, "-o", photo),
+        (
+            "compose",
+            "--identity",
+            "identity.npz",
+            "--attributes",
+            ADA,
+            "-o",
+            "a.png",
+            "--save-identity",
+            "identity.npz",
+        ),
+        ("grid", "--identities", "in", "--attributes", LAUGHING, "-o", photo),
+        ("grid", "--identities", ADA, "--attributes", "in", "-o", photo),
+        ("pairs", "--identities", "in", "--attributes", "others", "-o", "in"),
+        ("interpolate", *both, "--attributes", ADA, "-o", photo),
+    ):
+        assert "is the original itself" in one_line(fid_run(*arguments, exit_code=2)), arguments
+    assert Path(photo).read_bytes() == before
+    assert Path("identity.npz").read_bytes() == b"kept"

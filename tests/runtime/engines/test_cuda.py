@@ -8,7 +8,8 @@ import toy
 from fid.runtime.engines import cuda
 from fid.runtime.engines import ort as session_onnxruntime
 from fid.runtime.engines.open import open_session
-from fid.runtime.engines.ort import KEPT, OnnxRuntimeSession
+from fid.runtime.engines.ort import OnnxRuntimeSession
+from fid.runtime.engines.recent import KEPT
 from fid.runtime.errors import FidError
 from stand_in_gpu import Cuda, Error
 
@@ -73,7 +74,7 @@ def test_pictures_equal_numpy_and_every_size_is_recorded_by_itself(gpu, toy_bund
     identity = toy.expected_identity(crop)
     expected = toy.expected_image(toy.expected_w(identity, toy.expected_attributes(crop)))
     for batch in (1, 3, 1, 2):
-        found = session.run(crop=crop[:batch], identity=identity[:batch])["image"]
+        found = session.run(crop=crop[:batch], **toy.plain(identity[:batch]))["image"]
         assert np.abs(found.astype(int) - expected[:batch]).max() <= 1
     (opened,) = gpu.opened
     assert opened.settings == {"enable_cuda_graph": "1"}
@@ -83,10 +84,10 @@ def test_pictures_equal_numpy_and_every_size_is_recorded_by_itself(gpu, toy_bund
 def test_the_identity_code_crosses_once_and_buffers_stay(gpu, toy_bundle, crop):
     session = open_session(toy_bundle / "reenact.onnx", engine="cuda")
     identity = toy.expected_identity(crop)
-    first = session.run(crop=crop[:1], identity=identity[:1])["image"]
+    first = session.run(crop=crop[:1], **toy.plain(identity[:1]))["image"]
     blocks = len(gpu.blocks)
     gpu.sent.clear()
-    second = session.run(crop=crop[1:2], identity=identity[:1])["image"]
+    second = session.run(crop=crop[1:2], **toy.plain(identity[:1]))["image"]
     assert gpu.sent == [crop[1:2].nbytes]
     assert len(gpu.blocks) == blocks
     assert not np.array_equal(first, second)

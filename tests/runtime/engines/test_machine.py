@@ -71,4 +71,6 @@ def test_auto_opens_it_and_says_when_it_cannot(toy_bundle, monkeypatch: pytest.M
     monkeypatch.setattr("fid.runtime.engines.ov.OpenVINOSession", broken)
     opened = session.open_session(graph)
     assert opened.provider == "onnxruntime CPU"
-    assert opened.fallback == ("openvino does not work here: libopenvino.so is missing; onnxruntime CPU runs instead.")
+    assert opened.fallback == (
+        "openvino does not work here: libopenvino.so is missing; onnxruntime CPU runs in its place."
+    )

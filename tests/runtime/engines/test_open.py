@@ -48,7 +48,7 @@ class TestEveryEngine:
     def test_pictures_equal_numpy(self, toy_bundle, crop, engine):
         identity = toy.expected_identity(crop[::-1])
         expected = toy.expected_image(toy.expected_w(identity, toy.expected_attributes(crop)))
-        found = opened(toy_bundle, "reenact", engine).run(crop=crop, identity=identity)["image"]
+        found = opened(toy_bundle, "reenact", engine).run(crop=crop, **toy.plain(identity))["image"]
         assert found.dtype == np.uint8
         levels = 3 if engine.endswith("bf16") else 1
         assert np.abs(found.astype(int) - expected).max() <= levels
@@ -67,6 +67,7 @@ class TestEveryEngine:
         assert [(t.name, t.shape, t.dtype) for t in session.inputs] == [
             ("crop", ("batch", 256, 256, 3), "uint8"),
             ("identity", ("batch", 128), "float32"),
+            ("w_plus_offset", ("batch", toy.N_STYLES, 512), "float32"),
         ]
         assert [(t.name, t.shape, t.dtype) for t in session.outputs] == [("image", ("batch", 256, 256, 3), "uint8")]
         assert satisfies(session.provider, engine) or session.fallback is not None
@@ -133,7 +134,7 @@ class TestEveryEngine:
 def test_two_batch_sizes_must_agree(toy_bundle, crop):
     session = opened(toy_bundle, "reenact", "onnxruntime")
     with pytest.raises(ValueError, match=r"identity must have shape \[batch, 128\]; it has \[1, 128\]"):
-        session.run(crop=crop, identity=np.zeros((1, 128), np.float32))
+        session.run(crop=crop, **toy.plain(np.zeros((1, 128), np.float32)))
 
 
 def test_auto_on_a_cpu_is_onnxruntime(toy_bundle):

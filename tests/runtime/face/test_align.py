@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 from fid.runtime.errors import InputError
-from fid.runtime.face.align import Alignment, align, fit_similarity, invert, transform, warp
+from fid.runtime.face.align import Alignment, align, fit_similarity, invert, quick_warp, transform, warp
 from fid.runtime.face.crop import FIVE_POINTS
 
 UNMOVED = align(np.array(FIVE_POINTS))
@@ -129,6 +129,39 @@ def test_a_crop_beyond_the_photo_can_be_pasted() -> None:
         pasted = alignment.paste(photo, alignment.crop(photo))
         assert pasted.shape == photo.shape
         assert np.abs(pasted.astype(int) - photo).max() <= 1
+
+
+@pytest.mark.parametrize("scale", [0.3, 0.6, 0.9, 1.5])
+def test_a_quick_warp_is_the_exact_one_but_for_the_finest_detail(scale: float) -> None:
+    photo = cv2.GaussianBlur(chart(700, 900), (0, 0), 1.2 / min(scale, 1))
+    matrix = similarity(scale, 20, 0, 0)
+    matrix[:, 2] = (79.5, 79.5) - matrix[:, :2] @ (450.3, 350.6)
+    exact, quick = (resampled(photo, matrix, 160, 160).astype(int) for resampled in (warp, quick_warp))
+    assert np.abs(quick - exact).mean() < 1.0  # of 0..255
+    assert np.abs(quick.mean() - exact.mean()) < 0.3
+    shift, _ = cv2.phaseCorrelate(*(x.mean(axis=2) for x in (exact, quick)))
+    assert np.abs(shift).max() < 0.02  # px: nothing moves
+
+
+@pytest.mark.parametrize("scale", [0.35, 0.45, 0.55, 0.7, 0.9])
+def test_a_quick_warp_leaves_no_more_noise_than_the_exact_one(scale: float) -> None:
+    """At 128 px, where the attribute encoder looks: its code is to tremble no more."""
+    noise = np.clip(np.random.default_rng(0).normal(128, 10, (900, 900)), 0, 255).astype(np.uint8)
+    matrix = similarity(scale, 9, 0, 0)
+    matrix[:, 2] = (127.5, 127.5) - matrix[:, :2] @ (450, 450)
+    left = [
+        cv2.resize(
+            resampled(noise, matrix, 256, 256).astype(np.float32), (128, 128), interpolation=cv2.INTER_AREA
+        ).std()
+        for resampled in (warp, quick_warp)
+    ]
+    assert 0.85 * left[0] < left[1] < 1.06 * left[0]
+
+
+def test_a_quick_warp_does_not_pick_single_pixels() -> None:
+    chessboard = np.where(np.indices((400, 400)).sum(0) % 2, 255, 0).astype(np.uint8)
+    small = quick_warp(chessboard, np.array([[0.25, 0, 0], [0, 0.25, 0]]), 100, 100)
+    assert np.abs(small[2:-2, 2:-2].astype(int) - 128).max() <= 2
 
 
 def test_beyond_the_photo_is_mirror_then_blur_then_flat() -> None:

@@ -5,10 +5,11 @@ import numpy as np
 import pytest
 from fid.runtime.assets import FACES
 from fid.runtime.face.align import Alignment, transform
-from fid.runtime.face.paste import GRID, Paster, coarse, head_mask, match_border, smoothstep
+from fid.runtime.face.paste import GRID, Paster, coarse, head_mask, match_border, put_back, smoothstep
 from fid.runtime.media.images import read_image
 
 FACE = read_image(FACES / "identity-ada.jpg")
+WHOLE = np.ones((256, 256), np.float32)  # opaque everywhere
 OTHER = read_image(FACES / "identity-ben.jpg")
 
 
@@ -84,10 +85,10 @@ def test_the_head_changes_and_the_scene_does_not(side: int) -> None:
 def test_the_seam_is_weaker_than_without_matching() -> None:
     """Around the head, the pasted picture changes less abruptly than with feathering alone."""
     alignment = placed(scale=1.0, degrees=0)
-    frame = alignment.paste(np.full((480, 640, 3), (90, 100, 120), np.uint8), FACE)
+    frame = put_back(np.full((480, 640, 3), (90, 100, 120), np.uint8), FACE, alignment, WHOLE)
     frame = cv2.GaussianBlur(frame, (0, 0), 3)
     darker = (FACE * 0.75).astype(np.uint8)
-    plain = alignment.paste(frame, darker, head_mask(256))
+    plain = put_back(frame, darker, alignment, head_mask(256))
     matched = Paster().paste(frame, darker, alignment)
     ring = (head_mask(256) > 0.02) & (head_mask(256) < 0.98)
     error = [np.abs(alignment.crop(p).astype(int) - alignment.crop(frame))[ring].mean() for p in (plain, matched)]
@@ -142,3 +143,44 @@ def test_the_wall_is_matched_up_to_the_hair_and_the_hair_keeps_its_colour() -> N
     matched = match_border(composed, difference).astype(int)
     assert np.abs(matched[40, 100] - 180).max() < 12
     assert np.abs(matched[150, 128] - (40, 30, 25)).max() < 4
+
+
+@pytest.mark.parametrize(("scale", "degrees"), [(1.0, 0.0), (2.0, 20.0), (0.6, -35.0), (0.3, 10.0)])
+def test_crop_then_put_back_gives_the_frame_back(scale: float, degrees: float) -> None:
+    """Inside the mask within resampling error, outside the mask bit for bit."""
+    frame = cv2.resize(FACE, (960, 960), interpolation=cv2.INTER_CUBIC)
+    frame = cv2.GaussianBlur(frame, (0, 0), 2 / min(scale, 1))
+    alignment = placed(scale, degrees, 480, 480)
+    mask = head_mask(256)
+    crop = alignment.crop(frame)
+    back = put_back(frame, crop, alignment, mask)
+    assert np.abs(back.astype(int) - frame).max() <= 6
+    assert np.abs(back.astype(int) - frame)[back != frame].mean() < 1.6
+    painted = put_back(frame, np.zeros_like(crop), alignment, mask)
+    changed = np.argwhere((painted != frame).any(axis=2))[:, ::-1]
+    places = transform(alignment.matrix, changed)
+    assert (places > -1).all()
+    assert (places < 256).all()
+    assert (painted[480, 480] == 0).all()
+
+
+@pytest.mark.parametrize("scale", [1.0, 0.6])
+def test_the_head_is_as_sharp_as_by_cubic_interpolation(scale: float) -> None:
+    alignment = placed(scale, 7)
+    grey = np.full((480, 640, 3), 128, np.uint8)
+    pasted = put_back(grey, FACE, alignment, head_mask(256))
+    cubic = alignment.paste(grey, FACE, head_mask(256))
+    inside = cv2.warpAffine(head_mask(256), alignment.inverse, (640, 480)) > 0.999
+    sharp = [float(np.abs(cv2.Laplacian(p.mean(2), cv2.CV_64F))[inside].mean()) for p in (pasted, cubic)]
+    assert sharp[0] == pytest.approx(sharp[1], rel=0.08)
+    assert cv2.PSNR(pasted[inside], cubic[inside]) > 44
+    np.testing.assert_array_equal(Paster(exact=True).paste(grey, FACE, alignment, crop=FACE), cubic)
+
+
+def test_a_crop_beyond_the_frame_can_be_put_back() -> None:
+    frame = cv2.resize(FACE, (200, 200), interpolation=cv2.INTER_AREA)
+    for shift in (-100.0, 100.0, 5000.0):
+        alignment = Alignment(np.array([[1.0, 0, shift], [0, 1.0, shift]]))
+        pasted = put_back(frame, alignment.crop(frame), alignment, WHOLE)
+        assert pasted.shape == frame.shape
+        assert np.abs(pasted.astype(int) - frame).mean() <= 1.5

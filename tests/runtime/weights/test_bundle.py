@@ -41,19 +41,19 @@ def test_the_toy_graphs_compute_what_numpy_predicts(toy_bundle, rng, batch):
     identity = run(bundle, "identity", crop=crop)
     attributes = run(bundle, "attributes", crop=crop)
     w = run(bundle, "mapper", identity=identity, attributes=attributes)
-    image = run(bundle, "synthesis", w=w)
+    image = run(bundle, "synthesis", w_plus=toy.as_w_plus(w))
     np.testing.assert_allclose(identity, toy.expected_identity(crop), atol=1e-5)
     np.testing.assert_allclose(attributes, toy.expected_attributes(crop), atol=1e-5)
     np.testing.assert_allclose(w, toy.expected_w(identity, attributes), atol=1e-6)
     np.testing.assert_array_equal(image, toy.expected_image(w))
-    np.testing.assert_array_equal(run(bundle, "reenact", crop=crop, identity=identity), image)
+    np.testing.assert_array_equal(run(bundle, "reenact", crop=crop, **toy.plain(identity)), image)
 
 
 def test_round_trip(toy_bundle):
     bundle = Bundle.load(toy_bundle)
     assert Bundle.from_json(json.dumps(bundle.to_json()), toy_bundle) == bundle
     assert next(iter(json.loads((toy_bundle / "bundle.json").read_text()))) == "format"
-    assert bundle.graph("reenact").inputs == (toy.CROP, toy.IDENTITY)
+    assert bundle.graph("reenact").inputs == (toy.CROP, toy.IDENTITY, toy.W_PLUS_OFFSET)
 
 
 def test_packed_is_the_same_bundle(toy_bundle, tmp_path, empty_cache):
@@ -66,7 +66,7 @@ def test_packed_is_the_same_bundle(toy_bundle, tmp_path, empty_cache):
     assert Bundle.load(first).folder == unpacked.folder
 
 
-@pytest.mark.parametrize("version", [0, 2, "1", None])
+@pytest.mark.parametrize("version", [0, 1, 3, "2", None])
 def test_an_unknown_format_is_refused(copy, version):
     edit(copy, format=version)
     with pytest.raises(FidError, match="format"):

@@ -180,6 +180,27 @@ class TestFetch:
         assert out == ""
         assert "fetching first (toy-weights 1.0)" in err
 
+    def test_a_source_archive_is_downloaded_and_nothing_in_it_runs(self, toys, index, tmp_path):
+        mark = tmp_path / "it ran"
+        files = {
+            "PKG-INFO": b"Metadata-Version: 2.1\nName: toy-weights\nVersion: 1.0\n",
+            "setup.py": f"open({str(mark)!r}, 'w')\nfrom setuptools import setup\nsetup()\n".encode(),
+            "toy_weights/w.dat": WEIGHTS,
+        }
+        buffer = io.BytesIO()
+        with tarfile.open(fileobj=buffer, mode="w:gz") as archive:
+            for path, content in files.items():
+                member = tarfile.TarInfo(f"toy_weights-1.0/{path}")
+                member.size = len(content)
+                archive.addfile(member, io.BytesIO(content))
+        name, content = "toy_weights-1.0.tar.gz", buffer.getvalue()
+        (index / name).write_bytes(content)
+        (index / "simple" / "toy-weights" / "index.html").write_text(f'<!DOCTYPE html><a href="/{name}">{name}</a>')
+        path = "toy_weights-1.0/toy_weights/w.dat"
+        toys["first"] = entry("first", name, content, {path: WEIGHTS}, pip=("--no-binary=toy-weights",))
+        assert (models.ensure("first", progress=False) / "w.dat").read_bytes() == WEIGHTS
+        assert not mark.exists()
+
     def test_a_source_archive_is_read_too(self, toys, tmp_path, monkeypatch):
         with tarfile.open(tmp_path / "toy_weights-1.0.tar.gz", "w:gz") as archive:
             member = tarfile.TarInfo("toy_weights-1.0/weights.onnx")

@@ -17,6 +17,7 @@ from fid.trainer.data import dataset as data
 from fid.trainer.data.dataset import FrozenNetworks
 from fid.trainer.evaluate.compose import EvaluateConfig, evaluate
 from fid.trainer.fit import run as fit
+from fid.trainer.fit.draw import Draws, Stream
 from fid.trainer.fit.loop import FitLoop, _kept
 from fid.trainer.fit.processes import Processes
 from fid.trainer.loop import best_device, move_average
@@ -172,7 +173,7 @@ def test_a_w_counts_as_much_as_its_person_is_left_in_the_code(monkeypatch):
     frozen = tiny_frozen()
     config = replace(TINY, self_batch=2)
     loop = FitLoop(config, frozen, frozen.draw(4, 0.8, torch.Generator().manual_seed(1)), CPU)
-    monkeypatch.setattr(loop, "identities", lambda codes, n, stream: -codes)  # somebody else altogether
+    monkeypatch.setattr(Draws, "identities", lambda draws, codes, n, stream: -codes)  # somebody else altogether
     assert loop.self_losses()["w"] == 0
 
 
@@ -352,7 +353,9 @@ def test_the_discriminators_real_w_are_those_of_whole_faces(online):
     frozen = tiny_frozen()
     faces = None if online else frozen.draw(6, 0.8, torch.Generator().manual_seed(3))
     loop = FitLoop(small("paper"), frozen, faces, CPU)
-    torch.testing.assert_close(loop.real_w(5, 4), loop.faces(5, 4).w, rtol=0, atol=0)
+    draws = loop.draws
+    w = draws.real_w(5, Stream.REAL_W)
+    torch.testing.assert_close(w, draws.faces(5, Stream.REAL_W).w, rtol=0, atol=0)
 
 
 def test_a_memory_for_less_than_a_batch():

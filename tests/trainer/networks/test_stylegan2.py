@@ -166,10 +166,10 @@ def test_onnx_runtime_agrees_at_any_batch():
     assert out.type.tensor_type.shape.dim[0].dim_param == "batch"
     session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
     for batch in (1, 2, 5):
-        w = torch.randn(batch, 512, generator=torch.Generator().manual_seed(batch))
+        w = torch.randn(batch, network.n_styles, 512, generator=torch.Generator().manual_seed(batch))
         with torch.no_grad():
             expected = graph(w).numpy().astype(int)
-        difference = np.abs(session.run(None, {"w": w.numpy()})[0].astype(int) - expected)
+        difference = np.abs(session.run(None, {"w_plus": w.numpy()})[0].astype(int) - expected)
         assert difference.max() <= 1, f"max {difference.max()}, mean {difference.mean()}"
         assert difference.mean() < 0.01
 

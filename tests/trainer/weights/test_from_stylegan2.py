@@ -83,6 +83,38 @@ def test_every_layout_gives_the_same_networks(layout, weights, expected, tmp_pat
     assert generator.synthesis(generator.mapping(Z)).shape == (2, 3, 32, 32)
 
 
+@pytest.mark.parametrize("begin", ["decoder.", "module.decoder."])
+def test_the_generator_of_an_inversion_network_is_read(begin, weights, expected, tmp_path):
+    """pSp and e4e save encoder, generator and the mean w in one file, with the options of their training."""
+    state = {f"{begin}{name}": value for name, value in rosinality_names(weights).items()}
+    state["encoder.input_layer.0.weight"] = torch.zeros(64, 3, 3, 3)
+    content = {"state_dict": state, "latent_avg": torch.zeros(10, 512), "opts": {"stylegan_size": 32, "batch": 8}}
+    torch.save(content, tmp_path / "psp_ffhq_encode.pt")
+    generator = read_stylegan2(tmp_path / "psp_ffhq_encode.pt")
+    assert generator.origin["layout"] == "rosinality"
+    for network, wanted in zip((generator.mapping, generator.synthesis), expected, strict=True):
+        for name, value in wanted.items():
+            torch.testing.assert_close(network.state_dict()[name], value, atol=1e-6, rtol=1e-6)
+
+
+def test_a_module_of_several_gpus_is_read(weights, expected, tmp_path):
+    names = {f"module.{name}": value for name, value in rosinality_names(weights).items()}
+    torch.save({"g_ema": names}, tmp_path / "several.pt")
+    found = read_stylegan2(tmp_path / "several.pt").synthesis.state_dict()
+    assert all(torch.allclose(found[name], value, atol=1e-6) for name, value in expected[1].items())
+
+
+def test_a_conditional_one_is_refused_by_its_reason(weights, tmp_path):
+    conditional = {
+        **weights,
+        "mapping.embed.weight": torch.zeros(512, 10),
+        "mapping.embed.bias": torch.zeros(512),
+        "mapping.fc0.weight": torch.zeros(512, 1024),  # z beside the label's code
+    }
+    with pytest.raises(InputError, match="wants a class label"):
+        read_stylegan2(save_safetensors(tmp_path / "conditional.safetensors", conditional))
+
+
 def test_options_of_the_files(weights, tmp_path):
     clamped = read_stylegan2(write_nvidia(tmp_path / "ada.pkl", weights, conv_clamp=256)).synthesis
     assert {block.conv1.clamp for block in clamped.blocks} == {256.0}

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 import torch
 from fid.trainer.weights import unpickle as unpickling
-from fid.trainer.weights.unpickle import Name, RefusedError, unpickle
+from fid.trainer.weights.pickled import Name, RefusedError
+from fid.trainer.weights.unpickle import unpickle
 
 
 def read(data):

@@ -14,9 +14,9 @@ import pytest
 import toy
 from fid.runtime.engines import cuda
 from fid.runtime.engines.open import open_session, open_tensorrt, satisfies
+from fid.runtime.engines.recent import KEPT
 from fid.runtime.engines.tensorrt import cache as engine_cache
 from fid.runtime.engines.tensorrt.build import Batch
-from fid.runtime.engines.tensorrt.session import KEPT
 from fid.runtime.errors import FidError, InputError
 from stand_in_gpu import LIBRARIES, Error
 
@@ -43,10 +43,11 @@ class TestEveryLibrary:
         assert [(t.name, t.shape, t.dtype) for t in (*session.inputs, *session.outputs)] == [
             ("crop", ("batch", 256, 256, 3), "uint8"),
             ("identity", ("batch", 128), "float32"),
+            ("w_plus_offset", ("batch", toy.N_STYLES, 512), "float32"),
             ("image", ("batch", 256, 256, 3), "uint8"),
         ]
         identity = toy.expected_identity(crop)
-        found = session.run(crop=crop, identity=identity)["image"]
+        found = session.run(crop=crop, **toy.plain(identity))["image"]
         assert found.dtype == np.uint8
         assert np.abs(found.astype(int) - expected_picture(crop, identity)).max() <= 1
         assert len(trt.builds) == 1
@@ -107,20 +108,20 @@ class TestRuns:
 
     def test_buffers_are_allocated_once_and_the_work_is_recorded_once(self, trt, session, crop):
         identity = toy.expected_identity(crop)
-        session.run(crop=crop[:1], identity=identity[:1])
+        session.run(crop=crop[:1], **toy.plain(identity[:1]))
         blocks, graphs, launched = len(trt.cuda.blocks), len(trt.cuda.graphs), trt.cuda.launched
         for _ in range(5):
-            session.run(crop=crop[1:], identity=identity[1:])
+            session.run(crop=crop[1:], **toy.plain(identity[1:]))
         assert (len(trt.cuda.blocks), len(trt.cuda.graphs)) == (blocks, graphs)
         assert trt.cuda.launched == launched + 5
 
     def test_the_identity_code_crosses_once(self, trt, session, crop):
         identity = toy.expected_identity(crop)
-        session.run(crop=crop[:1], identity=identity[:1])
+        session.run(crop=crop[:1], **toy.plain(identity[:1]))
         trt.cuda.sent.clear()
-        session.run(crop=crop[1:], identity=identity[:1].copy())
+        session.run(crop=crop[1:], **toy.plain(identity[:1].copy()))
         assert trt.cuda.sent == [crop[1:].nbytes]
-        found = session.run(crop=crop[1:], identity=identity[1:])["image"]
+        found = session.run(crop=crop[1:], **toy.plain(identity[1:]))["image"]
         assert trt.cuda.sent == [crop[1:].nbytes, crop[1:].nbytes, identity[1:].nbytes]
         assert np.abs(found.astype(int) - expected_picture(crop[1:], identity[1:])).max() <= 1
 
@@ -130,7 +131,7 @@ class TestRuns:
         for batch in (1, 2, 9, 4, 1):
             crop = rng.integers(0, 256, (batch, 256, 256, 3), np.uint8)
             identity = toy.expected_identity(crop[::-1])
-            results.append((session.run(crop=crop, identity=identity)["image"], expected_picture(crop, identity)))
+            results.append((session.run(crop=crop, **toy.plain(identity))["image"], expected_picture(crop, identity)))
         for found, expected in results:
             assert found.shape == expected.shape
             assert np.abs(found.astype(int) - expected).max() <= 1
@@ -155,7 +156,7 @@ class TestRuns:
 
     def test_wrong_arrays(self, session, crop):
         with pytest.raises(ValueError, match="must be an array of uint8; it is float32"):
-            session.run(crop=crop.astype(np.float32), identity=np.zeros((2, 128), np.float32))
+            session.run(crop=crop.astype(np.float32), **toy.plain(np.zeros((2, 128), np.float32)))
 
     def test_a_gpu_without_memory(self, trt, toy_bundle):
         trt.cuda.memory = 1000
@@ -209,7 +210,7 @@ class TestComparison:
 
         stand_in()
         session = open_session(toy_bundle / "synthesis.onnx", engine="tensorrt")
-        w = trial_inputs(session, toy_bundle / "synthesis.onnx")["w"]
+        w = trial_inputs(session, toy_bundle / "synthesis.onnx")["w_plus"][:, -1]
         crop = trial_inputs(open_session(toy_bundle / "identity.onnx"), toy_bundle / "identity.onnx")["crop"]
         assert crop.std() > 20  # faces
         tint = w - toy.expected_attributes(crop) - toy.weights()["bias"].astype(np.float32)

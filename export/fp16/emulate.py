@@ -14,16 +14,16 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper, shape_inference
 
-from ..runtime.engines.open import open_session
-from ..runtime.engines.session import Session
-from ..runtime.errors import FidError
+from ...runtime.engines.open import open_session
+from ...runtime.engines.session import Session
+from ...runtime.errors import FidError
 
 PROBES = {1 + 2.0**-12: 1.0, 1 + 3 * 2.0**-12: 1 + 2.0**-10, 65519.0: 65504.0, 65520.0: np.inf, 2.0**-26: 0.0}
 """Numbers and what FP16 makes of them: to nearest, overflow, underflow."""
 
 
 def emulated(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The typed graph in FP32 with its rounding spelled out; inputs and outputs are the same.
+    """Return the typed graph in FP32 with its rounding spelled out; inputs and outputs are the same.
 
     Raises FidError when a node mixes FP16 and FP32, which TensorRT refuses, or an input or output is FP16.
     """
@@ -60,7 +60,8 @@ def emulated(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def open_emulated(model: onnx.ModelProto, threads: int) -> Session:
-    """A session that runs the typed graph with FP16 rounding. Raises FidError when ONNX Runtime does not round."""
+    """Return a session that runs the typed graph with FP16 rounding. Raises FidError when ONNX Runtime does
+    not round."""
     _check_rounding()
     return _open(emulated(model), threads)
 

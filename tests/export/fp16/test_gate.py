@@ -1,18 +1,19 @@
-"""The FP16 gate: what it measures, what it catches, and which layers it raises."""
+"""The FP16 gate: what it measures, what it catches, and which layers it keeps FP32."""
 
 import numpy as np
 import onnx
 import pytest
 import styled
 import torch
-from fid.export import gate as gates
-from fid.export.emulate import open_emulated
-from fid.export.gate import COSINE, PSNR_DB, Figures, fewest, gate, gate_inputs, latent_names, psnr_db
-from fid.export.to_half import HalfModel, to_half
+from fid.export.fp16 import gate as gates
+from fid.export.fp16.convert import FP16Model, to_fp16
+from fid.export.fp16.emulate import open_emulated
+from fid.export.fp16.gate import COSINE, PSNR_DB, Figures, fewest, gate, gate_inputs, latent_names
+from fid.runtime.engines.compare import psnr_db
 from fid.runtime.engines.open import open_session
 from fid.runtime.errors import InputError
 from fid.trainer.networks.mobilestylegan import Mapping
-from tiny import tiny_networks
+from tiny import N_STYLES, tiny_networks
 
 COUNT = 8  # inputs; what the exporter takes at least is tested by itself
 LARGE = 300.0  # of styles: their squares, weighed and summed, are past 65504
@@ -30,20 +31,20 @@ def test_the_fewest_layers_are_found_in_few_trials(count):
         culprits = set(rng.choice(layers, size, replace=False).tolist())
         trials = []
 
-        def passes(raised, culprits=culprits, trials=trials):
-            trials.append(raised)
-            return culprits <= set(raised)
+        def passes(kept, culprits=culprits, trials=trials):
+            trials.append(kept)
+            return culprits <= set(kept)
 
         assert set(fewest(layers, passes)) == culprits
         assert len(trials) <= 2 * size * (np.log2(count / max(size, 1)) + 2) + 1
 
 
 def test_either_of_two_layers_is_enough_and_one_is_taken():
-    assert len(fewest(list("abcdefgh"), lambda raised: "c" in raised or "f" in raised)) == 1
+    assert len(fewest(list("abcdefgh"), lambda kept: "c" in kept or "f" in kept)) == 1
 
 
 def test_all_layers_when_nothing_less_will_do():
-    assert fewest(list("abc"), lambda raised: len(raised) == 3) == tuple("abc")
+    assert fewest(list("abc"), lambda kept: len(kept) == 3) == tuple("abc")
 
 
 @pytest.mark.parametrize(
@@ -62,20 +63,13 @@ def test_thresholds(figures, fault):
     assert (PSNR_DB, COSINE) == (45, 0.999)
 
 
-def test_psnr_of_each_picture():
-    black = np.zeros((2, 4, 4, 3), np.uint8)
-    grey = black.copy()
-    grey[1] += 2
-    np.testing.assert_allclose(psnr_db(black, grey), [99, 42.11], atol=0.01)
-
-
 def test_a_sound_graph_passes(tmp_path):
     model = styled.synthesis(tmp_path, LARGE)
     verdict = gate(model, tmp_path / "synthesis.onnx", styled.SYNTHESIS, latents(), threads=1)
     assert verdict is not None
     assert verdict.reason is None
-    assert verdict.raised == ()
-    assert verdict.half.layers == styled.LAYERS
+    assert verdict.kept_fp32 == ()
+    assert verdict.model.layers == styled.LAYERS
     assert verdict.inputs == COUNT
     assert verdict.figures.psnr_worst_db > PSNR_DB
     record = verdict.to_json()
@@ -87,12 +81,12 @@ def test_a_sound_graph_passes(tmp_path):
 
 
 def broken_converter(name: str, folder):
-    """As `to_half`, but the demodulation of one layer goes FP16 with it, as long as the layer does."""
+    """As `to_fp16`, but the demodulation of one layer goes FP16 with it, as long as the layer does."""
 
-    def convert(model: onnx.ModelProto, raised=()) -> HalfModel:
+    def convert(model: onnx.ModelProto, kept=()) -> FP16Model:
         folder.mkdir(exist_ok=True)
-        wrong = styled.synthesis(folder, LARGE, broken=() if name in raised else (name,))
-        return to_half(wrong, raised)
+        wrong = styled.synthesis(folder, LARGE, broken=() if name in kept else (name,))
+        return to_fp16(wrong, kept)
 
     return convert
 
@@ -109,15 +103,15 @@ def test_demodulation_in_fp16_is_finite_and_wrong_and_hidden_by_the_plain_engine
     assert psnr_db(real["image"], fp32).max() < 30
 
 
-def test_the_layer_with_broken_demodulation_is_caught_and_raised(tmp_path, monkeypatch):
+def test_the_layer_with_broken_demodulation_is_caught_and_kept_fp32(tmp_path, monkeypatch):
     model = styled.synthesis(tmp_path, LARGE)
-    monkeypatch.setattr(gates, "to_half", broken_converter("g.conv1", tmp_path / "broken"))
+    monkeypatch.setattr(gates, "to_fp16", broken_converter("g.conv1", tmp_path / "broken"))
     verdict = gate(model, tmp_path / "synthesis.onnx", styled.SYNTHESIS, latents(), threads=1)
     assert verdict is not None
     assert verdict.first.fault is not None
     assert "dB" in verdict.first.fault
-    assert verdict.raised == ("g.conv1",)
-    assert verdict.half.layers == ("g.conv0", "g.conv2")
+    assert verdict.kept_fp32 == ("g.conv1",)
+    assert verdict.model.layers == ("g.conv0", "g.conv2")
     assert verdict.figures.fault is None
     assert verdict.reason is None
 
@@ -125,12 +119,12 @@ def test_the_layer_with_broken_demodulation_is_caught_and_raised(tmp_path, monke
 def test_a_graph_that_cannot_be_mended_stays_fp32_with_the_reason(tmp_path, monkeypatch):
     model = styled.synthesis(tmp_path, LARGE)
 
-    def convert(model, raised=()):
-        wrong = styled.synthesis(tmp_path / "broken", LARGE, broken=("g.conv0",))  # whatever is raised
-        return to_half(wrong, raised)
+    def convert(model, kept=()):
+        wrong = styled.synthesis(tmp_path / "broken", LARGE, broken=("g.conv0",))  # whatever is kept FP32
+        return to_fp16(wrong, kept)
 
     (tmp_path / "broken").mkdir()
-    monkeypatch.setattr(gates, "to_half", convert)
+    monkeypatch.setattr(gates, "to_fp16", convert)
     verdict = gate(model, tmp_path / "synthesis.onnx", styled.SYNTHESIS, latents(), threads=1)
     assert verdict is not None
     assert verdict.reason is not None
@@ -155,8 +149,9 @@ def test_a_graph_without_convolutions_needs_no_verdict(tmp_path):
 
 def test_latents_are_at_psi_1_and_at_4_sigma():
     inputs = gate_inputs(tiny_networks(), 64)
-    w, names = inputs["w"], latent_names(64)
-    assert w.shape == (64, 512)
+    w_plus, names = inputs["w_plus"], latent_names(64)
+    assert w_plus.shape == inputs["w_plus_offset"].shape == (64, N_STYLES, 512)
+    w = w_plus[:, -1]
     assert inputs["crop"].shape == (64, 256, 256, 3)
     assert np.allclose(np.linalg.norm(inputs["identity"], axis=1), 1, atol=1e-5)
     assert names[0] == "psi 1, latent 1"

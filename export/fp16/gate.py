@@ -1,4 +1,4 @@
-"""Eighth stage: a typed graph against its FP32 form, with FP16 as hardware computes it. What falls short is raised.
+"""Eighth stage: a typed graph against its FP32 form, FP16 as hardware computes it. Layers that fall short stay FP32.
 
 Pictures have to stay above `PSNR_DB`, each of them and on average, and the identity network has to see the same
 person; codes have to keep their direction. Layers that spoil this stay FP32: the fewest that bisection finds.
@@ -14,26 +14,26 @@ import onnx
 import torch
 import torch.nn.functional as F
 
-from ..runtime.engines.open import open_session
-from ..runtime.engines.session import Session
-from ..runtime.errors import InputError
-from ..runtime.face.crop import CROP_SIZE
-from ..runtime.weights.bundle import Graph
-from ..runtime.weights.prepare import prepared
-from ..trainer.data.statistics import RealIdentities
-from ..trainer.networks.mobilestylegan import W_SIZE
-from ..trainer.networks.mobilestylegan import Mapping as MappingNetwork
-from ..trainer.pixels import as_crops
+from ...runtime.engines.compare import psnr_db
+from ...runtime.engines.open import open_session
+from ...runtime.engines.session import Session
+from ...runtime.errors import InputError
+from ...runtime.face.crop import CROP_SIZE
+from ...runtime.weights.bundle import Graph
+from ...runtime.weights.prepare import prepared
+from ...trainer.data.statistics import RealIdentities
+from ...trainer.networks.mobilestylegan import W_SIZE
+from ...trainer.networks.mobilestylegan import Mapping as MappingNetwork
+from ...trainer.pixels import as_crops
+from ..graphs import from_crop, styles_of, to_picture
+from ..parity import OFFSET, Arrays
+from ..read import Networks
+from .convert import FP16Model, to_fp16
 from .emulate import open_emulated
-from .graphs import to_bytes
-from .parity import Arrays
-from .read import Networks
-from .to_half import HalfModel, to_half
 
 PSNR_DB = 45.0
 COSINE = 0.999
 MIN_INPUTS = 64
-EQUAL_DB = 99.0  # what stands for the PSNR of equal pictures
 SIGMAS = 4.0  # how far a quarter of the latents lie from the mean of W
 SAMPLES = 4096  # latents that the axes of W are taken from
 HARDEST = 6  # inputs that bisection works on
@@ -67,26 +67,26 @@ class Figures:
 class Verdict:
     """What the gate found for one graph."""
 
-    half: HalfModel  # the typed graph that passed, or, with a reason, the one that could not be mended
+    model: FP16Model  # the typed graph that passed, or, with a reason, the one that could not be mended
     figures: Figures  # of that graph
-    first: Figures  # before any layer was raised
+    first: Figures  # with every layer in FP16
     inputs: int
-    raised: tuple[str, ...]  # layers that had to stay FP32
+    kept_fp32: tuple[str, ...]  # layers that had to stay FP32
     outputs: np.ndarray  # of that graph, for all inputs
     hardest: tuple[int, ...]  # inputs, the worst first
     reason: str | None = None  # why the graph stays FP32 as a whole
 
     def to_json(self) -> dict[str, Any]:
-        """The figures for bundle.json."""
+        """Return the figures for bundle.json."""
         record: dict[str, Any] = {"inputs": self.inputs, "psnr_db": PSNR_DB, "cosine": COSINE}
         return record | {key: value for key, value in asdict(self.figures).items() if value is not None}
 
 
 @torch.no_grad()
 def gate_inputs(networks: Networks, count: int = MIN_INPUTS, seed: int = 1) -> Arrays:
-    """Inputs of all graphs by name, `count` of each. Three quarters of the latents are the generator's own at psi 1;
-    the others lie 4 standard deviations from the mean of W, on either side along its widest axes. Crops are their
-    pictures.
+    """Return inputs of all graphs by name, `count` of each. Three quarters of the latents are the generator's own at
+    psi 1; the others lie 4 standard deviations from the mean of W, on either side along its widest axes. Crops are
+    their pictures. Offsets of W+ are of the size that a person's have.
 
     Raises InputError for fewer than 64, which do not count as a measurement.
     """
@@ -107,11 +107,14 @@ def gate_inputs(networks: Networks, count: int = MIN_INPUTS, seed: int = 1) -> A
         image = networks.synthesis(part)
         if image.shape[-1] != CROP_SIZE:
             image = F.interpolate(image, (CROP_SIZE, CROP_SIZE), mode="bilinear", antialias=True)
-        crops.append(to_bytes(image))
+        crops.append(to_picture(image))
     crop = torch.cat(crops).contiguous()
-    attributes = torch.cat([networks.attributes(part.permute(0, 3, 1, 2) / 127.5 - 1) for part in crop.split(8)])
+    attributes = torch.cat([networks.attributes(from_crop(part)) for part in crop.split(8)])
     identity = RealIdentities().draw(count, generator)
-    inputs = {"w": w, "crop": crop, "identity": identity, "appearance": attributes.roll(1, 0)}
+    n_styles = styles_of(networks.synthesis)
+    offset = OFFSET * samples.std(0) * torch.randn(count, n_styles, W_SIZE, generator=generator)
+    inputs = {"w_plus": w[:, None].repeat(1, n_styles, 1), "w_plus_offset": offset, "crop": crop, "identity": identity}
+    inputs["appearance"] = attributes.roll(1, 0)
     return {name: values.numpy() for name, values in inputs.items()}
 
 
@@ -121,7 +124,7 @@ def _far(count: int) -> int:
 
 
 def latent_names(count: int) -> list[str]:
-    """What the latents of `gate_inputs` are."""
+    """Return what the latents of `gate_inputs` are."""
     near = count - _far(count)
     return [
         f"psi 1, latent {i + 1}"
@@ -146,33 +149,33 @@ def gate(
     graph: its inputs and outputs. Layers are kept FP32 until the result is within the thresholds; if that takes all
     of them, the verdict has a reason.
     """
-    half = to_half(model)
-    if not half.layers:
+    typed = to_fp16(model)
+    if not typed.layers:
         return None
     given = {tensor.name: inputs[tensor.name] for tensor in graph.inputs}
     comparison = _Comparison(graph, given, reference, threads, progress)
-    scores, outputs = comparison.measure(half.model, "FP16")
+    scores, outputs = comparison.measure(typed.model, "FP16")
     first = figures = scores.figures()
-    raised: tuple[str, ...] = ()
+    kept: tuple[str, ...] = ()
     reason = None
     hardest: list[int] = []
     while figures.fault is not None and reason is None:
         harder = sorted({*hardest, *scores.hardest()[:HARDEST]})
-        raised = fewest(half.layers, lambda names, on=tuple(harder): comparison.passes(model, names, on))
-        if len(raised) == len(half.layers) or harder == hardest:
+        kept = fewest(typed.layers, lambda names, on=tuple(harder): comparison.passes(model, names, on))
+        if len(kept) == len(typed.layers) or harder == hardest:
             reason = f"{first.fault}, and no choice of FP32 layers mends it"
             break
         hardest = harder
-        candidate = to_half(model, raised)
-        scores, outputs = comparison.measure(candidate.model, f"FP16, {len(raised)} layers raised")
+        candidate = to_fp16(model, kept)
+        scores, outputs = comparison.measure(candidate.model, f"FP16, {len(kept)} layers FP32")
         figures = scores.figures()
         if figures.fault is None:
-            half = candidate
-    return Verdict(half, figures, first, comparison.count, raised, outputs, tuple(scores.hardest()), reason)
+            typed = candidate
+    return Verdict(typed, figures, first, comparison.count, kept, outputs, tuple(scores.hardest()), reason)
 
 
 def fewest(layers: Sequence[str], passes: Callable[[tuple[str, ...]], bool]) -> tuple[str, ...]:
-    """A smallest set of layers that, kept FP32, lets the graph pass: none of them can be left out.
+    """Return a smallest set of layers that, kept FP32, lets the graph pass: none of them can be left out.
 
     QuickXplain (Junker 2004): halves are tried, so k culprits among n layers take about 2 k log2(n / k) trials. All
     layers are the answer when nothing less will do.
@@ -206,7 +209,7 @@ class _Scores:
         return Figures(float(self.psnr_db.mean()), float(self.psnr_db.min()), *cosines)
 
     def hardest(self) -> list[int]:
-        """The inputs, the one that is furthest past a threshold, or nearest to one, first."""
+        """Return the inputs, the one that is furthest past a threshold, or nearest to one, first."""
         margin = (1 - np.nan_to_num(self.cosine, nan=-1.0)) / (1 - COSINE)
         if self.psnr_db is not None:
             margin = np.maximum(margin, PSNR_DB / np.maximum(self.psnr_db, 1e-3))
@@ -231,7 +234,7 @@ class _Comparison:
             self.expected_codes = self._codes(self.expected)
 
     def measure(self, model: onnx.ModelProto, what: str, on: Sequence[int] | None = None) -> tuple[_Scores, np.ndarray]:
-        """Scores on all inputs, or on some, and the outputs."""
+        """Return scores on all inputs, or on some, and the outputs."""
         session = open_emulated(model, self.threads)
         chosen = list(range(self.count)) if on is None else list(on)
         got = self._over(lambda part: session.run(**part)[self.output.name], chosen, what)
@@ -241,9 +244,9 @@ class _Comparison:
         codes = self._codes(got)
         return _Scores(psnr_db(got, expected), _cosines(codes, self.expected_codes[chosen])), got
 
-    def passes(self, model: onnx.ModelProto, raised: tuple[str, ...], on: Sequence[int]) -> bool:
-        """Whether the graph with these layers FP32 is within the thresholds on the inputs `on`."""
-        scores, _ = self.measure(to_half(model, raised).model, f"looking for layers, {len(raised)} raised", on)
+    def passes(self, model: onnx.ModelProto, kept_fp32: tuple[str, ...], on: Sequence[int]) -> bool:
+        """Tell whether the graph with these layers FP32 is within the thresholds on the inputs `on`."""
+        scores, _ = self.measure(to_fp16(model, kept_fp32).model, f"looking for layers, {len(kept_fp32)} FP32", on)
         return scores.figures().fault is None
 
     def _over(self, run: Callable[[Arrays], np.ndarray], chosen: Sequence[int], what: str) -> np.ndarray:
@@ -259,13 +262,6 @@ class _Comparison:
         assert self.identity is not None
         crops = as_crops(images)
         return np.concatenate([self.identity.run(crop=crops[i : i + 8])["identity"] for i in range(0, len(crops), 8)])
-
-
-def psnr_db(got: np.ndarray, expected: np.ndarray) -> np.ndarray:
-    """Peak signal to noise of each picture, uint8 [N, H, W, 3] -> float [N]; equal pictures have 99."""
-    pairs = zip(got, expected, strict=True)  # one at a time: 64 pictures of 1024 px are 800 MB as floats
-    squared = np.array([np.square(a.astype(np.float32) - b).mean(dtype=np.float64) for a, b in pairs])
-    return np.minimum(EQUAL_DB, 10 * np.log10(255**2 / np.maximum(squared, 1e-12)))
 
 
 def _cosines(got: np.ndarray, expected: np.ndarray) -> np.ndarray:

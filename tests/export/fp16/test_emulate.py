@@ -5,8 +5,8 @@ import onnx
 import pytest
 import torch
 import torch.nn.functional as F
-from fid.export import emulate
-from fid.export.emulate import emulated, open_emulated
+from fid.export.fp16 import emulate
+from fid.export.fp16.emulate import emulated, open_emulated
 from fid.runtime.engines.open import open_session
 from fid.runtime.errors import FidError
 from onnx import TensorProto, helper, numpy_helper

@@ -1,0 +1,109 @@
+"""`fid-run deidentify`: replace everybody in photos and videos, and say whether anybody is left."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ..errors import FidError
+from .options import FILE, Settings, attempt, composing, finish, make_folder
+from .progress import frame_progress
+
+STILL_THERE = 3  # exit code when somebody still matches
+
+
+@click.command()
+@click.argument("source", type=FILE)
+@click.option("-o", "--output", type=FILE, required=True, help="A file, or a folder for a folder.")
+@click.option("--seed", type=click.IntRange(0, 2**31), default=0, show_default=True, help="Who stands in.")
+@click.option("--identity", "identities", type=FILE, multiple=True, help="Who stands in instead; a folder or repeat.")
+@click.option(
+    "--faces", type=click.Choice(["all", "largest"]), default="all", show_default=True, help="Whom to replace."
+)
+@click.option(
+    "--unsure",
+    type=click.Choice(["mosaic", "keep"]),
+    default="mosaic",
+    show_default=True,
+    help="What is done where it is not sure that there is a face.",
+)
+@click.option("--mute", is_flag=True, help="Leave the sound of videos out: a voice tells who somebody is.")
+@click.option("--allow-none", is_flag=True, help="Copy what has no face in it.")
+@composing
+def deidentify(
+    settings: Settings,
+    source: Path,
+    output: Path,
+    seed: int,
+    identities: tuple[Path, ...],
+    faces: str,
+    unsure: str,
+    mute: bool,
+    allow_none: bool,
+) -> None:
+    """Replace every person of a photo, a video, or a folder of them.
+
+    Whoever cannot be replaced is hidden by a mosaic. The report, in OUTPUT.json or in report.json of the folder, tells
+    of every face whether recognisers still take it for the same person. Exit code 3 when one does.
+    """
+    from functools import cache
+
+    from ..deidentify.run import Options, Worker, plan, summary
+    from ..media.images import find_photos, replacing
+    from ..sample import Sampler
+
+    jobs, record = plan(source, output)
+    if source.is_dir():
+        make_folder(output)
+    composer = settings.composer()
+    given = tuple(composer.identify(photo) for photo in find_photos(identities, (".npz",))) if identities else ()
+    sampler = Sampler(composer)
+    draw = cache(lambda number: sampler.person(number)[1])
+    composer.warm_up(draw(seed))
+    settings.tell_fallbacks(composer)
+    made_of: dict[str, Any] = {"bundle": composer.bundle.to_json(), "engine": composer.provider}
+    made_of |= {"resolution": composer.resolution}
+    note = settings.note(composer, "deidentification", with_photos=True)
+    options = Options(seed, faces, unsure, mute, allow_none, given)
+    worker = Worker(composer, draw, options, made_of=made_of, note=note, progress=frame_progress)
+    done, failed = attempt("files", jobs, lambda job: worker.file(*job), FidError)
+    if not done:
+        finish(failed)
+    report = {**summary(done), "failed": failed}
+    with replacing(record) as temporary:
+        temporary.write_text(json.dumps(report, indent=1) + "\n")
+    settings.report(composer, _told(report, output, record), report=record, **report)
+    finish(failed)
+    if report["still_matching"]:
+        click.echo(f"fid-run: {_left(report)}", err=True)
+        click.get_current_context().exit(STILL_THERE)
+
+
+def _told(report: dict[str, Any], output: Path, record: Path) -> str:
+    """What was done and what the verdict is, in a sentence or two."""
+    text = f"{output}: {report['people']} people replaced in {report['replaced']} places, {report['hidden']} hidden"
+    text += f", {report['unsure']} unsure; " if report["unsure"] else "; "
+    text += f"faces still recognised: {report['still_matching']}, gone: {report['gone']}, "
+    text += f"unknown (the original is not recognised either): {report['unknown']}"
+    text += f"; by {' and '.join(report['recognisers'])}" if report["recognisers"] else ""
+    if report["cosine_before"] is not None and report["cosine_after"] is not None:
+        text += f" (mean cosine {report['cosine_before']} before, {report['cosine_after']} after; "
+        text += f"{report['match_above']} and more is a match)"
+    missing = sum(file.get("missing", 0) for file in report["files"])
+    text += f"; videos are damaged, frames missing: {missing}" if missing else ""
+    return f"{text}; see {record}"
+
+
+def _left(report: dict[str, Any]) -> str:
+    """Who is still there, in a sentence."""
+    places = []
+    for file in report["files"]:
+        faces = [face for face in file["verdict"]["faces"] if face["verdict"] == "matches"]
+        frames = [span for face in faces for span in face["still_matching_frames"]] + file["verdict"]["missed_frames"]
+        if frames:
+            shown = ", ".join(str(a) if a == b else f"{a}-{b}" for a, b in sorted(frames)[:8])
+            places.append(f"{file['output']} (frames {shown}{' ...' if len(frames) > 8 else ''})")
+    return f"somebody is still recognised in {'; '.join(places)}; do not publish it before you have looked at these."

@@ -1,0 +1,236 @@
+"""De-identify one photo or clip: find, replace, and give the verdict; and the report over all files."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, closing, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..composer import Composer
+from ..errors import InputError
+from ..face.detect import Face
+from ..identity import Identity
+from ..media.images import PHOTO_SUFFIXES, PICTURE_SUFFIXES, check_output, read_image, write_image
+from ..media.provenance import Note
+from ..media.video import VIDEO_INPUTS, VIDEO_SUFFIXES, Clip, open_clip, read_frames
+from ..media.video_rework import rework
+from .judges import MATCH, MATCH_DLIB, STRICT, Judges
+from .places import Track, place_of
+from .replace import Deidentifier, tracks_of_photo
+from .scan import Scanner
+from .stand_in import People
+from .verdict import Verdict, careful_every
+
+Progress = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the user chose."""
+
+    seed: int = 0  # number of the first synthetic person to look at
+    faces: str = "all"  # or "largest"
+    unsure: str = "mosaic"  # or "keep"
+    mute: bool = False  # leave the sound out
+    allow_none: bool = False  # copy a file in which there is nobody
+    stand_ins: tuple[Identity, ...] = ()  # in the place of synthetic people
+
+
+class Worker:
+    """De-identifies files with one composer."""
+
+    def __init__(
+        self,
+        composer: Composer,
+        draw: Callable[[int], Identity],
+        options: Options,
+        *,
+        made_of: dict[str, Any] | None = None,
+        note: Note | None = None,
+        progress: Progress,
+    ) -> None:
+        """`draw`: the synthetic person of a number. `made_of`: what else the pictures depend on. `progress`: see
+        `commands.progress.frame_progress`."""
+        self._composer, self._draw, self._options = composer, draw, options
+        self._note, self._progress = note, progress
+        self._made_of = {**(made_of or {}), "seed": options.seed, "faces": options.faces, "unsure": options.unsure}
+        self._made_of |= {"stand_ins": [person.fingerprint for person in options.stand_ins], "mute": options.mute}
+        self._judges: Judges | None = None
+
+    def file(self, path: Path, output: Path, given: Sequence[Track] | None = None) -> dict[str, Any]:
+        """De-identify one photo or video file; returns its part of the report. `given`: the tracks of a track file, in
+        the place of what would be found."""
+        moving = path.suffix.lower() in VIDEO_INPUTS
+        own = self._clip(path, output, given) if moving else self._photo(path, output, given)
+        return {"input": str(path), "output": str(output), **own}
+
+    def _work(self, tracks: Sequence[Track]) -> Deidentifier:
+        people = People(self._composer, self._draw, self._options.seed, self._options.stand_ins)
+        faces, unsure = self._options.faces, self._options.unsure
+        return Deidentifier(self._composer, people, tracks, faces=faces, unsure=unsure)
+
+    def _photo(self, path: Path, output: Path, given: Sequence[Track] | None) -> dict[str, Any]:
+        image = read_image(path, still=True)
+        tracks = tracks_of_photo(self._composer, image) if given is None else list(given)
+        self._refuse_none(tracks, path)
+        for again in (True, False):
+            work = self._work(tracks)
+            result = work.picture(image, 0.0)
+            verdict = Verdict(self._composer.detector, self._open_judges(), work.chosen, 1)
+            verdict.add(image, result)
+            if not (again and verdict.missed and self._options.faces == "all" and given is None):
+                break
+            found = [Track(len(tracks) + i, {0: place_of(face)}) for i, face in enumerate(verdict.missed[0])]
+            tracks = [*tracks, *found]
+        write_image(output, result, self._note)
+        return _told(work, verdict, tracks)
+
+    def _clip(self, path: Path, output: Path, given: Sequence[Track] | None) -> dict[str, Any]:
+        clip = open_clip(path)
+        clip = replace(clip, sound=0) if self._options.mute else clip
+        with _kept_faces(output, {"clip": _digest(path)}) as (known, keep):
+            for again in (True, False):
+                tracks = self._scan(clip, dict(known), keep) if given is None else list(given)
+                self._refuse_none(tracks, path)
+                work = self._work(tracks)
+                settings = {**self._made_of, "tracks": _fingerprint(tracks)}
+                with self._progress(f"{path.name}, replacing", clip.frames) as tick:
+                    frames, missing = rework(clip, output, work, settings=settings, note=self._note, tick=tick)
+                verdict = self._verdict(clip, output, work)
+                if not (again and verdict.missed and self._options.faces == "all" and given is None):
+                    break
+                for frame, faces in verdict.missed.items():  # once more, with what was missed
+                    keep(frame, [*known.get(frame, []), *faces])
+        sound = "unchanged" if clip.sound else "none"
+        return {"frames": frames, "missing": missing, "sound": sound, **_told(work, verdict, tracks)}
+
+    def _scan(self, clip: Clip, known: dict[int, list[Face]], keep: Callable[[int, list[Face]], None]) -> list[Track]:
+        scanner = Scanner(self._composer.detector, clip.fps, known, keep)
+        with self._progress(f"{clip.path.name}, searching", clip.frames) as tick, closing(read_frames(clip)) as frames:
+            for count, (_, image) in enumerate(frames, start=1):
+                scanner.add(image)
+                tick(count)
+        return scanner.finish()
+
+    def _verdict(self, clip: Clip, output: Path, work: Deidentifier) -> Verdict:
+        verdict = Verdict(self._composer.detector, self._open_judges(), work.chosen, careful_every(clip.fps))
+        with (
+            self._progress(f"{clip.path.name}, checking", clip.frames) as tick,
+            closing(read_frames(clip)) as originals,
+            closing(read_frames(open_clip(output))) as results,
+        ):
+            for count, ((_, original), (_, result)) in enumerate(zip(originals, results, strict=False), start=1):
+                verdict.add(original, result)
+                tick(count)
+        return verdict
+
+    def _refuse_none(self, tracks: Sequence[Track], path: Path) -> None:
+        if not tracks and not self._options.allow_none:
+            raise InputError(
+                f"{path}: no face was found, so nothing was written; look at it yourself, and give --allow-none if "
+                "nobody is in it."
+            )
+
+    def _open_judges(self) -> Judges:
+        if self._judges is None:
+            self._judges = Judges(self._composer)
+        return self._judges
+
+
+def plan(source: Path, output: Path) -> tuple[list[tuple[Path, Path]], Path]:
+    """(input, output) of each file, and where the report goes. Raises `InputError` for what cannot be."""
+    if not source.exists():
+        raise InputError(f"{source} does not exist.")
+    if not source.is_dir():
+        check_output(output, VIDEO_SUFFIXES if source.suffix.lower() in VIDEO_INPUTS else PICTURE_SUFFIXES, [source])
+        return [(source, output)], output.with_name(f"{output.name}.json")
+    known = (*PHOTO_SUFFIXES, *VIDEO_INPUTS)
+    files = sorted(path for path in source.iterdir() if path.is_file() and path.suffix.lower() in known)
+    if not files:
+        raise InputError(f"there are no photos and no videos in the folder {source}.")
+    if output.exists() and output.samefile(source):
+        raise InputError(f"{output} is the folder of the originals; give another one for the results.")
+    jobs = []
+    for path in files:
+        can, other = (VIDEO_SUFFIXES, ".mkv") if path.suffix.lower() in VIDEO_INPUTS else (PICTURE_SUFFIXES, ".png")
+        jobs.append((path, output / (path.name if path.suffix.lower() in can else f"{path.name}{other}")))
+    return jobs, output / "report.json"
+
+
+def summary(files: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The report over all files: counts of faces and frames, and whether anybody still matches."""
+    verdicts = [file["verdict"] for file in files]
+    faces = [face for verdict in verdicts for face in verdict["faces"]]
+    means = {}
+    for name in ("cosine_before", "cosine_after", "distance_before", "distance_after"):
+        values = [face[name] for face in faces if face[name] is not None]
+        means[name] = round(float(np.mean(values)), 3) if values else None
+    counts = {name: sum(file["counts"][name] for file in files) for name in ("replaced", "hidden", "unsure")}
+    totals = {name: sum(verdict[name] for verdict in verdicts) for name in ("still_matching", "gone", "unknown")}
+    head = {"match_above": MATCH, "match_below_dlib": MATCH_DLIB, "strict_above": STRICT}
+    names = verdicts[0]["recognisers"] if verdicts else []
+    people = sum(file["people"] for file in files)
+    return {"recognisers": names, **head, "people": people, **totals, **counts, **means, "files": list(files)}
+
+
+def _told(work: Deidentifier, verdict: Verdict, tracks: Sequence[Track]) -> dict[str, Any]:
+    counts = {name: work.counts[name] for name in ("replaced", "hidden", "unsure")}
+    seeds = [person.seed for person in work.people.all]
+    told = {"people": len(seeds), "stand_ins": seeds, "tracks": len(tracks), "counts": counts}
+    return {**told, "verdict": verdict.report(work.persons)}
+
+
+@contextmanager
+def _kept_faces(
+    output: Path, settings: dict[str, Any]
+) -> Iterator[tuple[dict[int, list[Face]], Callable[[int, list[Face]], None]]]:
+    """What a stopped run of the first pass found by frame, and what keeps more, in a folder for the user alone that
+    holds no pictures; removed at the end."""
+    folder = output.with_name(f".{output.name}.faces")
+    record, lines = folder / "settings.json", folder / "faces.jsonl"
+    text = json.dumps(settings, sort_keys=True)
+    if not record.is_file() or record.read_text() != text:
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(mode=0o700)
+        for path, content in ((lines, ""), (record, text)):
+            path.touch(mode=0o600)
+            path.write_text(content)
+    known = dict(_read_faces(lines))
+    with lines.open("a", buffering=1) as file:
+
+        def keep(frame: int, faces: list[Face]) -> None:
+            known[frame] = faces
+            rows = [[*face.box, face.score, *face.points.ravel().tolist()] for face in faces]
+            file.write(json.dumps([frame, rows]) + "\n")
+
+        yield known, keep
+    shutil.rmtree(folder)
+
+
+def _read_faces(path: Path) -> Iterator[tuple[int, list[Face]]]:
+    for line in path.read_text().splitlines():
+        try:
+            frame, rows = json.loads(line)
+        except ValueError:  # the last line of a run that was killed
+            return
+        yield frame, [Face((r[0], r[1], r[2], r[3]), np.array(r[5:]).reshape(5, 2), r[4]) for r in rows]
+
+
+def _fingerprint(tracks: Sequence[Track]) -> str:
+    digest = hashlib.sha256()
+    for track in tracks:
+        for frame, place in sorted(track.places.items()):
+            digest.update(np.round([frame, *place.box], 1).tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _digest(path: Path) -> str:
+    status = path.stat()
+    return f"{status.st_size}-{status.st_mtime_ns}"

@@ -1,0 +1,157 @@
+"""The third pass: is anybody left? The output is searched again, and every face compared with the original.
+
+A face counts as still there when both recognisers take what stands in its place for the same person, or when the middle
+of it has hardly changed. Where the recognisers do not even know the original again in other frames (too small, a
+profile, blurred), their silence says nothing, and the verdict is "unknown" unless the pixels tell.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from ..face.align import align
+from ..face.detect import MIN_SCORE, Detector, Face
+from ..face.search import find_all
+from .hide import middle_difference
+from .judges import STRICT, Codes, Judges, likeness, recognisable
+from .places import Place, Track, same_place
+from .scan import CAREFUL_S
+
+UNCHANGED = 6.0  # 0..255, mean difference in the middle of a face below which it is the original
+LOOK_EVERY = 10  # frames of one face from one look at the original to the next
+REFERENCES = 24  # looks at the original, at most
+
+
+@dataclass
+class Evidence:
+    """What was seen of one track's face."""
+
+    track: Track
+    frames: list[int] = field(default_factory=list)  # those in which it was compared
+    originals: list[Codes] = field(default_factory=list)
+    after: list[Codes] = field(default_factory=list)  # one for each of `frames`
+    unchanged: list[int] = field(default_factory=list)  # frames
+
+    def report(self, person: int | None) -> dict[str, Any]:
+        """What is told of it: counts, likeness before and after, frames in which it still matches."""
+        alike = [likeness(self.originals, codes) for codes in self.after] if self.originals else []
+        known = self.track.sure and recognisable(self.originals)
+        still = {frame for frame, one in zip(self.frames, alike, strict=False) if known and one.matches}
+        still |= set(self.unchanged)
+        before = [likeness(self.originals[:i] + self.originals[i + 1 :], o) for i, o in enumerate(self.originals)]
+        before = before if len(self.originals) > 1 else []
+        apart = [one.distance for one in alike if one.distance is not None]
+        return {
+            "track": self.track.number,
+            "person": person,
+            "frames": len(self.frames),
+            "verdict": "matches" if still else "gone" if known else "unknown",
+            "cosine_before": _mean([one.cosine for one in before]),
+            "cosine_after": _mean([one.cosine for one in alike]),
+            "cosine_after_worst": _rounded(max((one.cosine for one in alike), default=None)),
+            "distance_before": _mean([one.distance for one in before if one.distance is not None]),
+            "distance_after": _mean(apart),
+            "distance_after_worst": _rounded(min(apart, default=None)),
+            "accepted_strictly": _mean([float(one.cosine >= STRICT) for one in alike]) if known else None,
+            "unchanged_frames": ranges(self.unchanged),
+            "still_matching_frames": ranges(still),
+        }
+
+
+class Verdict:
+    """Takes original and output, frame by frame. For one thread."""
+
+    def __init__(
+        self, detector: Detector, judges: Judges, chosen: Callable[[int], list[tuple[Track, Place]]], every: int
+    ) -> None:
+        """`chosen`: what was to be replaced in a frame, by its number. `every`: frames from one careful search of the
+        output to the next."""
+        self._detector, self._judges, self._chosen, self._every = detector, judges, chosen, every
+        self.evidence: dict[int, Evidence] = {}  # by track
+        self.missed: dict[int, list[Face]] = {}  # by frame: original faces that nobody had found
+        self._frame = 0
+
+    def add(self, original: np.ndarray, output: np.ndarray) -> None:
+        """The next frame RGB uint8 [height, width, 3], as it was and as it is; the output may lack one row, column."""
+        frame, shape = self._frame, output.shape
+        original = original[: shape[0], : shape[1]]
+        there = self._chosen(frame)
+        for track, place in there:
+            if place.seen and place.points is not None:
+                self._compare(track, place, original, output, frame)
+        if frame % self._every == self._every // 2 or self._every == 1:
+            self._search(original, output, frame, [place for _, place in there])
+        self._frame += 1
+
+    def _compare(self, track: Track, place: Place, original: np.ndarray, output: np.ndarray, frame: int) -> None:
+        own = self.evidence.setdefault(track.number, Evidence(track))
+        assert place.points is not None
+        alignment = align(place.points)
+        own.frames.append(frame)
+        own.after.append(self._judges.look(alignment.crop(output)))
+        if (len(own.frames) - 1) % LOOK_EVERY == 0 and len(own.originals) < REFERENCES:
+            crop = alignment.crop(original)
+            own.originals.append(self._judges.look(crop))
+            if len(own.originals) == 1:  # so that a face of one frame has another view of itself
+                own.originals.append(self._judges.look(np.ascontiguousarray(crop[:, ::-1])))
+        if middle_difference(original, output, place.box) < UNCHANGED:
+            own.unchanged.append(frame)
+
+    def _search(self, original: np.ndarray, output: np.ndarray, frame: int, places: Sequence[Place]) -> None:
+        """Look with all care for faces in the output that are faces of the original."""
+        for face in find_all(self._detector, output):
+            if face.score < MIN_SCORE or any(_covered(face, place) for place in places):
+                continue
+            if middle_difference(original, output, face.box) < UNCHANGED:
+                self.missed.setdefault(frame, []).append(face)
+
+    def report(self, persons: dict[int, int]) -> dict[str, Any]:
+        """The verdict over all faces; `persons`: who it is, by track."""
+        tracks = [own.report(persons.get(number)) for number, own in sorted(self.evidence.items())]
+        count = {name: sum(track["verdict"] == name for track in tracks) for name in ("matches", "gone", "unknown")}
+        return {
+            "recognisers": self._judges.names,
+            "second_recogniser_absent": self._judges.absent or None,
+            "still_matching": count["matches"] + len(self.missed),
+            "gone": count["gone"],
+            "unknown": count["unknown"],
+            "missed_frames": ranges(self.missed),
+            "faces": tracks,
+        }
+
+
+def careful_every(fps: float) -> int:
+    """Frames from one careful search of the output to the next: as in the first pass, and half way between its own."""
+    return max(1, round(CAREFUL_S * fps))
+
+
+def ranges(frames: Iterable[int]) -> list[list[int]]:
+    """Frame numbers as ranges [first, last]."""
+    found: list[list[int]] = []
+    for frame in sorted(set(frames)):
+        if found and frame == found[-1][1] + 1:
+            found[-1][1] = frame
+        else:
+            found.append([frame, frame])
+    return found
+
+
+def _covered(face: Face, place: Place) -> bool:
+    """Whether a face found in the output is what was put into a place."""
+    x, y = face.box[0] + face.box[2] / 2, face.box[1] + face.box[3] / 2
+    left, top, width, height = place.box
+    inside = left - 0.3 * width < x < left + 1.3 * width and top - 0.3 * height < y < top + 1.3 * height
+    return inside or same_place(face.box, place.box)
+
+
+def _mean(values: Iterable[float]) -> float | None:
+    known = list(values)
+    return _rounded(float(np.mean(known))) if known else None
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(float(value), 3)

@@ -1,0 +1,150 @@
+"""Finding every face of a picture: at its own scale, in eight turns, and also where the border cuts one.
+
+`Detector.faces` finds the faces that can be used. Here none may be missed. YuNet sees an upright face from 16 px on,
+but a small one only when it is turned by less than about 30 degrees (measured: 24 px wide, found 1.0 / 0.8 / 0.2 / 0.1
+at 15 / 30 / 45 / 60 degrees). So the picture is searched in a pyramid of tiles, each in eight turns, 45 degrees apart,
+and what is found is merged. Every view goes on beyond the picture as its mirror image: half a face at the border then
+is a whole one, and is found down to a third of it (alone, down to two thirds).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+import cv2
+import numpy as np
+
+from .align import align, transform
+from .detect import MIN_SCORE, Detector, Face, distinct
+
+SMALLEST_PX = 24  # width of the smallest face that is found in every turn
+TURNS = (0, 180, 90, 270, 45, 135, 225, 315)  # degrees; with the upright one first, a tie goes to it
+STEP = 4  # from one level of the pyramid to the next; YuNet sees 16 to 300 px
+TILE_PX, COMMON_PX = 1280, 128  # side of a tile in its level, and how far two of them overlap
+BEYOND_PX = 48  # of each level: so far it is mirrored outwards
+SMALLEST_LEVEL = 320  # px, longest side of the last level, and what a smaller picture is enlarged to
+LEAST = 0.6  # 0..1, YuNet's certainty of what is looked at once more, upright
+VIEW_SIDE = 192  # px, side of the upright view of that second look
+
+
+def find_all(detector: Detector, image: np.ndarray, turns: Sequence[int] = TURNS) -> list[Face]:
+    """Every face of a picture RGB uint8 [height, width, 3], from `SMALLEST_PX` on, the surest of each place.
+
+    A face that YuNet is not sure of (score below `MIN_SCORE`) is in the list with that score. Points follow the face's
+    own roll; boxes of faces that the border cuts reach beyond the picture.
+    """
+    found: list[Face] = []
+    for factor in _levels(max(image.shape[:2])):
+        level, scale = _resized(image, factor)
+        padded = cv2.copyMakeBorder(level, *[BEYOND_PX] * 4, borderType=cv2.BORDER_REFLECT_101)
+        for top, left, tile in _tiles(padded):
+            for degrees in turns:
+                view, home = _turned(tile, degrees)
+                for face in detector.look(view, LEAST):
+                    moved = _moved(face, home, np.array([left, top]) - BEYOND_PX, scale)
+                    if _inside(moved, image.shape):
+                        found.append(moved)
+    return [_second_look(detector, image, face) for face in distinct(found)]
+
+
+def find_quickly(detector: Detector, image: np.ndarray, side: int) -> list[Face]:
+    """The upright faces of a picture RGB uint8 [height, width, 3] brought to `side` px, cut ones as well: one view."""
+    level, scale = _resized(image, side / max(image.shape[:2]))
+    padded = cv2.copyMakeBorder(level, *[BEYOND_PX] * 4, borderType=cv2.BORDER_REFLECT_101)
+    still = np.array([[1.0, 0, 0], [0, 1, 0]])
+    moved = (_moved(face, still, np.full(2, -BEYOND_PX), scale) for face in detector.look(padded, MIN_SCORE))
+    return distinct([face for face in moved if _inside(face, image.shape)])
+
+
+def visible_part(face: Face, shape: tuple[int, ...]) -> float:
+    """How much of a face's box lies in a picture of that shape [height, width, ...], 0..1."""
+    left, top, width, height = face.box
+    wide = min(left + width, shape[1]) - max(left, 0.0)
+    high = min(top + height, shape[0]) - max(top, 0.0)
+    return max(wide, 0.0) * max(high, 0.0) / max(width * height, 1e-9)
+
+
+def _levels(longest: int) -> Iterator[float]:
+    """The factors by which a picture is made smaller, or a tiny one larger."""
+    factor = max(1.0, SMALLEST_LEVEL / longest)
+    yield factor
+    while factor * longest > SMALLEST_LEVEL:
+        factor = max(factor / STEP, SMALLEST_LEVEL / longest)
+        yield factor
+
+
+def _resized(image: np.ndarray, factor: float) -> tuple[np.ndarray, np.ndarray]:
+    """The picture as BGR at that factor, and (x, y) px of the picture for one of the result."""
+    height, width = image.shape[:2]
+    small = max(1, round(width * factor)), max(1, round(height * factor))
+    method = cv2.INTER_AREA if factor < 1 else cv2.INTER_LINEAR
+    level = image if small == (width, height) else cv2.resize(image, small, interpolation=method)
+    return cv2.cvtColor(level, cv2.COLOR_RGB2BGR), np.array([width / small[0], height / small[1]])
+
+
+def _tiles(level: np.ndarray) -> Iterator[tuple[int, int, np.ndarray]]:
+    """(top, left, tile) that cover a level."""
+    for top in _starts(level.shape[0]):
+        for left in _starts(level.shape[1]):
+            yield top, left, level[top : top + TILE_PX, left : left + TILE_PX]
+
+
+def _starts(length: int) -> list[int]:
+    if length <= TILE_PX + COMMON_PX:
+        return [0] if length <= TILE_PX else [0, length - TILE_PX]
+    count = -(-(length - COMMON_PX) // (TILE_PX - COMMON_PX))
+    return [round(i * (length - TILE_PX) / (count - 1)) for i in range(count)]
+
+
+def _turned(tile: np.ndarray, degrees: int) -> tuple[np.ndarray, np.ndarray]:
+    """The tile turned clockwise, and the affine transform float64 [2, 3] from it back into the tile."""
+    height, width = tile.shape[:2]
+    if degrees % 90 == 0:
+        quarters = degrees // 90 % 4
+        back = {
+            0: [[1, 0, 0], [0, 1, 0]],
+            1: [[0, 1, 0], [-1, 0, height - 1]],
+            2: [[-1, 0, width - 1], [0, -1, height - 1]],
+            3: [[0, -1, width - 1], [1, 0, 0]],
+        }[quarters]
+        return np.ascontiguousarray(np.rot90(tile, -quarters)), np.array(back, np.float64)
+    angle = np.radians(degrees)
+    cosine, sine = np.cos(angle), np.sin(angle)
+    size = np.ceil([width * abs(cosine) + height * abs(sine), width * abs(sine) + height * abs(cosine)]).astype(int)
+    turn = np.array([[cosine, -sine], [sine, cosine]])  # of a point, clockwise as y points down
+    middle, new_middle = np.array([width - 1, height - 1]) / 2, (size - 1) / 2
+    forth = np.column_stack([turn, new_middle - turn @ middle])
+    view = cv2.warpAffine(tile, forth, size.tolist(), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101)
+    return view, np.column_stack([turn.T, middle - turn.T @ new_middle])
+
+
+def _moved(face: Face, home: np.ndarray, offset: np.ndarray, scale: np.ndarray) -> Face:
+    """A face of a turned tile in px of the picture; its box is upright there, as large, around the same middle."""
+    left, top, width, height = face.box
+    points = (transform(home, face.points) + offset + 0.5) * scale - 0.5
+    middle = (transform(home, np.array([[left + width / 2, top + height / 2]]))[0] + offset + 0.5) * scale - 0.5
+    turn = np.abs(home[:, :2])
+    wide, high = np.array([width, height]) * scale
+    extent = turn @ (wide, high) if turn.max() > 0.99 else np.full(2, 0.5 * (wide + high))
+    return Face((*(middle - extent / 2).tolist(), *extent.tolist()), points, face.score)
+
+
+def _inside(face: Face, shape: tuple[int, ...]) -> bool:
+    """Whether a face is one of the picture and not of its mirror image beyond the border."""
+    left, top, width, height = face.box
+    x, y = left + width / 2, top + height / 2
+    return -0.3 * width < x < shape[1] + 0.3 * width and -0.3 * height < y < shape[0] + 0.3 * height
+
+
+def _second_look(detector: Detector, image: np.ndarray, face: Face) -> Face:
+    """The face with the certainty of an upright view of it, where YuNet was not sure."""
+    if face.score >= MIN_SCORE:
+        return face
+    alignment = align(face.points, VIEW_SIDE)
+    view = cv2.cvtColor(alignment.crop(image), cv2.COLOR_RGB2BGR)
+    middle = (VIEW_SIDE - 1) / 2
+    for seen in detector.look(view, MIN_SCORE):
+        if np.abs(seen.points.mean(axis=0) - middle).max() < VIEW_SIDE / 5:
+            return replace(face, points=transform(alignment.inverse, seen.points), score=seen.score)
+    return face

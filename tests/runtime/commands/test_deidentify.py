@@ -1,0 +1,172 @@
+"""The command `deidentify` from end to end with the toy bundle, whose people all look alike."""
+
+import json
+import stat
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from fid.runtime.assets import FACES
+from fid.runtime.commands.bench import made_frames
+from fid.runtime.deidentify import judges, run
+from fid.runtime.deidentify.run import plan
+from fid.runtime.errors import InputError
+from fid.runtime.media import video_rework
+from fid.runtime.media.images import read_image, write_image
+from fid.runtime.media.video import open_clip
+
+from ..media.test_video import sound_packets, write_clip
+from ..test_sample import write_bundle_with_mapping
+from .test_photos import ADA, fid_run, one_line
+
+
+@pytest.fixture(autouse=True)
+def in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fetched: Callable[[str], Path]) -> None:
+    for name in ("yunet", "dlib"):
+        fetched(name)
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def nobody_matches(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cosines of more than 1 would."""
+    monkeypatch.setattr(judges, "MATCH", 1.01)
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(write_bundle_with_mapping(tmp_path_factory.mktemp("toy") / "bundle").folder)
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A face that moves for 8 frames, 2 seconds, with a tone."""
+    frames = made_frames(read_image(FACES / "identity-ada.jpg"), 8)
+    path = tmp_path_factory.mktemp("clip") / "clip.mp4"
+    return str(write_clip(path, [22500 * number for number in range(8)], pictures=frames.__getitem__))
+
+
+def read_report(path: str = "out.png.json") -> dict:
+    return json.loads(Path(path).read_text())
+
+
+@pytest.mark.usefixtures("nobody_matches")
+def test_a_photo(bundle: str) -> None:
+    result = fid_run("deidentify", "--bundle", bundle, ADA, "-o", "out.png")
+    assert "1 people replaced in 1 places, 0 hidden" in result.stdout
+    report = read_report()
+    assert (report["people"], report["replaced"], report["still_matching"], report["failed"]) == (1, 1, 0, [])
+    assert report["recognisers"] == ["sface", "dlib"]
+    assert report["files"][0]["verdict"]["faces"][0]["frames"] == 1
+    assert not np.array_equal(read_image("out.png"), read_image(ADA))
+
+
+def test_somebody_still_recognised_is_exit_code_3(bundle: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(judges, "MATCH", -1.0)
+    monkeypatch.setattr(judges, "MATCH_DLIB", 9.0)
+    result = fid_run("deidentify", "--bundle", bundle, ADA, "-o", "out.png", "--json", exit_code=3)
+    assert json.loads(result.stdout)["still_matching"] == 1
+    assert "somebody is still recognised in out.png (frames 0)" in result.stderr
+    assert Path("out.png").is_file()
+
+
+def test_without_a_face_nothing_is_written(bundle: str) -> None:
+    write_image("wall.png", np.full((200, 300, 3), 150, np.uint8))
+    result = fid_run("deidentify", "--bundle", bundle, "wall.png", "-o", "out.png", exit_code=1)
+    assert "no face was found, so nothing was written" in one_line(result)
+    assert not Path("out.png").exists()
+    fid_run("deidentify", "--bundle", bundle, "wall.png", "-o", "out.png", "--allow-none")
+    assert np.array_equal(read_image("out.png"), read_image("wall.png"))
+
+
+@pytest.mark.usefixtures("nobody_matches")
+def test_somebody_who_was_missed_is_replaced_in_a_second_go(bundle: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, seen = run.tracks_of_photo, []
+
+    def blind(*arguments: object) -> list:
+        seen.append(arguments)
+        return []
+
+    monkeypatch.setattr(run, "tracks_of_photo", blind)
+    fid_run("deidentify", "--bundle", bundle, ADA, "-o", "out.png", "--allow-none")
+    assert (len(seen), read_report()["replaced"]) == (1, 1)
+    assert real is not run.tracks_of_photo
+
+
+@pytest.mark.usefixtures("nobody_matches")
+def test_a_video(bundle: str, clip: str) -> None:
+    fid_run("deidentify", "--bundle", bundle, clip, "-o", "out.mp4")
+    one = read_report("out.mp4.json")["files"][0]
+    assert (one["frames"], one["missing"], one["sound"]) == (8, 0, "unchanged")
+    assert one["counts"]["replaced"] + one["counts"]["hidden"] == 8
+    assert one["verdict"]["faces"][0]["frames"] == 8
+    assert sound_packets(Path("out.mp4")) == sound_packets(Path(clip))
+    assert {path.name for path in Path().iterdir()} == {"out.mp4", "out.mp4.json"}
+    fid_run("deidentify", "--bundle", bundle, clip, "-o", "mute.mp4", "--mute")
+    assert read_report("mute.mp4.json")["files"][0]["sound"] == "none"
+    assert open_clip(Path("mute.mp4")).sound == 0
+
+
+@pytest.mark.usefixtures("nobody_matches")
+def test_what_a_stopped_run_leaves_is_private_and_used_again(
+    bundle: str, clip: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(video_rework, "PART_FRAMES", 3)
+    with monkeypatch.context() as patch:
+        patch.setattr(video_rework, "_join", stopped)
+        result = fid_run("deidentify", "--bundle", bundle, clip, "-o", "out.mp4", exit_code=1)
+        assert "stopped" in result.stderr
+    left = [path for folder in Path().glob(".out.mp4.*") for path in (folder, *folder.iterdir())]
+    assert len(left) > 6
+    for path in left:
+        assert stat.S_IMODE(path.stat().st_mode) == (0o700 if path.is_dir() else 0o600), path
+    for path in Path(".out.mp4.parts").glob("*.npz"):
+        with np.load(path, allow_pickle=False) as state:
+            assert not [name for name in state if name.endswith("grey")]
+    fid_run("deidentify", "--bundle", bundle, clip, "-o", "out.mp4")
+    fid_run("deidentify", "--bundle", bundle, clip, "-o", "again.mp4")
+    assert Path("out.mp4").read_bytes() == Path("again.mp4").read_bytes()
+
+
+def stopped(*_: object, **__: object) -> None:
+    raise run.InputError("stopped.")
+
+
+@pytest.mark.usefixtures("nobody_matches")
+def test_a_folder_goes_on_after_a_file_that_fails(bundle: str, clip: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("in").mkdir()
+    for name in ("a.jpg", "c.jpg"):
+        Path("in", name).write_bytes(Path(ADA).read_bytes())
+    Path("in", "b.mp4").write_bytes(Path(clip).read_bytes())
+    monkeypatch.setattr(run, "rework", stopped)
+    result = fid_run("deidentify", "--bundle", bundle, "in", "-o", "out", exit_code=1)
+    assert result.stderr.splitlines() == ["fid-run: left out: stopped."]
+    report = read_report("out/report.json")
+    assert [Path(file["output"]).name for file in report["files"]] == ["a.jpg", "c.jpg"]
+    assert report["failed"] == ["stopped."]
+
+
+@pytest.mark.usefixtures("nobody_matches")
+def test_the_user_chooses_who_stands_in(bundle: str) -> None:
+    ben = str(FACES / "identity-ben.jpg")
+    fid_run("deidentify", "--bundle", bundle, ADA, "-o", "out.png", "--identity", ben)
+    assert read_report()["files"][0]["stand_ins"] == [-1]
+
+
+def test_the_plan_for_a_folder(tmp_path: Path) -> None:
+    for name in ("a.jpg", "b.mp4", "c.avi", "d.bmp", "notes.txt"):
+        (tmp_path / name).touch()
+    jobs, record = plan(tmp_path, tmp_path / "out")
+    assert [target.name for _, target in jobs] == ["a.jpg", "b.mp4", "c.avi.mkv", "d.bmp.png"]
+    assert record == tmp_path / "out" / "report.json"
+    with pytest.raises(InputError, match="folder of the originals"):
+        plan(tmp_path, tmp_path)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match="no photos and no videos"):
+        plan(tmp_path / "empty", tmp_path / "out")
+    with pytest.raises(InputError, match=r"must end in \.mp4"):
+        plan(tmp_path / "b.mp4", tmp_path / "out.png")
+    for name in ("a.jpg", "b.mp4"):
+        with pytest.raises(InputError, match="is the original itself"):
+            plan(tmp_path / name, tmp_path / "empty" / ".." / name)

@@ -1,0 +1,89 @@
+"""The verdict: what it counts as still there, and what it does not claim."""
+
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from fid.runtime.assets import FACES
+from fid.runtime.commands.bench import made_frames
+from fid.runtime.deidentify.judges import MATCH, Codes, likeness, recognisable
+from fid.runtime.deidentify.places import Place, Track
+from fid.runtime.deidentify.verdict import Evidence, Verdict, ranges
+from fid.runtime.face.detect import Detector
+from fid.runtime.media.images import read_image
+from fid.runtime.weights.catalogue import model_file
+
+
+def codes(x: float, y: float, dlib: float | None = None) -> Codes:
+    """Codes at an angle, and a second one at that distance from 0."""
+    unit = np.array([x, y], np.float32) / np.hypot(x, y)
+    return Codes(unit.astype(np.float32), None if dlib is None else np.array([dlib, 0], np.float32))
+
+
+def evidence(originals: list[Codes], after: list[Codes], score: float = 0.9) -> Evidence:
+    track = Track(0, {frame: Place((0, 0, 50, 50), None, score, True) for frame in range(len(after))})
+    return Evidence(track, list(range(len(after))), originals, after)
+
+
+SAME, OTHER = codes(1, 0, 0.0), codes(0, 1, 2.0)
+
+
+def test_both_recognisers_must_agree() -> None:
+    assert likeness([SAME], SAME).matches
+    assert not likeness([SAME], codes(1, 0, 0.9)).matches
+    assert not likeness([SAME], codes(0, 1, 0.1)).matches
+    assert likeness([codes(1, 0)], codes(1, 0)).matches  # SFace alone, where there is no other
+    assert likeness([SAME, codes(1, 1, 0.4)], SAME).cosine == pytest.approx(np.cos(np.pi / 8))
+
+
+def test_a_face_that_still_matches_is_told_with_its_frames() -> None:
+    report = evidence([SAME, SAME], [OTHER, SAME, SAME, OTHER]).report(0)
+    assert report["verdict"] == "matches"
+    assert report["still_matching_frames"] == [[1, 2]]
+    assert report["accepted_strictly"] == 0.5
+    assert report["cosine_after_worst"] == 1 >= MATCH
+    assert report["distance_after_worst"] == 0
+    assert evidence([SAME, SAME], [OTHER]).report(0)["verdict"] == "gone"
+
+
+def test_where_the_original_is_not_known_again_nothing_is_claimed() -> None:
+    assert not recognisable([SAME])
+    assert not recognisable([SAME, OTHER])
+    assert evidence([SAME, OTHER], [OTHER]).report(0)["verdict"] == "unknown"
+    assert evidence([SAME, SAME], [SAME], score=0.6).report(0)["verdict"] == "unknown"  # perhaps no face at all
+
+
+def test_pixels_tell_where_recognisers_cannot() -> None:
+    own = evidence([SAME, OTHER], [OTHER])
+    own.unchanged = [0]
+    assert own.report(None)["verdict"] == "matches"
+
+
+def test_frames_as_ranges() -> None:
+    assert ranges([5, 3, 4, 9, 9]) == [[3, 5], [9, 9]]
+
+
+@pytest.fixture(scope="module")
+def detector(fetched: Callable[[str], Path]) -> Detector:
+    fetched("yunet")
+    return Detector(model_file("yunet"))
+
+
+def test_an_original_face_in_the_output_is_found_whether_anybody_knew_of_it_or_not(detector: Detector) -> None:
+    frame = made_frames(read_image(FACES / "identity-ada.jpg"), 1)[0]
+    face = detector.faces(frame)[0]
+    judges = SimpleNamespace(look=lambda crop: SAME, names=["toy"], absent="")
+    track = Track(0, {0: Place(face.box, face.points, face.score, True)})
+    known = Verdict(detector, judges, lambda number: [(track, track.places[0])], 1)  # type: ignore[arg-type]
+    known.add(frame, frame)
+    report = known.report({0: 0})
+    assert (report["still_matching"], report["faces"][0]["unchanged_frames"]) == (1, [[0, 0]])
+    blind = Verdict(detector, judges, lambda number: [], 1)  # type: ignore[arg-type]
+    blind.add(frame, frame)
+    assert blind.report({})["missed_frames"] == [[0, 0]]
+    assert blind.report({})["still_matching"] == 1
+    gone = Verdict(detector, judges, lambda number: [], 1)  # type: ignore[arg-type]
+    gone.add(frame, np.full_like(frame, 90))
+    assert gone.report({})["still_matching"] == 0
