@@ -16,6 +16,7 @@ import numpy as np
 from ...runtime.assets import WEB, installed_version, shipped_faces
 from ...runtime.composer import Composer
 from ...runtime.errors import InputError
+from ...runtime.identity import FORMAT as IDENTITY_FORMAT
 from ...runtime.identity import attributes_name, encoder_name
 from ...runtime.media.images import encode_image
 from ...runtime.media.provenance import embed_note
@@ -143,6 +144,7 @@ def _record(bundle: Bundle, folder: Path, graphs: dict[str, str]) -> dict[str, A
             "takesAppearance": bundle.takes_appearance,
             "encoder": encoder_name(bundle),
             "attributes": attributes_name(bundle),
+            "identityFormat": IDENTITY_FORMAT,
         },
         "graphs": graphs,
         "runtimes": {

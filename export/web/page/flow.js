@@ -103,19 +103,30 @@ function slopes({ data, width, height }) {
 // The window around (x, y) of one array, between pixels; mirrored at the edges.
 function window(data, width, height, x, y, out) {
   const side = 2 * HALF_WINDOW + 1;
-  const [left, top] = [Math.floor(x) - HALF_WINDOW, Math.floor(y) - HALF_WINDOW];
-  const [p, q] = [x - Math.floor(x), y - Math.floor(y)];
-  const column = (at) => Math.min(Math.max(mirrored(at, width), 0), width - 1);
+  const left = Math.floor(x) - HALF_WINDOW;
+  const top = Math.floor(y) - HALF_WINDOW;
+  const p = x - Math.floor(x);
+  const q = y - Math.floor(y);
+  const [a, b, c, d] = [(1 - q) * (1 - p), (1 - q) * p, q * (1 - p), q * p];
+  const inside = left >= 0 && top >= 0 && left + side < width && top + side < height;
   for (let v = 0, i = 0; v < side; v++) {
-    const above = Math.min(Math.max(mirrored(top + v, height), 0), height - 1) * width;
-    const below = Math.min(Math.max(mirrored(top + v + 1, height), 0), height - 1) * width;
+    if (inside) {
+      for (let u = 0, at = (top + v) * width + left; u < side; u++, i++, at++)
+        out[i] = a * data[at] + b * data[at + 1] + c * data[at + width] + d * data[at + width + 1];
+      continue;
+    }
+    const above = within(top + v, height) * width;
+    const below = within(top + v + 1, height) * width;
     for (let u = 0; u < side; u++, i++) {
-      const [l, r] = [column(left + u), column(left + u + 1)];
-      out[i] = (1 - q) * ((1 - p) * data[above + l] + p * data[above + r]) + q * ((1 - p) * data[below + l] + p * data[below + r]);
+      const l = within(left + u, width);
+      const r = within(left + u + 1, width);
+      out[i] = a * data[above + l] + b * data[above + r] + c * data[below + l] + d * data[below + r];
     }
   }
   return out;
 }
+
+const within = (at, size) => Math.min(Math.max(mirrored(at, size), 0), size - 1);
 
 // Where points [[x, y], ...] of `before` are in `now`; null for one that is lost.
 export function follow(before, now, points) {

@@ -153,7 +153,7 @@ export class Alignment {
         const at = 3 * ((top + y) * photo.width + left + x);
         const from = 3 * (y * width + x);
         for (let c = 0; c < 3; c++)
-          result.data[at + c] = rint((inner.data[from + c] * a + result.data[at + c] * (1 - a)) / (1 + 1e-5));
+          result.data[at + c] = toByte((inner.data[from + c] * a + result.data[at + c] * (1 - a)) / (1 + 1e-5));
       }
     return result;
   }
@@ -226,46 +226,74 @@ function warpCubic(source, matrix, width, height) {
   const m = invert(matrix);
   const { data, width: w, height: h, channels } = source;
   const made = image(width, height, channels, data.constructor);
+  const out = made.data;
   const bytes = data instanceof Uint8Array;
-  const [columns, rows, wx, wy] = [new Int32Array(4), new Int32Array(4), new Float64Array(4), new Float64Array(4)];
+  const line = channels * w;
+  const [wx, wy] = [new Float64Array(4), new Float64Array(4)];
+  const [columns, rows] = [new Int32Array(4), new Int32Array(4)];
   for (let y = 0, at = 0; y < height; y++)
     for (let x = 0; x < width; x++) {
-      const [u, v] = [m[0] * x + m[1] * y + m[2], m[3] * x + m[4] * y + m[5]];
-      const [sx, sy] = [Math.floor(u) - 1, Math.floor(v) - 1];
+      const u = m[0] * x + m[1] * y + m[2];
+      const v = m[3] * x + m[4] * y + m[5];
+      const sx = Math.floor(u) - 1;
+      const sy = Math.floor(v) - 1;
       cubic(u - sx - 1, wx);
       cubic(v - sy - 1, wy);
-      const inside = sx >= 0 && sy >= 0 && sx + 3 < w && sy + 3 < h;
-      for (let i = 0; i < 4; i++) {
-        columns[i] = channels * (inside ? sx + i : reflect(sx + i, w));
-        rows[i] = channels * w * (inside ? sy + i : reflect(sy + i, h));
-      }
-      for (let c = 0; c < channels; c++) {
+      if (sx >= 0 && sy >= 0 && sx + 3 < w && sy + 3 < h)
+        for (let i = 0; i < 4; i++) {
+          columns[i] = channels * (sx + i);
+          rows[i] = line * (sy + i);
+        }
+      else
+        for (let i = 0; i < 4; i++) {
+          columns[i] = channels * reflect(sx + i, w);
+          rows[i] = line * reflect(sy + i, h);
+        }
+      const a = wx[0];
+      const b = wx[1];
+      const c = wx[2];
+      const d = wx[3];
+      for (let k = 0; k < channels; k++) {
         let sum = 0;
         for (let i = 0; i < 4; i++) {
-          const r = rows[i] + c;
-          const left = wx[0] * data[r + columns[0]] + wx[1] * data[r + columns[1]];
-          sum += wy[i] * (left + wx[2] * data[r + columns[2]] + wx[3] * data[r + columns[3]]);
+          const r = rows[i] + k;
+          sum += wy[i] * (a * data[r + columns[0]] + b * data[r + columns[1]] + c * data[r + columns[2]] + d * data[r + columns[3]]);
         }
-        made.data[at++] = bytes ? clamp(rint(sum), 0, 255) : sum;
+        out[at++] = bytes ? toByte(sum) : sum;
       }
     }
   return made;
+}
+
+// The nearest whole number in 0..255; halves go up, which only a sum that ends in .5 exactly can tell from `rint`.
+function toByte(value) {
+  return value <= 0 ? 0 : value >= 255 ? 255 : (value + 0.5) | 0;
 }
 
 // Of one channel [size, size], 0 outside of it.
 function warpLinear(data, size, matrix, width, height) {
   const m = invert(matrix);
   const made = new Float32Array(width * height);
-  const at = (x, y) => (x < 0 || y < 0 || x >= size || y >= size ? 0 : data[y * size + x]);
   for (let y = 0, i = 0; y < height; y++)
     for (let x = 0; x < width; x++, i++) {
-      const [u, v] = [m[0] * x + m[1] * y + m[2], m[3] * x + m[4] * y + m[5]];
-      const [left, top] = [Math.floor(u), Math.floor(v)];
+      const u = m[0] * x + m[1] * y + m[2];
+      const v = m[3] * x + m[4] * y + m[5];
+      const left = Math.floor(u);
+      const top = Math.floor(v);
       if (left < -1 || top < -1 || left >= size || top >= size) continue;
-      const [p, q] = [u - left, v - top];
-      made[i] =
-        (1 - q) * ((1 - p) * at(left, top) + p * at(left + 1, top)) +
-        q * ((1 - p) * at(left, top + 1) + p * at(left + 1, top + 1));
+      const p = u - left;
+      const q = v - top;
+      const at = top * size + left;
+      const west = left >= 0;
+      const east = left + 1 < size;
+      const north = top >= 0;
+      const south = top + 1 < size;
+      let sum = 0;
+      if (north && west) sum += (1 - q) * (1 - p) * data[at];
+      if (north && east) sum += (1 - q) * p * data[at + 1];
+      if (south && west) sum += q * (1 - p) * data[at + size];
+      if (south && east) sum += q * p * data[at + size + 1];
+      made[i] = sum;
     }
   return made;
 }
@@ -283,19 +311,38 @@ export function resizeArea(source, width, height) {
     for (let k = rows.start[y]; k < rows.start[y + 1]; k++) {
       line.fill(0);
       const start = rows.index[k] * source.width * channels;
-      for (let x = 0, out = 0; x < width; x++, out += channels)
-        for (let j = columns.start[x]; j < columns.start[x + 1]; j++) {
-          const part = columns.weight[j];
-          const from = start + columns.index[j] * channels;
-          for (let c = 0; c < channels; c++) line[out + c] += part * data[from + c];
-        }
+      if (channels === 3) areaLine(data, start, columns, width, line);
+      else
+        for (let x = 0; x < width; x++)
+          for (let j = columns.start[x]; j < columns.start[x + 1]; j++)
+            for (let c = 0; c < channels; c++)
+              line[x * channels + c] += columns.weight[j] * data[start + columns.index[j] * channels + c];
       const weight = rows.weight[k];
       for (let i = 0; i < sums.length; i++) sums[i] += weight * line[i];
     }
     const at = y * width * channels;
-    for (let i = 0; i < sums.length; i++) made.data[at + i] = bytes ? clamp(rint(sums[i]), 0, 255) : sums[i];
+    for (let i = 0; i < sums.length; i++) made.data[at + i] = bytes ? rint(sums[i]) : sums[i];
   }
   return made;
+}
+
+// One row of three channels, from `start` of the data on, averaged into `line`.
+function areaLine(data, start, { start: begin, index, weight }, width, line) {
+  for (let x = 0, j = begin[0], out = 0; x < width; x++, out += 3) {
+    let red = 0;
+    let green = 0;
+    let blue = 0;
+    for (const end = begin[x + 1]; j < end; j++) {
+      const part = weight[j];
+      const from = start + 3 * index[j];
+      red += part * data[from];
+      green += part * data[from + 1];
+      blue += part * data[from + 2];
+    }
+    line[out] = red;
+    line[out + 1] = green;
+    line[out + 2] = blue;
+  }
 }
 
 // Which of `from` cells make up each of `to` cells: those of cell i are start[i] to start[i + 1], with index and weight.
@@ -324,24 +371,30 @@ export function resizeLinear(source, width, height) {
   const { data, channels, width: w, height: h } = source;
   const bytes = data instanceof Uint8Array;
   const made = image(width, height, channels, data.constructor);
-  const taps = (from, to) =>
-    Array.from({ length: to }, (_, i) => {
-      const at = clamp(((i + 0.5) * from) / to - 0.5, 0, from - 1);
-      const low = Math.floor(at);
-      return [low, Math.min(low + 1, from - 1), at - low];
-    });
-  const columns = taps(w, width);
-  taps(h, height).forEach(([above, below, q], y) =>
-    columns.forEach(([left, right, p], x) => {
+  const [columns, rows] = [linearTaps(w, width), linearTaps(h, height)];
+  for (let y = 0, out = 0; y < height; y++) {
+    const above = channels * rows.low[y] * w;
+    const below = channels * rows.high[y] * w;
+    const q = rows.part[y];
+    for (let x = 0; x < width; x++) {
+      const left = channels * columns.low[x];
+      const right = channels * columns.high[x];
+      const p = columns.part[x];
       for (let c = 0; c < channels; c++) {
-        const one = data[channels * (above * w + left) + c] * (1 - p) + data[channels * (above * w + right) + c] * p;
-        const two = data[channels * (below * w + left) + c] * (1 - p) + data[channels * (below * w + right) + c] * p;
+        const one = data[above + left + c] * (1 - p) + data[above + right + c] * p;
+        const two = data[below + left + c] * (1 - p) + data[below + right + c] * p;
         const value = one * (1 - q) + two * q;
-        made.data[channels * (y * width + x) + c] = bytes ? rint(value) : value;
+        made.data[out++] = bytes ? toByte(value) : value;
       }
-    }),
-  );
+    }
+  }
   return made;
+}
+
+function linearTaps(from, to) {
+  const at = Float64Array.from({ length: to }, (_, i) => clamp(((i + 0.5) * from) / to - 0.5, 0, from - 1));
+  const low = Int32Array.from(at, Math.floor);
+  return { low, high: low.map((one) => Math.min(one + 1, from - 1)), part: at.map((one, i) => one - low[i]) };
 }
 
 function gaussianBlur(source, sigma) {

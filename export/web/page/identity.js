@@ -1,6 +1,5 @@
 // Identity files (.npz), as runtime/identity.py writes and reads them: a ZIP archive, nothing compressed, of NumPy arrays.
 
-const FORMAT = 1;
 const MAX_BYTES = 1 << 20;
 const text = new TextEncoder();
 
@@ -67,9 +66,9 @@ function zip(files) {
   return joined([...parts, ...index, new Uint8Array(end.buffer)]);
 }
 
-// `identity` is {code, appearance, sources}; `names` {encoder, attributes} of the bundle.
+// `identity` is {code, appearance, sources}; `names` are {encoder, attributes, identityFormat} of the bundle.
 export function writeIdentity({ code, appearance, sources }, names) {
-  const arrays = { format: FORMAT, code, encoder: names.encoder, sources };
+  const arrays = { format: names.identityFormat, code, encoder: names.encoder, sources };
   if (appearance) Object.assign(arrays, { appearance, attributes: names.attributes });
   return new Blob([zip(Object.entries(arrays).map(([name, value]) => [`${name}.npy`, npy(value)]))]);
 }
@@ -108,9 +107,9 @@ export function readIdentity(bytes, name, bundle) {
     throw new Error(`${name} is not an identity file: it is broken or of another kind.`);
   }
   const { format, code, encoder, sources = 1, appearance, attributes } = arrays;
-  if (format !== FORMAT || !(code instanceof Float32Array) || Math.abs(Math.hypot(...code) - 1) > 1e-3)
+  if (!(format >= 1 && format <= bundle.identityFormat) || !(code instanceof Float32Array) || Math.abs(Math.hypot(...code) - 1) > 1e-3)
     throw new Error(`${name} is not an identity file that this page can read.`);
-  if (arrays.w_offset) throw new Error(`${name} is a personalised identity, which this page cannot use; use fid-run, or photos.`);
+  if (arrays.w_offset || arrays.w_plus_offset) throw new Error(`${name} is a personalised identity, which this page cannot use; use fid-run, or photos.`);
   const same = encoder === bundle.encoder && (!bundle.takesAppearance || attributes === bundle.attributes);
   if (!same) throw new Error(`${name} was made with another bundle than ${bundle.name} ${bundle.version}; make it again from photos.`);
   return { code, appearance: appearance || null, sources };

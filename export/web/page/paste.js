@@ -64,21 +64,32 @@ export function matchBorder(composed, difference) {
     return Math.exp(-((change[0] ** 2 + change[1] ** 2 + change[2] ** 2) / 3) / SAME ** 2);
   });
   const field = image(GRID, GRID, 3, Float32Array);
+  const number = witnesses.length;
   for (let i = 0; i < GRID * GRID; i++) {
-    let [total, red, green, blue] = [TRACE, 0, 0, 0];
-    witnesses.forEach((j, k) => {
-      const distance =
-        (cells[3 * i] - cells[3 * j]) ** 2 + (cells[3 * i + 1] - cells[3 * j + 1]) ** 2 + (cells[3 * i + 2] - cells[3 * j + 2]) ** 2;
-      const weight = Math.exp((distance * -0.5) / (3 * ALIKE ** 2)) * nearness[i * witnesses.length + k] * trust[k];
+    if (fade[i] === 0) continue;
+    let total = TRACE;
+    let red = 0;
+    let green = 0;
+    let blue = 0;
+    for (let k = 0; k < number; k++) {
+      const j = witnesses[k];
+      const dr = cells[3 * i] - cells[3 * j];
+      const dg = cells[3 * i + 1] - cells[3 * j + 1];
+      const db = cells[3 * i + 2] - cells[3 * j + 2];
+      const weight = Math.exp((dr * dr + dg * dg + db * db) * (-0.5 / (3 * ALIKE ** 2))) * nearness[i * number + k] * trust[k];
       total += weight;
       red += weight * difference[3 * j];
       green += weight * difference[3 * j + 1];
       blue += weight * difference[3 * j + 2];
-    });
-    field.data.set([red, green, blue].map((sum) => (fade[i] * sum) / total), 3 * i);
+    }
+    field.data[3 * i] = (fade[i] * red) / total;
+    field.data[3 * i + 1] = (fade[i] * green) / total;
+    field.data[3 * i + 2] = (fade[i] * blue) / total;
   }
   const full = resizeLinear(field, composed.width, composed.height).data;
-  return { ...composed, data: composed.data.map((value, i) => clamp(rint(value + full[i]), 0, 255)) };
+  const made = new Uint8Array(full.length);
+  for (let i = 0; i < full.length; i++) made[i] = clamp(rint(composed.data[i] + full[i]), 0, 255);
+  return { ...composed, data: made };
 }
 
 // Pastes one head, frame after frame; `reset` before another clip.

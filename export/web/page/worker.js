@@ -130,11 +130,20 @@ async function mapped({ code, appearance }, attributes) {
   return (await run("mapper", feeds)).w.data.slice();
 }
 
+// The generator's picture, Uint8Array [side, side, 3], of a w, which each of its styles gets alike where it takes several.
+async function generated(name, w) {
+  const [input] = (await open(name)).inputMetadata;
+  const [, styles] = input.shape;
+  if (input.shape.length === 2) return (await run(name, { [input.name]: ["float32", w, [1, w.length]] })).image.data;
+  const wide = new Float32Array(styles * w.length);
+  for (let i = 0; i < styles; i++) wide.set(w, i * w.length);
+  return (await run(name, { [input.name]: ["float32", wide, [1, styles, w.length]] })).image.data;
+}
+
 async function picture(w, light) {
   const side = site.bundle.resolution;
   const name = light && site.graphs["synthesis-light"] ? "synthesis-light" : "synthesis";
-  const { data } = (await run(name, { w: ["float32", w, [1, w.length]] })).image;
-  const made = { data: Uint8Array.from(data), width: side, height: side, channels: 3 };
+  const made = { data: Uint8Array.from(await generated(name, w)), width: side, height: side, channels: 3 };
   if (engine.gpu && !engine.checked) {
     engine.checked = true;
     const db = await check(name);
@@ -149,8 +158,7 @@ async function picture(w, light) {
 // dB between this engine's picture and the one that the exporter made of the same w.
 async function check(name) {
   const expected = (await download([site.check[name].picture]))[site.check[name].picture];
-  const w = Float32Array.from(site.check[name].w);
-  const { data } = (await run(name, { w: ["float32", w, [1, w.length]] })).image;
+  const data = await generated(name, Float32Array.from(site.check[name].w));
   let squares = 0;
   for (let i = 0; i < expected.length; i++) squares += (data[i] - expected[i]) ** 2;
   return 10 * Math.log10(255 ** 2 / Math.max(squares / expected.length, 1e-9));

@@ -89,6 +89,7 @@ def test_a_picture_is_the_one_that_the_command_composes(page: Page, site_bundle:
     expect(page.locator("#alert")).to_be_hidden()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", ["phone"])
 def test_it_says_what_computes_and_blends(page: Page, tmp_path: Path) -> None:
     expect(page.locator("#runs")).to_have_text(re.compile(r"fid .+ in this browser, on WASM, \d threads?\."))
@@ -101,6 +102,7 @@ def test_it_says_what_computes_and_blends(page: Page, tmp_path: Path) -> None:
     assert note.kind == "interpolation"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", ["desktop"])
 def test_photos_that_cannot_be_used_are_explained(page: Page, tmp_path: Path) -> None:
     (tmp_path / "odd.jpg").write_text("no picture")
@@ -149,6 +151,7 @@ def test_without_a_network_it_works_from_what_it_kept(page: Page) -> None:
     page.context.set_offline(False)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", ["desktop"])
 def test_nothing_can_be_sent_elsewhere(browser: Browser, address: str, size: str) -> None:
     context = browser.new_context()
