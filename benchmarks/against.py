@@ -230,7 +230,13 @@ def table(figures: Record) -> Iterator[str]:
 )
 @click.option("--graphs", multiple=True, type=click.Choice(GRAPHS), help="May be repeated. Default: all.")
 @click.option("--engines", multiple=True, type=click.Choice(CPU_ENGINES), help="May be repeated. Default: all.")
-@click.option("--turns", type=click.IntRange(min=1), default=10, show_default=True, help="Of a graph; a third, live.")
+@click.option(
+    "--turns",
+    type=click.IntRange(min=1),
+    default=10,
+    show_default=True,
+    help="Of a graph; a third, live, and at least 2.",
+)
 @click.option("--seconds", default=12.0, show_default=True, help="Of a live run.")
 @click.option("--torch/--no-torch", default=True, show_default=True, help="PyTorch beside it.")
 @click.option("--python", type=click.Path(exists=True, path_type=Path), help="One that has the earlier commit already.")
@@ -264,7 +270,7 @@ def main(
                 click.echo(f"{graph} {engine}: {json.dumps(row)}", err=True)
             figures["best"][graph] = {clock: best_of(figures["graphs"], graph, clock) for clock in ("wall", "cpu")}
         for engine in (engines or CPU_ENGINES) if clip else ():
-            row = figures["live"][engine] = live(pythons, engine, clip, max(1, turns // 3), seconds)
+            row = figures["live"][engine] = live(pythons, engine, clip, max(2, turns // 3), seconds)
             click.echo(f"live {engine}: {json.dumps(row)}", err=True)
         figures["first_picture"] = first_pictures(pythons, max(1, turns // 2))
         for engine in ("torch", "torch-compile") if torch else ():

@@ -4,6 +4,8 @@ The roof is measured first: the rate of large float32 matrix products and of cop
 profile gives, for every node of the graph as it runs it, its time and the shapes of its inputs and outputs: from these
 come its operations (2 for a multiply-add) and the bytes that it has to read and write. A node's floor is the larger of
 operations / matrix rate and bytes / copy rate. Layers of the generator are named by their block's resolution and place.
+OpenVINO's own profile says the same of its nodes, in float32 and in bfloat16, where the floor is by the matrix rate of
+bfloat16 and two bytes a number.
 
     python benchmarks/roofline.py --graphs reenact
 """
@@ -13,16 +15,18 @@ import math
 import time
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import click
 import numpy as np
-from engines import GRAPHS, graph_path, noise
+from engines import CPU_ENGINES, GRAPHS, NotHereError, graph_path, noise
 from fid.runtime.engines.machine import physical_cores
 from machine import machine_record
 from records import QUICK_RESULTS, RESULTS, add_run
+from roofline_openvino import profile as openvino_profile
 
 ONE_FILE = tuple(graph for graph in GRAPHS if graph != "reenact-1024")
 GROUPS = {
@@ -36,7 +40,7 @@ GROUPS = {
 
 
 def roof(threads: int, quick: bool) -> dict[str, float]:
-    """Return the best of several: GFLOP/s of a float32 matrix product, GB/s of a copy (bytes read and bytes
+    """Return the best of several: GFLOP/s of a matrix product in float32 and bfloat16, GB/s of a copy (bytes read and
     written)."""
     import torch
 
@@ -47,15 +51,22 @@ def roof(threads: int, quick: bool) -> dict[str, float]:
     target = torch.empty_like(source)
     product = min(_seconds(lambda: torch.mm(a, b)) for _ in range(tries))
     copy = min(_seconds(lambda: target.copy_(source)) for _ in range(tries))
+    a, b = a.bfloat16(), b.bfloat16()
+    low = min(_seconds(lambda: torch.mm(a, b)) for _ in range(tries))
     return {
         "matrix_gflops": round(2 * size**3 / product / 1e9, 1),
+        "matrix_bf16_gflops": round(2 * size**3 / low / 1e9, 1),
         "copy_gb_s": round(2 * 4 * len(source) / copy / 1e9, 1),
     }
 
 
-def measure(graph: str, threads: int, runs: int, limits: Mapping[str, float]) -> dict[str, Any]:
-    """Measure one graph: its nodes, the layer groups, and the three nodes with most to gain."""
-    nodes = [node | _floor(node, limits) for node in profile(graph, threads, runs)]
+def measure(graph: str, engine: str, threads: int, runs: int, limits: Mapping[str, float]) -> dict[str, Any]:
+    """Measure one graph on one engine: its nodes, the layer groups, and the three nodes with most to gain."""
+    if engine == CPU_ENGINES[0]:
+        nodes = profile(graph, threads, runs)
+    else:
+        nodes = openvino_profile(graph, threads, runs, "bf16" if engine.endswith("bf16") else "f32")
+    nodes = [node | {"group": _group(node["kind"])} | _floor(node, limits) for node in nodes]
     nodes = [node | {"layer": layer} for node, layer in zip(nodes, layers(nodes), strict=True)]
     groups: dict[str, dict[str, float]] = defaultdict(lambda: defaultdict(float))
     for node in nodes:
@@ -64,12 +75,17 @@ def measure(graph: str, threads: int, runs: int, limits: Mapping[str, float]) ->
     total = {key: sum(group[key] for group in groups.values()) for key in ("ms", "gflop", "mb", "floor_ms")}
     most = sorted(nodes, key=lambda node: node["floor_ms"] - node["ms"])[:3]
     return {
-        "verdict": verdict(graph, total, most),
+        "verdict": verdict(name_of(graph, engine), total, most),
         "total": _rounded(total),
         "groups": {name: _rounded(group) for name, group in sorted(groups.items(), key=lambda item: -item[1]["ms"])},
         "most_to_gain": [_rounded(node) for node in most],
         "nodes": [_rounded(node) for node in sorted(nodes, key=lambda node: -node["ms"])[:40]],
     }
+
+
+def name_of(graph: str, engine: str) -> str:
+    """Return how a graph on an engine is called in the record: ONNX Runtime goes without saying."""
+    return graph if engine == CPU_ENGINES[0] else f"{graph} on {engine}"
 
 
 def verdict(graph: str, total: Mapping[str, float], most: Sequence[Mapping[str, Any]]) -> str:
@@ -155,9 +171,13 @@ def count(details: Mapping[str, Any]) -> dict[str, Any]:
     moved = sum(width * math.prod(shape) for width, shape in (*inputs, *outputs))
     if kind in ("Reshape", "Unsqueeze", "Squeeze", "Shape"):
         moved = 0  # views
-    group = next((name for name, kinds in GROUPS.items() if kind in kinds), "elementwise")
+    group = _group(kind)
     shape = "x".join(map(str, outputs[0][1])) if outputs else ""
     return {"kind": kind, "group": group, "output": shape, "gflop": flop / 1e9, "mb": moved / 1e6}
+
+
+def _group(kind: str) -> str:
+    return next((name for name, kinds in GROUPS.items() if kind in kinds), "elementwise")
 
 
 def _tensors(ports: list[dict[str, list[int]]]) -> list[tuple[int, list[int]]]:
@@ -167,7 +187,8 @@ def _tensors(ports: list[dict[str, list[int]]]) -> list[tuple[int, list[int]]]:
 
 
 def _floor(node: Mapping[str, Any], limits: Mapping[str, float]) -> dict[str, float]:
-    return {"floor_ms": 1e3 * max(node["gflop"] / limits["matrix_gflops"], node["mb"] / 1e3 / limits["copy_gb_s"])}
+    rate = limits["matrix_bf16_gflops" if node.get("bf16") else "matrix_gflops"]
+    return {"floor_ms": 1e3 * max(node["gflop"] / rate, node["mb"] / 1e3 / limits["copy_gb_s"])}
 
 
 def _rounded(record: Mapping[str, Any]) -> dict[str, Any]:
@@ -184,16 +205,23 @@ def _seconds(work: Any) -> float:
 
 @click.command(help=__doc__)
 @click.option("--graphs", multiple=True, type=click.Choice(ONE_FILE), help="May be repeated. Default: all.")
+@click.option("--engines", multiple=True, type=click.Choice(CPU_ENGINES), help="May be repeated. Default: all.")
 @click.option("--threads", type=click.IntRange(min=1), help="Default: one per physical core.")
 @click.option("--quick", is_flag=True, help="Few runs, to see that it works; kept apart from the records.")
 @click.option("-o", "--output", type=click.Path(file_okay=False, path_type=Path), help="Default: benchmarks/results/.")
-def main(graphs: tuple[str, ...], threads: int | None, quick: bool, output: Path | None) -> None:
+def main(
+    graphs: tuple[str, ...], engines: tuple[str, ...], threads: int | None, quick: bool, output: Path | None
+) -> None:
     machine, threads = machine_record(), threads or physical_cores()
     limits = roof(threads, quick)
-    figures = {graph: measure(graph, threads, 4 if quick else 40, limits) for graph in graphs or ONE_FILE}
+    figures = {}
+    for graph in graphs or ONE_FILE:
+        for engine in engines or CPU_ENGINES:
+            with suppress(NotHereError):  # the machine's record says what it has
+                figures[name_of(graph, engine)] = measure(graph, engine, threads, 4 if quick else 40, limits)
     again = roof(threads, quick)  # a machine that slowed down or sped up meanwhile shows here
-    run = {"benchmark": "roofline", "quick": quick, "partial": bool(graphs)}
-    run |= {"settings": {"threads": threads, "engine": "onnxruntime CPU"}}
+    run = {"benchmark": "roofline", "quick": quick, "partial": bool(graphs or engines)}
+    run |= {"settings": {"threads": threads}}
     path = add_run(
         output or (QUICK_RESULTS if quick else RESULTS),
         run | {"roof": limits, "roof_after": again, "graphs": figures},

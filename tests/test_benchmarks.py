@@ -21,6 +21,7 @@ import pytest
 import records
 import report
 import roofline
+import roofline_openvino
 import scaling
 import timing
 import torch
@@ -204,6 +205,32 @@ def test_operations_and_bytes_of_a_node(op, inputs, output, kind, group, gflop, 
     assert (counted["kind"], counted["group"]) == (kind, group)
     assert counted["gflop"] == pytest.approx(gflop)
     assert counted["mb"] == pytest.approx(mb)
+
+
+def test_openvino_nodes_are_counted_as_it_runs_them() -> None:
+    openvino = pytest.importorskip("openvino")
+    nodes = roofline_openvino.profile("synthesis-light", 1, 2, "f32")
+    kinds = {node["kind"] for node in nodes}
+    assert {"Conv 1x1", "Conv depthwise", "ConvTranspose", "DepthToSpace", "Gemm"} <= kinds
+    assert not any(node["bf16"] for node in nodes)
+    pointwise = sum(node["gflop"] for node in nodes if node["kind"] == "Conv 1x1")
+    assert pointwise == pytest.approx(4.0, rel=0.03)  # by hand, from the widths 512, 512, 512, 320, 160
+    if "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        low = roofline_openvino.profile("synthesis-light", 1, 2, "bf16")
+        assert sum(node["bf16"] for node in low) > len(low) / 2
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(openvino.Core, "get_property", lambda *_: [])
+        with pytest.raises(engines.NotHereError, match="no bfloat16"):
+            roofline_openvino.profile("synthesis-light", 1, 2, "bf16")
+
+
+def test_a_node_in_bfloat16_has_the_floor_of_bfloat16() -> None:
+    limits = {"matrix_gflops": 100.0, "matrix_bf16_gflops": 200.0, "copy_gb_s": 10.0}
+    node = {"gflop": 1.0, "mb": 1.0}
+    assert roofline._floor(node, limits)["floor_ms"] == pytest.approx(10.0)
+    assert roofline._floor(node | {"bf16": True}, limits)["floor_ms"] == pytest.approx(5.0)
+    assert roofline.name_of("reenact", "onnxruntime") == "reenact"
+    assert roofline.name_of("reenact", "openvino-bf16") == "reenact on openvino-bf16"
 
 
 def test_layers_of_the_generator_are_named_by_block_and_place() -> None:
