@@ -145,6 +145,9 @@ def _picture_stream(container: Any, path: Path) -> Any:
     tracks = [track for track in container.streams.video if not track.disposition & disposition.attached_pic]
     if not tracks:
         raise InputError(f"{path} has no moving pictures in it, only sound.")
+    tracks = [track for track in tracks if track.codec_context is not None]
+    if not tracks:
+        raise InputError(f"{path} is in a codec that this build of PyAV does not know; convert it to H.264 first.")
     moving = [track for track in tracks if track.codec_context.name not in STILLS or track.frames > 1]
     tracks = moving or tracks  # some programs write a cover as a plain track
     return next((track for track in tracks if track.disposition & disposition.default), tracks[0])

@@ -225,6 +225,13 @@ def test_sound_with_a_cover_alone_is_no_video(tmp_path: Path) -> None:
         open_clip(path)
 
 
+def test_an_unknown_codec_is_one_sentence(tmp_path: Path) -> None:
+    data = write_times(tmp_path / "in.mp4", [0, 512], 512, Fraction(1, 12800)).read_bytes()
+    (tmp_path / "odd.mp4").write_bytes(data.replace(b"avc1", b"zzz1"))
+    with pytest.raises(InputError, match="in a codec that this build of PyAV does not know"):
+        open_clip(tmp_path / "odd.mp4")
+
+
 @pytest.mark.parametrize("suffix", [".mp4", ".mov", ".mkv"])
 def test_sound_that_an_edit_list_cuts_away_stays_away(suffix: str, tmp_path: Path) -> None:
     """Half a second before the picture begins: an MP4 file keeps it, hidden; no other may bring it back."""
