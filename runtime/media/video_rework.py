@@ -16,6 +16,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from fractions import Fraction
+from io import BytesIO
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -62,6 +63,7 @@ def rework(
     output appears complete or not at all.
     """
     check_output(output, VIDEO_SUFFIXES)
+    _check_sound(clip, output)
     folder = output.with_name(f".{output.name}.parts")
     parts: list[Path] = []
     try:
@@ -163,16 +165,7 @@ def _join(clip: Clip, parts: list[Path], output: Path, trimmed: bool, stop: int 
         clock = _clock(clip, [stamp for _, stamp in _part_packets(clip, parts)])
         picture = target.add_stream_from_template(head.streams.video[0])
         picture.codec_context.framerate, picture.time_base = clip.rate, clock
-        try:
-            tracks = {
-                track.index: target.add_stream_from_template(track) for track in source.streams.audio if clip.sound
-            }
-            target.start_encoding()  # writes the head
-        except (av.error.FFmpegError, ValueError) as error:
-            codec = source.streams.audio[0].codec_context.name if clip.sound else "no"
-            raise InputError(
-                f"{output.suffix} files cannot hold {codec} sound unchanged; write a .mkv file."
-            ) from error
+        tracks = _sound_tracks(clip, source, target, output)
         flows = [_picture_packets(clip, parts, picture, clock, shift, shown)]
         if tracks:
             span = (shift, None if stop is None else stop * clip.time_base)
@@ -182,6 +175,31 @@ def _join(clip: Clip, parts: list[Path], output: Path, trimmed: bool, stop: int 
                 target.mux_one(packet)
         except (av.error.FFmpegError, ValueError) as error:
             raise FidError(f"the parts could not be joined: {error}.") from error
+
+
+def _sound_tracks(clip: Clip, source: Any, target: Any, output: Path) -> dict[int, Any]:
+    """The tracks of the output for those of the source's sound, by their number there; the head is written with them.
+    `InputError` for sound that the output cannot hold as it is."""
+    codec = ""
+    try:
+        tracks = {}
+        for track in source.streams.audio if clip.sound else ():
+            if track.codec_context is None:
+                raise InputError(f"the sound of {clip.path} is in a codec that PyAV does not know; convert it first.")
+            codec = track.codec_context.name
+            tracks[track.index] = target.add_stream_from_template(track)
+        target.start_encoding()
+    except (pyav().error.FFmpegError, ValueError) as error:
+        raise InputError(f"{output.suffix} files cannot hold {codec} sound unchanged; write a .mkv file.") from error
+    return tracks
+
+
+def _check_sound(clip: Clip, output: Path) -> None:
+    """Raise `InputError` for sound that the output cannot hold: before the work, not after it."""
+    if clip.sound:
+        kind = {".mkv": "matroska"}.get(output.suffix.lower(), output.suffix.lower()[1:])
+        with open_container(clip.path) as source, pyav().open(BytesIO(), "w", format=kind) as target:
+            _sound_tracks(clip, source, target, output)
 
 
 def _clock(clip: Clip, stamps: list[int]) -> Fraction:

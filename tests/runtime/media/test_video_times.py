@@ -232,6 +232,18 @@ def test_an_unknown_codec_is_one_sentence(tmp_path: Path) -> None:
         open_clip(tmp_path / "odd.mp4")
 
 
+def test_sound_that_cannot_be_kept_is_told_before_the_work(tmp_path: Path) -> None:
+    """Of an unknown codec, or one that the output does not hold."""
+    data = write_clip(tmp_path / "in.mp4", CONSTANT[:4]).read_bytes()
+    (tmp_path / "odd.mp4").write_bytes(data.replace(b"mp4a", b"zzz1"))
+    write_clip(tmp_path / "flac.mkv", CONSTANT[:30], sound="flac")
+    never = Invert(0)
+    with pytest.raises(InputError, match=r"the sound of .* is in a codec that PyAV does not know"):
+        rework(open_clip(tmp_path / "odd.mp4"), tmp_path / "out.mp4", never, settings={})
+    with pytest.raises(InputError, match=r"\.mov files cannot hold flac sound unchanged"):
+        rework(open_clip(tmp_path / "flac.mkv"), tmp_path / "out.mov", never, settings={})
+
+
 @pytest.mark.parametrize("suffix", [".mp4", ".mov", ".mkv"])
 def test_sound_that_an_edit_list_cuts_away_stays_away(suffix: str, tmp_path: Path) -> None:
     """Half a second before the picture begins: an MP4 file keeps it, hidden; no other may bring it back."""
