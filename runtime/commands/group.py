@@ -30,8 +30,8 @@ def end_with_one_line(program: str, run: Callable[[], Any]) -> NoReturn:
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
-    except (click.Abort, KeyboardInterrupt):
-        click.echo(f"{program}: stopped.", err=True)
+    except (click.Abort, KeyboardInterrupt) as stop:  # click raises Abort from KeyboardInterrupt, which may say more
+        click.echo(f"{program}: {str(stop.__cause__ or stop) or 'stopped.'}", err=True)
         sys.exit(130)
     except FidError as error:
         click.echo(f"{program}: {error}", err=True)

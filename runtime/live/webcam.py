@@ -12,12 +12,12 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 
 from ..errors import FidError
 from ..identity import Identity
 from ..media.camera import Camera
+from ..media.frame import fitted
 from ..media.images import write_image
 from ..media.provenance import Note
 from ..media.video_write import Recorder
@@ -236,18 +236,6 @@ class Webcam:
             recorder.close()
             if recorder.count:
                 self._say(f"{recorder.output} is saved ({recorder.count} pictures, {recorder.encoder}).")
-
-
-def fitted(image: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """A picture RGB uint8 in one of another shape [height, width, 3]: all of it, in the middle, on black."""
-    if image.shape == shape:
-        return image
-    factor = min(shape[0] / image.shape[0], shape[1] / image.shape[1])
-    height, width = (max(1, round(side * factor)) for side in image.shape[:2])
-    top, left = (shape[0] - height) // 2, (shape[1] - width) // 2
-    whole = np.zeros(shape, np.uint8)
-    whole[top : top + height, left : left + width] = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
-    return whole
 
 
 def virtual_cameras() -> Any:

@@ -1,4 +1,4 @@
-"""Cameras through OpenCV, and files that behave like cameras: one thread reads, and only the newest frame waits.
+"""Cameras through OpenCV, and files that play one (PyAV): one thread reads, and only the newest frame waits.
 
 A camera that is read slower than it delivers queues frames in its driver, and the picture is late by more and more. So
 a thread of its own reads all the time and puts each frame into a mailbox with room for one: whoever asks gets the
@@ -13,6 +13,7 @@ import threading
 import time
 import zlib
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,9 +21,10 @@ from typing import Any
 import cv2
 import numpy as np
 
-from ..errors import FidError, InputError
+from ..errors import FidError
 from .camera_list import capture_backend, describe_cameras, list_cameras, why_not
 from .mailbox import Mailbox
+from .video import Clip, Reading, open_clip, read_frames
 
 BLACK_MEAN, BLACK_SPREAD = 12.0, 4.0  # 0..255; darker and flatter than this is black
 SUSPECT_S = 1.0  # seconds of black pictures before it is told
@@ -75,12 +77,16 @@ class Camera:
         self._watch = Watch(notice)
         self._number = 0
         self._capture: Any = None
+        self._clip: Clip | None = None
         self._read_s = 0.0  # `time.perf_counter()` when the driver answered last
         self._name, self._others = "", set[int]()  # what it is called, and the numbers of the other cameras
 
     def start(self) -> None:
         """Open it and begin. Raises `InputError` or `FidError` in one sentence when it gives no picture."""
-        self._capture = self._opened()
+        if isinstance(self._source, Path):
+            self._clip = open_clip(self._source)
+        else:
+            self._capture = self._opened(self._source)
         if isinstance(self._source, int) and sys.platform.startswith("linux"):  # elsewhere a list is slow to come
             names = {camera.index: camera.name for camera in list_cameras()}
             self._name, self._others = names.get(self._source, ""), set(names) - {self._source}
@@ -106,16 +112,11 @@ class Camera:
             sentence = f"camera {self._source} gives no picture any more; unplug it and plug it in again."
             self._watch.tell("silent", sentence if silent else "")
 
-    def _opened(self) -> Any:
-        if isinstance(self._source, Path):
-            capture = cv2.VideoCapture(str(self._source))
-            if not capture.isOpened():
-                raise InputError(f"{self._source} is not a video that can be read, so it cannot play a camera.")
-            return capture
-        capture = cv2.VideoCapture(self._source, capture_backend()[0])
+    def _opened(self, number: int) -> Any:
+        capture = cv2.VideoCapture(number, capture_backend()[0])
         if not capture.isOpened():
             capture.release()
-            raise FidError(why_not(self._source))
+            raise FidError(why_not(number))
         width, height, fps = self._wish
         capture.set(cv2.CAP_PROP_FOURCC, cv2.VideoWriter.fourcc(*"MJPG"))  # raw pictures of 1080p come at 5 a second
         for what, value in ((cv2.CAP_PROP_FRAME_WIDTH, width), (cv2.CAP_PROP_FRAME_HEIGHT, height)):
@@ -126,21 +127,22 @@ class Camera:
         if not capture.read()[0]:
             capture.release()
             raise FidError(
-                f"camera {self._source} opens and gives no picture; is another program using it? Close that one, "
+                f"camera {number} opens and gives no picture; is another program using it? Close that one, "
                 "or choose another camera (--list)."
             )
         return capture
 
     def _run(self) -> None:
         try:
-            if isinstance(self._source, Path):
-                self._play()
+            if self._clip is not None:
+                self._play(self._clip)
             else:
                 self._film()
         except Exception as error:  # raised again by `Live.take`, in the caller's thread
             self.error = error
         finally:
-            self._capture.release()
+            if self._capture is not None:
+                self._capture.release()
             self.mailbox.close()
 
     def _film(self) -> None:
@@ -151,15 +153,16 @@ class Camera:
             if not there or image is None:
                 self._wait_for_return()
                 continue
-            self._put(image, now, now - begin)
+            self._watch.look(image, now)
+            self._put(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), now, now - begin)
 
     def _wait_for_return(self) -> None:
         self._watch.tell("gone", f"camera {self._source} is gone; plug it in again, and the picture comes back.")
         self._capture.release()
         while not self._stop.wait(RETRY_S):
             try:
-                self._source = self._number_now()
-                self._capture = self._opened()
+                self._source = number = self._number_now()
+                self._capture = self._opened(number)
             except (FidError, OSError):  # OSError: the list changes while it is read
                 continue
             self._read_s = time.perf_counter()
@@ -167,8 +170,9 @@ class Camera:
             self._notice(f"camera {self._source} is back.")
             return
 
-    def _number_now(self) -> int | Path:
+    def _number_now(self) -> int:
         """Its number now: a camera that is plugged in again may get another one, and another camera its former one."""
+        assert isinstance(self._source, int)
         if not self._name:
             return self._source
         cameras = list_cameras()
@@ -177,33 +181,23 @@ class Camera:
             raise FidError(f"there is no camera called {self._name!r} now; {describe_cameras(cameras)}")
         return self._source if self._source in numbers else numbers[0]
 
-    def _play(self) -> None:
+    def _play(self, clip: Clip) -> None:
         """Every frame of the file at its own time; those that are late are put all the same, as a camera would."""
-        base_s = 0.0
-        begin = time.perf_counter()
-        last_s = step_s = 0.0
+        begin, base_s, end_s = time.perf_counter(), 0.0, 0.0
         while not self._stop.is_set():
-            there, image = self._capture.read()
-            if not there:
-                if self._number == 0:
-                    raise InputError(f"{self._source} has no frame that can be decoded.")
-                if not self._again:
-                    return
-                self._capture.release()
-                self._capture = self._opened()
-                base_s, last_s = last_s + step_s, -1.0
-                continue
-            own_s = base_s + self._capture.get(cv2.CAP_PROP_POS_MSEC) / 1e3
-            step_s = own_s - last_s if last_s >= 0 and own_s > last_s else step_s or 1 / 30
-            last_s = own_s
-            if self._stop.wait(max(0.0, begin + own_s - time.perf_counter())):
+            reading = Reading()
+            with closing(read_frames(clip, reading=reading, exact=False)) as frames:
+                for stamp, image in frames:
+                    own_s = base_s + float((stamp - clip.first) * clip.time_base)
+                    if self._stop.wait(max(0.0, begin + own_s - time.perf_counter())):
+                        return
+                    self._put(image, time.perf_counter(), own_s)
+                    end_s = own_s + float(reading.shown * clip.time_base)
+            if not self._again or end_s <= base_s:
                 return
-            self._put(image, time.perf_counter(), own_s)
+            base_s = end_s
 
     def _put(self, image: np.ndarray, captured_s: float, time_s: float) -> None:
-        if isinstance(self._source, int):
-            self._watch.look(image, captured_s)
-        image = cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
         self.mailbox.put(Frame(image, self._number, captured_s, time_s))
         self._number += 1
 

@@ -13,14 +13,14 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import FidError, InputError
+from ..errors import InputError
+from .frame import FrameReader, deinterlaced, fitted, pyav
 
 VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv")  # what can be written
 VIDEO_INPUTS = (".mp4", ".mov", ".mkv", ".avi", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv", ".ts")  # what is looked for
 BACK_S = 10  # seconds; how long before a time its keyframe is looked for in files without an index
-MAX_STRETCH = 4  # wide pixels are made square up to this; what says more is no picture for anybody
-MISSING = "PyAV is not installed, which reads and writes videos: `pip install 'fid-face[video]'`."
-EXACT = 4 | 0x2000 | 0x4000 | 0x40000  # swscale: bicubic, colour of every pixel, rounded; else all turns 1 to 2 darker
+ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}  # FFmpeg's own do not see the transparency of WebM
+STILLS = ("mjpeg", "png", "bmp", "gif", "webp", "tiff")  # codecs of covers
 
 
 @dataclass(frozen=True)
@@ -30,18 +30,29 @@ class Clip:
     path: Path
     width: int  # px, upright, each as wide as high
     height: int  # px, upright
-    fps: float  # mean, frames/s
+    rate: Fraction  # mean, frames/s
     frames: int  # as far as the file tells; else estimated from its duration
     time_base: Fraction  # seconds in one unit of its time stamps
     sound: int  # how many sound tracks; 0 leaves them out
     first: int = 0  # time stamp of its first frame
 
+    @property
+    def fps(self) -> float:
+        """Mean frames/s."""
+        return float(self.rate)
+
+    @property
+    def step(self) -> int:
+        """How long a frame is shown by the mean rate, in units of `time_base`."""
+        return max(1, round(1 / (self.rate * self.time_base)))
+
 
 @dataclass
-class Losses:
-    """The frames that a reader waits for in vain, because a file is damaged."""
+class Reading:
+    """What reading a clip tells beside its frames: how long the newest is shown, and which ones a damaged file lost."""
 
-    start: int | None = None  # time stamp from which on they count
+    shown: int = 0  # in units of the clip's time base
+    start: int | None = None  # time stamp from which on losses count
     awaited: set[int] = field(default_factory=set)  # time stamps of packets whose frame has not come
     damaged: bool = False  # whether a packet could not be decoded; without, some packets just hold no frame
 
@@ -52,63 +63,53 @@ class Losses:
         return len(gone) if self.damaged else 0
 
 
-def pyav() -> Any:
-    """The package `av`; `FidError` with the pip line when it is missing."""
-    try:
-        import av
-    except ImportError as error:
-        raise FidError(MISSING) from error
-    return av
-
-
 def open_clip(path: Path) -> Clip:
     """Look at a video file. Raises `InputError` when it is none, or when nothing in it can be decoded."""
     with _packets(path, None) as (container, stream, packets):
-        first = next(_decoded(packets, path, Losses()), None)
+        first = next(_decoded(packets, stream, path, Reading()), None)
         if first is None:
             raise InputError(f"{path} has no frame that can be decoded.")
-        fps = float(stream.average_rate or stream.guessed_rate or 25)
+        rate = Fraction(stream.average_rate or stream.guessed_rate or 25)
         duration_s = float(stream.duration * stream.time_base) if stream.duration else (container.duration or 0) / 1e6
-        height, width = upright(first, stream).shape[:2]
-        frames = stream.frames or max(1, round(duration_s * fps))
-        begin = _stamp(first, container) or 0
-        return Clip(path, width, height, fps, frames, stream.time_base, len(container.streams.audio), begin)
+        height, width = FrameReader().picture(first, stream.sample_aspect_ratio).shape[:2]
+        frames = stream.frames or max(1, round(duration_s * rate))
+        return Clip(path, width, height, rate, frames, stream.time_base, len(container.streams.audio), first.pts or 0)
 
 
 def read_frames(
-    clip: Clip, start: int | None = None, stop: int | None = None, losses: Losses | None = None
+    clip: Clip,
+    start: int | None = None,
+    stop: int | None = None,
+    reading: Reading | None = None,
+    *,
+    exact: bool = True,
 ) -> Generator[tuple[int, np.ndarray], None, None]:
-    """(time stamp in units of `clip.time_base`, RGB uint8 [height, width, 3], upright) of each frame in order of time.
+    """Yield (time stamp in units of `clip.time_base`, RGB uint8 [height, width, 3]) of each frame in order of time:
+    BT.709, upright, with square pixels, deinterlaced, on white, in the clip's size (`frame.FrameReader`).
 
     `start`: only frames with this time stamp or later. `stop`: only those before this one. Damaged packets are passed
-    over; `losses` hears of them.
+    over; `reading` hears of them. `exact`: see `frame.FrameReader`.
     """
-    losses = losses or Losses()
-    losses.start = start
-    with _packets(clip.path, start) as (container, stream, packets):
+    reading = reading or Reading()
+    reading.start = start
+    before = None if start is None else start - clip.step  # what is interlaced is joined with the frame before
+    with _packets(clip.path, before) as (_, stream, packets):
         last: int | None = None
-        step = max(1, round(1 / (clip.fps * float(clip.time_base))))
-        for frame in _decoded(packets, clip.path, losses):
-            stamp = _stamp(frame, container)
+        reader, shape = FrameReader(exact), (clip.height, clip.width, 3)
+        shortest = round(1 / (Fraction(stream.guessed_rate or clip.rate) * clip.time_base))
+        for frame in deinterlaced(_decoded(packets, stream, clip.path, reading)):
+            stamp = frame.pts
             if stamp is None:
-                stamp = 0 if last is None else last + step
+                stamp = 0 if last is None else last + clip.step
             if last is not None and stamp <= last:
                 continue  # a damaged file: time stands still or runs backwards
             if stop is not None and stamp >= stop:
+                if last is not None:  # until the next, but not much beyond the stop
+                    reading.shown = min(stamp - last, max(stop - last, shortest))
                 return
-            last = stamp
+            last, reading.shown = stamp, frame.duration or clip.step
             if start is None or stamp >= start:
-                yield stamp, upright(frame, stream)
-
-
-def upright(frame: Any, stream: Any) -> np.ndarray:
-    """A decoded frame as RGB uint8 [height, width, 3], turned as the file demands, and with square pixels: a face that
-    is squeezed is another face."""
-    stretch = stream.sample_aspect_ratio or 1
-    width = round(frame.width * stretch) if 1 / MAX_STRETCH <= stretch <= MAX_STRETCH else frame.width
-    image = frame.reformat(width=width, format="rgb24", interpolation=EXACT).to_ndarray()
-    quarters = round(frame.rotation / 90) % 4
-    return np.ascontiguousarray(np.rot90(image, quarters)) if quarters else image
+                yield stamp, fitted(reader.picture(frame, stream.sample_aspect_ratio), shape)
 
 
 def parse_trim(text: str) -> tuple[float, float | None]:
@@ -139,9 +140,17 @@ def open_container(path: Path) -> Any:
 
 
 def _picture_stream(container: Any, path: Path) -> Any:
-    if not container.streams.video:
-        raise InputError(f"{path} has no pictures in it, only sound.")
-    return container.streams.video[0]
+    """The film: not its cover, and of several tracks the one that players show when nobody chooses."""
+    disposition = pyav().stream.Disposition
+    tracks = [track for track in container.streams.video if not track.disposition & disposition.attached_pic]
+    if not tracks:
+        raise InputError(f"{path} has no moving pictures in it, only sound.")
+    tracks = [track for track in tracks if track.codec_context is not None]
+    if not tracks:
+        raise InputError(f"{path} is in a codec that this build of PyAV does not know; convert it to H.264 first.")
+    moving = [track for track in tracks if track.codec_context.name not in STILLS or track.frames > 1]
+    tracks = moving or tracks  # some programs write a cover as a plain track
+    return next((track for track in tracks if track.disposition & disposition.default), tracks[0])
 
 
 @contextmanager
@@ -176,27 +185,39 @@ def _sought(container: Any, stream: Any, start: int) -> Iterator[Any] | None:
     return None
 
 
-def _stamp(frame: Any, container: Any) -> int | None:
-    """When a frame is shown. AVI tells only when it is decoded, and that grows with every frame that comes out."""
-    return frame.dts if container.format.name == "avi" else frame.pts
-
-
-def _decoded(packets: Iterator[Any], path: Path, losses: Losses) -> Iterator[Any]:
-    """The frames of the packets; without those of damaged ones, and a file that is cut off ends where it ends."""
+def _decoded(packets: Iterator[Any], stream: Any, path: Path, reading: Reading) -> Iterator[Any]:
+    """The frames of the packets, shown at their `pts`; without those of damaged ones, and a file that is cut off ends
+    where it ends."""
     av = pyav()
+    decoder = _alpha_decoder(stream) or stream.codec_context
+    by_dts = stream.container.format.name == "avi"  # it tells only when a frame is decoded; that grows with each
     try:
         for packet in packets:
-            if packet.size and packet.pts is not None and (losses.start is None or packet.pts >= losses.start):
-                losses.awaited.add(packet.pts)
+            stamp = packet.pts if packet.size and not packet.is_discard else None
+            if stamp is not None and (reading.start is None or stamp >= reading.start):
+                reading.awaited.add(stamp)
             try:
-                frames = packet.decode()
+                frames = decoder.decode(packet)
             except av.error.InvalidDataError:
-                losses.damaged = True
+                reading.damaged = True
                 continue
             for frame in frames:
-                losses.awaited.discard(frame.pts)
+                reading.awaited.discard(frame.pts)
+                if by_dts:
+                    frame.pts = frame.dts
                 yield frame
     except av.error.InvalidDataError:
-        losses.damaged = True
+        reading.damaged = True
     except av.error.FFmpegError as error:
         raise InputError(f"{path} cannot be decoded: {error}.") from error
+
+
+def _alpha_decoder(stream: Any) -> Any:
+    """The decoder that sees the transparency of a WebM file; None for any other file."""
+    av, name = pyav(), ALPHA_DECODERS.get(stream.codec_context.name)
+    if name is None or stream.metadata.get("alpha_mode") != "1":
+        return None
+    try:
+        return av.CodecContext.create(name, "r")
+    except av.codec.codec.UnknownCodecError:
+        return None

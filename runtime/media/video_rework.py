@@ -16,19 +16,22 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from fractions import Fraction
+from io import BytesIO
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
 from ..errors import FidError, InputError
+from .frame import pyav
 from .images import check_output, replacing
 from .provenance import Note, append_note
 from .state import flatten, unflatten
-from .video import VIDEO_SUFFIXES, Clip, Losses, open_container, pyav, read_frames
+from .video import VIDEO_SUFFIXES, Clip, Reading, open_container, read_frames
 from .video_write import SOFTWARE, add_picture_stream, to_frame
 
 PART_FRAMES = 120
+MILLISECOND = Fraction(1, 1000)
 
 
 class FrameWork(Protocol):
@@ -60,43 +63,60 @@ def rework(
     output appears complete or not at all.
     """
     check_output(output, VIDEO_SUFFIXES)
+    _check_sound(clip, output)
     folder = output.with_name(f".{output.name}.parts")
+    parts: list[Path] = []
     try:
         parts = _resumable_parts(folder, {**settings, "clip": _fingerprint(clip.path), "trim": list(trim)})
         if parts:
             work.state = unflatten(type(work.state), _read_state(parts[-1]))
         done = sum(int(_read_state(part)["part.frames"]) for part in parts)
         tick(done)
-        start, stop = (None if not at else clip.first + math.ceil(Fraction(at) / clip.time_base) for at in trim)
+        start, stop = (None if not at else clip.first + math.ceil(Fraction(str(at)) / clip.time_base) for at in trim)
         start = int(_read_state(parts[-1])["part.last"]) + 1 if parts else start
-        losses = Losses()
-        with closing(read_frames(clip, start, stop, losses)) as frames:
+        reading = Reading()
+        with closing(read_frames(clip, start, stop, reading)) as frames:
             path = folder / f"{len(parts):06d}.nut"
-            while _write_part(clip, path, frames, losses, work, lambda n, d=done: tick(d + n)):
+            while _write_part(clip, path, frames, reading, work, lambda n, d=done: tick(d + n)):
                 parts.append(path)
                 done += int(_read_state(path)["part.frames"])
                 path = folder / f"{len(parts):06d}.nut"
         if not parts:
-            shutil.rmtree(folder)
             raise InputError(f"{clip.path} has no frames between {trim[0]:g} s and {trim[1] or 'its end'}.")
         with replacing(output) as temporary:
-            _join(clip, parts, temporary, bool(trim[0]), stop)
+            _join(clip, parts, temporary, bool(trim[0]), stop, reading.shown)
             if note is not None:
                 append_note(temporary, note)
-        missing = sum(int(_read_state(part)["part.missing"]) for part in parts) + losses.take(stop)
-        if losses.damaged and trim == (0.0, None):
+        missing = sum(int(_read_state(part)["part.missing"]) for part in parts) + reading.take(stop)
+        if reading.damaged and trim == (0.0, None):
             missing = max(missing, clip.frames - done)  # the rest of a file that is cut off
         shutil.rmtree(folder)
-    except OSError as error:
-        raise FidError(f"{output} could not be written: {error.strerror or error}.") from error
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(f"stopped; {_kept(folder, parts)}.") from None
+    except (OSError, pyav().error.FFmpegError, FidError) as error:
+        failed = error.__cause__ if isinstance(error, FidError) else error
+        kept = _kept(folder, parts)
+        if isinstance(error, FidError) and not isinstance(failed, OSError):
+            raise  # it has said what it is
+        raise FidError(
+            f"{output} could not be written: {getattr(failed, 'strerror', '') or failed}; {kept}."
+        ) from error
     return done, missing
+
+
+def _kept(folder: Path, parts: list[Path]) -> str:
+    """What is kept of unfinished work, as half a sentence; nothing stays when there is nothing to go on from."""
+    if not parts:
+        shutil.rmtree(folder, ignore_errors=True)
+        return "nothing is kept, because no part was ready"
+    return f"{len(parts)} parts are kept in {folder}, and the same command goes on from there"
 
 
 def _write_part(
     clip: Clip,
     part: Path,
     frames: Iterator[tuple[int, np.ndarray]],
-    losses: Losses,
+    reading: Reading,
     work: FrameWork,
     tick: Callable[[int], None],
 ) -> bool:
@@ -110,7 +130,7 @@ def _write_part(
         if container is None or stream is None:
             first = stamp
             container = av.open(str(temporary), "w", format="nut")  # keeps any time base exactly
-            stream = add_picture_stream(container, picture.shape, clip.time_base, clip.fps, (SOFTWARE,))
+            stream = add_picture_stream(container, picture.shape, clip.time_base, clip.rate, (SOFTWARE,))
         for packet in stream.encode(to_frame(picture, stamp - first, clip.time_base)):
             container.mux(packet)
         count, last = count + 1, stamp
@@ -125,15 +145,16 @@ def _write_part(
     temporary.chmod(0o600)
     temporary.replace(part)
     own = {"part.frames": np.array(count), "part.first": np.array(first), "part.last": np.array(last)}
-    own |= {"part.missing": np.array(losses.take(last))}
+    own |= {"part.missing": np.array(reading.take(last))}
     with replacing(part.with_suffix(".npz")) as state:  # last: without it the part does not count
         state.touch(mode=0o600)
         np.savez_compressed(state, allow_pickle=False, **flatten(work.state), **own)
     return True
 
 
-def _join(clip: Clip, parts: list[Path], output: Path, trimmed: bool, stop: int | None) -> None:
-    """Copy the packets of all parts and of the clip's sound into one file, in order of time."""
+def _join(clip: Clip, parts: list[Path], output: Path, trimmed: bool, stop: int | None, shown: int) -> None:
+    """Copy the packets of all parts and of the clip's sound into one file, in order of time; the last picture is
+    `shown` so long, in units of the clip's time base."""
     av = pyav()
     with (
         open_container(clip.path) as source,
@@ -141,21 +162,14 @@ def _join(clip: Clip, parts: list[Path], output: Path, trimmed: bool, stop: int 
         av.open(str(output), "w") as target,
     ):
         shift = int(_read_state(parts[0])["part.first"]) * clip.time_base if trimmed else _zero(source)
+        clock = _clock(clip, [stamp for _, stamp in _part_packets(clip, parts)])
         picture = target.add_stream_from_template(head.streams.video[0])
-        picture.time_base = clip.time_base
-        try:
-            tracks = {
-                track.index: target.add_stream_from_template(track) for track in source.streams.audio if clip.sound
-            }
-            target.start_encoding()  # writes the head
-        except (av.error.FFmpegError, ValueError) as error:
-            codec = source.streams.audio[0].codec_context.name if clip.sound else "no"
-            raise InputError(
-                f"{output.suffix} files cannot hold {codec} sound unchanged; write a .mkv file."
-            ) from error
-        flows = [_picture_packets(clip, parts, picture, shift)]
+        picture.codec_context.framerate, picture.time_base = clip.rate, clock
+        tracks = _sound_tracks(clip, source, target, output)
+        flows = [_picture_packets(clip, parts, picture, clock, shift, shown)]
         if tracks:
-            flows.append(_sound_packets(source, tracks, (shift, None if stop is None else stop * clip.time_base)))
+            span = (shift, None if stop is None else stop * clip.time_base)
+            flows.append(_sound_packets(source, tracks, span, hides=output.suffix.lower() != ".mkv"))
         try:
             for _, packet in heapq.merge(*flows, key=lambda timed: timed[0]):
                 target.mux_one(packet)
@@ -163,31 +177,94 @@ def _join(clip: Clip, parts: list[Path], output: Path, trimmed: bool, stop: int 
             raise FidError(f"the parts could not be joined: {error}.") from error
 
 
-def _picture_packets(clip: Clip, parts: list[Path], stream: Any, shift: Fraction) -> Iterator[tuple[Fraction, Any]]:
+def _sound_tracks(clip: Clip, source: Any, target: Any, output: Path) -> dict[int, Any]:
+    """The tracks of the output for those of the source's sound, by their number there; the head is written with them.
+    `InputError` for sound that the output cannot hold as it is."""
+    codec = ""
+    try:
+        tracks = {}
+        for track in source.streams.audio if clip.sound else ():
+            if track.codec_context is None:
+                raise InputError(f"the sound of {clip.path} is in a codec that PyAV does not know; convert it first.")
+            codec = track.codec_context.name
+            tracks[track.index] = target.add_stream_from_template(track)
+        target.start_encoding()
+    except (pyav().error.FFmpegError, ValueError) as error:
+        raise InputError(f"{output.suffix} files cannot hold {codec} sound unchanged; write a .mkv file.") from error
+    return tracks
+
+
+def _check_sound(clip: Clip, output: Path) -> None:
+    """Raise `InputError` for sound that the output cannot hold: before the work, not after it."""
+    if clip.sound:
+        kind = {".mkv": "matroska"}.get(output.suffix.lower(), output.suffix.lower()[1:])
+        with open_container(clip.path) as source, pyav().open(BytesIO(), "w", format=kind) as target:
+            _sound_tracks(clip, source, target, output)
+
+
+def _clock(clip: Clip, stamps: list[int]) -> Fraction:
+    """The unit of the output's time stamps, in seconds: the clip's own, unless that counts ms and these are the rounded
+    times of a constant rate. Then it is one that holds those exactly."""
+    if clip.time_base != MILLISECOND:
+        return clip.time_base
+    constant = all(abs(_on_grid(clip, stamp - stamps[0]) - stamp + stamps[0]) <= 1 for stamp in stamps)
+    return Fraction(1, math.lcm((1 / clip.rate).denominator, 1000)) if constant else clip.time_base
+
+
+def _on_grid(clip: Clip, stamp: int) -> Fraction:
+    """The time nearest to a time stamp at which a constant rate has a frame, in units of the clip's time base."""
+    frame = 1 / (clip.rate * clip.time_base)
+    return round(stamp / frame) * frame
+
+
+def _picture_packets(
+    clip: Clip, parts: list[Path], stream: Any, clock: Fraction, shift: Fraction, shown: int
+) -> Iterator[tuple[Fraction, Any]]:
+    """The pictures' packets at the clip's own times, in units of `clock`; each is shown until the next, the last for
+    `shown`, in units of the clip's time base."""
+    exact, begin, waiting = clock != clip.time_base, None, None
+    for packet, stamp in _part_packets(clip, parts):
+        begin = stamp if begin is None else begin
+        time_s = (begin + _on_grid(clip, stamp - begin) if exact else stamp) * clip.time_base - shift
+        packet.stream, packet.time_base = stream, clock
+        packet.pts = packet.dts = round(time_s / clock)
+        if waiting is not None:
+            waiting.duration = packet.pts - waiting.pts
+            yield waiting.pts * clock, waiting
+        waiting = packet
+    if waiting is not None:
+        waiting.duration = round((_on_grid(clip, shown) if exact else shown) * clip.time_base / clock)
+        yield waiting.pts * clock, waiting
+
+
+def _part_packets(clip: Clip, parts: list[Path]) -> Iterator[tuple[Any, int]]:
+    """(packet, time stamp in the clip) of all parts one after another."""
     av = pyav()
-    offset = round(shift / clip.time_base)
     for part in parts:
         first = int(_read_state(part)["part.first"])
         with av.open(str(part), format="nut") as container:
             for packet in container.demux(container.streams.video[0]):
-                if packet.pts is None:
-                    continue
-                stamp = round(packet.pts * packet.time_base / clip.time_base) + first - offset
-                packet.stream, packet.time_base = stream, clip.time_base
-                packet.pts = packet.dts = stamp
-                yield stamp * clip.time_base, packet
+                if packet.pts is not None:
+                    yield packet, round(packet.pts * packet.time_base / clip.time_base) + first
 
 
 def _sound_packets(
-    source: Any, tracks: dict[int, Any], span: tuple[Fraction, Fraction | None]
+    source: Any, tracks: dict[int, Any], span: tuple[Fraction, Fraction | None], *, hides: bool
 ) -> Iterator[tuple[Fraction, Any]]:
-    """The sound's packets of a span of time as they are, their time stamps less its start."""
-    start, stop = span
+    """The sound's packets of a span of time as they are, their time stamps less its start.
+
+    What the source's edit list cuts away is left out, too; where the output `hides` what lies before its start (it has
+    edit lists), that is kept, because a decoder warms up with it.
+    """
+    (start, stop), edits = span, "mp4" in source.format.name
     for packet in source.demux([source.streams[index] for index in tracks]):
         if packet.dts is None:
             continue
         time_s = (packet.pts if packet.pts is not None else packet.dts) * packet.time_base
         if (start and time_s < start) or (stop is not None and time_s >= stop):
+            continue
+        cut = packet.is_discard or (edits and time_s < start)
+        if cut and not (hides and time_s < start):
             continue
         offset = round(start / packet.time_base)
         packet.dts -= offset

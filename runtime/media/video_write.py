@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import queue
+import statistics
 import threading
 from fractions import Fraction
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ..errors import FidError
+from .frame import BT709, EXACT, fitted, pyav
 from .images import check_output, replacing
 from .provenance import Note, append_note
-from .video import EXACT, VIDEO_SUFFIXES, pyav
+from .video import VIDEO_SUFFIXES
 
 CLOCK = Fraction(1, 90000)  # seconds; the unit of a recording's time stamps
 SOFTWARE = "libx264"
@@ -24,12 +27,15 @@ ENCODERS = (
     "h264_amf",
     SOFTWARE,
 )  # tried in this order for live pictures
-BT709, LIMITED = 1, 1  # FFmpeg's numbers of the colour space of HD video and of its range 16..235
-QUALITY = {"crf": "18", "preset": "veryfast", "bf": "0"}  # of libx264; 18 is called visually lossless by its makers
+LIMITED = 1  # FFmpeg's number of the range 16..235
+COUNTED = 8  # pictures of a recording after which its rate is known
+# Of libx264; 18 is called visually lossless by its makers. Without force-cfr it writes one unit of the time stamps as
+# the rate into the pictures, 15360 or 90000 frames/s, and players and Matroska believe it.
+QUALITY = {"crf": "18", "preset": "veryfast", "bf": "0", "x264-params": "force-cfr=1"}
 
 
 def add_picture_stream(
-    container: Any, shape: tuple[int, ...], time_base: Fraction, fps: float, encoders: tuple[str, ...] = ENCODERS
+    container: Any, shape: tuple[int, ...], time_base: Fraction, rate: Fraction, encoders: tuple[str, ...] = ENCODERS
 ) -> Any:
     """An H.264 stream for pictures [height, width, 3], by the first encoder that works here.
 
@@ -43,7 +49,7 @@ def add_picture_stream(
             continue
         if name != SOFTWARE and not _encodes(name):
             continue
-        stream = container.add_stream(name, rate=Fraction(fps).limit_denominator(1001))
+        stream = container.add_stream(name, rate=rate.limit_denominator(1001))
         stream.width, stream.height, stream.pix_fmt = shape[1] // 2 * 2, shape[0] // 2 * 2, "yuv420p"
         stream.codec_context.time_base = stream.time_base = time_base
         stream.codec_context.options = QUALITY if name == SOFTWARE else {"bf": "0"}
@@ -68,7 +74,7 @@ def _encodes(name: str) -> bool:
 
 
 def to_frame(picture: np.ndarray, stamp: int, time_base: Fraction) -> Any:
-    """RGB uint8 [height, width, 3] as a frame for the encoder, in BT.709."""
+    """Return RGB uint8 [height, width, 3] as a frame for the encoder, in BT.709."""
     even = np.ascontiguousarray(picture[: picture.shape[0] // 2 * 2, : picture.shape[1] // 2 * 2])
     frame = pyav().VideoFrame.from_ndarray(even, format="rgb24")
     frame = frame.reformat(format="yuv420p", dst_colorspace=BT709, dst_color_range=LIMITED, interpolation=EXACT)
@@ -79,19 +85,22 @@ def to_frame(picture: np.ndarray, stamp: int, time_base: Fraction) -> Any:
 class Recorder:
     """Writes live pictures into a file as they come, in a thread of its own; the file appears when it is closed."""
 
-    def __init__(self, output: Path, fps: float = 30.0, note: Note | None = None) -> None:
+    def __init__(self, output: Path, note: Note | None = None) -> None:
         """Raises `InputError` for a name that cannot be written and `FidError` when PyAV is missing."""
         pyav()
         check_output(output, VIDEO_SUFFIXES)
         self.output, self.encoder, self.count = output, "", 0
-        self._fps, self._note = fps, note
+        self._note = note
         self._pictures: queue.Queue[tuple[np.ndarray, float] | None] = queue.Queue(8)
         self._error: Exception | None = None
         self._thread = threading.Thread(target=self._run, name="record", daemon=True)
         self._thread.start()
 
     def write(self, picture: np.ndarray, time_s: float) -> None:
-        """One picture RGB uint8 [height, width, 3] at its time in seconds; waits when the encoder is behind."""
+        """Write one picture RGB uint8 [height, width, 3] at its time in seconds; waits when the encoder is behind.
+
+        A picture of another size than the first, another view for instance, is fitted into that one's.
+        """
         if self._error is not None:
             raise FidError(f"{self.output} could not be written: {self._error}.") from self._error
         self._pictures.put((picture, time_s))
@@ -112,22 +121,22 @@ class Recorder:
                 pass
 
     def _record(self) -> None:
-        first = self._pictures.get()
-        if first is None:
+        begun: list[tuple[np.ndarray, float]] = []
+        while len(begun) < COUNTED and (item := self._pictures.get()) is not None:
+            begun.append(item)
+        if not begun:
             return
-        av, item, begin_s, last = pyav(), first, first[1], -1
-        shape = first[0].shape
+        later = chain(begun, iter(self._pictures.get, None) if len(begun) == COUNTED else ())  # None ends it
+        times, shape, last = [time_s for _, time_s in begun], begun[0][0].shape, -1
+        step_s = max(1e-3, statistics.median(b - a for a, b in pairwise(times))) if len(times) > 1 else 1 / 30
         with replacing(self.output) as temporary:
-            with av.open(str(temporary), "w") as container:
-                stream = add_picture_stream(container, shape, CLOCK, self._fps)
+            with pyav().open(str(temporary), "w") as container:
+                stream = add_picture_stream(container, shape, CLOCK, Fraction(round(1e3 / step_s), 1000))
                 self.encoder = stream.codec_context.name
-                while item is not None:
-                    picture, time_s = item
-                    stamp = max(last + 1, round((time_s - begin_s) / CLOCK))
-                    if picture.shape == shape:  # another view may be chosen while it records; a file has one size
-                        container.mux(stream.encode(to_frame(picture, stamp, CLOCK)))
-                        self.count, last = self.count + 1, stamp
-                    item = self._pictures.get()
+                for picture, time_s in later:
+                    last = max(last + 1, round((time_s - times[0]) / CLOCK))
+                    container.mux(stream.encode(to_frame(fitted(picture, shape), last, CLOCK)))
+                    self.count += 1
                 container.mux(stream.encode())
             if self._note is not None:
                 append_note(temporary, self._note)

@@ -3,6 +3,7 @@
 import json
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -85,6 +86,21 @@ def test_the_original_is_not_written_over(bundle: str, clip: str) -> None:
         result = fid_run(*arguments, "--bundle", bundle, "-o", "./clip.mp4", exit_code=2)
         assert "clip.mp4 is the original itself" in one_line(result)
     assert Path("clip.mp4").read_bytes() == Path(clip).read_bytes()
+
+
+def test_ctrl_c_says_what_is_kept(bundle: str, clip: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(video_rework, "PART_FRAMES", 3)
+    arguments = ("video", "--bundle", bundle, "--identity", ADA, "--driving", clip, "-o", "out.mp4")
+
+    def stops(ready: int) -> None:
+        if ready == 7:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli_moving, "frame_progress", lambda *_: nullcontext(stops))
+    said = one_line(fid_run(*arguments, exit_code=130))
+    assert said == "fid-run: stopped; 2 parts are kept in .out.mp4.parts, and the same command goes on from there."
+    monkeypatch.setattr(cli_moving, "frame_progress", lambda *_: nullcontext(lambda ready: None))
+    assert "8 frames" in fid_run(*arguments).stdout
 
 
 def test_a_missing_pyav_is_one_error_and_no_result(clip: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -58,8 +58,8 @@ def test_a_slow_model_makes_nothing_late(tmp_path: Path, seconds: int) -> None:
     # A queue would grow by 0.6 s every second, to 2.9 s in the shortest run; a tenth of that is left to a busy machine.
     assert live.ages.percentile(99) <= 1e3 * 2 * frame_s + float(np.percentile(worked_ms, 99)) + 290
     assert abs(live.ages.slope_ms_per_s) * seconds < 1e3 * (frame_s + work_s)  # over the whole run, less than a frame
-    settled = memory[len(memory) // 3]
-    assert max(memory[len(memory) // 3 :]) < 1.01 * settled
+    settled = memory[len(memory) // 2]  # by then the file was opened a second time, even in the shortest run
+    assert max(memory[len(memory) // 2 :]) < 1.01 * settled
 
 
 def test_ages_in_closed_form() -> None:

@@ -352,5 +352,5 @@ def test_a_file_may_start_over(tmp_path: Path) -> None:
 
 def test_a_file_that_is_no_video(tmp_path: Path) -> None:
     (tmp_path / "text.mp4").write_text("nothing")
-    with pytest.raises(InputError, match="cannot play a camera"):
+    with pytest.raises(InputError, match="is not a video that can be read"):
         Camera(tmp_path / "text.mp4").start()
