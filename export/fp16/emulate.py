@@ -60,8 +60,8 @@ def emulated(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def open_emulated(model: onnx.ModelProto, threads: int) -> Session:
-    """Return a session that runs the typed graph with FP16 rounding. Raises FidError when ONNX Runtime does
-    not round."""
+    """Return a session that runs the typed graph with FP16 rounding. Raises FidError when ONNX Runtime does not
+    round."""
     _check_rounding()
     return _open(emulated(model), threads)
 
