@@ -52,7 +52,7 @@ def ms_ssim(image: Tensor, target: Tensor, scales: int = 5) -> Tensor:
     [-1, 1].
 
     Raises ValueError when the coarsest scale is smaller than the window: a side is 11 * 2^(scales-1) px at least.
-    pytorch-msssim 1.0 agrees on grey pictures but refuses 160 px and less at any number of scales, and 128 px are needed.
+    pytorch-msssim 1.0 agrees on grey pictures, but refuses 160 px and less at any number of scales: 128 px are needed.
     """
     if min(image.shape[-2:]) < 11 << (scales - 1):
         raise ValueError(
