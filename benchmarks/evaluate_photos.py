@@ -104,8 +104,8 @@ def by_dlib(tops: list[Photo], cells: list[list[np.ndarray]]) -> dict[str, float
 def compose_all(
     composer: Composer, identities: list[Photo], attributes: list[Photo]
 ) -> tuple[list[list[np.ndarray]], list[float], dict[str, float]]:
-    """Compose every cell from the pixels of its photo: pictures [attributes][identities], ms a call, median
-    ms a stage."""
+    """Compose every cell from the pixels of its photo: pictures [attributes][identities], ms a call, median ms a
+    stage."""
     composer.set_identity(identities[0].pixels)
     for _ in range(WARM_UP):
         composer.compose(attributes[0].pixels)

@@ -34,10 +34,10 @@ def graphs_at_hand(bundles: list[Path]) -> dict[str, tuple[Path, Path | None]]:
     found: dict[str, tuple[Path, Path | None]] = {}
     for bundle in (Bundle.load(), *map(Bundle.load, bundles)):
         for graph in (g for g in ("reenact", "synthesis") if g in bundle.graphs):
-            name, path, half = f"{graph} {bundle.resolution}", bundle.graph_path(graph), bundle.half_path(graph)
+            name, path, typed = f"{graph} {bundle.resolution}", bundle.graph_path(graph), bundle.fp16_graph_path(graph)
             found.setdefault(name, (path, None))
-            if half is not None:
-                found[f"{name} fp16"] = (path, half)
+            if typed is not None:
+                found[f"{name} fp16"] = (path, typed)
     with contextlib.suppress(Exception):  # the sessions at 256 px need nothing fetched
         found.setdefault("synthesis 1024", (prepared("synthesis-1024"), None))
     return found
@@ -66,8 +66,8 @@ def measure_sessions(
         return
     for engine in (*OTHER_ENGINES, "onnxruntime"):
         rows = record["sessions"].setdefault(engine, {})
-        for name, (path, half) in graphs.items():
-            if half is not None and engine == "onnxruntime":
+        for name, (path, typed) in graphs.items():
+            if typed is not None and engine == "onnxruntime":
                 continue  # CPUs take the FP32 graphs
             if clock.left() < 30:
                 rows[name] = {"reason": "no time was left"}
@@ -78,7 +78,7 @@ def measure_sessions(
                 if engine not in ENGINES:
                     raise LookupError("this version of fid has no such engine")
                 start = time.perf_counter()
-                session = open_session(path, engine=engine, static_batch=1, half=half)
+                session = open_session(path, engine=engine, static_batch=1, fp16_graph=typed)
                 arrays = {tensor.name: feeds[tensor.name] for tensor in session.inputs}
                 for tensor in session.inputs:
                     if tensor.name.startswith("w_plus"):  # as many styles as the generator has

@@ -28,8 +28,8 @@ class Clock:
 
 
 def load_networks() -> tuple[Any, dict[str, str]]:
-    """Return the networks of the shipped bundle (`export.read.Networks`) with the 1024 px generator, and
-    whose weights."""
+    """Return the networks of the shipped bundle (`export.read.Networks`) with the 1024 px generator, and whose
+    weights."""
     with contextlib.suppress(ImportError):
         import platformdirs  # noqa: F401 - only looks whether it is there
     if "platformdirs" not in sys.modules:  # the runtime asks it for one folder, and FID_CACHE names that already

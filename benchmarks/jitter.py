@@ -36,8 +36,8 @@ def still_clip(frame: np.ndarray, count: int, rng: np.random.Generator) -> list[
 
 
 def follow(composer: Composer, frames: list[np.ndarray], smooth: float, codes: bool) -> dict[str, np.ndarray]:
-    """Return corners of the crop [n, 8] px of the frame, side [n] px, w [n, w_size], and identity codes of
-    the results."""
+    """Return corners of the crop [n, 8] px of the frame, side [n] px, w [n, w_size], and identity codes of the
+    results."""
     tracker, reenactor, who = Tracker(composer.detector, smooth=smooth), Reenactor(composer), composer.identity
     filtered: dict[str, list[Any]] = {"corners": [], "side": [], "w": [], "code": []}
     for number, frame in enumerate(frames):

@@ -61,9 +61,8 @@ def write_json(path: Path, record: Record) -> None:
 
 
 def name_of(machine: Record) -> str:
-    """Return the file name for a machine and commit: `amd-epyc-2cpu-1a2b3c4d5e6f`, with `-changes` when
-    files differ from
-    it."""
+    """Return the file name for a machine and commit: `amd-epyc-2cpu-1a2b3c4d5e6f`, with `-changes` when files differ
+    from it."""
     device = machine.get("gpu") or f"{machine['cpu']} {machine['cpus']}cpu"
     words = f"{str(device).split(',')[0]} {machine['commit'] or 'no-commit'}"
     return re.sub(r"[^a-z0-9]+", "-", words.lower()).strip("-")

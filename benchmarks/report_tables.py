@@ -83,8 +83,8 @@ def latency_tables(run: Mapping[str, Any]) -> Iterator[Table]:
 
 
 def quality_tables(run: Mapping[str, Any]) -> Iterator[Table]:
-    """Yield the paper's Table 1 and Table 2, by engine. Of dlib's codes, whose cosines are all near 1, what
-    it accepts."""
+    """Yield the paper's Table 1 and Table 2, by engine. Of dlib's codes, whose cosines are all near 1, what it
+    accepts."""
     rows, again = [], []
     for engine, row in run["engines"].items():
         if "reason" in row:

@@ -94,8 +94,8 @@ def work(seconds: float, begin: float) -> int:
 
 
 def by_clip_length(threads: int, lengths: tuple[int, ...]) -> dict[str, Any]:
-    """Return the resident memory after so many moving frames, how much that is above the shortest clip's,
-    and ms a frame.
+    """Return the resident memory after so many moving frames, how much that is above the shortest clip's, and ms a
+    frame.
 
     Each length in a fresh process: what an allocator keeps from earlier work would hide growth.
     """

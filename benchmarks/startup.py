@@ -59,8 +59,8 @@ def sizes_mb(folder: Path) -> dict[str, float]:
 
 
 def install_mb() -> dict[str, object]:
-    """Return what a plain install of this checkout adds to a fresh virtual environment: in all, and the
-    largest parts."""
+    """Return what a plain install of this checkout adds to a fresh virtual environment: in all, and the largest
+    parts."""
     with tempfile.TemporaryDirectory() as name:
         venv.create(name, with_pip=True)
         python = Path(name) / "bin" / "python"

@@ -68,8 +68,8 @@ def summary(turns: np.ndarray, batch: int = 1) -> dict[str, float]:
 
 
 def quantiles(turns: np.ndarray) -> list[float]:
-    """Return quantiles of the ms of runs [turns, inner]: the shortest, every tenth percentile, the longest;
-    for plots."""
+    """Return quantiles of the ms of runs [turns, inner]: the shortest, every tenth percentile, the longest; for
+    plots."""
     return [round(float(ms), 2) for ms in np.percentile(turns, range(0, 101, 10))]
 
 

@@ -30,7 +30,7 @@ class Shown:
 def report_page(bundle: Bundle, shown: Sequence[Shown]) -> str:
     """Return the page, which needs no other file. Its figures are those of bundle.json."""
     parts = [_parity(bundle)]
-    if any(graph.half is not None for graph in bundle.graphs.values()):
+    if any(graph.fp16_graph is not None for graph in bundle.graphs.values()):
         parts.append(_gate(bundle))
     legend = Section("Pictures", list(_legend(any(s.fp16 is not None for s in shown))))
     title = f"Bundle {bundle.name} {bundle.version}, {bundle.resolution} px"
@@ -72,30 +72,30 @@ def _gate(bundle: Bundle) -> Table:
     rows: list[tuple[str, ...]] = []
     notes: list[str] = []
     for name, graph in bundle.graphs.items():
-        if (half := graph.half) is None:
+        if (typed := graph.fp16_graph) is None:
             rows.append((name, "no layer that FP16 is for: FP32", "", "", "", "", "", ""))
             continue
-        result = f"FP16, {len(half.raised)} layers FP32" if half.raised else "FP16"
-        gate = half.gate
+        result = f"FP16, {len(typed.kept_fp32)} layers FP32" if typed.kept_fp32 else "FP16"
+        gate = typed.gate
         mean = gate.get("identity_cosine_mean", gate.get("cosine_mean"))
         worst = gate.get("identity_cosine_worst", gate.get("cosine_worst"))
         rows.append(
             (
                 name,
-                result if half.file else "stays FP32",
+                result if typed.file else "stays FP32",
                 str(gate["inputs"]),
                 _number(gate.get("psnr_mean_db"), ".1f"),
                 _number(gate.get("psnr_worst_db"), ".1f"),
                 _number(mean, ".6f"),
                 _number(worst, ".6f"),
-                f"{half.bound:.0f}" if half.file else "",
+                f"{typed.bound:.0f}" if typed.file else "",
             )
         )
-        if half.reason:
-            notes.append(f"{name} stays FP32: {half.reason}.")
-        if half.raised:
-            notes.append(f"{name}: FP32 because FP16 spoiled the result: {', '.join(half.raised)}.")
-    gates = [graph.half.gate for graph in bundle.graphs.values() if graph.half is not None]
+        if typed.reason:
+            notes.append(f"{name} stays FP32: {typed.reason}.")
+        if typed.kept_fp32:
+            notes.append(f"{name}: FP32 because FP16 spoiled the result: {', '.join(typed.kept_fp32)}.")
+    gates = [graph.fp16_graph.gate for graph in bundle.graphs.values() if graph.fp16_graph is not None]
     notes.append(
         f"FP16 is emulated: sums in FP32, every FP16 result rounded. Wanted are {gates[0]['psnr_db']:g} dB for every "
         f"picture and a cosine of {gates[0]['cosine']:g} of every code: the identity that the identity network sees in "
@@ -107,8 +107,8 @@ def _gate(bundle: Bundle) -> Table:
     return Table("FP16 against FP32", header, rows, notes)
 
 
-def _legend(with_half: bool) -> Iterator[str]:
-    forms = "PyTorch, the FP32 graph and the FP16 graph, emulated" if with_half else "PyTorch and the FP32 graph"
+def _legend(with_fp16: bool) -> Iterator[str]:
+    forms = "PyTorch, the FP32 graph and the FP16 graph, emulated" if with_fp16 else "PyTorch and the FP32 graph"
     yield f"{forms}; then what differs, {GAIN} times as strong, around grey."
     yield f"Pictures stand at {SIDE} px; differences are taken at full size, and of each spot the strongest is shown."
 

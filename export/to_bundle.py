@@ -11,7 +11,7 @@ from ..runtime.assets import installed_version
 from ..runtime.engines.compare import psnr_db
 from ..runtime.engines.open import open_session
 from ..runtime.errors import FidError, InputError
-from ..runtime.weights.bundle import LIGHT, Bundle, Graph, Half, Weights
+from ..runtime.weights.bundle import LIGHT, Bundle, FP16Graph, Graph, Weights
 from ..runtime.weights.cache import new_folder, plain_disk_errors, sha256
 from ..runtime.weights.prepare import prepared
 from ..trainer.networks.sface import SFace
@@ -174,21 +174,21 @@ class _Export:
             verdict = gate(model, self.path(graph), description, arrays, threads=threads, progress=watch)
             if verdict is not None:
                 verdicts[graph] = verdict
-                self.graphs[graph] = replace(description, half=_store_fp16(verdict, self.folder, graph))
+                self.graphs[graph] = replace(description, fp16_graph=_store_fp16(verdict, self.folder, graph))
                 self.report(graph, verdict)
         return verdicts
 
 
-def _store_fp16(verdict: Verdict, folder: Path, graph: str) -> Half:
+def _store_fp16(verdict: Verdict, folder: Path, graph: str) -> FP16Graph:
     """Write the typed graph beside its FP32 form, unless it has to stay FP32."""
     if verdict.reason is not None:
-        return Half(None, None, reason=verdict.reason, gate=verdict.to_json())
+        return FP16Graph(None, None, reason=verdict.reason, gate=verdict.to_json())
     file = f"{graph}.fp16.onnx"
     store(verdict.model.model, folder / file, None)
-    return Half(
+    return FP16Graph(
         file,
         sha256(folder / file),
-        raised=verdict.kept_fp32,
+        kept_fp32=verdict.kept_fp32,
         bound=verdict.model.bound,
         gate=verdict.to_json(),
     )
@@ -219,7 +219,11 @@ def _pictures(module: GraphModule, bundle: Bundle, verdict: Verdict | None, arra
 def _precision(fp16_weights: bool, graphs: dict[str, Graph]) -> str:
     """What bundle.json and the commands call the bundle's arithmetic."""
     text = "fp16 weights, fp32 arithmetic" if fp16_weights else "fp32"
-    return f"{text}, fp16 on GPUs" if any(graph.half and graph.half.file for graph in graphs.values()) else text
+    return (
+        f"{text}, fp16 on GPUs"
+        if any(graph.fp16_graph and graph.fp16_graph.file for graph in graphs.values())
+        else text
+    )
 
 
 def _check_target(target: Path) -> None:

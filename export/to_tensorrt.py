@@ -61,7 +61,7 @@ def engine_graphs(bundle: Bundle) -> Iterator[tuple[str, Path, Path]]:
     FP16 where the bundle has it so."""
     for name in (name for name in bundle.graphs if name != LIGHT):
         path = bundle.graph_path(name)
-        yield name, bundle.half_path(name) or path, path
+        yield name, bundle.fp16_graph_path(name) or path, path
 
 
 def _gpu_for(engine: str) -> Gpu | None:

@@ -271,7 +271,7 @@ class Composer:
         return self._sessions[graph]
 
     def _opened(self, graph: str) -> Session:
-        return open_session(self._graph_path(graph), half=self._half_path(graph), **self._options)
+        return open_session(self._graph_path(graph), fp16_graph=self._fp16_graph_path(graph), **self._options)
 
     def _graph_path(self, graph: str) -> Path:
         full = graph == "synthesis" and self.resolution != self.bundle.resolution
@@ -281,9 +281,9 @@ class Composer:
 
         return prepared(f"synthesis-{self.resolution}" if full else graph)
 
-    def _half_path(self, graph: str) -> Path | None:
+    def _fp16_graph_path(self, graph: str) -> Path | None:
         full = graph == "synthesis" and self.resolution != self.bundle.resolution
-        return None if full or graph not in self.bundle.graphs else self.bundle.half_path(graph)
+        return None if full or graph not in self.bundle.graphs else self.bundle.fp16_graph_path(graph)
 
 
 def per_style(w: np.ndarray, n_styles: int) -> np.ndarray:

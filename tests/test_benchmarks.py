@@ -480,9 +480,9 @@ def gpu() -> ModuleType:
 
 def test_graphs_typed_in_fp16_are_those_of_another_bundle(gpu: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     def load(folder: Path | None = None) -> SimpleNamespace:
-        half = None if folder is None else folder / "half.onnx"
+        typed = None if folder is None else folder / "typed.onnx"
         graphs = dict.fromkeys(("mapper", "synthesis") if folder else ("reenact", "synthesis"))
-        return SimpleNamespace(resolution=256, graphs=graphs, graph_path=Path, half_path=lambda _: half)
+        return SimpleNamespace(resolution=256, graphs=graphs, graph_path=Path, fp16_graph_path=lambda _: typed)
 
     def fail(_: str) -> Path:
         raise FidError("not fetched.")
@@ -491,7 +491,7 @@ def test_graphs_typed_in_fp16_are_those_of_another_bundle(gpu: ModuleType, monke
     monkeypatch.setattr("fid.runtime.weights.prepare.prepared", fail)
     assert gpu.graphs_at_hand([Path("b16")]) == {
         **{"reenact 256": (Path("reenact"), None), "synthesis 256": (Path("synthesis"), None)},
-        "synthesis 256 fp16": (Path("synthesis"), Path("b16/half.onnx")),
+        "synthesis 256 fp16": (Path("synthesis"), Path("b16/typed.onnx")),
     }
 
 

@@ -32,8 +32,8 @@ def identity_l1(code: Tensor, target: Tensor) -> Tensor:
 
 
 def identity_cosine(code: Tensor, target: Tensor) -> Tensor:
-    """Return 1 - cosine of unit identity codes [N, 128]: the same aim as equation (4), on the sphere the
-    codes live on."""
+    """Return 1 - cosine of unit identity codes [N, 128]: the same aim as equation (4), on the sphere the codes live
+    on."""
     return (1 - (code * target).sum(dim=1)).mean()
 
 
@@ -48,11 +48,11 @@ def landmarks_squared(points: Tensor, target: Tensor) -> Tensor:
 
 
 def ms_ssim(image: Tensor, target: Tensor, scales: int = 5) -> Tensor:
-    """Return the multi-scale structural similarity [N] (Wang et al. 2003), 11 px Gaussian window of 1.5 px,
-    values in [-1,
-    1].
+    """Return the multi-scale structural similarity [N] (Wang et al. 2003), 11 px Gaussian window of 1.5 px, values in
+    [-1, 1].
 
     Raises ValueError when the coarsest scale is smaller than the window: a side is 11 * 2^(scales-1) px at least.
+    pytorch-msssim 1.0 agrees on grey pictures, but refuses 160 px and less at any number of scales: 128 px are needed.
     """
     if min(image.shape[-2:]) < 11 << (scales - 1):
         raise ValueError(
@@ -110,8 +110,8 @@ def _face_oval(size: int, device: torch.device) -> Tensor:
 
 
 def skin_colour(image: Tensor) -> Tensor:
-    """Return the logarithm of the face's mean red, green and blue in linear light: crop [N, 3, S, S] in [-1,
-    1] -> [N, 3].
+    """Return the logarithm of the face's mean red, green and blue in linear light: crop [N, 3, S, S] in [-1, 1] -> [N,
+    3].
 
     Linear light is taken as the power 2.2 of a value.
     """
@@ -121,9 +121,8 @@ def skin_colour(image: Tensor) -> Tensor:
 
 
 def border_colours(image: Tensor, cells: int = 8) -> Tensor:
-    """Return the logarithms of the mean colours along the left, right and upper border: crop [N, 3, S, S] in
-    [-1, 1] -> [N,
-    D].
+    """Return the logarithms of the mean colours along the left, right and upper border: crop [N, 3, S, S] in [-1, 1] ->
+    [N, D].
 
     D is 3 times the number of border cells when the crop is cut into `cells` x `cells`.
     """

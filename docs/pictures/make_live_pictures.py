@@ -87,8 +87,8 @@ def screen() -> Iterator[dict[str, str]]:
 
 
 def window(clip: Path, folder: Path) -> np.ndarray:
-    """Return a picture of the window of `fid-run webcam`, side by side, after the second identity was chosen
-    by its key."""
+    """Return a picture of the window of `fid-run webcam`, side by side, after the second identity was chosen by its
+    key."""
     people = [f"--identity={FACES / f'identity-{name}.jpg'}" for name in ("ben", "ada")]
     command = ["fid-run", "webcam", *people, "--camera", str(clip), "--side-by-side"]
     with screen() as environment, subprocess.Popen(command, env=environment) as program:

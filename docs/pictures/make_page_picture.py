@@ -32,8 +32,8 @@ CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
 
 
 def write_camera(path: Path) -> None:
-    """Write a face that sways, as uncompressed video: 480 x 480, 30 a second, one second to be played round
-    and round."""
+    """Write a face that sways, as uncompressed video: 480 x 480, 30 a second, one second to be played round and
+    round."""
     photo = read_image(FACES / "attributes-outdoors.jpg")
     middle = (photo.shape[1] / 2, photo.shape[0] / 2)
     with path.open("wb") as file:

@@ -34,7 +34,7 @@ def emulated(model: onnx.ModelProto) -> onnx.ModelProto:
     graph = inferred.graph
     if any(port.type.tensor_type.elem_type == TensorProto.FLOAT16 for port in (*graph.input, *graph.output)):
         raise FidError("the typed graph has an FP16 input or output; those have to stay as they are in FP32.")
-    half = {v.name for v in graph.value_info if v.type.tensor_type.elem_type == TensorProto.FLOAT16}
+    typed = {v.name for v in graph.value_info if v.type.tensor_type.elem_type == TensorProto.FLOAT16}
     result = onnx.ModelProto()
     result.CopyFrom(model)
     graph = result.graph
@@ -46,7 +46,7 @@ def emulated(model: onnx.ModelProto) -> onnx.ModelProto:
     for node in graph.node:
         nodes.append(node)
         for i, name in enumerate(node.output):
-            if name in half:
+            if name in typed:
                 exact = name if node.op_type == "Cast" else f"{name}.exact"
                 rounded = f"{name}.rounded"
                 if node.op_type == "Cast":
@@ -60,8 +60,8 @@ def emulated(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def open_emulated(model: onnx.ModelProto, threads: int) -> Session:
-    """Return a session that runs the typed graph with FP16 rounding. Raises FidError when ONNX Runtime does
-    not round."""
+    """Return a session that runs the typed graph with FP16 rounding. Raises FidError when ONNX Runtime does not
+    round."""
     _check_rounding()
     return _open(emulated(model), threads)
 
@@ -69,8 +69,8 @@ def open_emulated(model: onnx.ModelProto, threads: int) -> Session:
 @cache
 def _check_rounding() -> None:
     port = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n"]) for name in "xy"]
-    nodes = [helper.make_node("Cast", ["x"], ["half"], to=TensorProto.FLOAT16)]
-    nodes += [helper.make_node("Cast", ["half"], ["y"], to=TensorProto.FLOAT)]
+    nodes = [helper.make_node("Cast", ["x"], ["fp16"], to=TensorProto.FLOAT16)]
+    nodes += [helper.make_node("Cast", ["fp16"], ["y"], to=TensorProto.FLOAT)]
     model = helper.make_model(
         helper.make_graph(nodes, "probe", port[:1], port[1:]),
         opset_imports=[helper.make_opsetid("", 18)],

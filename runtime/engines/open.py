@@ -25,7 +25,7 @@ def open_session(
     require: str | None = None,
     threads: int | None = None,
     static_batch: int | None = None,
-    half: Path | None = None,
+    fp16_graph: Path | None = None,
 ) -> Session:
     """Open the ONNX graph at `path`; external weights lie beside it.
 
@@ -33,7 +33,7 @@ def open_session(
     works, else what `fid-run bench` found faster for the graph, ONNX Runtime on the CPU until it has run. require: an
     engine, device or precision ("cuda", "openvino", "bf16", "tensorrt") that must be what runs; with engine `auto` it
     also chooses. threads: at most so many CPU threads, None for one per physical core. static_batch: the batch size to
-    build for at once, for engines that build per size. half: the same graph typed in FP16, which GPU engines open in
+    build for at once, for engines that build per size. fp16_graph: the same typed in FP16, which GPU engines open in
     the place of `path` where they can.
 
     An engine for a GPU or NPU that is installed and does not work here (no driver, no memory, a result that falls
@@ -54,7 +54,7 @@ def open_session(
     if not Path(path).is_file():
         raise FidError(f"there is no graph {path}.")
     path = Path(path).resolve()  # installed as a link, a graph has its weights beside the file that it points to
-    half = None if half is None else half.resolve()
+    fp16_graph = None if fp16_graph is None else fp16_graph.resolve()
     count = threads or physical_cores()
     if engine in DEVICE_ENGINES:
         session = _on_device(Path(path), engine, count, static_batch)
@@ -67,13 +67,13 @@ def open_session(
 
         session = OnnxRuntimeSession(path, "CPU", count)
     else:
-        session = _on_gpu(Path(path), half, engine, count, static_batch)
+        session = _on_gpu(Path(path), fp16_graph, engine, count, static_batch)
     if require is not None and not satisfies(session.provider, require):
         raise FidError(f"{require} is required and {session.provider} is what runs{_because(session)}.")
     return session
 
 
-def _on_gpu(path: Path, half: Path | None, engine: str, threads: int, static_batch: int | None) -> Session:
+def _on_gpu(path: Path, fp16_graph: Path | None, engine: str, threads: int, static_batch: int | None) -> Session:
     """A session on `engine`, or on the first that works of those after it; with "auto" only installed ones count."""
     named = engine != "auto"
     reason = ""  # the first: without a driver, all that follow are the same
@@ -82,11 +82,11 @@ def _on_gpu(path: Path, half: Path | None, engine: str, threads: int, static_bat
             if candidate == engine:
                 raise FidError(_how_to_install(candidate))
             continue
-        for graph in dict.fromkeys((half or path, path)):
+        for graph in dict.fromkeys((fp16_graph or path, path)):
             try:
                 return _open_on_gpu(graph, path, candidate, threads, static_batch, reason)
             except FidError as error:
-                typed = " in FP16" if graph == half else ""
+                typed = " in FP16" if graph == fp16_graph else ""
                 reason = reason or f"{candidate} does not work here{typed}: {error}"
     return _on_cpu(path, threads, static_batch, reason)
 

@@ -60,13 +60,13 @@ NEEDED: Mapping[str, tuple[set[str], str]] = {
 
 
 @dataclass(frozen=True)
-class Half:
+class FP16Graph:
     """The form of a graph that is typed in FP16, for engines on a GPU. CPUs gain nothing from it."""
 
     file: str | None  # one ONNX file with its weights; None where the graph stays FP32 on a GPU too
     sha256: str | None
     reason: str | None = None  # why there is no file, in words
-    raised: tuple[str, ...] = ()  # layers in it that compute in FP32 because FP16 spoiled the result
+    kept_fp32: tuple[str, ...] = ()  # layers in it that compute in FP32 because FP16 spoiled the result
     bound: float = 0.0  # no FP16 number in it can be larger, whatever the input
     gate: Mapping[str, Any] = field(default_factory=dict)  # how it differs from FP32, and what was allowed
 
@@ -80,7 +80,7 @@ class Graph:
     inputs: tuple[Tensor, ...]
     outputs: tuple[Tensor, ...]
     prepared: str | None = None
-    half: Half | None = None
+    fp16_graph: FP16Graph | None = None
 
 
 @dataclass(frozen=True)
@@ -232,8 +232,8 @@ class Bundle:
     def files(self) -> Iterator[tuple[str, str]]:
         """(name, SHA-256) of every file of the bundle besides bundle.json, each name once."""
         listed = {w.file: w.sha256 for w in self.weights}
-        halves = [graph.half for graph in self.graphs.values() if graph.half is not None]
-        listed |= {g.file: g.sha256 or "" for g in (*self.graphs.values(), *halves) if g.file is not None}
+        typed = [graph.fp16_graph for graph in self.graphs.values() if graph.fp16_graph is not None]
+        listed |= {g.file: g.sha256 or "" for g in (*self.graphs.values(), *typed) if g.file is not None}
         yield from listed.items()
 
     def verify(self) -> None:
@@ -254,7 +254,7 @@ class Bundle:
         """Read every graph: that it takes tensors from nowhere else, and does what `bundle.json` says."""
         allowed = {w.file for w in self.weights}
         for graph in self.graphs.values():
-            for file in (graph.file, None if graph.half is None else graph.half.file):
+            for file in (graph.file, None if graph.fp16_graph is None else graph.fp16_graph.file):
                 if file is None:
                     continue
                 model = read_graph(self.folder / file, weights=False)
@@ -294,10 +294,10 @@ class Bundle:
         assert graph.prepared is not None  # from_json saw to it
         return prepared(graph.prepared)
 
-    def half_path(self, name: str) -> Path | None:
+    def fp16_graph_path(self, name: str) -> Path | None:
         """The ONNX file of a graph's FP16 form, for engines on a GPU; None when it has none."""
-        half = self.graph(name).half
-        return None if half is None or half.file is None else self.folder / half.file
+        typed = self.graph(name).fp16_graph
+        return None if typed is None or typed.file is None else self.folder / typed.file
 
 
 def _check_name(name: str, folder: Path) -> None:

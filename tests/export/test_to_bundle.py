@@ -205,11 +205,11 @@ def test_command_prints_the_table_and_exits_1(networks, tmp_path, monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def half_bundle(networks, tmp_path_factory) -> Bundle:
+def fp16_bundle(networks, tmp_path_factory) -> Bundle:
     """A .fid file with FP16 forms, exported once, and measured on few inputs."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(to_bundle, "gate_inputs", few_inputs)
-        target = tmp_path_factory.mktemp("half") / "tiny.fid"
+        target = tmp_path_factory.mktemp("fp16") / "tiny.fid"
         return export_bundle(networks, target, ExportConfig(fp16_graphs=True, threads=1))
 
 
@@ -218,39 +218,41 @@ def few_inputs(networks: Networks, count: int) -> parity.Arrays:
     return parity.parity_inputs(networks, 8)
 
 
-def test_fp16_graphs_lie_beside_the_others_in_one_file_each(half_bundle, bundle):
-    assert half_bundle.precision == "fp16 weights, fp32 arithmetic, fp16 on GPUs"
-    assert bundle.half_path("synthesis") is None
-    assert half_bundle.half_path("mapper") is None  # it has no convolution
+def test_fp16_graphs_lie_beside_the_others_in_one_file_each(fp16_bundle, bundle):
+    assert fp16_bundle.precision == "fp16 weights, fp32 arithmetic, fp16 on GPUs"
+    assert bundle.fp16_graph_path("synthesis") is None
+    assert fp16_bundle.fp16_graph_path("mapper") is None  # it has no convolution
     for graph in ("attributes", "synthesis", "reenact", "identity"):
-        half = half_bundle.graph(graph).half
-        assert half is not None
-        assert half.file == f"{graph}.fp16.onnx"
-        assert external(half_bundle.half_path(graph)) == {}
-        assert half.raised == ()
-        assert 0 < half.bound < 65504
-        for name, value in half.gate.items():
+        typed = fp16_bundle.graph(graph).fp16_graph
+        assert typed is not None
+        assert typed.file == f"{graph}.fp16.onnx"
+        assert external(fp16_bundle.fp16_graph_path(graph)) == {}
+        assert typed.kept_fp32 == ()
+        assert 0 < typed.bound < 65504
+        for name, value in typed.gate.items():
             if name.startswith("psnr_") and name != "psnr_db":
                 assert value >= 45, f"{graph}: {name}"
             if "cosine_" in name:
                 assert value >= 0.999, f"{graph}: {name}"
-    assert {"psnr_mean_db", "psnr_worst_db", "identity_cosine_worst"} <= half_bundle.graph("reenact").half.gate.keys()
-    assert "cosine_worst" in half_bundle.graph("attributes").half.gate
+    assert {"psnr_mean_db", "psnr_worst_db", "identity_cosine_worst"} <= fp16_bundle.graph(
+        "reenact"
+    ).fp16_graph.gate.keys()
+    assert "cosine_worst" in fp16_bundle.graph("attributes").fp16_graph.gate
 
 
-def test_a_cpu_computes_the_fp16_graphs_too(half_bundle):
+def test_a_cpu_computes_the_fp16_graphs_too(fp16_bundle):
     w_plus = np.random.default_rng(0).standard_normal((2, N_STYLES, 512)).astype(np.float32)
     images = [
         open_session(path, engine="onnxruntime", threads=1).run(w_plus=w_plus)["image"].astype(int)
-        for path in (half_bundle.graph_path("synthesis"), half_bundle.half_path("synthesis"))
+        for path in (fp16_bundle.graph_path("synthesis"), fp16_bundle.fp16_graph_path("synthesis"))
     ]
     assert np.abs(images[0] - images[1]).max() <= 2
 
 
-def test_the_report_needs_no_other_file(bundle, half_bundle, tmp_path_factory):
+def test_the_report_needs_no_other_file(bundle, fp16_bundle, tmp_path_factory):
     pages = [
         (bundle.folder / "report.html").read_text(),
-        next(tmp_path_factory.getbasetemp().glob("half*/tiny.report.html")).read_text(),
+        next(tmp_path_factory.getbasetemp().glob("fp16*/tiny.report.html")).read_text(),
     ]
     for page in pages:
         assert set(re.findall(r"(?:src|href)=(.{6})", page)) == {'"data:'}
@@ -259,7 +261,7 @@ def test_the_report_needs_no_other_file(bundle, half_bundle, tmp_path_factory):
     assert "FP16 against FP32" not in pages[0]
     assert "FP16 against FP32" in pages[1]
     assert "among the three that FP16 changes most" in pages[1]
-    worst = half_bundle.graph("synthesis").half.gate["psnr_worst_db"]
+    worst = fp16_bundle.graph("synthesis").fp16_graph.gate["psnr_worst_db"]
     assert f"{worst:.1f} dB from FP32" in pages[1]
 
 
@@ -272,7 +274,7 @@ def test_a_graph_that_fails_the_gate_stays_fp32_with_the_reason(networks, tmp_pa
     monkeypatch.setattr(to_bundle, "gate_inputs", few_inputs)
     bundle = export_bundle(networks, tmp_path / "bundle", ExportConfig(fp16_graphs=True, threads=1))
     assert bundle.precision == "fp16 weights, fp32 arithmetic"
-    assert bundle.half_path("reenact") is None
+    assert bundle.fp16_graph_path("reenact") is None
     assert not list(bundle.folder.glob("*.fp16.onnx"))
-    assert bundle.graph("reenact").half.reason == "the worst picture has 3.0 dB, 45 are wanted"
+    assert bundle.graph("reenact").fp16_graph.reason == "the worst picture has 3.0 dB, 45 are wanted"
     assert "reenact stays FP32: the worst picture has 3.0 dB" in (bundle.folder / "report.html").read_text()

@@ -116,7 +116,7 @@ class TestRealBuilds:
         return bundle.graph_path(name) if name in bundle.graphs else prepared(name)
 
     @staticmethod
-    def half(name: str, folder: Path) -> Path:
+    def typed(name: str, folder: Path) -> Path:
         """A graph typed in FP16 by the exporter, from the networks themselves."""
         if name == "synthesis-1024":
             module = SynthesisGraph(Synthesis.load(1024, models.ensure("generator")), 1024)
@@ -137,7 +137,7 @@ class TestRealBuilds:
 
     @pytest.mark.parametrize("name", ["attributes", "synthesis", "reenact", "synthesis-1024"])
     def test_fp16(self, lib, name, tmp_path):
-        path = self.half(name, tmp_path)
+        path = self.typed(name, tmp_path)
         assert graph_facts(path).precision == "fp16"
         plan = build(lib, path, Batch(), targets=RTX_TARGETS).plan
         assert len(plan) > 1_000_000

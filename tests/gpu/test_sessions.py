@@ -113,7 +113,7 @@ def test_graphs_typed_in_fp16(engine, tmp_path):
     path = tmp_path / "synthesis.onnx"
     module = bundle_graphs(read_networks(None, None).for_inference())["synthesis"]
     onnx.save(to_fp16(to_onnx(module)).model, path)
-    session = open_session(graph("synthesis"), half=path, require=engine)
+    session = open_session(graph("synthesis"), fp16_graph=path, require=engine)
     assert session.fallback is None
     w_plus = trial_inputs(session, graph("synthesis"))["w_plus"]
     assert_close(session.run(w_plus=w_plus), open_session(graph("synthesis"), engine="onnxruntime").run(w_plus=w_plus))

@@ -72,8 +72,8 @@ def blocks_of(network: Synthesis) -> list[Block]:
 
 
 def kept_for_next(network: Synthesis, index: int, outer: Maps, codes: Maps, width: int) -> Tensor:
-    """Return which outputs of block `index` stay: whole quadruples of wavelet bands for a block, channels
-    for the head."""
+    """Return which outputs of block `index` stay: whole quadruples of wavelet bands for a block, channels for the
+    head."""
     head = network.to_image
     assert isinstance(head, DistilledToImage)
     if index + 1 == len(network.blocks):

@@ -66,8 +66,8 @@ def rmse(images: np.ndarray, others: np.ndarray) -> np.ndarray:
 
 
 def psnr(errors: np.ndarray) -> np.ndarray:
-    """Return the peak signal-to-noise ratio in dB of root mean squared errors (0..1); equal pictures count
-    as 100 dB."""
+    """Return the peak signal-to-noise ratio in dB of root mean squared errors (0..1); equal pictures count as 100
+    dB."""
     return -20 * np.log10(np.maximum(errors, 1e-5))
 
 

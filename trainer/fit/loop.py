@@ -247,9 +247,8 @@ class FitLoop:
         return self.known_of(faces), self.networks.attributes(draws.seen_crop(faces, n, Stream.SELF_VIEW))
 
     def self_losses(self) -> dict[str, Tensor]:
-        """Return the losses in W: reconstruction where I_id = I_attr; by the transfer and the probe, these
-        attributes on other
-        people."""
+        """Return the losses in W: reconstruction where I_id = I_attr; by the transfer and the probe, these attributes
+        on other people."""
         config, (known, attributes) = self.config, self.self_batch()
         identity = self.draws.identities(known.identity, config.self_batch, Stream.SELF_IDENTITIES)
         w, target = self.networks.mapper(identity, attributes, attributes), known.w
@@ -342,8 +341,8 @@ class FitLoop:
         return {**figures, "discriminator": loss.detach()}
 
     def step(self) -> dict[str, float]:
-        """Take one step and return the losses. Raises FidError when one is not finite, before the weights
-        are touched."""
+        """Take one step and return the losses. Raises FidError when one is not finite, before the weights are
+        touched."""
         config = self.config
         self.networks.train()
         self.networks.attributes.train(config.train_attributes)

@@ -160,8 +160,7 @@ class InceptionV3(nn.Module):
         self.Mixed_7c = InceptionE(2048)
 
     def forward(self, crop: Tensor) -> Tensor:
-        """Map crop [N, 3, S, S] of any size, float RGB in [-1, 1] -> features [N, 2048]. Resized to 299
-        px inside."""
+        """Map crop [N, 3, S, S] of any size, float RGB in [-1, 1] -> features [N, 2048]. Resized to 299 px inside."""
         if crop.shape[-1] != INPUT_SIZE:
             shrinking = crop.shape[-1] > INPUT_SIZE
             crop = F.interpolate(crop, (INPUT_SIZE, INPUT_SIZE), mode="bilinear", antialias=shrinking)

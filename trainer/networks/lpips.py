@@ -108,8 +108,8 @@ class LPIPS(nn.Module):
         return self.distance(self.features(image), self.features(target))
 
     def features(self, image: Tensor) -> list[Tensor]:
-        """Map pictures to what the distance compares, [N, 3, H, W] in [-1, 1] -> activations, unit length
-        along the channels."""
+        """Map pictures to what the distance compares, [N, 3, H, W] in [-1, 1] -> activations, unit length along the
+        channels."""
         x, features = (image - self.shift) / self.scale, []
         for conv, module in zip(self.layout, self.convolutions, strict=True):
             if conv.pool:

@@ -94,8 +94,7 @@ class SFace(nn.Module):
         return F.normalize(self.raw_code(face).float(), dim=1)
 
     def raw_code(self, face: Tensor) -> Tensor:
-        """Map face [N, 3, 112, 112], float RGB in 0..255 -> codes [N, 128] before normalisation (`fc1` of
-        the file)."""
+        """Map face [N, 3, 112, 112], float RGB in 0..255 -> codes [N, 128] before normalisation (`fc1` of the file)."""
         x = ((face - PIXEL_MEAN) * PIXEL_SCALE).contiguous(memory_format=torch.channels_last)
         for convolution, activation in zip(self.convolutions, self.activations, strict=True):
             x = activation(convolution(x))

@@ -107,8 +107,7 @@ class Block(nn.Module):
         self.to_image = ToImage(c_out, first=first, clamp=clamp)
 
     def forward(self, x: Tensor, image: Tensor | None, styles: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-        """Map activations, image and the styles of conv0 (none at 4 px), conv1, to-image -> activations
-        and image."""
+        """Map activations, image and the styles of conv0 (none at 4 px), conv1, to-image -> activations and image."""
         *first, second, last = styles
         if self.conv0 is not None:
             x = self.conv0(x, first[0])

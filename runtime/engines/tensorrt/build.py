@@ -107,15 +107,15 @@ def graph_facts(path: Path) -> GraphFacts:
     import onnx
 
     model = _read(path)
-    half = {weight.name for weight in model.graph.initializer if weight.data_type == onnx.TensorProto.FLOAT16}
+    fp16 = {weight.name for weight in model.graph.initializer if weight.data_type == onnx.TensorProto.FLOAT16}
     typed = False
     for node in model.graph.node:
         if node.op_type == "Cast":
             to = next(attribute.i for attribute in node.attribute if attribute.name == "to")
             if to == onnx.TensorProto.FLOAT16:
-                half.update(node.output)
+                fp16.update(node.output)
         elif node.op_type in ("Conv", "ConvTranspose", "Gemm", "MatMul"):
-            typed = typed or any(name in half for name in node.input)
+            typed = typed or any(name in fp16 for name in node.input)
     digest = hashlib.sha256(sha256(path).encode())
     try:
         for name in sorted(external_files(read_graph(path, weights=False))):

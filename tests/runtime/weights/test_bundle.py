@@ -332,15 +332,15 @@ class TestBadZip:
 
 
 @pytest.fixture
-def with_half(copy) -> Path:
+def with_fp16_graph(copy) -> Path:
     """A toy bundle whose synthesis graph has an FP16 form."""
     (copy / "synthesis.fp16.onnx").write_bytes((copy / "synthesis.onnx").read_bytes())
     record = json.loads((copy / "bundle.json").read_text())
-    record["graphs"]["synthesis"]["half"] = {
+    record["graphs"]["synthesis"]["fp16_graph"] = {
         "file": "synthesis.fp16.onnx",
         "sha256": sha256(copy / "synthesis.fp16.onnx"),
         "reason": None,
-        "raised": ["conv1"],
+        "kept_fp32": ["conv1"],
         "bound": 1000.0,
         "gate": {"psnr_worst_db": 50.0},
     }
@@ -348,50 +348,54 @@ def with_half(copy) -> Path:
     return copy
 
 
-def test_an_fp16_form_is_found_and_checked(with_half, tmp_path):
-    bundle = Bundle.load(with_half)
-    assert bundle.half_path("synthesis") == with_half / "synthesis.fp16.onnx"
-    assert bundle.half_path("mapper") is None
-    assert bundle.graph_path("synthesis") == with_half / "synthesis.onnx"
-    assert Bundle.from_json(json.dumps(bundle.to_json()), with_half) == bundle
+def test_an_fp16_form_is_found_and_checked(with_fp16_graph, tmp_path):
+    bundle = Bundle.load(with_fp16_graph)
+    assert bundle.fp16_graph_path("synthesis") == with_fp16_graph / "synthesis.fp16.onnx"
+    assert bundle.fp16_graph_path("mapper") is None
+    assert bundle.graph_path("synthesis") == with_fp16_graph / "synthesis.onnx"
+    assert Bundle.from_json(json.dumps(bundle.to_json()), with_fp16_graph) == bundle
     assert zipfile.ZipFile(bundle.pack(tmp_path / "toy.fid")).namelist()[-1] == "synthesis.fp16.onnx"
-    (with_half / "synthesis.fp16.onnx").write_bytes(b"something else")
+    (with_fp16_graph / "synthesis.fp16.onnx").write_bytes(b"something else")
     with pytest.raises(FidError, match=r"synthesis\.fp16\.onnx does not have the SHA-256"):
-        Bundle.load(with_half)
+        Bundle.load(with_fp16_graph)
 
 
-def test_a_graph_may_stay_fp32_with_a_reason(with_half):
-    record = json.loads((with_half / "bundle.json").read_text())
-    record["graphs"]["synthesis"]["half"] |= {"file": None, "sha256": None, "reason": "the worst picture has 3.0 dB"}
-    edit(with_half, graphs=record["graphs"])
-    bundle = Bundle.load(with_half)
-    assert bundle.half_path("synthesis") is None
-    assert bundle.graph("synthesis").half.reason == "the worst picture has 3.0 dB"
+def test_a_graph_may_stay_fp32_with_a_reason(with_fp16_graph):
+    record = json.loads((with_fp16_graph / "bundle.json").read_text())
+    record["graphs"]["synthesis"]["fp16_graph"] |= {
+        "file": None,
+        "sha256": None,
+        "reason": "the worst picture has 3.0 dB",
+    }
+    edit(with_fp16_graph, graphs=record["graphs"])
+    bundle = Bundle.load(with_fp16_graph)
+    assert bundle.fp16_graph_path("synthesis") is None
+    assert bundle.graph("synthesis").fp16_graph.reason == "the worst picture has 3.0 dB"
 
 
 @pytest.mark.parametrize(
-    "change", [{"file": "../x.onnx"}, {"file": 3}, {"bound": "large"}, {"raised": None}, {"gate": 1}]
+    "change", [{"file": "../x.onnx"}, {"file": 3}, {"bound": "large"}, {"kept_fp32": None}, {"gate": 1}]
 )
-def test_a_misstated_fp16_form_is_refused(with_half, change):
-    record = json.loads((with_half / "bundle.json").read_text())
-    record["graphs"]["synthesis"]["half"] |= change
-    edit(with_half, graphs=record["graphs"])
+def test_a_misstated_fp16_form_is_refused(with_fp16_graph, change):
+    record = json.loads((with_fp16_graph / "bundle.json").read_text())
+    record["graphs"]["synthesis"]["fp16_graph"] |= change
+    edit(with_fp16_graph, graphs=record["graphs"])
     with pytest.raises(FidError, match="bundle"):
-        Bundle.load(with_half)
+        Bundle.load(with_fp16_graph)
 
 
-def test_cpus_take_the_fp32_graph(with_half, monkeypatch):
+def test_cpus_take_the_fp32_graph(with_fp16_graph, monkeypatch):
     opened = {}
 
-    def remember(path, *, half=None, **options):
-        opened[path.name] = half
+    def remember(path, *, fp16_graph=None, **options):
+        opened[path.name] = fp16_graph
         return open_session(path, engine="onnxruntime", threads=1)
 
     monkeypatch.setattr("fid.runtime.composer.open_session", remember)
-    composer = Composer(with_half)
+    composer = Composer(with_fp16_graph)
     composer.image(np.zeros(512, np.float32))
     composer.w(Identity(np.zeros(128, np.float32), "toy"), np.zeros(512, np.float32))
-    assert opened == {"synthesis.onnx": with_half / "synthesis.fp16.onnx", "mapper.onnx": None}
-    missing = with_half / "no.onnx"  # so that taking it would fail
-    session = open_session(with_half / "synthesis.onnx", half=missing, engine="onnxruntime", threads=1)
+    assert opened == {"synthesis.onnx": with_fp16_graph / "synthesis.fp16.onnx", "mapper.onnx": None}
+    missing = with_fp16_graph / "no.onnx"  # so that taking it would fail
+    session = open_session(with_fp16_graph / "synthesis.onnx", fp16_graph=missing, engine="onnxruntime", threads=1)
     assert session.provider == "onnxruntime CPU"

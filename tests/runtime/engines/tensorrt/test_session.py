@@ -217,12 +217,12 @@ class TestComparison:
         np.testing.assert_allclose(np.linalg.norm(tint[:, :128], axis=1), toy.TINT, rtol=1e-4)
 
 
-class TestHalf:
+class TestFP16Graph:
     """The same graph typed in FP16, for GPU engines; here one that tells itself apart by its weights."""
 
     @pytest.fixture
-    def half(self, toy_bundle, tmp_path):
-        folder = shutil.copytree(toy_bundle, tmp_path / "half")
+    def typed(self, toy_bundle, tmp_path):
+        folder = shutil.copytree(toy_bundle, tmp_path / "typed")
         content = np.fromfile(folder / "weights.bin", np.float16)
         content[512:] += np.float16(1e-3)  # the bias
         content.tofile(folder / "weights.bin")
@@ -230,23 +230,23 @@ class TestHalf:
 
     codes = {"identity": np.zeros((1, 128), np.float32), "attributes": np.zeros((1, 512), np.float32)}  # noqa: RUF012
 
-    def test_it_is_what_a_gpu_runs(self, stand_in, toy_bundle, half):
+    def test_it_is_what_a_gpu_runs(self, stand_in, toy_bundle, typed):
         stand_in()
-        session = open_session(toy_bundle / "mapper.onnx", half=half)
-        bias = np.fromfile(half.parent / "weights.bin", np.float16)[512:].astype(np.float32)
+        session = open_session(toy_bundle / "mapper.onnx", fp16_graph=typed)
+        bias = np.fromfile(typed.parent / "weights.bin", np.float16)[512:].astype(np.float32)
         np.testing.assert_allclose(session.run(**self.codes)["w"][0], bias, atol=1e-6)
 
-    def test_a_cpu_runs_the_other(self, toy_bundle, half):
-        session = open_session(toy_bundle / "mapper.onnx", half=half)
+    def test_a_cpu_runs_the_other(self, toy_bundle, typed):
+        session = open_session(toy_bundle / "mapper.onnx", fp16_graph=typed)
         found = session.run(**self.codes)["w"][0]
         np.testing.assert_allclose(found, toy.weights()["bias"].astype(np.float32), atol=1e-6)
 
-    def test_one_that_falls_short_gives_way_to_fp32_on_the_same_engine(self, stand_in, toy_bundle, half):
-        content = np.fromfile(half.parent / "weights.bin", np.float16)
+    def test_one_that_falls_short_gives_way_to_fp32_on_the_same_engine(self, stand_in, toy_bundle, typed):
+        content = np.fromfile(typed.parent / "weights.bin", np.float16)
         content[512:] = 30
-        content.tofile(half.parent / "weights.bin")
+        content.tofile(typed.parent / "weights.bin")
         trt = stand_in()
-        session = open_session(toy_bundle / "mapper.onnx", half=half)
+        session = open_session(toy_bundle / "mapper.onnx", fp16_graph=typed)
         assert session.provider == "tensorrt CUDA fp32"
         assert (session.fallback or "").startswith("tensorrt does not work here in FP16: the TensorRT engine of mapper")
         assert len(trt.builds) == 2
