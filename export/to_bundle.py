@@ -10,7 +10,7 @@ import onnx
 
 from ..runtime.engines.open import open_session
 from ..runtime.errors import FidError, InputError
-from ..runtime.weights.bundle import LIGHT, Bundle, Graph, Half, Weights
+from ..runtime.weights.bundle import LIGHT, REFINE, REFINE_WEIGHTS, Bundle, Graph, Half, Weights
 from ..runtime.weights.cache import new_folder, plain_disk_errors, sha256
 from ..runtime.weights.prepare import prepared
 from ..trainer.networks.sface import SFace
@@ -20,6 +20,7 @@ from .gate import Progress, Verdict, gate, gate_inputs, latent_names, psnr_db
 from .graphs import IDENTITY_SIZE, W_SIZE, GraphModule, IdentityGraph, bundle_graphs, styles_of
 from .parity import Arrays, Parity, measure, parity_inputs, run_module
 from .read import Networks
+from .refine import can_refine, write_refine
 from .report import REPORT_FILE, Shown, report_page
 from .to_onnx import to_onnx
 from .to_weights import WEIGHTS_FILE, WeightsFile, store
@@ -119,13 +120,20 @@ def export_bundle(
                     verdicts[graph] = verdict
                     graphs[graph] = replace(description, half=_store_half(verdict, folder, graph))
                     report(graph, verdict)
+        files = [weights.path]
+        if can_refine(stored):
+            more = WeightsFile(folder / REFINE_WEIGHTS, before=weights)
+            graphs[REFINE], parity[REFINE] = write_refine(stored, identity, folder, more, arrays, half, threads)
+            files.append(more.path)
+            report(REFINE, parity[REFINE])
+            _check_parity(parity)
         bundle = Bundle(
             folder=folder,
             name=name,
             version=installed_version("fid-face"),
             resolution=networks.resolution,
             graphs=graphs,
-            weights=(Weights(WEIGHTS_FILE, sha256(folder / WEIGHTS_FILE)),),
+            weights=tuple(Weights(file.name, sha256(file)) for file in files),
             precision=_precision(half, graphs),
             identity_size=IDENTITY_SIZE,
             attributes_size=networks.attributes_size,

@@ -257,7 +257,7 @@ class Server:
             elif value[:2] == b"PK":  # an .npz is a ZIP file
                 identities.append(self.composer.identify(Identity.from_bytes(value, f"the file in {field}")))
             else:
-                identities.append(self.composer.identity_of(self._crop(value, field, form.number(face))))
+                identities.append(self.composer.identity_of(self._crop(value, field, form.number(face)), refine=True))
         return average(identities)
 
     def _attributes(self, form: Form, field: str, face: str) -> np.ndarray:
