@@ -11,7 +11,7 @@ from ..runtime.assets import installed_version
 from ..runtime.engines.compare import psnr_db
 from ..runtime.engines.open import open_session
 from ..runtime.errors import FidError, InputError
-from ..runtime.weights.bundle import LIGHT, Bundle, FP16Graph, Graph, Weights
+from ..runtime.weights.bundle import LIGHT, REFINE, REFINE_WEIGHTS, Bundle, FP16Graph, Graph, Weights
 from ..runtime.weights.cache import new_folder, plain_disk_errors, sha256
 from ..runtime.weights.prepare import prepared
 from ..trainer.networks.sface import SFace
@@ -21,6 +21,7 @@ from .fp16.gate import Progress, Verdict, gate, gate_inputs, latent_names
 from .graphs import IDENTITY_SIZE, W_SIZE, GraphModule, IdentityGraph, bundle_graphs, styles_of
 from .parity import Arrays, Parity, measure, parity_inputs, run_module
 from .read import Networks
+from .refine import can_refine, write_refine
 from .report import REPORT_FILE, Shown, report_page
 from .to_onnx import to_onnx
 from .to_weights import WEIGHTS_FILE, WeightsFile, store
@@ -84,12 +85,13 @@ class _Export:
         self.report, self.progress = report, progress
         original = networks.for_inference()
         self.stored = original.rounded_to_fp16() if config.fp16_weights else original
-        identity = SFace.load()
+        self.stored_sface = identity = SFace.load()
         self.modules, self.references = bundle_graphs(self.stored), bundle_graphs(original)
         self.references["identity"] = IdentityGraph(identity)
         self.identity = self.references["identity"]
         if config.fp16_weights:
             self.identity = IdentityGraph(rounded_to_fp16(identity))  # type: ignore[arg-type]
+        self.weights = WeightsFile(folder / WEIGHTS_FILE)
         self.graphs: dict[str, Graph] = {}
         self.models: dict[str, bytes] = {}  # float32 graphs with their weights, for the conversion to FP16
 
@@ -99,6 +101,9 @@ class _Export:
         arrays = parity_inputs(self.stored, max(self.config.inputs, MIN_INPUTS))
         parity = self.measure(arrays)
         verdicts: dict[str, Verdict] = {}
+        files = [self.weights.path]
+        if can_refine(self.stored):
+            files.append(self.write_refine(arrays, parity))
         if self.config.fp16_graphs:
             self.progress("inputs of the gate", 0, 1)
             arrays = gate_inputs(self.stored, max(self.config.inputs, GATE_INPUTS))
@@ -109,7 +114,7 @@ class _Export:
             version=installed_version() or "unknown",
             resolution=self.networks.resolution,
             graphs=self.graphs,
-            weights=(Weights(WEIGHTS_FILE, sha256(self.folder / WEIGHTS_FILE)),),
+            weights=tuple(Weights(file.name, sha256(file)) for file in files),
             precision=_precision(self.config.fp16_weights, self.graphs),
             identity_size=IDENTITY_SIZE,
             attributes_size=self.networks.attributes_size,
@@ -125,14 +130,13 @@ class _Export:
 
     def write_graphs(self) -> None:
         """Write every float32 graph and the weights that they share."""
-        weights = WeightsFile(self.folder / WEIGHTS_FILE)
         modules = {**self.modules, **({"identity": self.identity} if self.config.self_contained else {})}
         for graph, module in modules.items():
             model = to_onnx(module)
             if self.config.fp16_graphs and graph != LIGHT:  # which is for CPUs
                 self.models[graph] = model.SerializeToString()
             file = f"{graph}.onnx"
-            store(model, self.folder / file, weights)
+            store(model, self.folder / file, self.weights)
             self.graphs[graph] = Graph(file, sha256(self.folder / file), module.inputs, module.outputs)
         if not self.config.self_contained:
             module = self.references["identity"]
@@ -152,10 +156,18 @@ class _Export:
             modules = self.modules[graph], self.references[graph]
             parity[graph] = measure(self.path(graph), *modules, arrays, self.config.threads)
             self.report(graph, parity[graph])
-        faults = [f"{graph}: {result.fault}" for graph, result in parity.items() if result.fault is not None]
-        if faults:
-            raise FidError(f"the export does not agree with PyTorch, so no bundle was written; {'; '.join(faults)}.")
+        _check_parity(parity)
         return parity
+
+    def write_refine(self, arrays: Arrays, parity: dict[str, Parity]) -> Path:
+        """Write the graph of the rounds that find a person's offset, measure it, and return the file of its weights."""
+        more = WeightsFile(self.folder / REFINE_WEIGHTS, before=self.weights)
+        options = self.config.fp16_weights, self.config.threads
+        identity = self.stored_sface
+        self.graphs[REFINE], parity[REFINE] = write_refine(self.stored, identity, self.folder, more, arrays, *options)
+        self.report(REFINE, parity[REFINE])
+        _check_parity(parity)
+        return more.path
 
     def write_fp16_graphs(self, arrays: Arrays) -> dict[str, Verdict]:
         """Write the forms that compute in FP16 of those graphs that pass the gate."""
@@ -163,7 +175,7 @@ class _Export:
             self.models["identity"] = to_onnx(self.identity).SerializeToString()
         verdicts: dict[str, Verdict] = {}
         for graph, description in self.graphs.items():
-            if graph == LIGHT:
+            if graph in (LIGHT, REFINE):
                 continue
 
             def watch(what: str, done: int, of: int, graph: str = graph) -> None:
@@ -240,3 +252,10 @@ def _check_target(target: Path) -> None:
 def _parent(target: Path) -> Path:
     target.parent.mkdir(parents=True, exist_ok=True)
     return target.parent
+
+
+def _check_parity(parity: dict[str, Parity]) -> None:
+    """Raise FidError when a graph differs from PyTorch by more than its tolerance."""
+    faults = [f"{graph}: {result.fault}" for graph, result in parity.items() if result.fault is not None]
+    if faults:
+        raise FidError(f"the export does not agree with PyTorch, so no bundle was written; {'; '.join(faults)}.")

@@ -241,13 +241,24 @@ def fit(
 @click.option(
     "--photos",
     type=click.Path(path_type=Path, exists=True, file_okay=False),
-    help="Folder of photos PERSON_anything.jpg, or of a folder for each person.",
+    help="Folder of photos PERSON_anything.jpg, or of a folder for each person. Figures are given by group where names"
+    " are TONE_SEX_NUMBER.jpg (light, medium, brown or dark; f or m).",
+)
+@click.option(
+    "--groups",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="Groups of the photos in place of such names: tab-separated columns file, tone, sex.",
 )
 @click.option(
     "--refine",
     type=click.IntRange(min=0),
     default=0,
     help="People of --photos who are personalised and inverted as well; about two minutes each on 2 cores.",
+)
+@click.option(
+    "--rounds",
+    type=click.IntRange(min=0),
+    help="In which a bundle looks closer at each of --photos, as `fid-run --refine`. [default: that of fid-run]",
 )
 @click.option(
     "--clip",
@@ -275,7 +286,9 @@ def evaluate(
     psi: float,
     resolution: str,
     photos: Path | None,
+    groups: Path | None,
     refine: int,
+    rounds: int | None,
     clips: tuple[Path, ...],
     frames: int,
     ablations: tuple[str, ...],
@@ -304,7 +317,7 @@ def evaluate(
         raise click.UsageError(f"--ablation is NAME=CHECKPOINT with a checkpoint that exists, and {bad[0]!r} is not.")
     report = measure(
         subject,
-        EvaluateConfig(pairs=pairs, psi=psi, frames=frames, refine=refine),
+        EvaluateConfig(pairs=pairs, psi=psi, frames=frames, refine=refine, rounds=rounds),
         generator=generator,
         resolution=int(resolution),
         photos=photos,
@@ -312,6 +325,7 @@ def evaluate(
         ablations={name: Path(path) for name, _, path in named},
         arcface=arcface,
         inception=inception,
+        groups=groups,
         log=make_console(stderr=True).print,
     )
     if output:

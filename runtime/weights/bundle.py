@@ -35,6 +35,12 @@ FORMAT = 2
 LIGHT = "synthesis-light"
 """A second, narrower generator of the same W that a bundle may hold, for live pictures on a CPU."""
 
+REFINE = "refine"
+"""One round of finding a person's offset in W+, for one photo at a time (`refine.py`), where the bundle has it."""
+
+REFINE_WEIGHTS = "refine.bin"
+"""What `refine` alone has of weights."""
+
 PREPARED = ("identity",)
 """Graphs that may come from fetched files (`prepare.prepared`) in place of a file in the bundle."""
 
