@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -19,6 +19,10 @@ from .options import (
     identity_face_option,
 )
 from .progress import frame_progress
+
+if TYPE_CHECKING:
+    from ..identity import Identity
+    from ..live.reenact import Reenactor
 
 IMPORTED_S = time.perf_counter()  # about when the process began, where the system tells nothing better
 
@@ -93,7 +97,6 @@ def webcam(
     Press h in the window for its keys. A file in the place of a camera is played at its own speed.
     """
     from ..live.layout import Reenactment, Wishes
-    from ..live.reenact import Reenactor
     from ..live.webcam import Sinks, Webcam, process_age_s, resident_mb, virtual_cameras
     from ..media.camera import Camera
     from ..media.camera_list import find_camera
@@ -117,13 +120,8 @@ def webcam(
     def say(sentence: str) -> None:
         click.echo(f"fid-run: {sentence}", err=True)
 
-    composer = settings.composer()
-    reenactor = Reenactor(composer, light=light)
-    composer.open_ahead(light=reenactor.light)
-    people = [composer.identify(photo, identity_face) for photo in identities]
-    composer.close_identity()
-    composer.warm_up(people[0], light=reenactor.light)
-    settings.tell_fallbacks(composer)
+    reenactor, people = _get_ready(settings, identities, identity_face, light)
+    composer = reenactor.composer
     wishes = Wishes(people[0], view or "paste", no_face, smooth, mirror)
     show = Webcam(
         Camera(source, width=width, height=height, fps=fps_cap, again=duration is not None, notice=say),
@@ -144,6 +142,22 @@ def webcam(
     more |= {"ready_s": round(show.live.started_s - start, 2), "first_frame_s": first_s and round(first_s, 2)}
     more["resident_mb"] = round(resident_mb(), 1)
     settings.report(composer, text, **report, **more, record=record)
+
+
+def _get_ready(
+    settings: Settings, identities: Sequence[Path], identity_face: int | None, light: bool | None
+) -> tuple[Reenactor, list[Identity]]:
+    """Return a reenactor whose sessions are open and warm, and everybody who is to be composed."""
+    from ..live.reenact import Reenactor
+
+    composer = settings.composer()
+    reenactor = Reenactor(composer, light=light)
+    composer.open_ahead(light=reenactor.light)
+    people = [composer.identify(photo, identity_face) for photo in identities]
+    composer.close_identity()
+    composer.warm_up(people[0], light=reenactor.light)
+    settings.tell_fallbacks(composer)
+    return reenactor, people
 
 
 @click.command()

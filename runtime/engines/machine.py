@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import gc
 import json
 import math
 import os
@@ -109,6 +110,7 @@ def _machine() -> dict[str, str | None]:
 
 def return_freed_memory() -> None:
     """Return memory that was freed to the system, where the C library keeps it (glibc): opening sessions frees much."""
+    gc.collect()  # a closed session may be part of a cycle
     if sys.platform == "linux":
         with contextlib.suppress(OSError, AttributeError):  # another C library
             ctypes.CDLL(None).malloc_trim(0)

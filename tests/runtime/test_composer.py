@@ -3,6 +3,7 @@
 import shutil
 import subprocess
 import sys
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 
@@ -166,11 +167,12 @@ def test_an_identity_without_the_right_appearance_is_refused(looking: Composer, 
 
 def test_the_identity_encoder_can_be_closed_and_opens_again(composer: Composer) -> None:
     who = composer.identify(ADA)
-    assert "identity" in composer._sessions
+    closed = weakref.ref(composer._sessions["identity"])
     composer.close_identity()
     composer.close_identity()  # twice does no harm
     assert "identity" not in composer._sessions
     composer.warm_up(who)
+    assert closed() is None  # nothing else holds it, and what it held is given back
     assert "identity" not in composer._sessions  # a frame does without
     np.testing.assert_array_equal(composer.identify(ADA).code, who.code)
 
