@@ -222,5 +222,7 @@ def _licences(bundle: Bundle) -> str:
         "",
         "The shipped weights descend from NVIDIA's StyleGAN2, trained on FFHQ, by way of MobileStyleGAN. Treat them,",
         "and what you make with them, as non-commercial unless you have taken advice.",
+        "",
+        (PAGE / "mit.txt").read_text(encoding="utf-8"),
     ]
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines)
