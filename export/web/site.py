@@ -223,7 +223,7 @@ def _licences(bundle: Bundle) -> str:
         "The shipped weights descend from NVIDIA's StyleGAN2, trained on FFHQ, by way of MobileStyleGAN. Treat them,",
         "and what you make with them, as non-commercial unless you have taken advice.",
         "",
-        "The text of the Apache License 2.0, of SFace and of the bundle's weights, is in apache-2.0.txt beside this file.",
+        "The Apache License 2.0, of SFace and of the bundle's weights, is in apache-2.0.txt beside this file.",
         "",
         (PAGE / "mit.txt").read_text(encoding="utf-8"),
     ]
