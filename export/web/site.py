@@ -63,7 +63,7 @@ def write_site(bundle: Bundle, target: Path, progress: Callable[[str], None] = l
     with plain_disk_errors("writing the site", target.parent), new_folder(target) as folder:
         for name in SHARED:
             shutil.copyfile(WEB / name, folder / name)
-        for path in sorted(PAGE.glob("*.js")):
+        for path in sorted((*PAGE.glob("*.js"), PAGE / "apache-2.0.txt")):
             shutil.copyfile(path, folder / path.name)
         (folder / "index.html").write_text(_page((WEB / "index.html").read_text(encoding="utf-8")), encoding="utf-8")
         (folder / "licences.txt").write_text(_licences(bundle), encoding="utf-8")
@@ -222,5 +222,9 @@ def _licences(bundle: Bundle) -> str:
         "",
         "The shipped weights descend from NVIDIA's StyleGAN2, trained on FFHQ, by way of MobileStyleGAN. Treat them,",
         "and what you make with them, as non-commercial unless you have taken advice.",
+        "",
+        "The Apache License 2.0, of SFace and of the bundle's weights, is in apache-2.0.txt beside this file.",
+        "",
+        (PAGE / "mit.txt").read_text(encoding="utf-8"),
     ]
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines)

@@ -109,7 +109,7 @@ export function readIdentity(bytes, name, bundle) {
   const { format, code, encoder, sources = 1, appearance, attributes } = arrays;
   if (!(format >= 1 && format <= bundle.identityFormat) || !(code instanceof Float32Array) || Math.abs(Math.hypot(...code) - 1) > 1e-3)
     throw new Error(`${name} is not an identity file that this page can read.`);
-  if (arrays.w_offset || arrays.w_plus_offset) throw new Error(`${name} is a personalised identity, which this page cannot use; use fid-run, or photos.`);
+  if (arrays.w_offset || arrays.w_plus_offset) throw new Error(`${name} holds an offset in W+ (refined or personalised), which this page cannot use; use photos, or fid-run.`);
   const same = encoder === bundle.encoder && (!bundle.takesAppearance || attributes === bundle.attributes);
   if (!same) throw new Error(`${name} was made with another bundle than ${bundle.name} ${bundle.version}; make it again from photos.`);
   return { code, appearance: appearance || null, sources };

@@ -80,7 +80,7 @@ export async function begin() {
   showEngine(await call("start", { wish, config }));
   $("#full").disabled = !site.graphs["synthesis-light"];
   $("#full").checked = $("#full").disabled || localStorage.getItem("full") === "1";
-  $("#full-text").textContent = `Full generator, as in fid-run compose (${(site.files[site.graphs.synthesis].size / 1e6).toFixed(0)} MB more, once)`;
+  $("#full-text").textContent = `Full generator (${(site.files[site.graphs.synthesis].size / 1e6).toFixed(0)} MB more, once)`;
   $("#full").addEventListener("change", () => {
     localStorage.setItem("full", $("#full").checked ? "1" : "0");
     say({ redo: true });

@@ -63,7 +63,7 @@ async function start({ wish, config }) {
   ort.env.wasm.numThreads = self.crossOriginIsolated ? cores : 1;
   engine = { gpu: Boolean(gpu), cpu: cpuText(), text: gpu ? `WebGPU, ${adapter.text}` : cpuText(), why: "" };
   if (wish === "webgpu" && !gpu) engine.why = "This browser offers no WebGPU here, so WASM computes.";
-  else if (!gpu && wish !== "wasm") engine.why = adapter ? "There is no GPU behind this browser's WebGPU, so WASM computes." : "";
+  else if (!gpu && wish !== "wasm") engine.why = adapter ? "There is no GPU behind this browser's WebGPU." : "No WebGPU is offered here.";
   return told();
 }
 
