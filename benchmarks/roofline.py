@@ -40,7 +40,8 @@ GROUPS = {
 
 
 def roof(threads: int, quick: bool) -> dict[str, float]:
-    """Return the best of several: GFLOP/s of a matrix product in float32 and bfloat16, GB/s of a copy (bytes read and written)."""
+    """Return the best of several: GFLOP/s of a matrix product in float32 and bfloat16, GB/s of a copy (read and
+    written)."""
     import torch
 
     torch.set_num_threads(threads)
