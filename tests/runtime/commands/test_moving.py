@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from fid.runtime import Composer
 from fid.runtime.assets import FACES
+from fid.runtime.commands import moving as cli_moving
 from fid.runtime.commands.bench import made_frames
 from fid.runtime.deidentify import run
 from fid.runtime.errors import FidError
