@@ -52,10 +52,14 @@ def deidentify(
     from functools import cache
 
     from ..deidentify.run import Options, Worker, plan, summary
+    from ..media.frame import pyav
     from ..media.images import find_photos, replacing
+    from ..media.video import VIDEO_INPUTS
     from ..sample import Sampler
 
     jobs, record = plan(source, output)
+    if any(path.suffix.lower() in VIDEO_INPUTS for path, _ in jobs):
+        pyav()  # when it is missing, that is the one error, and nothing was begun
     if source.is_dir():
         make_folder(output)
     composer = settings.composer()
