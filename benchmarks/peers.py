@@ -81,14 +81,15 @@ def synthesis(threads: int, plan: Plan) -> dict[str, Any]:
     forms = {"1024 px": "synthesis-1024", "256 px": "synthesis", "256 px light": "synthesis-light"}
     graph_of = {f"fid {form}": graph for form, graph in forms.items()}
     opened, missing = _opened(graph_of, threads)
+    given = {name: as_w_plus(arrays, graph_of[name.rpartition(", ")[0]]) for name in opened}
     calls |= {
-        name: partial(engine.run, {"w_plus": as_w_plus(arrays[:1], graph_of[name])}) for name, engine in opened.items()
+        name: partial(engine.run, {"w_plus": given[name][:1]}) for name, engine in opened.items()
     }
     turns = interleaved(calls, plan)
     rows = {name: summary(ms) | {"speedup": speedup(turns[next(iter(turns))], ms)} for name, ms in turns.items()}
     theirs = np.stack([as_picture(infer(w[None]))[..., ::-1] for w in arrays])
     for name, engine in opened.items():
-        ours = np.concatenate([engine.run({"w_plus": as_w_plus(w[None], graph_of[name])}) for w in arrays])
+        ours = np.concatenate([engine.run({"w_plus": one[None]}) for one in given[name]])
         if ours.shape[1] == 256:
             seen = np.stack([cv2.resize(image, (256, 256), interpolation=cv2.INTER_AREA) for image in theirs])
         else:

@@ -241,7 +241,13 @@ def fit(
 @click.option(
     "--photos",
     type=click.Path(path_type=Path, exists=True, file_okay=False),
-    help="Folder of photos PERSON_anything.jpg, or of a folder for each person.",
+    help="Folder of photos PERSON_anything.jpg, or of a folder for each person. Figures are given by group where names"
+    " are TONE_SEX_NUMBER.jpg (light, medium, brown or dark; f or m).",
+)
+@click.option(
+    "--groups",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="Groups of the photos in place of such names: tab-separated columns file, tone, sex.",
 )
 @click.option(
     "--refine",
@@ -275,6 +281,7 @@ def evaluate(
     psi: float,
     resolution: str,
     photos: Path | None,
+    groups: Path | None,
     refine: int,
     clips: tuple[Path, ...],
     frames: int,
@@ -312,6 +319,7 @@ def evaluate(
         ablations={name: Path(path) for name, _, path in named},
         arcface=arcface,
         inception=inception,
+        groups=groups,
         log=make_console(stderr=True).print,
     )
     if output:

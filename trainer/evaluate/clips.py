@@ -123,7 +123,8 @@ def sequence_measures(seen: Seen, numbers: np.ndarray) -> dict[str, Any]:
 
 
 def following_measures(output: Seen, driving: Seen) -> dict[str, Any]:
-    """Correlation of pose and of the lips' gap between outputs and driving frames, and the distances of Table 1."""
+    """Correlation of pose, of the lips' and the lids' gaps and of sidelong gaze between outputs and driving frames, and
+    the distances of Table 1."""
     return {
         "pose_correlation": {
             name: {axis: measures.correlation(output.poses[name][:, k], angles[:, k]) for k, axis in enumerate(AXES)}
@@ -137,6 +138,8 @@ def following_measures(output: Seen, driving: Seen) -> dict[str, Any]:
             for name, points in driving.points.items()
         },
         "mouth_correlation": measures.correlation(output.mouth, driving.mouth),
+        "eyes_correlation": measures.correlation(output.eyes, driving.eyes),
+        "gaze_correlation": measures.correlation(output.gaze[:, 0], driving.gaze[:, 0]),
     }
 
 

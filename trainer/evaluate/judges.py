@@ -26,6 +26,7 @@ from ..networks.facemesh import INNER_FACE, FaceMesh
 from ..networks.inception import InceptionV3
 from ..networks.lpips import LPIPS
 from ..pixels import from_uint8
+from .eyes import Gaze, openness
 from .measures import dlib_pose, head_pose
 
 EVAL_LINE = "pip install 'fid-face[eval]'"
@@ -44,6 +45,8 @@ class Seen:
     points: dict[str, np.ndarray]  # landmark network -> [N, K, 2], px of the crop
     poses: dict[str, np.ndarray]  # landmark network -> pitch, yaw, roll [N, 3], degrees
     mouth: np.ndarray  # [N], gap between the lips, px of the crop
+    eyes: np.ndarray  # [N], how far they are open, see `eyes.openness`
+    gaze: np.ndarray  # [N, 2], see `eyes.Gaze`
     features: np.ndarray  # [N, D], for frechet_distance
 
     def __len__(self) -> int:
@@ -63,6 +66,7 @@ class Judges:
     frozen: FrozenNetworks
     mesh: FaceMesh
     lpips: LPIPS
+    gaze: Gaze
     dlib: "Dlib | None"
     arcface: "ArcFace | None"
     features: Callable[[Tensor], Tensor]
@@ -87,7 +91,9 @@ class Judges:
             )
         own = frozen.landmarks  # FAN, when training used it
         mesh = own if isinstance(own, FaceMesh) else FaceMesh.load().to(device)
-        return cls(frozen, mesh, lpips.to(device), dlib, arcface and ArcFace(arcface), network, name, absent)
+        return cls(
+            frozen, mesh, lpips.to(device), Gaze.load(), dlib, arcface and ArcFace(arcface), network, name, absent
+        )
 
     @torch.no_grad()
     def look(self, crops: np.ndarray, batch: int = 16) -> Seen:
@@ -112,6 +118,8 @@ class Judges:
             {"face mesh": mesh[:, list(INNER_FACE), :2]},
             {"face mesh": head_pose(mesh)},
             np.linalg.norm(mesh[:, UPPER_LIP] - mesh[:, LOWER_LIP], axis=1),
+            openness(mesh),
+            self.gaze.look(crops, mesh),
             self.features(image[:, :, top:bottom, left:right]).cpu().numpy().astype(np.float64),
         )
         if self.dlib is not None:

@@ -1,7 +1,7 @@
 """Photographs of real people: read, pair, compose and measure them."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,9 @@ from ..pixels import as_crops, from_uint8, to_uint8
 from . import measures
 from .compare import distributions, identity_measures, pair_measures, reconstruction_measures
 from .compose import EvaluateConfig, Networks, Report, _table, compose_crops, sorted_pairs, tile
+from .groups import Group, People, group_of, group_report, read_groups
 from .judges import Judges, Seen
+from .unseen import UnseenJudges
 
 
 @dataclass(frozen=True)
@@ -28,16 +30,19 @@ class Photos:
     crops: np.ndarray  # uint8 [N, 256, 256, 3], RGB
     people: tuple[str, ...]  # who each shows
     skipped: tuple[str, ...]  # one sentence for each photo that cannot be used
+    groups: tuple[Group, ...] = ()  # of each, where they are asked for
 
 
-def read_photos(folder: Path) -> Photos:
-    """Aligned photographs of a folder: PERSON_anything.jpg in it, or a folder for each person.
+def read_photos(folder: Path, table: Path | None = None) -> Photos:
+    """Aligned photographs of a folder: PERSON_anything.jpg in it, TONE_SEX_NUMBER.jpg, or a folder for each person.
 
-    Photos without a usable face are skipped and named. Raises InputError when fewer than two people are left.
+    `table`: a TSV of groups (`groups.read_groups`) in place of such names. Photos without a usable face are skipped and
+    named. Raises InputError when fewer than two people are left.
     """
+    known = {} if table is None else read_groups(table)
     files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in PHOTO_SUFFIXES and path.is_file())
     detector = Detector(model_file("yunet"))
-    crops, people, skipped = [], [], []
+    crops, people, skipped, groups = [], [], [], []
     for path in files:
         try:
             crops.append(aligned(detector, read_image(path), str(path.relative_to(folder))))
@@ -45,13 +50,16 @@ def read_photos(folder: Path) -> Photos:
             skipped.append(str(error))
             continue
         inside = path.relative_to(folder).parts
-        people.append(inside[0] if len(inside) > 1 else path.stem.partition("_")[0])
+        named = group_of(path.stem)
+        groups.append(known.get(path.stem, named))
+        alone = path.stem if named.tone or path.stem in known else path.stem.partition("_")[0]
+        people.append(inside[0] if len(inside) > 1 else alone)
     if len(set(people)) < 2:
         raise InputError(
             f"{folder} holds usable photos of {len(set(people))} people and at least 2 are needed; name them "
             "PERSON_anything.jpg or give each person a folder."
         )
-    return Photos(np.stack(crops), tuple(people), tuple(skipped))
+    return Photos(np.stack(crops), tuple(people), tuple(skipped), tuple(groups))
 
 
 def aligned(detector: Detector, image: np.ndarray, name: str) -> np.ndarray:
@@ -68,9 +76,14 @@ def photo_pairs(people: Sequence[str], count: int, seed: int) -> np.ndarray:
 
 
 def measure_photos(
-    networks: Networks, judges: Judges, photos: Photos, config: EvaluateConfig, report: Report
+    networks: Networks,
+    judges: Judges,
+    photos: Photos,
+    config: EvaluateConfig,
+    report: Report,
+    unseen: UnseenJudges | None = None,
 ) -> tuple[dict[str, Any], Seen]:
-    """Tables 1 and 2 on photographs, and what the judges say about each photo."""
+    """Tables 1 and 2 on photographs, and what the judges say about each photo; with `unseen` also by group."""
     frozen, names = judges.frozen, photos.people
     seen = judges.look(photos.crops)
     codes = torch.from_numpy(seen.codes["SFace"]).to(frozen.w_mean.device)
@@ -89,6 +102,10 @@ def measure_photos(
         **pair_measures(identity, attributes, output, judges.features_name),
         "reconstruction": reconstruction_measures(judges, seen, own),
     }
+    if unseen is not None:
+        people = People(names, photos.groups, unseen.look(seen))
+        by_group = group_report(people, index, output, attributes, unseen.look(output), unseen.look(own))
+        figures["groups"] = asdict(by_group)
     order = list(dict.fromkeys(names))
     halves = [seen.features[[order.index(name) % 2 == odd for name in names]] for odd in (0, 1)]
     size = min(len(output), *map(len, halves))  # sets of one size, no photo twice, nobody in both
@@ -135,6 +152,7 @@ def measure_refined(
     config: EvaluateConfig,
     report: Report,
     log: Callable[[str], None],
+    unseen: UnseenJudges | None = None,
 ) -> dict[str, Any]:
     """Table 1 on the same pairs of photographs straight from the mapper and personalised, and how near the generator
     comes to each person's photograph when w is optimised for it alone (the ceiling)."""
@@ -171,9 +189,16 @@ def measure_refined(
             np.concatenate(inverted),
         ]
     )
-    return {
+    figures: dict[str, Any] = {
         "people": [photos.people[i] for i in own_index],
         "pairs": len(identity),
         **{name: pair_measures(identity, attributes, one, judges.features_name) for name, one in looked.items()},
         "ceiling": reconstruction_measures(judges, seen[own_index], ceiling),
     }
+    if unseen is not None:
+        people = People(photos.people, photos.groups, unseen.look(seen))
+        index = np.array([(identity, other) for identity, others in pairs for other in others])
+        for name, one in looked.items():
+            by_group = group_report(people, index, one, attributes, unseen.look(one))
+            figures[name]["groups"] = asdict(by_group)
+    return figures

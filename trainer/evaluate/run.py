@@ -46,6 +46,7 @@ from .compose import (
 )
 from .judges import Judges
 from .photos import Photos, measure_photos, measure_refined, read_photos
+from .unseen import UnseenJudges
 
 SHIPPED_SIDE = 256  # px, of the bundle's own generator
 
@@ -101,6 +102,7 @@ def run(
     ablations: Mapping[str, Path] | None = None,
     arcface: Path | None = None,
     inception: Path | None = None,
+    groups: Path | None = None,
     log: Callable[[str], None] = lambda line: None,
 ) -> Report:
     """Reads everything that is named, so that mistakes show at once, and measures it; `log` gets a line per stage."""
@@ -108,17 +110,19 @@ def run(
     device = best_device()
     subject = Subject.read(path, device, resolution)
     others = {name: Subject.read(other, device).networks for name, other in (ablations or {}).items()}
-    if config.refine and photos is None:
-        raise InputError("--refine is for people of --photos; name their folder.")
+    for option, given in (("--refine", config.refine), ("--groups", groups)):
+        if given and photos is None:
+            raise InputError(f"{option} is for people of --photos; name their folder.")
     refinable = subject.refinable(path, generator, device) if config.refine else None
     synthesis = subject.generator(generator, resolution)
-    known_photos = read_photos(photos) if photos else None
+    known_photos = read_photos(photos, groups) if photos else None
     known_clips = [read_clip(clip, config.frames) for clip in clips]
     mapping = load_mapping(generator)
     if isinstance(synthesis, BundleSynthesis) and synthesis.composer.bundle.own_generator:
         mapping = BundleMapping(synthesis.composer)
     frozen = FrozenNetworks.load(synthesis, device, mapping=mapping)  # pyright: ignore[reportArgumentType] - alike
     judges = Judges.load(frozen, arcface, inception)
+    unseen = UnseenJudges.load() if photos else None
     report = evaluate_all(
         subject.networks,
         judges,
@@ -127,6 +131,7 @@ def run(
         clips=known_clips,
         ablations=others,
         refinable=refinable,
+        unseen=unseen,
         log=log,
     )
     looked_through = subject.name if isinstance(synthesis, BundleSynthesis) and subject.composer else "shipped bundle's"
@@ -148,11 +153,13 @@ def evaluate_all(
     clips: Sequence[Clip] = (),
     ablations: Mapping[str, Networks] | None = None,
     refinable: personalize.Networks | None = None,
+    unseen: UnseenJudges | None = None,
     log: Callable[[str], None] = lambda line: None,
 ) -> Report:
     """Short figures, the paper's tables and the pictures of the page. Ablations share the generator of `networks`.
 
-    `refinable`: the same networks again, where people of the photographs are to be personalised.
+    `refinable`: the same networks again, where people of the photographs are to be personalised. `unseen`: what
+    measures photographs by group.
     """
     frozen = judges.frozen
     log(f"composing {config.pairs} generated pairs")
@@ -195,11 +202,11 @@ def evaluate_all(
     drivers = [(f"generated {i + 1}", people[[i]]) for i in range(min(config.clip_people, config.pairs))]
     if photos is not None:
         log(f"{len(photos.crops)} photographs of {len(set(photos.people))} people")
-        figures["photos"], seen = measure_photos(networks, judges, photos, config, report)
+        figures["photos"], seen = measure_photos(networks, judges, photos, config, report, unseen)
         firsts = [photos.people.index(person) for person in dict.fromkeys(photos.people)][: config.clip_people]
         drivers += [(f"photograph {i + 1}", seen[[first]]) for i, first in enumerate(firsts)]
         if refinable is not None:
-            figures["refined"] = measure_refined(refinable, judges, photos, seen, config, report, log)
+            figures["refined"] = measure_refined(refinable, judges, photos, seen, config, report, log, unseen)
     if clips:
         figures["clips"] = {}
         for clip in clips:

