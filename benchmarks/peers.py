@@ -82,9 +82,7 @@ def synthesis(threads: int, plan: Plan) -> dict[str, Any]:
     graph_of = {f"fid {form}": graph for form, graph in forms.items()}
     opened, missing = _opened(graph_of, threads)
     given = {name: as_w_plus(arrays, graph_of[name.rpartition(", ")[0]]) for name in opened}
-    calls |= {
-        name: partial(engine.run, {"w_plus": given[name][:1]}) for name, engine in opened.items()
-    }
+    calls |= {name: partial(engine.run, {"w_plus": given[name][:1]}) for name, engine in opened.items()}
     turns = interleaved(calls, plan)
     rows = {name: summary(ms) | {"speedup": speedup(turns[next(iter(turns))], ms)} for name, ms in turns.items()}
     theirs = np.stack([as_picture(infer(w[None]))[..., ::-1] for w in arrays])
