@@ -59,7 +59,7 @@ class TinySynthesis(nn.Module):
         self.conv = nn.Conv2d(12, 12, 3, padding=1)
 
     def forward(self, w: Tensor) -> Tensor:
-        first, last = (w, w) if w.ndim == 2 else w.unbind(1)
+        first, last = (w, w) if w.ndim == 2 else (w[:, 0], w[:, -1])
         style = self.style(first) + 0.5 * self.style(last)
         x = self.constant.expand(w.shape[0], -1, -1, -1) * style[:, :, None, None]
         x = torch.tanh(F.pixel_shuffle(self.conv(x), 2))

@@ -345,7 +345,12 @@ def evaluate(
     help="In place of a bundle: a `fid-train fit` run or checkpoint; needs --generator.",
 )
 @generator_option
-@click.option("--steps", type=click.IntRange(min=1), help="[default: 100]", show_default=False)
+@click.option("--steps", type=click.IntRange(min=1), help="[default: 110]", show_default=False)
+@click.option(
+    "--max-minutes",
+    type=click.FloatRange(min=0, min_open=True),
+    help="End by then, with what is found. [default: none]",
+)
 @click.option("--seed", type=int, help="Of the faces that the person is tried on. [default: 1]", show_default=False)
 @dry_run_option
 def personalize(
@@ -357,9 +362,10 @@ def personalize(
     dry_run: bool,
     **overrides: Any,
 ) -> None:
-    """Refine one person's identity, from one or more photos or a folder of them.
+    """Refine one person's identity, from one or more photos or a folder of them; about a minute on 2 cores.
 
-    The file is an identity for `fid-run compose --identity`, for the bundle that it was made with.
+    The file is an identity for `fid-run compose --identity`, for the bundle that it was made with. Ctrl-C ends the
+    search and keeps what it has found.
     """
     from .personalize import PersonalizeConfig
     from .personalize import personalize as run

@@ -1,19 +1,21 @@
 """Refines one identity until photographs of a real person look like them: `fid-train personalize`.
 
-The networks stay frozen. What is optimised is an offset o that is added to the mapper's w, in standard deviations of W,
-the same for every attributes a:
+The networks stay frozen. What is optimised is an offset o in W+, in standard deviations of W, one for every style, that
+is added to the mapper's w whatever the attributes a are:
 
-    w(a) = M(code, a) + w_std * o,    E_id(G(w(a))) -> code, the mean of the photos' identity codes
+    W+(a) = M(code, a) + w_std * o
 
-First the photos themselves are the attributes, and the picture has to have their coarse colour too: that is an
-inversion, and finds the part of W where the person is. Then they take turns with faces drawn from the generator, so
-that the person is found in every pose and light. Landmarks have to be those of the face that gives the attributes, a
-drawn face keeps the coarse colour that the mapper gives it, but with the person's skin, and a penalty keeps o small, so
-that w stays ordinary. Some drawn faces are held out; they choose the best step.
+First the photos themselves are the attributes, and the picture has to be the photo's: perceptually (LPIPS) and pixel by
+pixel on the head, while the background is whatever it is; to SFace and to a second recogniser, who are pleased less
+easily together than one alone; and in its landmarks. That is an inversion. No w holds everybody, W+ does. Then the
+photos take turns with faces drawn from the generator: both recognisers have to see the person there too, with the
+landmarks of the drawn face, so that mouths, eyes and turns stay free, and around the head has to stay what the mapper
+made of the drawn face. A penalty keeps o small. Further drawn faces only measure.
 """
 
+import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -27,41 +29,48 @@ from ..runtime.errors import FidError, InputError
 from ..runtime.face.crop import CROP_SIZE
 from ..runtime.identity import SUFFIX, Identity, average, fingerprint, mapper_name
 from ..runtime.media.images import check_output, find_photos
-from ..runtime.terminal import make_console
+from ..runtime.weights.catalogue import ensure
 from . import losses
+from .head import HeadMask
 from .loop import Progress, best_device, tune_machine
 from .networks.facemesh import FaceMesh
+from .networks.lpips import LPIPS
 from .networks.mobilestylegan import W_SIZE, Mapping
 from .networks.sface import SFace
+from .networks.tfjs import TfjsGraph
 from .networks.trained import Mapper
 from .weights.checkpoint import read_record
 from .weights.from_bundle import appearance_size, is_bundle, load_graph, load_synthesis
 from .weights.trained import load_generator, load_mapping, load_trained
 
 SAME_PERSON = 0.363  # cosine of SFace codes from which OpenCV, its publisher, takes two photos for one person
-COLOUR_CELLS = 8  # of the coarse colour, per side
-MEASURE_EVERY = 35  # steps
+LPIPS_SIZE = 128  # px, side of the pictures that LPIPS compares
+SECOND_SIZE = 160  # px, side of what the second recogniser looks at; it was made for 224, which takes twice the time
+SECOND_BOX = (16, 28, 240, 252)  # left, top, right, bottom px of the crop
 
 
 @dataclass(frozen=True)
 class PersonalizeConfig:
     """What `fid-train personalize` does; the resolved configuration is printed."""
 
-    steps: int = 100
-    alone: float = 0.7  # share of the steps that see the photos alone; then every second one is a drawn face
-    batch: int = 1  # faces in a step; more steps of one gain more than fewer of several
-    bank: int = 8  # faces drawn from the generator
-    held_out: int = 4  # further ones that only measure
+    steps: int = 110
+    max_minutes: float | None = None  # stop by then, the schedule shortened; None: all steps
+    alone: float = 0.5  # share of the steps that see the photos alone; then every second one is a drawn face
+    bank: int = 6  # faces drawn from the generator
+    held_out: int = 3  # further ones that only measure
     psi: float = 0.8  # truncation of the drawn faces
-    rate: float = 0.05  # Adam's, for the offset in standard deviations of W
-    identity_weight: float = 1.0  # 1 - cosine
-    landmarks_weight: float = 700.0  # squared distance as a fraction of the crop
-    colour_weight: float = 1.0  # coarse colour
-    offset_weight: float = 0.02  # mean square of the offset
+    rate: float = 0.1  # Adam's, for the offset in standard deviations of W; falls to a twentieth
+    perceptual_weight: float = 1.0  # LPIPS (AlexNet) to a photo, on the head
+    pixel_weight: float = 0.5  # mean absolute difference to a photo, on the head
+    identity_weight: float = 0.6  # 1 - cosine, of each recogniser on photos
+    drawn_identity_weight: float = 1.0  # and on drawn faces
+    landmarks_weight: float = 600.0  # squared distance as a fraction of the crop
+    background_weight: float = 1.0  # mean absolute difference around the head of a drawn face
+    offset_weight: float = 0.004  # mean square of the offset
     seed: int = 1
 
 
-INVERSION = PersonalizeConfig(steps=150, bank=0, held_out=0)
+INVERSION = PersonalizeConfig(steps=110, alone=1.0, bank=0, held_out=0)
 """Finds the picture that the generator makes of one photograph, on that photograph alone (`invert`)."""
 
 
@@ -70,26 +79,25 @@ class Networks:
     """The frozen networks; pictures are float [N, 3, S, S], RGB in [-1, 1]."""
 
     mapper: Mapper  # M
-    synthesis: nn.Module  # G: w [N, 512] -> picture
+    synthesis: nn.Module  # G: W+ [N, n_styles, 512] -> picture; `n_styles`
     identity: Callable[[Tensor], Tensor]  # E_id: crop -> unit codes [N, 128]
+    second: Callable[[Tensor], Tensor] | None  # another recogniser: crop -> unit codes [N, D]; None: SFace alone
     landmarks: Callable[[Tensor], Tensor]  # E_lnd: crop -> inner face [N, K, 2], pixels of a 256 px crop
     attributes: Callable[[Tensor], Tensor]  # E_attr: crop -> codes [N, 512]; needs no gradient
+    perceptual: Callable[[Tensor, Tensor], Tensor]  # two pictures [N, 3, 128, 128] -> distances [N]
+    head: Callable[[Tensor], Tensor]  # crop -> where the head is [N, 1, S, S], 0..1; needs no gradient
     mapping: nn.Module  # z [N, 512] -> w
 
 
 @dataclass(frozen=True)
-class Bank:
-    """What the person is put on: attribute codes, and what has to stay of each face."""
+class Face:
+    """What the person is put on: its attribute code, and what the result has to have of it."""
 
-    attributes: Tensor  # [N, 512]
-    landmarks: Tensor  # [N, K, 2], pixels of a 256 px crop
-    colour: Tensor  # [N, 3, S, S], anything with the face's coarse colour
-
-    def __len__(self) -> int:
-        return len(self.attributes)
-
-    def __getitem__(self, index: Tensor | slice) -> "Bank":
-        return Bank(self.attributes[index], self.landmarks[index], self.colour[index])
+    attributes: Tensor  # [1, 512]
+    landmarks: Tensor  # [1, K, 2], pixels of a 256 px crop
+    picture: Tensor  # [1, 3, S, S]: the photo itself; of a drawn face what the mapper makes of it, straight
+    head: Tensor  # [1, 1, S, S], where the head is in `picture`
+    own: bool  # a photo of the person
 
 
 @dataclass(frozen=True)
@@ -98,11 +106,17 @@ class Figures:
 
     identity: float  # mean cosine of the composition's identity code to the photos'
     landmarks_px: float  # mean distance of inner-face landmarks to those of the face, pixels of a 256 px crop
-    landmarks: float  # their squared distance as a fraction of the crop
 
-    def loss(self, config: PersonalizeConfig) -> float:
-        """The sum that is minimised, without coarse colour and without the penalty of the offset."""
-        return config.identity_weight * (1 - self.identity) + config.landmarks_weight * self.landmarks
+
+@dataclass(frozen=True)
+class Refined:
+    """What came of a refinement."""
+
+    w_plus_offset: Tensor  # [n_styles, 512], in units of w
+    before: Figures  # on the drawn faces that only measured
+    after: Figures
+    steps: int  # that were done
+    stopped: bool  # by the user, before the end
 
 
 def personalize(
@@ -114,13 +128,14 @@ def personalize(
     trained: tuple[Path, Path] | None = None,
     console: Console | None = None,
 ) -> Identity:
-    """Refines the identity of the person in `photos`, writes it to `output` (.npz) and returns it.
+    """Refine the identity of the person in `photos`, write it to `output` (.npz) and return it.
 
     `bundle`: whose networks to refine through, None for the bundle that comes with fid; `trained` in its place: a run
-    or checkpoint of `fid-train fit` and one of `fid-train distill`. The file appears at the end, whole. Raises
-    InputError for a photo without a usable face and for an output that exists or cannot be written.
+    or checkpoint of `fid-train fit` and one of `fid-train distill`. The file appears at the end, whole; Ctrl-C ends the
+    search and keeps what it has found. Raises InputError for a photo without a usable face and for an output that
+    exists or cannot be written.
     """
-    console = console or make_console()
+    console = console or Console()
     check_output(output, (SUFFIX,))
     if output.exists():
         raise InputError(f"{output} exists already; delete it first or choose another name.")
@@ -139,19 +154,23 @@ def personalize(
     else:
         networks = trained_networks(*trained, device)
         mapper = fingerprint({name: tensor.cpu().numpy() for name, tensor in networks.mapper.state_dict().items()})
-    progress = Progress(console, config.steps, config.batch, every_s=3)
+    if networks.second is None:
+        console.print("note: npm is not here, so no second recogniser looks on; the likeness may be a little worse.")
+    progress = Progress(console, config.steps, 1, every_s=3)
     pictures = torch.from_numpy(np.stack(crops)).to(device).permute(0, 3, 1, 2).float() / 127.5 - 1
-    w_offset, before, after = refine(networks, torch.from_numpy(mean.code).to(device), pictures, config, progress.show)
+    found = refine(networks, torch.from_numpy(mean.code).to(device), pictures, config, progress.show)
     appearance = networks.attributes(pictures).mean(0)
     person = Identity(
-        mean.code, mean.encoder, len(people), w_offset[None].cpu().numpy(), mapper, appearance.cpu().numpy()
+        mean.code, mean.encoder, len(people), found.w_plus_offset.cpu().numpy(), mapper, appearance.cpu().numpy()
     )
     person.save(output)
-    size = (w_offset / networks.mapper.w_std).square().mean().sqrt()
+    if found.stopped:
+        console.print(f"stopped after {found.steps} of {config.steps} steps; what was found so far is kept.")
+    size = (found.w_plus_offset / networks.mapper.w_std).square().mean().sqrt()
     console.print(
-        f"on {config.held_out} faces that only measured: identity cosine {before.identity:.2f} -> "
-        f"{after.identity:.2f}, landmarks off by {before.landmarks_px:.1f} -> {after.landmarks_px:.1f} px; "
-        f"offset {size:.2f} standard deviations of W"
+        f"on {config.held_out} faces that only measured: identity cosine {found.before.identity:.2f} -> "
+        f"{found.after.identity:.2f}, landmarks off by {found.before.landmarks_px:.1f} -> "
+        f"{found.after.landmarks_px:.1f} px; offset {size:.2f} standard deviations of W"
     )
     return person
 
@@ -203,68 +222,103 @@ def _networks(
     mapping: Mapping,
     device: torch.device,
 ) -> Networks:
-    identity, landmarks = SFace.load(), FaceMesh.load()
-    for network in (mapper, synthesis, identity, landmarks, mapping):
+    identity, landmarks, perceptual, head = SFace.load(), FaceMesh.load(), LPIPS.load("alex"), HeadMask.load()
+    for network in (mapper, synthesis, identity, landmarks, perceptual, head, mapping):
         network.to(device).eval().requires_grad_(False)
     synthesis.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue] - torch's stubs lack it
     return Networks(
         mapper,
         synthesis,
         identity,
+        second_recogniser(device),
         lambda crop: landmarks(crop)[:, landmarks.inner_face, :2],
         attributes,
+        perceptual,
+        head,
         mapping,
     )
 
 
-@torch.no_grad()
-def make_bank(networks: Networks, crops: Tensor, n: int, psi: float, seed: int) -> Bank:
-    """The attributes of n drawn faces, truncated by psi, after those of the given crops [K, 3, 256, 256]."""
-    z = torch.randn(n, W_SIZE, generator=torch.Generator().manual_seed(seed)).to(crops.device)
-    mean = networks.mapper.w_mean
-    w = mean + psi * (networks.mapping(z) - mean)
-    faces = torch.cat([crops, *(networks.synthesis(one).clamp(-1, 1) for one in w.split(1))])
-    parts = [Bank(networks.attributes(one), networks.landmarks(one), _coarse(one)) for one in faces.split(4)]
-    return Bank(*(torch.cat([getattr(part, name) for part in parts]) for name in Bank.__dataclass_fields__))
+def second_recogniser(device: torch.device) -> Callable[[Tensor], Tensor] | None:
+    """Return faceres-deep, which judges nothing in `fid-train evaluate`: crops [N, 3, S, S] in [-1, 1] -> unit codes
+    [N, 1024]. None where it cannot be fetched."""
+    try:
+        folder = ensure("faceres-deep")
+    except FidError:
+        return None
+    network = TfjsGraph(folder / "faceres-deep.json", ("global_pooling/Mean",)).to(device)
+
+    def codes(crop: Tensor) -> Tensor:
+        left, top, right, bottom = (edge * crop.shape[-1] // CROP_SIZE for edge in SECOND_BOX)
+        face = crop[:, :, top:bottom, left:right]
+        size = (SECOND_SIZE, SECOND_SIZE)
+        face = F.interpolate(face, size, mode="bilinear", align_corners=False, antialias=True)
+        return F.normalize(network((face + 1) * 127.5)[0], dim=1)
+
+    return codes
 
 
 class Refinement:
     """The offset of one person while it is optimised, from nothing on."""
 
-    def __init__(self, networks: Networks, code: Tensor, appearance: Tensor, config: PersonalizeConfig) -> None:
-        """`code`: the unit identity code [128] of the photos; `appearance`: their mean attribute code."""
-        self.networks, self.code, self.appearance, self.config = networks, code, appearance, config
-        self.offset = torch.zeros_like(networks.mapper.w_std).requires_grad_(True)
-        self.optimizer = torch.optim.Adam([self.offset], lr=config.rate, betas=(0.9, 0.95))
+    def __init__(self, networks: Networks, code: Tensor, crops: Tensor, config: PersonalizeConfig) -> None:
+        """`code`: the unit identity code [128] of the photos; `crops` [K, 3, 256, 256]: the aligned photos."""
+        self.networks, self.code, self.config = networks, code, config
+        n_styles = networks.synthesis.n_styles
+        assert isinstance(n_styles, int)
+        self.offset = networks.mapper.w_std.new_zeros(n_styles, W_SIZE).requires_grad_(True)
+        self.optimizer = torch.optim.Adam([self.offset], lr=config.rate)
         self.random = torch.Generator().manual_seed(config.seed)
+        with torch.no_grad():
+            looks = [networks.attributes(crop) for crop in crops.split(1)]
+            self.appearance = torch.stack(looks).mean(0)
+            self.second_code = None
+            if networks.second is not None:
+                codes = torch.cat([networks.second(crop) for crop in crops.split(1)])
+                self.second_code = F.normalize(codes.mean(0), dim=0)
+            self.photos = [
+                Face(look, networks.landmarks(crop), crop, networks.head(crop), own=True)
+                for crop, look in zip(crops.split(1), looks, strict=True)
+            ]
 
     @property
-    def w_offset(self) -> Tensor:
-        """[512], what is added to w."""
+    def w_plus_offset(self) -> Tensor:
+        """[n_styles, 512], what is added to w."""
         return self.networks.mapper.w_std * self.offset
 
     def image(self, attributes: Tensor) -> Tensor:
-        """The person with attributes [N, 512]: pictures [N, 3, S, S]."""
+        """Return the person with attributes [N, 512]: pictures [N, 3, S, S]."""
         n = len(attributes)
         w = self.networks.mapper(self.code.expand(n, -1), attributes, self.appearance.expand(n, -1))
-        return self.networks.synthesis(w + self.w_offset)
+        return self.networks.synthesis(w[:, None] + self.w_plus_offset)
 
-    def step(self, faces: Bank, fraction: float) -> dict[str, float]:
-        """One step on some faces of the bank, `fraction` of all steps being done. Returns the losses.
+    @torch.no_grad()
+    def draw(self, n: int) -> list[Face]:
+        """Return n faces drawn from the generator, with what the mapper makes of the person on them; before the first
+        step."""
+        z = torch.randn(n, W_SIZE, generator=torch.Generator().manual_seed(self.config.seed)).to(self.code.device)
+        mean, faces = self.networks.mapper.w_mean, []
+        for one in z.split(1):
+            drawn = self.networks.synthesis(mean + self.config.psi * (self.networks.mapping(one) - mean)).clamp(-1, 1)
+            attributes = self.networks.attributes(drawn)
+            straight = self.image(attributes).clamp(-1, 1)
+            head = self.networks.head(straight)
+            faces.append(Face(attributes, self.networks.landmarks(drawn), straight, head, own=False))
+        return faces
+
+    def step(self, face: Face, fraction: float) -> dict[str, float]:
+        """Take one step on a face, `fraction` of all being done. Returns the losses.
 
         Raises FidError when one is not finite.
         """
-        config, image = self.config, self.image(faces.attributes)
+        config, image = self.config, self.image(face.attributes)
         self.optimizer.param_groups[0]["lr"] = config.rate * (0.05 + 0.95 * 0.5 * (1 + np.cos(np.pi * fraction)))
-        both = torch.cat((image, jittered(image.flip(3), self.random)))
-        terms = {
-            "identity": config.identity_weight
-            * losses.identity_cosine(self.networks.identity(both), self.code.expand(len(both), -1)),
-            "landmarks": config.landmarks_weight
-            * losses.landmarks_squared(self.networks.landmarks(image) / CROP_SIZE, faces.landmarks / CROP_SIZE),
-            "colour": config.colour_weight * losses.coarse_colour(image, faces.colour, COLOUR_CELLS),
-            "offset": config.offset_weight * self.offset.square().mean(),
-        }
+        terms = self._identity(image, config.identity_weight if face.own else config.drawn_identity_weight)
+        terms["landmarks"] = config.landmarks_weight * losses.landmarks_squared(
+            self.networks.landmarks(image) / CROP_SIZE, face.landmarks / CROP_SIZE
+        )
+        terms |= self._likeness(image, face) if face.own else self._surroundings(image, face)
+        terms["offset"] = config.offset_weight * self.offset.square().mean()
         total = torch.stack(list(terms.values())).sum()
         if not torch.isfinite(total):
             raise FidError("the loss is not finite; the weights of these networks seem to be damaged.")
@@ -273,24 +327,43 @@ class Refinement:
         self.optimizer.step()
         return {name: value.item() for name, value in terms.items()}
 
+    def _identity(self, image: Tensor, weight: float) -> dict[str, Tensor]:
+        """How far both recognisers are from the person; SFace in a view that is different every time."""
+        mirrored = bool(torch.rand(1, generator=self.random) < 0.5)
+        view = jittered(image.flip(3) if mirrored else image, self.random)
+        terms = {"identity": weight * losses.identity_cosine(self.networks.identity(view), self.code[None])}
+        if self.networks.second is not None and self.second_code is not None:
+            codes = self.networks.second(image)
+            terms["second"] = weight * losses.identity_cosine(codes, self.second_code[None])
+        return terms
+
+    def _likeness(self, image: Tensor, face: Face) -> dict[str, Tensor]:
+        """How far the head is from the photo's; around it the photo is thought to be what the picture is."""
+        photo = face.picture
+        if photo.shape[-1] != image.shape[-1]:
+            photo = F.interpolate(photo, image.shape[2:], mode="bilinear", antialias=True)
+        head = self.networks.head(photo) if face.head.shape[2:] != image.shape[2:] else face.head
+        target = head * photo + (1 - head) * image.detach()
+        small = [F.adaptive_avg_pool2d(one, LPIPS_SIZE) for one in (image, target)]
+        return {
+            "perceptual": self.config.perceptual_weight * self.networks.perceptual(small[0], small[1]).mean(),
+            "pixel": self.config.pixel_weight * (head * (image - photo)).abs().mean(),
+        }
+
+    def _surroundings(self, image: Tensor, face: Face) -> dict[str, Tensor]:
+        """How far the picture around the head is from what the mapper alone made."""
+        around = (1 - face.head) * (image - face.picture)
+        return {"background": self.config.background_weight * around.abs().mean()}
+
     @torch.no_grad()
-    def measure(self, faces: Bank) -> Figures:
-        """How well the person is found on these faces."""
-        results = []
-        for i in range(len(faces)):
-            face = faces[torch.tensor([i], device=faces.attributes.device)]
+    def measure(self, faces: Sequence[Face]) -> Figures:
+        """Return how well the person is found on these faces."""
+        cosines, distances = [], []
+        for face in faces:
             image = self.image(face.attributes).clamp(-1, 1)
-            points = self.networks.landmarks(image)
-            results.append(
-                torch.stack(
-                    [
-                        (self.networks.identity(image) @ self.code).mean(),
-                        (points - face.landmarks).square().sum(2).sqrt().mean(),
-                        losses.landmarks_squared(points / CROP_SIZE, face.landmarks / CROP_SIZE),
-                    ]
-                )
-            )
-        return Figures(*torch.stack(results).mean(0).tolist())
+            cosines.append(float(self.networks.identity(image) @ self.code))
+            distances.append(float((self.networks.landmarks(image) - face.landmarks).norm(dim=2).mean()))
+        return Figures(float(np.mean(cosines or [np.nan])), float(np.mean(distances or [np.nan])))
 
 
 def refine(
@@ -299,66 +372,54 @@ def refine(
     crops: Tensor,
     config: PersonalizeConfig,
     show: Callable[[int, dict[str, float]], None] = lambda step, figures: None,
-) -> tuple[Tensor, Figures, Figures]:
-    """Optimises the offset of the person whose photos have the mean identity code `code` [128].
+) -> Refined:
+    """Optimise the offset of the person whose photos have the mean identity code `code` [128].
 
-    `crops` [K, 3, 256, 256] are the aligned photos; `show` is called after every step. Returns the offset of w [512]
-    and the figures on the held-out faces before and after. It is the best that the held-out faces saw, every
-    `MEASURE_EVERY` steps; where nothing is gained, no offset. Raises FidError when a loss is not finite.
+    `crops` [K, 3, 256, 256] are the aligned photos; `show` is called after every step. Ctrl-C ends it early. Raises
+    FidError when a loss is not finite.
     """
-    bank = make_bank(networks, crops, config.bank + config.held_out, config.psi, config.seed)
-    photos, drawn = bank[: len(crops)], bank[len(crops) :]
-    refinement = Refinement(networks, code, photos.attributes.mean(0), config)
+    begin, done, stopped = time.monotonic(), 0, False
+    refinement = Refinement(networks, code, crops, config)
+    drawn = refinement.draw(config.bank + config.held_out)
     known, held_out = drawn[: config.bank], drawn[config.bank :]
-    known = replace(known, colour=_colour_with_skin(refinement, crops, photos, known))
-    before = best = refinement.measure(held_out)
-    w_offset, random = refinement.w_offset.detach(), torch.Generator().manual_seed(config.seed)
-    of_photos, of_drawn = _in_turn(photos, config.batch, random), _in_turn(known, config.batch, random)
-    for done in range(config.steps):
-        alone = done < config.alone * config.steps or done % 2 == 0
-        show(done + 1, refinement.step(next(of_photos if alone else of_drawn), done / config.steps))
-        if (done + 1) % MEASURE_EVERY == 0 or done + 1 == config.steps:
-            figures = refinement.measure(held_out)
-            if figures.loss(config) < best.loss(config):
-                best, w_offset = figures, refinement.w_offset.detach()
-    return w_offset, before, best
+    before = refinement.measure(held_out)
+    random = torch.Generator().manual_seed(config.seed)
+    of_photos, of_drawn = _in_turn(refinement.photos, random), _in_turn(known, random)
+    try:
+        while (fraction := _fraction(config, done, time.monotonic() - begin)) < 1:
+            alone = not known or fraction < config.alone or done % 2 == 0
+            terms = refinement.step(next(of_photos if alone else of_drawn), fraction)
+            done += 1
+            show(done, terms)
+    except KeyboardInterrupt:
+        stopped = True
+    return Refined(refinement.w_plus_offset.detach(), before, refinement.measure(held_out), done, stopped)
 
 
-@torch.no_grad()
-def _colour_with_skin(refinement: Refinement, crops: Tensor, photos: Bank, drawn: Bank) -> Tensor:
-    """Coarse colour [N, 3, 8, 8] in [-1, 1] of the person on N drawn faces: as the mapper has it, but for the skin.
-
-    That is changed there by as much as the mapper misses it on the photos, in the logarithm of linear light.
-    """
-    seen = torch.cat([refinement.image(one).clamp(-1, 1) for one in photos.attributes.split(1)])
-    change = (losses.skin_colour(crops) - losses.skin_colour(seen)).mean(0, keepdim=True)
-    images = (refinement.image(one).clamp(-1, 1) for one in drawn.attributes.split(1))
-    return torch.cat([_coarse(losses.with_skin(image, change)) for image in images])
+def _fraction(config: PersonalizeConfig, steps: int, seconds: float) -> float:
+    """The share of the search that is over, by its steps or by its time."""
+    by_time = 0.0 if config.max_minutes is None else seconds / (60 * config.max_minutes)
+    return max(steps / config.steps, by_time)
 
 
-def _in_turn(faces: Bank, batch: int, random: torch.Generator) -> Iterator[Bank]:
-    """Batches of all the faces in random order, over and over."""
-    order = torch.zeros(0, dtype=torch.int64)
-    while True:
-        while len(order) < batch:
-            order = torch.cat((order, torch.randperm(len(faces), generator=random)))
-        yield faces[order[:batch]]
-        order = order[batch:]
+def _in_turn(faces: Sequence[Face], random: torch.Generator) -> Iterator[Face]:
+    """All the faces in random order, over and over."""
+    while faces:
+        for number in torch.randperm(len(faces), generator=random).tolist():
+            yield faces[number]
 
 
 def invert(networks: Networks, code: Tensor, crop: Tensor, config: PersonalizeConfig) -> Tensor:
-    """The generator's picture [1, 3, S, S] of one aligned photograph [1, 3, 256, 256] with the identity code `code`.
+    """Return the generator's picture [1, 3, S, S] of one aligned photograph [1, 3, 256, 256] with the identity code
+    `code`.
 
-    w is optimised for this picture alone, from the mapper's on, as `INVERSION` says: the ceiling of what a mapper can
-    reach with it.
+    The offset is optimised for this picture alone, as `INVERSION` says: the ceiling of what can be reached with it.
     """
-    attributes = networks.attributes(crop)
-    own = Bank(attributes, networks.landmarks(crop), _coarse(crop))
-    refinement = Refinement(networks, code, attributes[0], config)
+    refinement = Refinement(networks, code, crop, config)
     for done in range(config.steps):
-        refinement.step(own, done / config.steps)
+        refinement.step(refinement.photos[0], done / config.steps)
     with torch.no_grad():
-        return refinement.image(attributes)
+        return refinement.image(refinement.photos[0].attributes)
 
 
 def jittered(image: Tensor, random: torch.Generator) -> Tensor:
@@ -372,10 +433,6 @@ def jittered(image: Tensor, random: torch.Generator) -> Tensor:
     theta[:, :, 2] = 0.08 * torch.rand(n, 2, generator=random) - 0.04  # in half sides
     grid = F.affine_grid(theta.to(image.device), list(image.shape), align_corners=False)
     return F.grid_sample(image, grid, padding_mode="reflection", align_corners=False)
-
-
-def _coarse(crop: Tensor) -> Tensor:
-    return F.adaptive_avg_pool2d(crop, COLOUR_CELLS)
 
 
 def _bytes(crop: Tensor) -> np.ndarray:

@@ -1,6 +1,7 @@
 """Refining an identity: on tiny networks whose best answer is known, and on the command line."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,25 +13,16 @@ from fid.runtime.assets import FACES
 from fid.runtime.errors import FidError
 from fid.runtime.identity import fingerprint, mapper_name
 from fid.runtime.media.images import write_image
-from fid.trainer import cli, losses, personalize
+from fid.trainer import cli, personalize
+from fid.trainer.head import HeadMask
 from fid.trainer.networks.trained import Mapper
-from fid.trainer.personalize import (
-    Bank,
-    Figures,
-    Networks,
-    PersonalizeConfig,
-    Refinement,
-    make_bank,
-    odd_one_out,
-    refine,
-)
+from fid.trainer.personalize import Networks, PersonalizeConfig, Refinement, odd_one_out, refine
 from fid.trainer.weights.from_bundle import appearance_size, load_graph
-from tiny import TinyMapper, TinySynthesis
+from tiny import N_STYLES, TinyMapper, TinySynthesis
 from torch import Tensor, nn
 
 ADA, BEN = (FACES / f"identity-{name}.jpg" for name in ("ada", "ben"))
-LOOKS = torch.zeros(512)  # the tiny mapper does not look at it
-CONFIG = PersonalizeConfig(steps=30, batch=1, bank=3, held_out=3)
+CONFIG = PersonalizeConfig(steps=40, alone=0.3, bank=3, held_out=3, rate=0.05, perceptual_weight=0.0, pixel_weight=0.0)
 
 
 def pooled(crop: Tensor, cells: int) -> Tensor:
@@ -50,12 +42,20 @@ def tiny(seed: int = 0) -> Networks:
     def identity(crop: Tensor) -> Tensor:
         return F.normalize(pooled(crop + crop.flip(3) - usual - usual.flip(3), 4) @ to_code, dim=1)
 
+    def head(crop: Tensor) -> Tensor:
+        mask = torch.zeros_like(crop[:, :1])
+        mask[:, :, 64:192, 64:192] = 1.0
+        return mask
+
     return Networks(
         mapper,  # type: ignore[arg-type]
         synthesis,
         identity=identity,
+        second=None,
         landmarks=lambda crop: 128 + (pooled(crop, 4) @ to_points).reshape(-1, 10, 2),
         attributes=lambda crop: pooled(crop, 4) @ to_attributes,
+        perceptual=lambda image, target: (image - target).square().mean((1, 2, 3)),
+        head=head,
         mapping=nn.Identity(),
     )
 
@@ -78,45 +78,52 @@ def crops() -> Tensor:
     return torch.rand(1, 3, 256, 256) * 2 - 1
 
 
-def bank_of(n: int) -> Bank:
-    return Bank(torch.randn(n, 512), torch.rand(n, 10, 2) * 256, torch.rand(n, 3, 8, 8))
+def refinement_of(networks: Networks, code: Tensor, crops: Tensor, **changes: float) -> Refinement:
+    return Refinement(networks, code, crops, replace(CONFIG, **changes))
 
 
-def test_it_starts_as_the_plain_mapper(networks: Networks, target: Tensor) -> None:
-    refinement, attributes = Refinement(networks, target, LOOKS, CONFIG), torch.randn(3, 512)
+WEIGHTLESS = {
+    **{"perceptual_weight": 0.0, "pixel_weight": 0.0, "identity_weight": 0.0, "drawn_identity_weight": 0.0},
+    **{"landmarks_weight": 0.0, "background_weight": 0.0, "offset_weight": 0.0},
+}
+
+
+def test_it_starts_as_the_plain_mapper(networks: Networks, target: Tensor, crops: Tensor) -> None:
+    refinement, attributes = refinement_of(networks, target, crops), torch.randn(3, 512)
     plain = networks.synthesis(networks.mapper(target.expand(3, -1), attributes))
     torch.testing.assert_close(refinement.image(attributes), plain)
-    assert not refinement.w_offset.any()
+    assert refinement.w_plus_offset.shape == (N_STYLES, 512)
+    assert not refinement.w_plus_offset.any()
 
 
-def test_the_offset_counts_in_standard_deviations(networks: Networks, target: Tensor) -> None:
-    refinement = Refinement(networks, target, LOOKS, CONFIG)
+def test_the_offset_counts_in_standard_deviations_for_every_style(
+    networks: Networks, target: Tensor, crops: Tensor
+) -> None:
+    refinement = refinement_of(networks, target, crops, **WEIGHTLESS | {"offset_weight": 0.1})
     with torch.no_grad():
-        refinement.offset += 2
-    torch.testing.assert_close(refinement.w_offset, 2 * networks.mapper.w_std)
+        refinement.offset[1] += 2
+    moved = torch.stack((torch.zeros(512), 2 * networks.mapper.w_std))
+    torch.testing.assert_close(refinement.w_plus_offset, moved)
     attributes = torch.randn(1, 512)
-    w = networks.mapper(target[None], attributes) + 2 * networks.mapper.w_std
-    torch.testing.assert_close(refinement.image(attributes), networks.synthesis(w))
-    weightless = PersonalizeConfig(identity_weight=0, landmarks_weight=0, colour_weight=0, offset_weight=0.1)
-    refinement.config = weightless
-    terms = refinement.step(bank_of(2), 0.0)
-    assert terms["offset"] == pytest.approx(0.1 * 4)
-    assert terms["identity"] == terms["landmarks"] == terms["colour"] == 0
+    w_plus = networks.mapper(target[None], attributes)[:, None] + moved
+    torch.testing.assert_close(refinement.image(attributes), networks.synthesis(w_plus))
+    terms = refinement.step(refinement.photos[0], 0.0)
+    assert terms.pop("offset") == pytest.approx(0.1 * 4 / 2)
+    assert set(terms.values()) == {0.0}
 
 
-def test_the_pull_alone_brings_the_offset_back(networks: Networks, target: Tensor) -> None:
-    config = PersonalizeConfig(identity_weight=0, landmarks_weight=0, colour_weight=0, offset_weight=1, rate=0.05)
-    refinement = Refinement(networks, target, LOOKS, config)
+def test_the_pull_alone_brings_the_offset_back(networks: Networks, target: Tensor, crops: Tensor) -> None:
+    refinement = refinement_of(networks, target, crops, **WEIGHTLESS | {"offset_weight": 1.0})
     with torch.no_grad():
         refinement.offset += 0.5
     for _ in range(10):
-        refinement.step(bank_of(1), 0.0)
+        refinement.step(refinement.photos[0], 0.0)
     assert refinement.offset.abs().max() < 0.1
 
 
 def test_only_the_offset_changes(networks: Networks, target: Tensor, crops: Tensor) -> None:
     before = fingerprint({name: value.numpy() for name, value in networks.mapper.state_dict().items()})
-    refine(networks, target, crops, PersonalizeConfig(steps=3, batch=2, bank=2, held_out=1))
+    refine(networks, target, crops, replace(CONFIG, steps=3, bank=2, held_out=1))
     assert fingerprint({name: value.numpy() for name, value in networks.mapper.state_dict().items()}) == before
 
 
@@ -124,111 +131,120 @@ def test_the_person_is_found_on_faces_that_were_not_optimised(
     networks: Networks, target: Tensor, crops: Tensor
 ) -> None:
     shown = []
-    w_offset, before, after = refine(networks, target, crops, CONFIG, lambda step, terms: shown.append(step))
-    assert after.identity > before.identity + 0.1
-    assert after.loss(CONFIG) < before.loss(CONFIG)
-    assert w_offset.shape == (512,)
-    assert (w_offset / networks.mapper.w_std).square().mean().sqrt() < 1.5
-    assert shown == list(range(1, 31))
-    bank = make_bank(networks, crops, 6, CONFIG.psi, CONFIG.seed)
+    found = refine(networks, target, crops, CONFIG, lambda step, terms: shown.append(step))
+    assert found.after.identity > found.before.identity + 0.1
+    assert found.w_plus_offset.shape == (N_STYLES, 512)
+    assert (found.w_plus_offset / networks.mapper.w_std).square().mean().sqrt() < 1.5
+    assert (shown, found.steps, found.stopped) == (list(range(1, 41)), 40, False)
+
+
+def test_the_photo_is_found_on_the_head_alone(networks: Networks, target: Tensor) -> None:
     with torch.no_grad():
-        w = networks.mapper(target.expand(3, -1), bank.attributes[-3:]) + w_offset
-        found = networks.identity(networks.synthesis(w).clamp(-1, 1)) @ target
-    assert found.mean().item() == pytest.approx(after.identity, abs=1e-4)
+        w = networks.mapper.w_mean + 0.7 * networks.mapper.w_std * torch.randn(1, 512)
+        photo = networks.synthesis(w).clamp(-1, 1)
+    around = photo.clone()
+    around[:, :, :64] = 1.0
+    weights = {**WEIGHTLESS, "pixel_weight": 1.0, "perceptual_weight": 1.0, "rate": 0.05}
+    plain, masked = (refinement_of(networks, target, crop, **weights) for crop in (photo, around))
+    for refinement in (plain, masked):
+        before = refinement.step(refinement.photos[0], 0.0)["pixel"]
+        for _ in range(20):
+            after = refinement.step(refinement.photos[0], 0.5)["pixel"]
+        assert after < 0.5 * before
+    # the attributes see the painted photo, the loss does not
+    with torch.no_grad():
+        images = [one.image(one.photos[0].attributes)[:, :, 64:192, 64:192] for one in (plain, masked)]
+    assert (images[0] - images[1]).abs().mean() < 0.1
 
 
 def test_landmarks_hold_the_person_back(networks: Networks, target: Tensor, crops: Tensor) -> None:
     free, held = (
-        refine(networks, target, crops, PersonalizeConfig(steps=20, bank=3, held_out=2, landmarks_weight=weight))
-        for weight in (0.0, 1e6)
+        refine(networks, target, crops, replace(CONFIG, steps=20, landmarks_weight=weight)) for weight in (0.0, 1e6)
     )
-    assert held[2].landmarks < free[2].landmarks
+    assert held.after.landmarks_px < free.after.landmarks_px
+
+
+def test_around_the_head_of_a_drawn_face_nothing_changes(networks: Networks, target: Tensor, crops: Tensor) -> None:
+    moved = []
+    for weight in (0.0, 1e3):
+        refinement = refinement_of(networks, target, crops, background_weight=weight)
+        (face,) = refinement.draw(1)
+        for _ in range(15):
+            refinement.step(face, 0.2)
+        with torch.no_grad():
+            around = (1 - face.head) * (refinement.image(face.attributes) - face.picture)
+        moved.append(around.abs().mean().item())
+    assert moved[1] < 0.5 * moved[0]
 
 
 def test_the_same_seed_gives_the_same_person(networks: Networks, target: Tensor, crops: Tensor) -> None:
-    config = PersonalizeConfig(steps=5, batch=2, bank=3, held_out=1)
+    config = replace(CONFIG, steps=5, held_out=1)
     first, second = (refine(networks, target, crops, config) for _ in range(2))
-    torch.testing.assert_close(first[0], second[0], rtol=0, atol=0)
-
-
-@pytest.mark.parametrize(("cosines", "best"), [((0.5, 0.4, 0.3), 0), ((0.2, 0.9, 0.5), 1), ((0.2, 0.5, 0.9), 2)])
-def test_the_best_on_the_held_out_faces_is_kept(
-    networks: Networks,
-    target: Tensor,
-    crops: Tensor,
-    monkeypatch: pytest.MonkeyPatch,
-    cosines: tuple[float, ...],
-    best: int,
-) -> None:
-    def step(self: Refinement, faces: Bank, fraction: float) -> dict[str, float]:
-        self.offset.data += 1
-        return {}
-
-    answers = [Figures(cosine, 1.0, 0.0) for cosine in cosines]
-    said = iter(answers)
-    monkeypatch.setattr(personalize, "MEASURE_EVERY", 2)
-    monkeypatch.setattr(Refinement, "step", step)
-    monkeypatch.setattr(Refinement, "measure", lambda self, faces: next(said))
-    w_offset, before, after = refine(networks, target, crops, PersonalizeConfig(steps=4, batch=1, bank=1, held_out=1))
-    assert (before, after) == (answers[0], answers[best])
-    torch.testing.assert_close(w_offset, 2.0 * best * networks.mapper.w_std)
+    torch.testing.assert_close(first.w_plus_offset, second.w_plus_offset, rtol=0, atol=0)
 
 
 def test_drawn_faces_take_turns_with_the_photos_at_the_end(
     networks: Networks, target: Tensor, crops: Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    own, seen = networks.attributes(crops), []
-
-    def step(self: Refinement, faces: Bank, fraction: float) -> dict[str, float]:
-        seen.append(torch.allclose(faces.attributes, own, atol=1e-4))
-        return {}
-
-    monkeypatch.setattr(Refinement, "step", step)
-    refine(networks, target, crops, PersonalizeConfig(steps=10, alone=0.6, bank=2, held_out=1))
+    seen = []
+    monkeypatch.setattr(Refinement, "step", lambda self, face, fraction: seen.append(face.own) or {})
+    refine(networks, target, crops, replace(CONFIG, steps=10, alone=0.6))
     assert seen == [True] * 6 + [True, False] * 2
     seen.clear()
-    refine(networks, target, crops, PersonalizeConfig(steps=4, alone=1.0, bank=1, held_out=1))
+    refine(networks, target, crops, replace(CONFIG, steps=4, alone=0.0, bank=0))
     assert seen == [True] * 4
 
 
-def test_drawn_faces_get_the_persons_skin(
+def test_a_second_recogniser_looks_on(networks: Networks, target: Tensor, crops: Tensor) -> None:
+    sides = torch.randn(3 * 256 * 2, 8)
+    second = lambda crop: F.normalize(crop[..., ::128].flatten(1) @ sides, dim=1)  # noqa: E731
+    alone = refinement_of(networks, target, crops)
+    both = refinement_of(replace(networks, second=second), target, crops)
+    terms, more = alone.step(alone.photos[0], 0.0), both.step(both.photos[0], 0.0)
+    assert more.keys() - terms.keys() == {"second"}
+    for _ in range(10):
+        last = both.step(both.photos[0], 0.2)
+    assert last["second"] < more["second"]
+
+
+def test_the_time_that_is_given_is_kept(
     networks: Networks, target: Tensor, crops: Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Twice as dark on the photo, in linear light, as the mapper has it: so on every drawn face."""
-    config = PersonalizeConfig(steps=2, alone=0.0, bank=1, held_out=1)
-    bank = make_bank(networks, crops, 2, config.psi, config.seed)
-    refinement = Refinement(networks, target, bank.attributes[0], config)
-    with torch.no_grad():
-        own, drawn = (refinement.image(bank.attributes[i : i + 1]).clamp(-1, 1) for i in range(2))
-    dark = losses.with_skin(own, torch.full((1, 3), -0.7))
-    monkeypatch.setattr(personalize, "make_bank", lambda *arguments: bank)
-    colours = []
-
-    def step(self: Refinement, faces: Bank, fraction: float) -> dict[str, float]:
-        colours.append(faces.colour)
-        return {}
-
-    monkeypatch.setattr(Refinement, "step", step)
-    refine(networks, target, dark, config)
-    change = losses.skin_colour(dark) - losses.skin_colour(own)
-    torch.testing.assert_close(colours[0], bank.colour[:1])
-    torch.testing.assert_close(colours[1], F.adaptive_avg_pool2d(losses.with_skin(drawn, change), 8))
+    clock = iter(range(0, 1000, 6))  # seconds, at every look
+    monkeypatch.setattr(personalize.time, "monotonic", lambda: float(next(clock)))
+    fractions = []
+    monkeypatch.setattr(Refinement, "step", lambda self, face, fraction: fractions.append(fraction) or {})
+    found = refine(networks, target, crops, replace(CONFIG, steps=100, max_minutes=1.0))
+    assert fractions == pytest.approx([0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9])
+    assert (found.steps, found.stopped) == (9, False)
 
 
-def test_the_bank_begins_with_the_photos(networks: Networks, crops: Tensor) -> None:
-    bank = make_bank(networks, crops, 5, 0.8, seed=3)
-    assert len(bank) == 6
-    torch.testing.assert_close(bank.attributes[:1], networks.attributes(crops))
-    torch.testing.assert_close(bank.landmarks[:1], networks.landmarks(crops))
-    torch.testing.assert_close(bank.colour[:1], F.adaptive_avg_pool2d(crops, 8))
-    mean_faces = make_bank(networks, crops, 2, 0.0, seed=3)  # no variety: the mean face twice
-    torch.testing.assert_close(mean_faces.attributes[1], mean_faces.attributes[2])
+def test_ctrl_c_keeps_what_was_found(networks: Networks, target: Tensor, crops: Tensor) -> None:
+    def show(step: int, terms: dict[str, float]) -> None:
+        if step == 6:
+            raise KeyboardInterrupt
+
+    found = refine(networks, target, crops, CONFIG, show)
+    assert (found.steps, found.stopped) == (6, True)
+    assert found.w_plus_offset.abs().max() > 0
 
 
-def test_a_loss_that_is_not_finite_is_a_sentence(networks: Networks, target: Tensor) -> None:
-    refinement = Refinement(networks, target, LOOKS, CONFIG)
+def test_a_loss_that_is_not_finite_is_a_sentence(networks: Networks, target: Tensor, crops: Tensor) -> None:
+    refinement = refinement_of(networks, target, crops)
+    face = replace(refinement.photos[0], attributes=torch.full((1, 512), torch.nan))
     with pytest.raises(FidError, match="not finite"):
-        refinement.step(Bank(torch.full((2, 512), torch.nan), torch.zeros(2, 10, 2), torch.zeros(2, 3, 8, 8)), 0.0)
+        refinement.step(face, 0.0)
+
+
+def test_the_head_is_a_person_near_the_middle() -> None:
+    mask = HeadMask(lambda picture: (torch.ones(len(picture), 1, 256, 256),))  # type: ignore[arg-type]
+    for side in (128, 256):
+        head = mask(torch.zeros(1, 3, side, side))
+        assert head.shape == (1, 1, side, side)
+        assert head[0, 0, side // 2, side // 2] > 0.95
+        assert head[0, 0, -1, 0] < 0.01
+    nobody = HeadMask(lambda picture: (torch.zeros(len(picture), 1, 256, 256),))  # type: ignore[arg-type]
+    assert not nobody(torch.zeros(1, 3, 256, 256)).any()
 
 
 def test_a_stranger_among_the_photos() -> None:
@@ -264,6 +280,7 @@ def toy_networks(monkeypatch: pytest.MonkeyPatch, fetched: Callable[[str], Path]
     """The toy bundle's place is taken by tiny networks, since it holds no mapper of ours."""
     fetched("yunet")
     networks = tiny()
+    networks.synthesis.n_styles = 3  # the toy bundle's
     monkeypatch.setattr(personalize, "bundle_networks", lambda composer, device: networks)
 
 
@@ -315,7 +332,7 @@ def test_ctrl_c_leaves_nothing(
     def interrupted(*arguments: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(Refinement, "step", interrupted)
+    monkeypatch.setattr(Refinement, "draw", interrupted)  # before the search; Ctrl-C in it keeps what it has
     code, _, err = run(capsys, ADA, "-o", tmp_path / "me.npz", "--bundle", toy_bundle)
     assert (code, err.strip()) == (130, "fid-train: stopped.")
     assert not list(tmp_path.iterdir())

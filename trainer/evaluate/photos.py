@@ -170,11 +170,11 @@ def measure_refined(
         own, code = crops[:1], torch.from_numpy(seen.codes["SFace"][identity]).to(device)
         with torch.no_grad():
             appearance, attributes = networks.attributes(own)[0], networks.attributes(crops[1:])
-        offset, _, _ = personalize.refine(networks, code, own, personalize.PersonalizeConfig())
+        offset = personalize.refine(networks, code, own, personalize.PersonalizeConfig()).w_plus_offset
         with torch.no_grad():
             n = len(attributes)
             w = networks.mapper(code.expand(n, -1), attributes, appearance.expand(n, -1))
-            for pictures, of_person in ((straight, w), (refined, w + offset)):
+            for pictures, of_person in ((straight, w), (refined, w[:, None] + offset)):
                 parts = of_person.split(config.batch)
                 pictures.append(np.concatenate([as_crops(to_uint8(networks.synthesis(part))) for part in parts]))
         inverted.append(as_crops(to_uint8(personalize.invert(networks, code, own, personalize.INVERSION))))

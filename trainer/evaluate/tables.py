@@ -293,8 +293,8 @@ def _groups(title: str, report: Mapping[str, Any]) -> Table:
             "By judge: mean cosine to the photo (dlib: minus the distance), and the share accepted at FAR 0.1 %, with "
             "the threshold of each group from its own strangers. Found: the photo is the nearest of all. Sex and age "
             "by faceres, sex of people whose photo it reads rightly. Skin: colour difference (CIE76) of the cheeks "
-            "with the photo's own attributes, so in its light. Landmarks: distance to the attribute photo's, of the "
-            "crop.",
+            "with the photo's own attributes, so in its light. Landmarks: distance to the attribute photo's, as a "
+            "fraction of the crop.",
         ],
     )
 

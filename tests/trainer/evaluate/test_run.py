@@ -174,15 +174,20 @@ class MeanMapper(nn.Module):
 
 
 def test_people_are_refined_and_their_photos_inverted(frozen, loaded, photos, monkeypatch):
+    synthesis = nn.Sequential(frozen.synthesis, nn.Upsample(scale_factor=2))
+    synthesis.n_styles = frozen.synthesis.n_styles
     networks = personalize.Networks(
         MeanMapper(frozen),
-        nn.Sequential(frozen.synthesis, nn.Upsample(scale_factor=2)),
+        synthesis,
         frozen.identity,
+        None,
         frozen.inner_face,
         attributes=lambda crop: torch.zeros(len(crop), 512),
+        perceptual=loaded.lpips,
+        head=lambda crop: torch.ones_like(crop[:, :1]),
         mapping=frozen.mapping,
     )
-    quick = partial(personalize.PersonalizeConfig, steps=6, bank=1, held_out=1, rate=1.0, colour_weight=0.0)
+    quick = partial(personalize.PersonalizeConfig, steps=6, bank=1, held_out=1, rate=0.5)
     monkeypatch.setattr(personalize, "PersonalizeConfig", quick)
     monkeypatch.setattr(personalize, "INVERSION", quick())
     said = []
