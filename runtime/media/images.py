@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
 from ..errors import FidError, InputError
+from .mark import embed_mark
 from .provenance import Note, embed_note
 
 # What a folder of photos is searched for; a file named on its own may have any name.
@@ -126,7 +127,7 @@ def check_not_input(path: Path, inputs: Sequence[Path]) -> None:
 
 
 def write_image(path: str | os.PathLike[str], image: np.ndarray, note: Note | None = None) -> None:
-    """Write RGB uint8 [height, width, 3] as PNG, JPEG or WebP by the name's ending, with the provenance note if given.
+    """Write RGB uint8 [height, width, 3] as PNG, JPEG or WebP by the name's ending, labelled as the note says.
 
     The file appears complete or not at all. Raises `InputError` for an unknown ending or a missing folder, `FidError`
     when the disk refuses.
@@ -145,6 +146,7 @@ def encode_image(image: np.ndarray, suffix: str, note: Note | None = None, name:
     parameters = {".png": [], ".webp": [cv2.IMWRITE_WEBP_QUALITY, WEBP_QUALITY]}.get(
         suffix, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY]
     )
+    image = embed_mark(image) if note is not None and note.mark else image
     done, encoded = cv2.imencode(suffix, cv2.cvtColor(image, cv2.COLOR_RGB2BGR), parameters)
     if not done:
         raise FidError(f"{name} could not be encoded.")

@@ -12,7 +12,8 @@ import numpy as np
 
 from ..errors import FidError
 from .images import check_output, replacing
-from .provenance import Note, append_note
+from .mark import embed_mark
+from .provenance import Note, append_note, check_label
 from .video import EXACT, VIDEO_SUFFIXES, pyav
 
 CLOCK = Fraction(1, 90000)  # seconds; the unit of a recording's time stamps
@@ -83,6 +84,7 @@ class Recorder:
         """Raises `InputError` for a name that cannot be written and `FidError` when PyAV is missing."""
         pyav()
         check_output(output, VIDEO_SUFFIXES)
+        check_label(output, note)
         self.output, self.encoder, self.count = output, "", 0
         self._fps, self._note = fps, note
         self._pictures: queue.Queue[tuple[np.ndarray, float] | None] = queue.Queue(8)
@@ -124,6 +126,7 @@ class Recorder:
                 while item is not None:
                     picture, time_s = item
                     stamp = max(last + 1, round((time_s - begin_s) / CLOCK))
+                    picture = embed_mark(picture) if self._note is not None and self._note.mark else picture
                     if picture.shape == shape:  # another view may be chosen while it records; a file has one size
                         container.mux(stream.encode(to_frame(picture, stamp, CLOCK)))
                         self.count, last = self.count + 1, stamp
