@@ -14,7 +14,6 @@ import numpy as np
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
 from ..errors import FidError, InputError
-from .mark import embed_mark
 from .provenance import Note, embed_note
 
 # What a folder of photos is searched for; a file named on its own may have any name.
@@ -142,6 +141,8 @@ def write_image(path: str | os.PathLike[str], image: np.ndarray, note: Note | No
 def encode_image(image: np.ndarray, suffix: str, note: Note | None = None, name: str = "the picture") -> bytes:
     """Return the file's bytes of RGB uint8 [height, width, 3]; `suffix` is one of `PICTURE_SUFFIXES`."""
     import cv2  # here, because a process that only decodes does without
+
+    from .mark import embed_mark
 
     parameters = {".png": [], ".webp": [cv2.IMWRITE_WEBP_QUALITY, WEBP_QUALITY]}.get(
         suffix, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY]
