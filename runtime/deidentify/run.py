@@ -92,17 +92,17 @@ class Worker:
         write_image(output, draw_preview(shown, tracks))
         return tracks
 
-    def _work(self, tracks: Sequence[Track]) -> Deidentifier:
+    def _work(self, tracks: Sequence[Track], still: bool = False) -> Deidentifier:
         people = People(self._composer, self._draw, self._options.seed, self._options.stand_ins)
         faces, unsure = self._options.faces, self._options.unsure
-        return Deidentifier(self._composer, people, tracks, faces=faces, unsure=unsure)
+        return Deidentifier(self._composer, people, tracks, faces=faces, unsure=unsure, still=still)
 
     def _photo(self, path: Path, output: Path, given: Sequence[Track] | None) -> dict[str, Any]:
         image = read_image(path, still=True)
         tracks = tracks_of_photo(self._composer, image) if given is None else list(given)
         self._refuse_none(tracks, path)
         for again in (True, False):
-            work = self._work(tracks)
+            work = self._work(tracks, still=True)
             result = work.picture(image, 0.0)
             verdict = Verdict(self._composer.detector, self._open_judges(), work.chosen)
             verdict.add(image, result)
@@ -110,7 +110,7 @@ class Worker:
                 break
             found = [Track(len(tracks) + i, {0: place_of(face)}) for i, face in enumerate(verdict.missed[0])]
             tracks = [*tracks, *found]
-        write_image(output, result, self._note)
+        write_image(output, result, self._note if work.counts["replaced"] else None)  # else nothing in it is synthetic
         return _told(work, verdict, tracks)
 
     def _clip(self, path: Path, output: Path, given: Sequence[Track] | None) -> dict[str, Any]:
@@ -121,9 +121,10 @@ class Worker:
                 tracks = self._scan(clip, dict(known), keep) if given is None else list(given)
                 self._refuse_none(tracks, path)
                 work = self._work(tracks)
+                note = self._note if any(track.sure for track in tracks) else None
                 settings = {**self._made_of, "tracks": _fingerprint(tracks)}
                 with self._progress(f"{path.name}, replacing", clip.frames) as tick:
-                    frames, missing = rework(clip, output, work, settings=settings, note=self._note, tick=tick)
+                    frames, missing = rework(clip, output, work, settings=settings, note=note, tick=tick)
                 verdict = self._verdict(clip, output, work)
                 if not (again and verdict.missed and self._options.faces == "all" and given is None):
                     break
