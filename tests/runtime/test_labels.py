@@ -14,14 +14,14 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from fid.runtime.assets import FACES
 from fid.runtime.errors import InputError
+from fid.runtime.labels import check_labels
 from fid.runtime.media import credentials
-from fid.runtime.media.check import check_labels
 from fid.runtime.media.credentials import Signer, read_credentials
 from fid.runtime.media.images import read_image, write_image
 from fid.runtime.media.provenance import MADE_BY_ALGORITHM, Note, append_note, check_label
 
-from ..commands.test_photos import fid_run
-from .test_video import write_clip
+from .commands.test_photos import fid_run
+from .media.test_video import write_clip
 
 NOTE = Note("toy", "1", "composition")
 PICTURE = read_image(FACES / "identity-ada.jpg")
