@@ -17,6 +17,7 @@ from .composer import Composer
 from .errors import FidError, InputError
 from .identity import Identity
 from .media.images import PICTURE_SUFFIXES, check_output, replacing, write_image
+from .media.mark import embed_mark
 from .media.provenance import Note, embed_note
 
 SPACES = ("w", "z")
@@ -102,6 +103,7 @@ def write_interpolation(
     if suffix in PICTURE_SUFFIXES:
         write_image(path, strip(frames, ends), note)
         return
+    frames = [embed_mark(frame) for frame in frames] if note is not None and note.mark else frames
     round_trip = [*frames, *frames[-2:0:-1]]
     write: Callable[[Path, Sequence[np.ndarray], float], None] = _write_gif if suffix == ".gif" else _write_mp4
     with replacing(path) as temporary:

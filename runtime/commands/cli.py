@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from .check import check
 from .deidentify import deidentify
 from .group import OneLineErrors
 from .machine import bench, doctor, models
@@ -24,7 +25,7 @@ def main() -> None:
 
 for _command in (
     *(compose, grid, pairs, interpolate, sample, demo),
-    *(webcam, video, deidentify, serve),
+    *(webcam, video, deidentify, check, serve),
     *(models, doctor, bench),
 ):
     main.add_command(_command)

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from ..errors import FidError
+from ..errors import FidError, InputError
 from .options import FILE, Settings, attempt, composing, finish, make_folder
 from .progress import frame_progress
 
@@ -32,6 +32,9 @@ STILL_THERE = 3  # exit code when somebody still matches
 )
 @click.option("--mute", is_flag=True, help="Leave the sound of videos out: a voice tells who somebody is.")
 @click.option("--allow-none", is_flag=True, help="Copy what has no face in it.")
+@click.option("--tracks", type=FILE, metavar="FILE.json", help="Who is where and what to do, as --write-tracks has it.")
+@click.option("--write-tracks", type=FILE, metavar="FILE.json", help="Write who was found where.")
+@click.option("--preview", type=FILE, metavar="FILE.png", help="Show in a picture who is found, and stop.")
 @composing
 def deidentify(
     settings: Settings,
@@ -43,6 +46,9 @@ def deidentify(
     unsure: str,
     mute: bool,
     allow_none: bool,
+    tracks: Path | None,
+    write_tracks: Path | None,
+    preview: Path | None,
 ) -> None:
     """Replace every person of a photo, a video, or a folder of them.
 
@@ -51,15 +57,23 @@ def deidentify(
     """
     from functools import cache
 
+    from ..deidentify import track_file
     from ..deidentify.run import Options, Worker, plan, summary
+    from ..deidentify.track_file import read_tracks
     from ..media.frame import pyav
-    from ..media.images import find_photos, replacing
+    from ..media.images import PICTURE_SUFFIXES, check_output, find_photos, replacing
     from ..media.video import VIDEO_INPUTS
     from ..sample import Sampler
 
+    if source.is_dir() and (tracks or write_tracks or preview):
+        raise InputError("--tracks, --write-tracks and --preview are for one file, not for a folder.")
     jobs, record = plan(source, output)
     if any(path.suffix.lower() in VIDEO_INPUTS for path, _ in jobs):
         pyav()  # when it is missing, that is the one error, and nothing was begun
+    for path, suffixes in ((write_tracks, (".json",)), (preview, PICTURE_SUFFIXES)):
+        if path is not None:
+            check_output(path, suffixes, [source])
+    known = None if tracks is None else read_tracks(tracks)
     if source.is_dir():
         make_folder(output)
     composer = settings.composer()
@@ -71,9 +85,14 @@ def deidentify(
     made_of: dict[str, Any] = {"bundle": composer.bundle.to_json(), "engine": composer.provider}
     made_of |= {"resolution": composer.resolution}
     note = settings.note(composer, "deidentification", with_photos=True)
-    options = Options(seed, faces, unsure, mute, allow_none, given)
+    options = Options(seed, faces, unsure, mute, allow_none, given, write_tracks)
     worker = Worker(composer, draw, options, made_of=made_of, note=note, progress=frame_progress)
-    done, failed = attempt("files", jobs, lambda job: worker.file(*job), FidError)
+    if preview is not None:
+        found = worker.preview(source, preview, known)
+        if write_tracks is not None:
+            track_file.write_tracks(write_tracks, found, {})
+        return click.echo(f"{preview}: {len(found)} found, nothing written else.")
+    done, failed = attempt("files", jobs, lambda job: worker.file(job[0], job[1], known), FidError)
     if not done:
         finish(failed)
     report = {**summary(done), "failed": failed}

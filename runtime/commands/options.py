@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +17,7 @@ from ..errors import FidError, InputError
 
 if TYPE_CHECKING:
     from ..composer import Composer
+    from ..media.credentials import Signer
     from ..media.provenance import Note
 
 from .progress import T, progress_of
@@ -35,8 +36,12 @@ class Settings:
     resolution: int | None  # px; None: the bundle's own
     refine: int | None  # rounds that look closer at each identity photo; None: the composer's default
     provenance: bool  # put a note into every file
+    mark: bool  # put an invisible mark into every picture
+    sign_cert: Path | None  # the user's certificate and key: sign every file
+    sign_key: Path | None
     as_json: bool  # print the result as JSON
     told: list[str] = field(default_factory=list)  # what `tell_fallbacks` has said
+    signers: list[Signer] = field(default_factory=list)  # the one that was opened
 
     def composer(self) -> Composer:
         """Open the bundle."""
@@ -45,11 +50,29 @@ class Settings:
         options = {"engine": self.engine, "require": self.require, "threads": self.threads}
         return Composer(self.bundle, resolution=self.resolution, refine=self.refine, **options)
 
-    def note(self, composer: Composer, kind: str, with_photos: bool = False) -> Note | None:
-        """What goes into the files; `with_photos` when they show the input photos as well."""
+    def note(
+        self, composer: Composer, kind: str, with_photos: bool = False, inputs: Sequence[Path] = ()
+    ) -> Note | None:
+        """What the files say about themselves; `with_photos` when they show the input photos as well. `inputs` are
+        named in what is signed."""
         from ..media.provenance import MADE_BY_ALGORITHM, PART_BY_ALGORITHM
 
-        return composer.note(kind, PART_BY_ALGORITHM if with_photos else MADE_BY_ALGORITHM) if self.provenance else None
+        signer = self._signer()
+        if not (self.provenance or self.mark or signer):
+            return None
+        note = composer.note(kind, PART_BY_ALGORITHM if with_photos else MADE_BY_ALGORITHM)
+        return replace(note, packet=self.provenance, mark=self.mark, signer=signer, inputs=tuple(inputs))
+
+    def _signer(self) -> Signer | None:
+        from ..media.credentials import Signer
+
+        if self.sign_cert is None or self.sign_key is None:
+            if self.sign_cert is not None or self.sign_key is not None:
+                raise click.UsageError("--sign-cert and --sign-key belong together.")
+            return None
+        if not self.signers:
+            self.signers.append(Signer.load(self.sign_cert, self.sign_key))
+        return self.signers[0]
 
     def tell_fallbacks(self, composer: Composer) -> None:
         """Say on stderr, each once, what is not as it was asked for. Before long work, when the sessions are open.
@@ -120,6 +143,9 @@ def composing(command: Callable[..., None]) -> Callable[..., None]:
             help="Rounds that look closer at each identity photo; 0: quicker, less like them. [default: 12]",
         ),
         click.option("--provenance/--no-provenance", default=True, help="Write a note 'synthetic' into files. [on]"),
+        click.option("--mark/--no-mark", default=True, help="Put an invisible mark 'made by fid' into pictures. [on]"),
+        click.option("--sign-cert", type=FILE, envvar="FID_SIGN_CERT", help="Your certificate: sign files (C2PA)."),
+        click.option("--sign-key", type=FILE, envvar="FID_SIGN_KEY", help="The private key that belongs to it."),
         click.option("--json", "as_json", is_flag=True, help="Print the result as JSON."),
     ]
     for option in reversed(options):

@@ -64,7 +64,8 @@ def compose(
     with collect_timings() as ms:
         who = composer.set_identity(average([composer.identify(photo, identity_face) for photo in identities]))
         image = composer.compose(attributes, face)
-    write_image(output, image, settings.note(composer, "composition"))
+    inputs = [path for path in (*identities, attributes) if path.suffix.lower() != SUFFIX]
+    write_image(output, image, settings.note(composer, "composition", inputs=inputs))
     if save_identity is not None:
         who.save(save_identity)
     text = f"{output} ({composer.resolution} px, {_face_ms(ms):.0f} ms on {composer.provider})"

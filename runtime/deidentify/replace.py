@@ -78,13 +78,14 @@ class Deidentifier:
         faces: str = "all",
         unsure: str = "mosaic",
         smooth: float = 1.0,
+        still: bool = False,
     ) -> None:
         """`tracks`: what the first pass found. `faces`: "all", or "largest" and the others stay as they are. `unsure`:
-        "mosaic" or "keep" what the detector was never sure of."""
+        "mosaic" or "keep" what the detector was never sure of. `still`: a photo, which is pasted with more care."""
         self.people, self.counts = people, Counter[str]()
         self.persons: dict[int, int] = {}  # track -> person
         self._composer, self._smooth = composer, smooth
-        self._faces, self._unsure = faces, unsure
+        self._faces, self._unsure, self._still = faces, unsure, still
         self._frames = by_frame(tracks)
         self._followers: dict[int, Follower] = {}
         self._frame, self._time_s = 0, None
@@ -147,7 +148,7 @@ class Deidentifier:
             present = {self.persons[number] for number in self._followers}
             self.persons[track.number] = self._person(alignment.crop(image), track, present)
         before = self._followers.get(track.number)
-        follower = Follower(self.persons[track.number], tracker)
+        follower = Follower(self.persons[track.number], tracker, Paster(exact=self._still))
         if before is not None:
             follower.paster, follower.filter = before.paster, before.filter
         if not self._near(follower, place):

@@ -23,10 +23,12 @@ from ..media.video import VIDEO_INPUTS, VIDEO_SUFFIXES, Clip, open_clip, read_fr
 from ..media.video_rework import rework
 from .judges import MATCH, MATCH_DLIB, STRICT, Judges
 from .places import Track, place_of
+from .preview import draw_preview, preview_frames
 from .replace import Deidentifier, tracks_of_photo
 from .scan import Scanner
 from .stand_in import People
-from .verdict import Verdict, careful_every
+from .track_file import write_tracks
+from .verdict import Verdict, careful_frames
 
 Progress = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
 
@@ -41,6 +43,7 @@ class Options:
     mute: bool = False  # leave the sound out
     allow_none: bool = False  # copy a file in which there is nobody
     stand_ins: tuple[Identity, ...] = ()  # in the place of synthetic people
+    write_tracks: Path | None = None  # a track file of what was found
 
 
 class Worker:
@@ -69,27 +72,45 @@ class Worker:
         the place of what would be found."""
         moving = path.suffix.lower() in VIDEO_INPUTS
         own = self._clip(path, output, given) if moving else self._photo(path, output, given)
-        return {"input": str(path), "output": str(output), **own}
+        if self._options.write_tracks is not None:
+            write_tracks(self._options.write_tracks, own["tracks"], own["persons"])
+        told = {name: value for name, value in own.items() if name != "persons"}
+        return {"input": str(path), "output": str(output), **told, "tracks": len(own["tracks"])}
 
-    def _work(self, tracks: Sequence[Track]) -> Deidentifier:
+    def preview(self, path: Path, output: Path, given: Sequence[Track] | None = None) -> list[Track]:
+        """Write a picture of what was found in a photo or video file, and change nothing; returns the tracks."""
+        if path.suffix.lower() not in VIDEO_INPUTS:
+            image = read_image(path, still=True)
+            tracks = tracks_of_photo(self._composer, image) if given is None else list(given)
+            write_image(output, draw_preview([(0, image)], tracks))
+            return tracks
+        clip = open_clip(path)
+        tracks = self._scan(clip, {}, lambda frame, faces: None) if given is None else list(given)
+        wanted = set(preview_frames(tracks, clip.frames))
+        with closing(read_frames(clip)) as frames:
+            shown = [(number, image) for number, (_, image) in enumerate(frames) if number in wanted]
+        write_image(output, draw_preview(shown, tracks))
+        return tracks
+
+    def _work(self, tracks: Sequence[Track], still: bool = False) -> Deidentifier:
         people = People(self._composer, self._draw, self._options.seed, self._options.stand_ins)
         faces, unsure = self._options.faces, self._options.unsure
-        return Deidentifier(self._composer, people, tracks, faces=faces, unsure=unsure)
+        return Deidentifier(self._composer, people, tracks, faces=faces, unsure=unsure, still=still)
 
     def _photo(self, path: Path, output: Path, given: Sequence[Track] | None) -> dict[str, Any]:
         image = read_image(path, still=True)
         tracks = tracks_of_photo(self._composer, image) if given is None else list(given)
         self._refuse_none(tracks, path)
         for again in (True, False):
-            work = self._work(tracks)
+            work = self._work(tracks, still=True)
             result = work.picture(image, 0.0)
-            verdict = Verdict(self._composer.detector, self._open_judges(), work.chosen, 1)
+            verdict = Verdict(self._composer.detector, self._open_judges(), work.chosen)
             verdict.add(image, result)
             if not (again and verdict.missed and self._options.faces == "all" and given is None):
                 break
             found = [Track(len(tracks) + i, {0: place_of(face)}) for i, face in enumerate(verdict.missed[0])]
             tracks = [*tracks, *found]
-        write_image(output, result, self._note)
+        write_image(output, result, self._note if work.counts["replaced"] else None)  # else nothing in it is synthetic
         return _told(work, verdict, tracks)
 
     def _clip(self, path: Path, output: Path, given: Sequence[Track] | None) -> dict[str, Any]:
@@ -100,9 +121,10 @@ class Worker:
                 tracks = self._scan(clip, dict(known), keep) if given is None else list(given)
                 self._refuse_none(tracks, path)
                 work = self._work(tracks)
+                note = self._note if any(track.sure for track in tracks) else None
                 settings = {**self._made_of, "tracks": _fingerprint(tracks)}
                 with self._progress(f"{path.name}, replacing", clip.frames) as tick:
-                    frames, missing = rework(clip, output, work, settings=settings, note=self._note, tick=tick)
+                    frames, missing = rework(clip, output, work, settings=settings, note=note, tick=tick)
                 verdict = self._verdict(clip, output, work)
                 if not (again and verdict.missed and self._options.faces == "all" and given is None):
                     break
@@ -120,7 +142,8 @@ class Worker:
         return scanner.finish()
 
     def _verdict(self, clip: Clip, output: Path, work: Deidentifier) -> Verdict:
-        verdict = Verdict(self._composer.detector, self._open_judges(), work.chosen, careful_every(clip.fps))
+        rhythm = careful_frames(clip.fps, clip.frames)
+        verdict = Verdict(self._composer.detector, self._open_judges(), work.chosen, *rhythm)
         with (
             self._progress(f"{clip.path.name}, checking", clip.frames) as tick,
             closing(read_frames(clip)) as originals,
@@ -183,7 +206,7 @@ def summary(files: Sequence[dict[str, Any]]) -> dict[str, Any]:
 def _told(work: Deidentifier, verdict: Verdict, tracks: Sequence[Track]) -> dict[str, Any]:
     counts = {name: work.counts[name] for name in ("replaced", "hidden", "unsure")}
     seeds = [person.seed for person in work.people.all]
-    told = {"people": len(seeds), "stand_ins": seeds, "tracks": len(tracks), "counts": counts}
+    told = {"people": len(seeds), "stand_ins": seeds, "tracks": tracks, "persons": work.persons, "counts": counts}
     return {**told, "verdict": verdict.report(work.persons)}
 
 

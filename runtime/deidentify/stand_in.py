@@ -15,8 +15,11 @@ from ..identity import Identity
 KNOWN = 0.30  # cosine above which a face that appears in a clip is somebody who was there before
 STRANGER = 0.20  # cosine of a stand-in with the original, at most; of those below, one more alike fits better
 SAFE = 0.25  # cosine of the first composition with the original, at most
-CANDIDATES = 24  # synthetic people to choose from
-TRIED = 6  # of them are composed at most
+CANDIDATES = 32  # synthetic people to choose from
+TRIED = 8  # of them are composed at most
+SKIN = ((130, 175, 78, 108), (130, 175, 148, 178))  # cheeks in the aligned crop: top, bottom, left, right px
+HAIR = ((16, 52, 88, 168),)
+HAIR_WEIGHT, ALIKE_WEIGHT = 0.4, 60.0  # beside the difference of skin (CIELAB): of hair's, and of one less in cosine
 
 
 @dataclass
@@ -61,18 +64,33 @@ class People:
         return len(self.all) - 1
 
     def _choose(self, crop: np.ndarray, code: np.ndarray) -> int:
-        """Of the synthetic people unlike enough, the one most alike (an adult for an adult) whose composition is unlike
-        as well, or the least alike of those that were tried."""
+        """Of the synthetic people who are strangers to the recogniser, those least so (it goes by sex and age as well)
+        are composed in this pose and light; of the compositions that are strangers, too, the one whose skin and hair
+        are nearest is chosen, or else the one least alike."""
         taken = {person.seed for person in self.all}
         seeds = [seed for seed in range(self._seed, self._seed + CANDIDATES + len(taken)) if seed not in taken]
         people = {seed: self._draw(seed) for seed in seeds}
         alike = {seed: float(code @ people[seed].code) for seed in seeds}
         attributes = self._composer.attribute_code(crop)
         tried: dict[int, float] = {}
-        for seed in sorted((seed for seed in seeds if alike[seed] < STRANGER), key=lambda seed: -alike[seed])[:TRIED]:
+        fit: dict[int, float] = {}
+        near = sorted((seed for seed in seeds if alike[seed] < STRANGER), key=lambda seed: -alike[seed])
+        for seed in near[:TRIED]:
             image = self._composer.image(self._composer.w(people[seed], attributes))
             small = cv2.resize(image, (CROP_SIZE, CROP_SIZE), interpolation=cv2.INTER_AREA)
             tried[seed] = float(code @ self._composer.identity_code(small))
             if tried[seed] < SAFE:
-                break
+                fit[seed] = colour_difference(crop, small) - ALIKE_WEIGHT * alike[seed]
+        if fit:
+            return min(fit, key=lambda seed: fit[seed])
         return min(tried or alike, key=lambda seed: (tried or alike)[seed])
+
+
+def colour_difference(one: np.ndarray, other: np.ndarray) -> float:
+    """How far apart skin and hair of two aligned crops RGB uint8 [256, 256, 3] are, in CIELAB (0..about 100)."""
+    labs = [cv2.cvtColor(crop.astype(np.float32) / 255, cv2.COLOR_RGB2LAB) for crop in (one, other)]
+    apart = []
+    for places in (SKIN, HAIR):
+        means = [np.mean([lab[t:b, l:r].mean(axis=(0, 1)) for t, b, l, r in places], axis=0) for lab in labs]
+        apart.append(float(np.linalg.norm(means[0] - means[1])))
+    return apart[0] + HAIR_WEIGHT * apart[1]

@@ -66,11 +66,16 @@ class Verdict:
     """Takes original and output, frame by frame. For one thread."""
 
     def __init__(
-        self, detector: Detector, judges: Judges, chosen: Callable[[int], list[tuple[Track, Place]]], every: int
+        self,
+        detector: Detector,
+        judges: Judges,
+        chosen: Callable[[int], list[tuple[Track, Place]]],
+        every: int = 1,
+        first: int = 0,
     ) -> None:
         """`chosen`: what was to be replaced in a frame, by its number. `every`: frames from one careful search of the
-        output to the next."""
-        self._detector, self._judges, self._chosen, self._every = detector, judges, chosen, every
+        output to the next, and `first` the frame of the first one."""
+        self._detector, self._judges, self._chosen, self._every, self._first = detector, judges, chosen, every, first
         self.evidence: dict[int, Evidence] = {}  # by track
         self.missed: dict[int, list[Face]] = {}  # by frame: original faces that nobody had found
         self._frame = 0
@@ -83,7 +88,7 @@ class Verdict:
         for track, place in there:
             if place.seen and place.points is not None:
                 self._compare(track, place, original, output, frame)
-        if frame % self._every == self._every // 2 or self._every == 1:
+        if frame % self._every == self._first:
             self._search(original, output, frame, [place for _, place in there])
         self._frame += 1
 
@@ -124,9 +129,11 @@ class Verdict:
         }
 
 
-def careful_every(fps: float) -> int:
-    """Frames from one careful search of the output to the next: as in the first pass, and half way between its own."""
-    return max(1, round(CAREFUL_S * fps))
+def careful_frames(fps: float, count: int) -> tuple[int, int]:
+    """How many frames lie from one careful search of the output to the next, and the first one that is searched so:
+    half way between two of the first pass, in a clip of `count` frames."""
+    every = max(1, round(2 * CAREFUL_S * fps))
+    return every, min(every // 4, count // 2)
 
 
 def ranges(frames: Iterable[int]) -> list[list[int]]:

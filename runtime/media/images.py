@@ -126,7 +126,7 @@ def check_not_input(path: Path, inputs: Sequence[Path]) -> None:
 
 
 def write_image(path: str | os.PathLike[str], image: np.ndarray, note: Note | None = None) -> None:
-    """Write RGB uint8 [height, width, 3] as PNG, JPEG or WebP by the name's ending, with the provenance note if given.
+    """Write RGB uint8 [height, width, 3] as PNG, JPEG or WebP by the name's ending, labelled as the note says.
 
     The file appears complete or not at all. Raises `InputError` for an unknown ending or a missing folder, `FidError`
     when the disk refuses.
@@ -142,9 +142,12 @@ def encode_image(image: np.ndarray, suffix: str, note: Note | None = None, name:
     """Return the file's bytes of RGB uint8 [height, width, 3]; `suffix` is one of `PICTURE_SUFFIXES`."""
     import cv2  # here, because a process that only decodes does without
 
+    from .mark import embed_mark
+
     parameters = {".png": [], ".webp": [cv2.IMWRITE_WEBP_QUALITY, WEBP_QUALITY]}.get(
         suffix, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY]
     )
+    image = embed_mark(image) if note is not None and note.mark else image
     done, encoded = cv2.imencode(suffix, cv2.cvtColor(image, cv2.COLOR_RGB2BGR), parameters)
     if not done:
         raise FidError(f"{name} could not be encoded.")

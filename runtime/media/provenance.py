@@ -1,8 +1,11 @@
-"""The machine-readable note in every picture fid makes: synthetic, made by fid, with which bundle.
+"""What every picture that fid makes says about itself: synthetic, made by fid, with which bundle.
 
-It is an XMP packet, the one container that all of PNG, JPEG, WebP, GIF and MP4 hold, with the IPTC term for "made by a
-trained algorithm" in the place where other programs look for it. It is put into the finished file's bytes, so it does
-not depend on what an encoder supports. Anyone can strip it; it is a label for honest use, not a lock.
+Up to three layers: a note, credentials signed with the user's certificate (`credentials.py`), and an invisible mark in
+the pixels (`mark.py`), which is put in before a picture is encoded.
+
+The note is an XMP packet, the one container that all of PNG, JPEG, WebP, GIF and MP4 hold, with the IPTC term for "made
+by a trained algorithm" in the place where other programs look for it. It is put into the finished file's bytes, so it
+does not depend on what an encoder supports. Anyone can strip it; it is a label for honest use, not a lock.
 """
 
 from __future__ import annotations
@@ -12,14 +15,17 @@ import re
 import struct
 import zlib
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from xml.sax.saxutils import quoteattr, unescape
 
 from ..assets import installed_version
+from ..errors import InputError
+from .credentials import Signer, kind_of
 
 IPTC_TERMS = "http://cv.iptc.org/newscodes/digitalsourcetype/"
 MADE_BY_ALGORITHM = IPTC_TERMS + "trainedAlgorithmicMedia"  # every pixel comes from the generator
+NOTE_FIELDS = ("bundle", "bundle_version", "kind", "source_type", "made_by", "version", "synthetic")
 PART_BY_ALGORITHM = IPTC_TERMS + "compositeWithTrainedAlgorithmicMedia"  # a table that shows the input photos as well
 
 _NAMESPACE = "urn:fid-face:provenance:1"
@@ -44,17 +50,37 @@ class Note:
     made_by: str = "fid"  # the program
     version: str = ""  # the program's version; "" in the constructor is replaced by the installed one
     synthetic: bool = True  # always: nothing in it is a photograph of the person it seems to show
+    packet: bool = field(default=True, compare=False)  # write the note itself
+    mark: bool = field(default=True, compare=False)  # put the invisible mark into the pixels
+    signer: Signer | None = field(default=None, compare=False, repr=False)  # sign the finished file
+    inputs: tuple[Path, ...] = field(default=(), compare=False)  # named in what is signed
 
     def __post_init__(self) -> None:
         if not self.version:
             object.__setattr__(self, "version", installed_version() or "unknown")
 
 
+def check_label(path: Path, note: Note | None) -> None:
+    """Raise `InputError` when a file of that name cannot hold what is to be signed."""
+    if note is not None and note.signer is not None and path.suffix.lower() in (".mkv", ".webm"):
+        raise InputError(f"{path}: Matroska files cannot hold Content Credentials; write .mp4, or do not sign.")
+
+
 def embed_note(data: bytes, note: Note) -> bytes:
-    """The bytes of a PNG, JPEG, WebP, GIF or MP4 file with the note inside; `ValueError` for any other file."""
-    packet = _packet(note)
+    """The bytes of a PNG, JPEG, WebP, GIF or MP4 file with the note inside, and signed last if it is to be.
+
+    `ValueError` for any other file.
+    """
+    data = _with_packet(data, _packet(note), note.version) if note.packet else data
+    kind = kind_of(data[:16])
+    if note.signer is None or kind is None:
+        return data
+    return note.signer.sign(data, kind, note.kind, note.source_type, note.inputs)
+
+
+def _with_packet(data: bytes, packet: bytes, version: str) -> bytes:
     if data.startswith(_PNG_HEAD):
-        text = _png_chunk(b"tEXt", b"Software\0" + f"fid {note.version}".encode("latin-1", "replace"))
+        text = _png_chunk(b"tEXt", b"Software\0" + f"fid {version}".encode("latin-1", "replace"))
         after_header = len(_PNG_HEAD) + 25  # IHDR: 8 bytes of head, 13 of data, 4 of checksum
         return data[:after_header] + text + _png_chunk(b"iTXt", _PNG_KEY + packet) + data[after_header:]
     if data.startswith(b"\xff\xd8"):
@@ -73,11 +99,22 @@ def embed_note(data: bytes, note: Note) -> bytes:
 
 
 def append_note(path: Path, note: Note) -> None:
-    """Put the note at the end of an MP4 or MOV file of any length; a file of another kind stays as it is."""
+    """Put the note at the end of an MP4 or MOV file of any length, and sign it last if it is to be; a file of another
+    kind stays as it is."""
     with open(path, "r+b") as file:
-        if file.read(8)[4:8] == b"ftyp":
+        if file.read(8)[4:8] != b"ftyp":
+            return
+        if note.packet:
             file.seek(0, os.SEEK_END)
             file.write(_mp4_box(_packet(note)))
+    if note.signer is not None:
+        signed = path.with_name(f"{path.stem}.signed{path.suffix}")
+        try:
+            with open(path, "rb") as file, open(signed, "w+b") as result:
+                note.signer.sign_stream(file, result, "mp4", note.kind, note.source_type, note.inputs)
+            signed.replace(path)
+        finally:
+            signed.unlink(missing_ok=True)
 
 
 def read_note(path: str | os.PathLike[str]) -> Note | None:
@@ -86,11 +123,12 @@ def read_note(path: str | os.PathLike[str]) -> Note | None:
     packets = _png_packets(data) if data.startswith(_PNG_HEAD) else _marked_packets(data)
     for packet in packets:
         fields = dict(re.findall(rb'\bfid:(\w+)="([^"]*)"', packet)) if _NAMESPACE.encode() in packet else {}
-        texts = {key.decode(): unescape(value.decode(), {"&quot;": '"'}) for key, value in fields.items()}
+        texts: dict[str, str] = {
+            key.decode(): unescape(value.decode(), {"&quot;": '"'}) for key, value in fields.items()
+        }
         if {"bundle", "bundle_version", "kind", "source_type", "made_by", "version"} <= texts.keys():
-            synthetic = texts.pop("synthetic", "True") == "True"
-            known = {key: value for key, value in texts.items() if key in Note.__dataclass_fields__}
-            return Note(**known, synthetic=synthetic)
+            told = (texts[name] for name in NOTE_FIELDS[:-1])
+            return Note(*told, synthetic=texts.get("synthetic", "True") == "True")
     return None
 
 
@@ -99,7 +137,8 @@ def _mp4_box(packet: bytes) -> bytes:
 
 
 def _packet(note: Note) -> bytes:
-    fields = "\n".join(f"   fid:{key}={_attribute(str(value))}" for key, value in asdict(note).items())
+    told = {name: getattr(note, name) for name in NOTE_FIELDS}
+    fields = "\n".join(f"   fid:{key}={_attribute(str(value))}" for key, value in told.items())
     creator = f"fid {note.version} (bundle {note.bundle} {note.bundle_version})"
     return f"""<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>
 <x:xmpmeta xmlns:x="adobe:ns:meta/">

@@ -25,7 +25,8 @@ import numpy as np
 from ..errors import FidError, InputError
 from .frame import pyav
 from .images import check_output, replacing
-from .provenance import Note, append_note
+from .mark import embed_mark
+from .provenance import Note, append_note, check_label
 from .state import flatten, unflatten
 from .video import VIDEO_SUFFIXES, Clip, Reading, open_container, read_frames
 from .video_write import SOFTWARE, add_picture_stream, to_frame
@@ -64,10 +65,14 @@ def rework(
     """
     check_output(output, VIDEO_SUFFIXES)
     _check_sound(clip, output)
+    check_label(output, note)
+    marked = note is not None and note.mark
     folder = output.with_name(f".{output.name}.parts")
     parts: list[Path] = []
     try:
-        parts = _resumable_parts(folder, {**settings, "clip": _fingerprint(clip.path), "trim": list(trim)})
+        parts = _resumable_parts(
+            folder, {**settings, "mark": marked, "clip": _fingerprint(clip.path), "trim": list(trim)}
+        )
         if parts:
             work.state = unflatten(type(work.state), _read_state(parts[-1]))
         done = sum(int(_read_state(part)["part.frames"]) for part in parts)
@@ -77,7 +82,7 @@ def rework(
         reading = Reading()
         with closing(read_frames(clip, start, stop, reading)) as frames:
             path = folder / f"{len(parts):06d}.nut"
-            while _write_part(clip, path, frames, reading, work, lambda n, d=done: tick(d + n)):
+            while _write_part(clip, path, frames, reading, work, marked, lambda n, d=done: tick(d + n)):
                 parts.append(path)
                 done += int(_read_state(path)["part.frames"])
                 path = folder / f"{len(parts):06d}.nut"
@@ -118,6 +123,7 @@ def _write_part(
     frames: Iterator[tuple[int, np.ndarray]],
     reading: Reading,
     work: FrameWork,
+    marked: bool,
     tick: Callable[[int], None],
 ) -> bool:
     """The next part as a file; False when there are no more frames."""
@@ -127,6 +133,7 @@ def _write_part(
     container = stream = None
     for stamp, image in frames:
         picture = work.picture(image, float(stamp * clip.time_base))
+        picture = embed_mark(picture) if marked else picture
         if container is None or stream is None:
             first = stamp
             container = av.open(str(temporary), "w", format="nut")  # keeps any time base exactly

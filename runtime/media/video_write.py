@@ -15,7 +15,8 @@ import numpy as np
 from ..errors import FidError
 from .frame import BT709, EXACT, fitted, pyav
 from .images import check_output, replacing
-from .provenance import Note, append_note
+from .mark import embed_mark
+from .provenance import Note, append_note, check_label
 from .video import VIDEO_SUFFIXES
 
 CLOCK = Fraction(1, 90000)  # seconds; the unit of a recording's time stamps
@@ -89,6 +90,7 @@ class Recorder:
         """Raises `InputError` for a name that cannot be written and `FidError` when PyAV is missing."""
         pyav()
         check_output(output, VIDEO_SUFFIXES)
+        check_label(output, note)
         self.output, self.encoder, self.count = output, "", 0
         self._note = note
         self._pictures: queue.Queue[tuple[np.ndarray, float] | None] = queue.Queue(8)
@@ -135,6 +137,7 @@ class Recorder:
                 self.encoder = stream.codec_context.name
                 for picture, time_s in later:
                     last = max(last + 1, round((time_s - times[0]) / CLOCK))
+                    picture = embed_mark(picture) if self._note is not None and self._note.mark else picture
                     container.mux(stream.encode(to_frame(fitted(picture, shape), last, CLOCK)))
                     self.count += 1
                 container.mux(stream.encode())

@@ -5,6 +5,7 @@ import stat
 from collections.abc import Callable
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from fid.runtime.assets import FACES
@@ -152,6 +153,35 @@ def test_the_user_chooses_who_stands_in(bundle: str) -> None:
     ben = str(FACES / "identity-ben.jpg")
     fid_run("deidentify", "--bundle", bundle, ADA, "-o", "out.png", "--identity", ben)
     assert read_report()["files"][0]["stand_ins"] == [-1]
+
+
+@pytest.mark.usefixtures("nobody_matches")
+def test_a_track_file_says_what_is_done(bundle: str) -> None:
+    arguments = ("deidentify", "--bundle", bundle, ADA, "-o", "out.png")
+    fid_run(*arguments, "--preview", "look.png", "--write-tracks", "tracks.json")
+    assert not Path("out.png").exists()
+    assert read_image("look.png").shape[1] == 256
+    record = json.loads(Path("tracks.json").read_text())
+    assert (record["tracks"][0]["action"], len(record["tracks"][0]["places"])) == ("replace", 1)
+    for action, counts in (("mosaic", [0, 1]), ("replace", [1, 0]), ("keep", [0, 0])):
+        record["tracks"][0]["action"] = action
+        Path("tracks.json").write_text(json.dumps(record))
+        fid_run(*arguments, "--tracks", "tracks.json", exit_code=3 if action == "keep" else 0)
+        assert [read_report()[name] for name in ("replaced", "hidden")] == counts
+    record["tracks"][0]["action"] = "forget"
+    Path("tracks.json").write_text(json.dumps(record))
+    assert "known are replace, mosaic, keep" in one_line(fid_run(*arguments, "--tracks", "tracks.json", exit_code=2))
+    Path("tracks.json").write_text("{}")
+    assert "not a track file" in one_line(fid_run(*arguments, "--tracks", "tracks.json", exit_code=2))
+
+
+def test_an_animation_is_refused_in_a_sentence(bundle: str) -> None:
+    frames = [np.full((64, 64, 3), shade, np.uint8) for shade in (10, 200)]
+    animation = cv2.Animation()
+    animation.frames, animation.durations = frames, [40, 40]
+    cv2.imwriteanimation("a.gif", animation)
+    result = fid_run("deidentify", "--bundle", bundle, "a.gif", "-o", "out.png", exit_code=1)
+    assert "a.gif is an animation" in one_line(result)
 
 
 def test_the_plan_for_a_folder(tmp_path: Path) -> None:

@@ -181,12 +181,26 @@ def test_pairs_that_are_none(bundle: str) -> None:
 
 @pytest.mark.parametrize("space", ["w", "z"])
 def test_interpolate_strip(bundle: str, space: str) -> None:
-    options = ("--identity", ADA, "--attributes", LAUGHING, "--attributes", OUTDOORS, "--space", space, "-o", "s.png")
+    options = (
+        "--identity",
+        ADA,
+        "--attributes",
+        LAUGHING,
+        "--attributes",
+        OUTDOORS,
+        "--space",
+        space,
+        "-o",
+        "s.png",
+        "--no-mark",
+    )
     assert "7 steps in" in fid_run("interpolate", "--bundle", bundle, *options).stdout
     strip = read_image("s.png")
     assert strip.shape == (256, 9 * 256 + 2 * 8, 3)
     for place, attributes in ((264, LAUGHING), (264 + 6 * 256, OUTDOORS)):
-        fid_run("compose", "--bundle", bundle, "--identity", ADA, "--attributes", attributes, "-o", "end.png")
+        fid_run(
+            "compose", "--bundle", bundle, "--identity", ADA, "--attributes", attributes, "-o", "end.png", "--no-mark"
+        )
         np.testing.assert_array_equal(strip[:, place : place + 256], read_image("end.png"))
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from fid.runtime.assets import FACES
 from fid.runtime.commands.bench import made_frames
-from fid.runtime.deidentify.judges import MATCH, Codes, likeness, recognisable
+from fid.runtime.deidentify.judges import MATCH, STRICT, Codes, likeness, recognisable
 from fid.runtime.deidentify.places import Place, Track
 from fid.runtime.deidentify.verdict import Evidence, Verdict, ranges
 from fid.runtime.face.detect import Detector
@@ -59,6 +59,14 @@ def test_pixels_tell_where_recognisers_cannot() -> None:
     own = evidence([SAME, OTHER], [OTHER])
     own.unchanged = [0]
     assert own.report(None)["verdict"] == "matches"
+
+
+def test_one_pair_of_strangers_in_a_thousand_is_accepted_strictly(rng: np.random.Generator) -> None:
+    """Codes drawn with mean and covariance of those of 4,281 people."""
+    with np.load(Path(__file__).parents[3] / "trainer" / "data" / "sface_real_codes.npz", allow_pickle=False) as known:
+        codes = rng.multivariate_normal(known["mean"], known["covariance"], 4000)
+    codes /= np.linalg.norm(codes, axis=1, keepdims=True)
+    assert np.quantile(codes[:2000] @ codes[2000:].T, 0.999) == pytest.approx(STRICT, abs=0.01)
 
 
 def test_frames_as_ranges() -> None:

@@ -43,6 +43,7 @@ from fid.runtime.errors import FidError, InputError
 from fid.runtime.identity import Identity
 from fid.runtime.interpolate import interpolate, mixed_w
 from fid.runtime.media.images import decode_image
+from fid.runtime.media.mark import embed_mark
 from fid.runtime.media.provenance import read_note
 from fid.runtime.serve import form
 from fid.runtime.serve.app import Server
@@ -117,7 +118,7 @@ def png_header(width: int, height: int) -> bytes:
 def test_photos_are_composed_as_the_composer_does(server: Server, composer: Composer, tmp_path: Path) -> None:
     answer = compose(server, ("identity", BEN), ("attributes", SHADE))
     composer.set_identity(BEN)
-    np.testing.assert_array_equal(picture(answer), composer.compose(SHADE))
+    np.testing.assert_array_equal(picture(answer), embed_mark(composer.compose(SHADE)))
     (tmp_path / "answer.png").write_bytes(answer.content)
     note = read_note(tmp_path / "answer.png")
     assert note is not None
@@ -158,9 +159,9 @@ def test_mixing_agrees_with_interpolation(server: Server, composer: Composer, sp
     fixed = ("identity", "ada"), ("attributes", "shade"), ("space", space)
     for step, mix in enumerate(np.linspace(0, 1, 5)):
         found = picture(compose(server, *fixed, ("identity_to", "ben"), ("identity_mix", mix)))
-        np.testing.assert_array_equal(found, people_way[step])
+        np.testing.assert_array_equal(found, embed_mark(people_way[step]))
         found = picture(compose(server, *fixed, ("attributes_to", "aside"), ("attributes_mix", mix)))
-        np.testing.assert_array_equal(found, codes_way[step])
+        np.testing.assert_array_equal(found, embed_mark(codes_way[step]))
 
 
 def test_both_ways_at_once_are_bilinear_in_w(composer: Composer) -> None:
@@ -477,7 +478,7 @@ def test_fid_run_serve_answers_50_clients_and_ends_with_ctrl_c(toy_bundle: Path,
         assert statuses.count(200) >= 8
         composer.set_identity(ADA)
         np.testing.assert_array_equal(
-            picture(next(a for a in answers if a.status_code == 200)), composer.compose(SHADE)
+            picture(next(a for a in answers if a.status_code == 200)), embed_mark(composer.compose(SHADE))
         )
         assert check(httpx.get(base + "api/identities")).status_code == 401
         large = {"identity": bytes(13_000_000)}

@@ -1,0 +1,69 @@
+"""Which of fid's labels a picture or video bears: signed credentials, the note, the mark in its pixels."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from dataclasses import asdict, dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from .errors import FidError
+from .media.credentials import Credentials, read_credentials
+from .media.images import read_image
+from .media.mark import Found, detect_mark
+from .media.provenance import Note, read_note
+from .media.video import VIDEO_INPUTS, open_clip, read_frames
+
+FIRST, EVERY, LAST = 3, 8, 250  # frames of a clip that are looked at: the first ones, then every so many, up to here
+
+
+@dataclass(frozen=True)
+class Labels:
+    """What was found in one file."""
+
+    path: Path
+    credentials: Credentials | None
+    unchecked: str  # why credentials were not looked for; "" where they were
+    note: Note | None
+    mark: Found
+
+    @property
+    def by_fid(self) -> bool:
+        """Whether any layer says that fid made it."""
+        own = self.credentials
+        signed = own is not None and own.generator == "fid" and own.state != "invalid"
+        return self.mark.marked or self.note is not None or signed
+
+    def report(self) -> dict[str, Any]:
+        """As JSON has it."""
+        note = self.note and {
+            name: getattr(self.note, name) for name in ("kind", "bundle", "bundle_version", "version")
+        }
+        return {
+            "file": str(self.path),
+            "made_by_fid": self.by_fid,
+            "credentials": self.credentials and asdict(self.credentials),
+            "credentials_unchecked": self.unchecked or None,
+            "note": note,
+            "mark": {"found": self.mark.marked, "sigma": round(self.mark.sigma, 1), "scale": round(self.mark.scale, 3)},
+        }
+
+
+def check_labels(path: Path, *, sizes: bool = True) -> Labels:
+    """Look for all layers in a picture or video file; `sizes` as in `detect_mark`.
+
+    Raises `InputError` for what is neither. Without c2pa-python, `unchecked` says that credentials were not looked for.
+    """
+    if path.suffix.lower() in VIDEO_INPUTS:
+        with closing(read_frames(open_clip(path))) as frames:
+            chosen = (image for n, (_, image) in enumerate(islice(frames, LAST)) if n < FIRST or n % EVERY == 0)
+            mark = detect_mark(chosen, sizes=sizes)
+    else:
+        mark = detect_mark(read_image(path), sizes=sizes)
+    credentials, unchecked = None, ""
+    try:
+        credentials = read_credentials(path)
+    except FidError as error:
+        unchecked = str(error)
+    return Labels(path, credentials, unchecked, read_note(path), mark)
