@@ -17,8 +17,8 @@ from .face.align import align
 from .face.crop import CROP_SIZE
 from .face.detect import Detector, choose_face
 from .identity import SUFFIX, Identity, attributes_name, average, encoder_name, mapper_name, refiner_name
+from .labels.provenance import MADE_BY_ALGORITHM, Note
 from .media.images import read_image
-from .media.provenance import MADE_BY_ALGORITHM, Note
 from .refine import ROUNDS, w_plus_offset
 from .timing import stage
 from .weights.bundle import LIGHT, REFINE, Bundle

@@ -17,8 +17,8 @@ import cv2
 import numpy as np
 import openvino
 from fid.runtime import assets
+from fid.runtime.labels.provenance import Note
 from fid.runtime.media.images import write_image
-from fid.runtime.media.provenance import Note
 from fid.runtime.weights.catalogue import ensure
 
 PSI = 0.8

@@ -23,8 +23,8 @@ import numpy as np
 from fid.runtime import Composer
 from fid.runtime.assets import FACES
 from fid.runtime.interpolate import interpolate
+from fid.runtime.labels.provenance import PART_BY_ALGORITHM, Note
 from fid.runtime.media.images import write_image
-from fid.runtime.media.provenance import PART_BY_ALGORITHM, Note
 
 DOCS = Path(__file__).resolve().parents[1]
 

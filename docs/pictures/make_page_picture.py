@@ -19,8 +19,8 @@ import cv2
 import numpy as np
 from fid.runtime.assets import FACES
 from fid.runtime.composer import Composer
+from fid.runtime.labels.provenance import PART_BY_ALGORITHM, Note, embed_note
 from fid.runtime.media.images import read_image
-from fid.runtime.media.provenance import PART_BY_ALGORITHM, Note, embed_note
 from playwright.sync_api import Browser, sync_playwright
 
 DOCS = Path(__file__).resolve().parents[1]

@@ -18,8 +18,8 @@ from ...runtime.composer import Composer
 from ...runtime.errors import InputError
 from ...runtime.identity import FORMAT as IDENTITY_FORMAT
 from ...runtime.identity import attributes_name, encoder_name
+from ...runtime.labels.provenance import embed_note
 from ...runtime.media.images import encode_image
-from ...runtime.media.provenance import embed_note
 from ...runtime.weights import catalogue
 from ...runtime.weights.bundle import LIGHT, Bundle
 from ...runtime.weights.cache import new_folder, plain_disk_errors, sha256

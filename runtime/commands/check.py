@@ -11,7 +11,7 @@ import click
 from .options import FILE, attempt
 
 if TYPE_CHECKING:
-    from ..labels import Labels
+    from ..read_labels import Labels
 
 
 @click.command()
@@ -23,7 +23,7 @@ def check(files: tuple[Path, ...], quick: bool, as_json: bool) -> None:
 
     Exit code 0 when every file is, 1 when one is not, 2 when one cannot be read.
     """
-    from ..labels import check_labels
+    from ..read_labels import check_labels
 
     done, failed = attempt("files", files, lambda path: check_labels(path, sizes=not quick))
     if as_json:

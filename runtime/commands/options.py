@@ -17,8 +17,8 @@ from ..errors import FidError, InputError
 
 if TYPE_CHECKING:
     from ..composer import Composer
-    from ..media.credentials import Signer
-    from ..media.provenance import Note
+    from ..labels.credentials import Signer
+    from ..labels.provenance import Note
 
 from .progress import T, progress_of
 
@@ -55,7 +55,7 @@ class Settings:
     ) -> Note | None:
         """What the files say about themselves; `with_photos` when they show the input photos as well. `inputs` are
         named in what is signed."""
-        from ..media.provenance import MADE_BY_ALGORITHM, PART_BY_ALGORITHM
+        from ..labels.provenance import MADE_BY_ALGORITHM, PART_BY_ALGORITHM
 
         signer = self._signer()
         if not (self.provenance or self.mark or signer):
@@ -64,7 +64,7 @@ class Settings:
         return replace(note, packet=self.provenance, mark=self.mark, signer=signer, inputs=tuple(inputs))
 
     def _signer(self) -> Signer | None:
-        from ..media.credentials import Signer
+        from ..labels.credentials import Signer
 
         if self.sign_cert is None or self.sign_key is None:
             if self.sign_cert is not None or self.sign_key is not None:

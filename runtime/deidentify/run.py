@@ -17,8 +17,8 @@ from ..composer import Composer
 from ..errors import InputError
 from ..face.detect import Face
 from ..identity import Identity
+from ..labels.provenance import Note
 from ..media.images import PHOTO_SUFFIXES, PICTURE_SUFFIXES, check_output, read_image, write_image
-from ..media.provenance import Note
 from ..media.video import VIDEO_INPUTS, VIDEO_SUFFIXES, Clip, open_clip, read_frames
 from ..media.video_rework import rework
 from .judges import MATCH, MATCH_DLIB, STRICT, Judges

@@ -16,10 +16,10 @@ import numpy as np
 
 from ..errors import FidError
 from ..identity import Identity
+from ..labels.provenance import Note
 from ..media.camera import Camera
 from ..media.frame import fitted
 from ..media.images import write_image
-from ..media.provenance import Note
 from ..media.video_write import Recorder
 from ..media.window import Window, draw_text, help_lines
 from .layout import MAX_SMOOTH, VIEWS, Reenactment

@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
 from ..errors import FidError, InputError
-from .provenance import Note, embed_note
+from ..labels.provenance import Note, embed_note
 
 # What a folder of photos is searched for; a file named on its own may have any name.
 PHOTO_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif", ".jp2", ".ppm")
@@ -142,7 +142,7 @@ def encode_image(image: np.ndarray, suffix: str, note: Note | None = None, name:
     """Return the file's bytes of RGB uint8 [height, width, 3]; `suffix` is one of `PICTURE_SUFFIXES`."""
     import cv2  # here, because a process that only decodes does without
 
-    from .mark import embed_mark
+    from ..labels.mark import embed_mark
 
     parameters = {".png": [], ".webp": [cv2.IMWRITE_WEBP_QUALITY, WEBP_QUALITY]}.get(
         suffix, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY]

@@ -15,9 +15,9 @@ from fid.runtime.assets import FACES
 from fid.runtime.composer import per_style
 from fid.runtime.identity import mapper_name
 from fid.runtime.interpolate import interpolate
+from fid.runtime.labels.provenance import Note
 from fid.runtime.live.reenact import Reenactor
 from fid.runtime.media.images import read_image, write_image
-from fid.runtime.media.provenance import Note
 from fid.runtime.timing import collect_timings
 
 ADA, BEN = (FACES / f"identity-{name}.jpg" for name in ("ada", "ben"))

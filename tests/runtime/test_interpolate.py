@@ -10,8 +10,8 @@ from fid.runtime.composer import Composer
 from fid.runtime.errors import InputError
 from fid.runtime.identity import Identity
 from fid.runtime.interpolate import STRIP_GAP, between, interpolate, strip, write_interpolation
+from fid.runtime.labels.provenance import read_note
 from fid.runtime.media.images import read_image
-from fid.runtime.media.provenance import read_note
 
 
 @pytest.fixture

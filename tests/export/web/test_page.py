@@ -9,8 +9,8 @@ import pytest
 from fid.runtime.assets import FACES
 from fid.runtime.composer import Composer
 from fid.runtime.identity import Identity
+from fid.runtime.labels.provenance import read_note
 from fid.runtime.media.images import read_image
-from fid.runtime.media.provenance import read_note
 from fid.runtime.weights.bundle import Bundle
 from firefox import firefox
 from playwright.sync_api import Browser, Page, expect

@@ -17,8 +17,8 @@ from fid.export.web.graphs import detector_graph, web_graph
 from fid.export.web.site import POLICY, write_site
 from fid.runtime.assets import FACES
 from fid.runtime.errors import InputError
+from fid.runtime.labels.provenance import read_note
 from fid.runtime.media.images import read_image
-from fid.runtime.media.provenance import read_note
 from fid.runtime.weights.bundle import Bundle
 from fid.runtime.weights.prepare import prepared
 

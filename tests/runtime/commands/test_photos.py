@@ -16,8 +16,8 @@ from fid.runtime.assets import FACES
 from fid.runtime.commands.options import said_today
 from fid.runtime.engines.open import ENGINES
 from fid.runtime.identity import Identity
+from fid.runtime.labels.provenance import MADE_BY_ALGORITHM, PART_BY_ALGORITHM, read_note
 from fid.runtime.media.images import read_image
-from fid.runtime.media.provenance import MADE_BY_ALGORITHM, PART_BY_ALGORITHM, read_note
 from fid.runtime.weights import catalogue
 
 from ..test_sample import write_bundle_with_mapping

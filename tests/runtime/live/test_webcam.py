@@ -18,6 +18,7 @@ from click.testing import CliRunner
 from fid.runtime.assets import FACES
 from fid.runtime.composer import Composer
 from fid.runtime.errors import FidError
+from fid.runtime.labels.mark import embed_mark
 from fid.runtime.live import webcam as webcam_module
 from fid.runtime.live.layout import Picture
 from fid.runtime.live.webcam import Sinks, Webcam, fitted, process_age_s
@@ -25,7 +26,6 @@ from fid.runtime.media import camera_list, video_write
 from fid.runtime.media.camera import Camera
 from fid.runtime.media.camera_list import CameraInfo
 from fid.runtime.media.images import read_image
-from fid.runtime.media.mark import embed_mark
 from fid.runtime.media.video import open_clip
 from filming import ScriptedWindow, show_of, wait, write_clip
 

@@ -14,9 +14,9 @@ import cv2
 import numpy as np
 import pytest
 from fid.runtime.errors import FidError, InputError
+from fid.runtime.labels.provenance import Note, read_note
 from fid.runtime.media import video, video_rework, video_write
 from fid.runtime.media.frame import BT709
-from fid.runtime.media.provenance import Note, read_note
 from fid.runtime.media.video import Clip, Reading, open_clip, parse_trim, read_frames
 from fid.runtime.media.video_rework import rework
 

@@ -42,9 +42,9 @@ from fid.runtime.composer import Composer
 from fid.runtime.errors import FidError, InputError
 from fid.runtime.identity import Identity
 from fid.runtime.interpolate import interpolate, mixed_w
+from fid.runtime.labels.mark import embed_mark
+from fid.runtime.labels.provenance import read_note
 from fid.runtime.media.images import decode_image
-from fid.runtime.media.mark import embed_mark
-from fid.runtime.media.provenance import read_note
 from fid.runtime.serve import form
 from fid.runtime.serve.app import Server
 from fid.runtime.serve.faces import KINDS

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from .errors import FidError
-from .media.credentials import Credentials, read_credentials
+from .labels.credentials import Credentials, read_credentials
+from .labels.mark import Found, detect_mark
+from .labels.provenance import Note, read_note
 from .media.images import read_image
-from .media.mark import Found, detect_mark
-from .media.provenance import Note, read_note
 from .media.video import VIDEO_INPUTS, open_clip, read_frames
 
 FIRST, EVERY, LAST = 3, 8, 250  # frames of a clip that are looked at: the first ones, then every so many, up to here

@@ -14,11 +14,11 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from fid.runtime.assets import FACES
 from fid.runtime.errors import InputError
-from fid.runtime.labels import check_labels
-from fid.runtime.media import credentials
-from fid.runtime.media.credentials import Signer, read_credentials
+from fid.runtime.labels import credentials
+from fid.runtime.labels.credentials import Signer, read_credentials
+from fid.runtime.labels.provenance import MADE_BY_ALGORITHM, Note, append_note, check_label
 from fid.runtime.media.images import read_image, write_image
-from fid.runtime.media.provenance import MADE_BY_ALGORITHM, Note, append_note, check_label
+from fid.runtime.read_labels import check_labels
 
 from .commands.test_photos import fid_run
 from .media.test_video import write_clip

@@ -7,9 +7,9 @@ import cv2
 import numpy as np
 import pytest
 from fid.runtime.assets import FACES
-from fid.runtime.media import mark
+from fid.runtime.labels import mark
+from fid.runtime.labels.mark import FOUND, SMALLEST, TILE, detect_mark, embed_mark
 from fid.runtime.media.images import read_image
-from fid.runtime.media.mark import FOUND, SMALLEST, TILE, detect_mark, embed_mark
 
 PICTURES = [read_image(path) for path in sorted(FACES.glob("*.jpg"))]
 

@@ -1,0 +1,1 @@
+"""What says that a picture is synthetic: an XMP note, signed Content Credentials, an invisible mark."""
