@@ -102,7 +102,7 @@ class Camera:
 
     @property
     def trouble(self) -> str:
-        """What is wrong with it now, in one sentence; empty when nothing is."""
+        """Return what is wrong with it now, in one sentence; empty when nothing is."""
         return ["", *self._watch.troubles.values()][-1]
 
     def check(self) -> None:
@@ -213,7 +213,7 @@ class Watch:
         self._sum = -1
 
     def look(self, image: np.ndarray, now_s: float) -> None:
-        """One picture uint8 [height, width, 3] at a time in seconds."""
+        """Look at one picture uint8 [height, width, 3], taken at a time in seconds."""
         small = image[::8, ::8]
         black = small.mean() < BLACK_MEAN and small.std() < BLACK_SPREAD
         self._black_s = (self._black_s if self._black_s is not None else now_s) if black else None
@@ -226,7 +226,7 @@ class Watch:
         self.tell("frozen", FROZEN if frozen else "")
 
     def tell(self, what: str, sentence: str) -> None:
-        """A trouble, in one sentence; none: it is over."""
+        """Tell a trouble, in one sentence; an empty one says that it is over."""
         if not sentence:
             self.troubles.pop(what, None)
         elif what not in self.troubles:

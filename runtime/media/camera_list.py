@@ -27,8 +27,8 @@ class CameraInfo:
 
 
 def list_cameras() -> list[CameraInfo]:
-    """The cameras of this machine. Only Linux and macOS tell names without further software; elsewhere the first few
-    numbers are tried one by one."""
+    """Return the cameras of this machine. Only Linux and macOS tell names without further software; elsewhere the first
+    few numbers are tried one by one."""
     backend = capture_backend()[1]
     if sys.platform.startswith("linux"):
         found = []
@@ -43,7 +43,7 @@ def list_cameras() -> list[CameraInfo]:
 
 
 def find_camera(text: str) -> int | Path:
-    """The number of the camera that is meant by a number or a part of its name, or the file that plays one.
+    """Return the number of the camera that is meant by a number or a part of its name, or the file that plays one.
 
     Raises `InputError`, naming the cameras that are there, when there is none or more than one of that name.
     """
@@ -65,14 +65,14 @@ def find_camera(text: str) -> int | Path:
 
 
 def describe_cameras(cameras: list[CameraInfo]) -> str:
-    """One sentence that lists cameras."""
+    """Return one sentence that lists cameras."""
     if not cameras:
         return "this machine has no camera that can be seen; a video file can play one: --camera FILE."
     return "there are " + ", ".join(f"{camera.index} ({camera.name})" for camera in cameras) + "."
 
 
 def why_not(index: int) -> str:
-    """One sentence on why camera `index` does not open, with what to do."""
+    """Return one sentence on why camera `index` does not open, with what to do."""
     if sys.platform.startswith("linux"):
         device = DEVICES / f"video{index}"
         if not device.exists():
@@ -90,7 +90,7 @@ def why_not(index: int) -> str:
 
 
 def capture_backend() -> tuple[int, str]:
-    """OpenCV's number and name of what reads cameras here: the one whose numbers stay the same from start to start."""
+    """Return OpenCV's number and name of what reads cameras here, whose numbers stay the same at every start."""
     if sys.platform.startswith("linux"):
         return cv2.CAP_V4L2, "V4L2"
     if sys.platform == "darwin":

@@ -32,13 +32,13 @@ class Mailbox(Generic[T]):
             return item
 
     def close(self) -> None:
-        """Nothing will be put any more; what is in it can still be taken."""
+        """Let nothing be put any more; what is in it can still be taken."""
         with self._full:
             self._closed = True
             self._full.notify_all()
 
     @property
     def ended(self) -> bool:
-        """Whether it is closed and empty."""
+        """Tell whether it is closed and empty."""
         with self._full:
             return self._closed and self._item is None

@@ -61,7 +61,7 @@ def compose_table(
     identity_labels: Sequence[str],
     attribute_labels: Sequence[str],
 ) -> np.ndarray:
-    """The table, RGB uint8 [height, width, 3].
+    """Draw the table, RGB uint8 [height, width, 3].
 
     `identities` (c pictures, on top) and `attributes` (r pictures, on the left) are the inputs' aligned crops; `cells`
     is [r][c], row by row. All pictures are RGB uint8, square, of any size. Labels too long for a cell are shortened.
@@ -86,7 +86,7 @@ def compose_table(
 
 
 def text_strip(text: str, width: int, height: int, colour: tuple[int, int, int] = INK) -> np.ndarray:
-    """`text` in the middle of a strip, RGB uint8 [height, width, 3], shortened in its middle if it does not fit."""
+    """Draw `text` amid a strip, RGB uint8 [height, width, 3], shortened in its middle if it does not fit."""
     strip = np.full((height, width, 3), PAPER, np.uint8)
     size = max(6, round(height * 0.58))  # px, of the font
     shown = shorten(text, width, size)
@@ -97,7 +97,7 @@ def text_strip(text: str, width: int, height: int, colour: tuple[int, int, int] 
 
 
 def shorten(text: str, width: int, size: int) -> str:
-    """`text`, with as much of its middle as needed replaced by an ellipsis, so that it is at most `width` px wide."""
+    """Return `text`, with as much of its middle replaced by an ellipsis as makes it at most `width` px wide."""
     if text_width(text, size) <= width:
         return text
     for kept in range(len(text) - 1, 0, -1):
@@ -109,7 +109,7 @@ def shorten(text: str, width: int, size: int) -> str:
 
 
 def text_width(text: str, size: int) -> int:
-    """Width in px of `text` in the table's font of `size` px."""
+    """Return the width in px of `text` in the table's font of `size` px."""
     _, _, width, _ = cv2.getTextSize((100_000, size * 2), text, (0, size), cv2.FontFace(FONT), size, WEIGHT)
     return width
 

@@ -38,12 +38,12 @@ class Clip:
 
     @property
     def fps(self) -> float:
-        """Mean frames/s."""
+        """Return the mean rate, frames/s."""
         return float(self.rate)
 
     @property
     def step(self) -> int:
-        """How long a frame is shown by the mean rate, in units of `time_base`."""
+        """Return how long a frame is shown by the mean rate, in units of `time_base`."""
         return max(1, round(1 / (self.rate * self.time_base)))
 
 
@@ -57,7 +57,7 @@ class Reading:
     damaged: bool = False  # whether a packet could not be decoded; without, some packets just hold no frame
 
     def take(self, stop: int | None) -> int:
-        """How many frames before this time stamp did not come, since this was asked last."""
+        """Return how many frames before this time stamp did not come, since this was asked last."""
         gone = {stamp for stamp in self.awaited if stop is None or stamp < stop}
         self.awaited -= gone
         return len(gone) if self.damaged else 0
@@ -113,7 +113,7 @@ def read_frames(
 
 
 def parse_trim(text: str) -> tuple[float, float | None]:
-    """ "a:b" in seconds, either left out, as (start, stop or None); `InputError` for anything else."""
+    """Read "a:b" in seconds, either left out, as (start, stop or None); `InputError` for anything else."""
     parts = text.split(":")
     try:
         start, stop = (float(part) if part.strip() else None for part in parts)

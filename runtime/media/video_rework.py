@@ -39,7 +39,7 @@ class FrameWork(Protocol):
     """What is done to each frame, with a memory that can be kept."""
 
     def picture(self, image: np.ndarray, time_s: float) -> np.ndarray:
-        """The frame RGB uint8 [height, width, 3] at its time in seconds -> RGB uint8, always of one size."""
+        """Return the frame RGB uint8 [height, width, 3], shown at a time in s, as RGB uint8, always of one size."""
         ...
 
     state: Any

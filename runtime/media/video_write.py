@@ -38,7 +38,7 @@ QUALITY = {"crf": "18", "preset": "veryfast", "bf": "0", "x264-params": "force-c
 def add_picture_stream(
     container: Any, shape: tuple[int, ...], time_base: Fraction, rate: Fraction, encoders: tuple[str, ...] = ENCODERS
 ) -> Any:
-    """An H.264 stream for pictures [height, width, 3], by the first encoder that works here.
+    """Add an H.264 stream for pictures [height, width, 3], by the first encoder that works here.
 
     Odd sides lose their last row or column: H.264 stores colour for blocks of 2 x 2.
     """

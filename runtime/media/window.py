@@ -33,13 +33,13 @@ KEYS: dict[str, tuple[str, str]] = {  # key as SDL calls it -> (action of `webca
 
 
 def help_lines() -> list[str]:
-    """The keys and what they do, a line each."""
+    """Return the keys and what they do, a line each."""
     lines = ["1-9  identity"]
     return lines + [f"{key}  {text}" for key, (_, text) in KEYS.items() if text and not key.isdecimal()]
 
 
 def draw_text(picture: np.ndarray, lines: list[str]) -> np.ndarray:
-    """A copy of a picture RGB uint8 [height, width, 3] with lines of text on a dark field at its top left."""
+    """Return a copy of a picture RGB uint8 [height, width, 3] with lines of text on a dark field at its top left."""
     picture = picture.copy()
     if not lines:
         return picture
@@ -81,7 +81,7 @@ class Window:
             raise FidError(f"no window can be opened here ({error}); use --headless or --record.") from error
 
     def show(self, picture: np.ndarray) -> None:
-        """A picture RGB uint8 [height, width, 3], as large as the window allows."""
+        """Show a picture RGB uint8 [height, width, 3], as large as the window allows."""
         pygame = self._pygame
         height, width = picture.shape[:2]
         if self._screen is None:
@@ -99,8 +99,8 @@ class Window:
         pygame.display.flip()
 
     def actions(self) -> list[str]:
-        """What the user asked for since the last call: actions of `KEYS`, "quit" for the closed window, and "redraw"
-        when it has another size or was uncovered."""
+        """Return what the user asked for since the last call: actions of `KEYS`, "quit" for the closed window, and
+        "redraw" when it has another size or was uncovered."""
         pygame = self._pygame
         asked = []
         for event in pygame.event.get():
