@@ -2,7 +2,8 @@
 
 A connection is idle until the whole header of a request has come, and again when its answer has left. One that is idle
 for too long is closed; where a client or the server as a whole has as many as it may, the one that has been idle
-longest makes room for the next. So a newcomer is turned away only while all the others are being answered.
+longest makes room for the next, and those first that have never asked for anything. So a newcomer is turned away only
+while all the others are being answered, and whoever has been answered stays.
 """
 
 from __future__ import annotations
@@ -48,11 +49,11 @@ class Connections:
         of_client = [other for other in self._open if other.host == connection.host]
         for crowd, most in ((of_client, self.patience.per_client), (list(self._open), self.patience.total)):
             if len(crowd) >= most:
-                idle = next((other for other in crowd if other.idle), None)
-                if idle is None:
+                idle = sorted((other for other in crowd if other.idle), key=lambda other: other.answered)
+                if not idle:
                     return False
-                self.leave(idle)
-                idle.end()
+                self.leave(idle[0])
+                idle[0].end()
         self._open[connection] = None
         return True
 
@@ -71,7 +72,7 @@ def protocol(connections: Connections) -> Callable[..., asyncio.Protocol]:
     from uvicorn.protocols.http.h11_impl import H11Protocol
 
     class LimitedProtocol(H11Protocol):
-        host = ""
+        host, answered = "", False
         _header: asyncio.TimerHandle | None = None
         _reading: asyncio.TimerHandle | None = None
 
@@ -103,6 +104,7 @@ def protocol(connections: Connections) -> Callable[..., asyncio.Protocol]:
 
         def on_response_complete(self) -> None:
             super().on_response_complete()
+            self.answered = True
             connections.used(self)
 
         def pause_writing(self) -> None:
