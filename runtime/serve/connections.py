@@ -2,8 +2,9 @@
 
 A connection is idle until the whole header of a request has come, and again when its answer has left. One that is idle
 for too long is closed; where a client or the server as a whole has as many as it may, the one that has been idle
-longest makes room for the next, and those first that have never asked for anything. So a newcomer is turned away only
-while all the others are being answered, and whoever has been answered stays.
+longest makes room for the next, and those first that have never asked for anything; of the server's, one of the client
+that has the most. So a newcomer is turned away only while all the others are being answered, whoever has been answered
+stays, and who opens many connections closes his own.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import asyncio
 import contextlib
 import json
 import socket
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -46,14 +48,20 @@ class Connections:
 
     def admit(self, connection: Any) -> bool:
         """Take a new connection in, for which the longest idle one may have to go; False where all are at work."""
-        of_client = [other for other in self._open if other.host == connection.host]
-        for crowd, most in ((of_client, self.patience.per_client), (list(self._open), self.patience.total)):
-            if len(crowd) >= most:
-                idle = sorted((other for other in crowd if other.idle), key=lambda other: other.answered)
-                if not idle:
-                    return False
-                self.leave(idle[0])
-                idle[0].end()
+        idle = [other for other in self._open if other.idle]
+        own = [other for other in idle if other.host == connection.host]
+        if sum(other.host == connection.host for other in self._open) >= self.patience.per_client:
+            last = min(own, key=lambda other: other.answered, default=None)
+        elif len(self._open) >= self.patience.total:
+            crowds = Counter(other.host for other in idle)
+            last = min(idle, key=lambda other: (-crowds[other.host], other.answered), default=None)
+        else:
+            self._open[connection] = None
+            return True
+        if last is None:
+            return False
+        self.leave(last)
+        last.end()
         self._open[connection] = None
         return True
 

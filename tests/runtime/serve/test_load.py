@@ -53,7 +53,8 @@ class Silent:
     async def hold(self, number: int) -> None:
         while True:
             try:
-                reader, writer = await asyncio.open_connection(self.host, self.port)
+                own = f"127.0.0.{2 + number % 20}"
+                reader, writer = await asyncio.open_connection(self.host, self.port, local_addr=(own, 0))
                 self.opened += 1
                 try:
                     if number % 3 == 0:
@@ -89,13 +90,14 @@ async def work(address: str, count: int) -> collections.Counter[int]:
     statuses: collections.Counter[int] = collections.Counter()
     numbers = iter(range(count))
 
-    async def client() -> None:
-        async with httpx.AsyncClient(base_url=address, timeout=300) as one:
+    async def client(place: int) -> None:
+        transport = httpx.AsyncHTTPTransport(local_address=f"127.0.1.{1 + place}")
+        async with httpx.AsyncClient(base_url=address, timeout=300, transport=transport) as one:
             for number in numbers:
                 method, path, content = requests(number)
                 statuses[(await one.request(method, path, **content)).status_code] += 1
 
-    await asyncio.gather(*(client() for _ in range(WORKING)))
+    await asyncio.gather(*map(client, range(WORKING)))
     return statuses
 
 
