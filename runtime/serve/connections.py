@@ -154,8 +154,11 @@ FULL = _full()
 """The answer to a connection that cannot be taken in."""
 
 
-def run(config: uvicorn.Config, listening: socket.socket, connections: Connections) -> None:
-    """Answer on a bound socket until a signal comes. `config.http` is `protocol(connections)`."""
+def run(
+    config: uvicorn.Config, listening: socket.socket, connections: Connections, stopping: Callable[[], None]
+) -> None:
+    """Answer on a bound socket until a signal comes. `config.http` is `protocol(connections)`; `stopping` is called
+    before the requests that are being answered get their time to end."""
     import uvicorn
 
     allow_files(2 * connections.patience.total)
@@ -173,6 +176,11 @@ def run(config: uvicorn.Config, listening: socket.socket, connections: Connectio
 
             loop.create_server = bounded  # type: ignore[method-assign]
             await super().startup(sockets)
+
+        async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+            """Say that it stops, and end."""
+            stopping()
+            await super().shutdown(sockets)
 
     Server(config).run(sockets=[listening])
 

@@ -103,5 +103,6 @@ def test_identity_files_and_codes_that_are_uploaded(composer: Composer) -> None:
                 assert "content-security-policy" in answer.headers, number
 
     asyncio.run(ask())
+    server.faces.close()
     server.worker.close()
     assert statuses[200] < COUNT / 2
