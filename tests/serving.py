@@ -24,20 +24,30 @@ FIREFOX = next(filter(None, map(shutil.which, ("firefox", "firefox-esr"))), None
 OPENAPI = json.loads((fid.runtime.serve.app.WEB / "openapi.json").read_text())
 
 
-@contextmanager
-def running(bundle: Path, *options: str) -> Iterator[str]:
-    """The address of a server on a free port; it is stopped as Ctrl-C would, and has to end cleanly."""
+def started(bundle: Path, *options: str) -> subprocess.Popen[str]:
+    """A server on a free port, which says on its output where it is when it is there."""
     start = [sys.executable, "-c", "from fid.runtime.commands.cli import main; main()"]
     command = [*start, "serve", "--bundle", str(bundle), "--port", "0", "--json"]
     quiet = os.environ | {"PYTHONWARNINGS": "ignore"}
-    process = subprocess.Popen(
+    return subprocess.Popen(
         [*command, "--threads", "1", *options], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=quiet
     )
+
+
+def address_of(process: subprocess.Popen[str]) -> str:
+    """Wait until a server is there."""
     assert process.stdout is not None
+    line = process.stdout.readline()
+    assert line, process.communicate(timeout=60)[1]
+    return json.loads(line)["address"]
+
+
+@contextmanager
+def running(bundle: Path, *options: str) -> Iterator[str]:
+    """The address of a server on a free port; it is stopped as Ctrl-C would, and has to end cleanly."""
+    process = started(bundle, *options)
     try:
-        line = process.stdout.readline()
-        assert line, process.communicate(timeout=60)[1]
-        yield json.loads(line)["address"]
+        yield address_of(process)
     finally:
         process.send_signal(signal.SIGINT)
         try:

@@ -47,6 +47,10 @@ def _plan(title: str, plan: dict[str, Any], dry_run: bool) -> None:
         sys.exit(0)
 
 
+def _about(sizes: dict[str, int]) -> dict[str, str]:
+    return {name: f"about {size / 2**30:.1f} GiB" for name, size in sizes.items()}
+
+
 class FitByDefault(click.Group):
     """A group where options without a subcommand are those of `fit`."""
 
@@ -92,7 +96,7 @@ def distill(
     dry_run: bool,
 ) -> None:
     """Distil a small generator from the 1024 px one, or a narrower one from that."""
-    from .distill.run import DistillConfig
+    from .distill.run import DistillConfig, memory_estimate
     from .distill.run import distill as run
 
     try:
@@ -100,7 +104,7 @@ def distill(
     except ValueError as error:
         raise click.BadParameter(f"{widths!r} is no list of numbers such as 512,512,512,320,160.") from error
     config = DistillConfig(resolution=int(resolution), images=images, steps=steps, batch=batch, widths=channels)
-    _plan("distill", asdict(config), dry_run)
+    _plan("distill", {**asdict(config), **_about({"memory": memory_estimate(config)})}, dry_run)
     checkpoint = run(
         output,
         config,
@@ -127,6 +131,7 @@ def distill(
 )
 @generator_option
 @minutes_option
+@dry_run_option
 def dataset(
     output: Path,
     count: int,
@@ -136,18 +141,22 @@ def dataset(
     rare: float,
     generator: Path | None,
     max_minutes: float | None,
+    dry_run: bool,
 ) -> None:
     """Write generated faces with their w, identity codes and landmarks; goes on where an earlier call stopped."""
-    from .data.dataset import FrozenNetworks, write_dataset
+    from .data.dataset import BATCH, FACE_BYTES, SHARD, FrozenNetworks, write_dataset
     from .loop import Budget, best_device, tune_machine
-    from .weights.trained import generator_name, load_generator, load_mapping
+    from .weights.trained import drawing_memory, generator_name, load_generator, load_mapping
 
-    tune_machine()
-    synthesis = load_generator(generator, int(resolution))
-    frozen = FrozenNetworks.load(synthesis, best_device(), mapping=load_mapping(generator))
-    budget, made = Budget(max_minutes), {"psi": psi, "seed": seed, "rare": rare}
-    made |= {"generator": generator_name(generator, int(resolution))}
+    made = {"psi": psi, "seed": seed, "rare": rare, "generator": generator_name(generator, int(resolution))}
+    face = 3 * int(resolution) ** 2 + FACE_BYTES
+    needed = {"disk": count * face, "memory": drawing_memory(int(resolution), BATCH) + 2 * SHARD * face}
+    _plan("dataset", {"count": count, "resolution": int(resolution), **made, **_about(needed)}, dry_run)
+    budget = Budget(max_minutes)
     with budget.catching_signals():
+        tune_machine()
+        synthesis = load_generator(generator, int(resolution))
+        frozen = FrozenNetworks.load(synthesis, best_device(), mapping=load_mapping(generator))
         write_dataset(output, count, frozen, **made, stop=lambda: budget.over, log=console.print)
 
 
@@ -227,8 +236,7 @@ def fit(
     given = {"steps": steps, "resolution": int(resolution) if resolution else None}
     config = _changed(replace(config, **{name: value for name, value in given.items() if value is not None}), settings)
     sizes = {name: f"{count:,} parameters" for name, count in parameter_counts(config).items()}
-    memory = {"memory": f"about {memory_estimate(config) / 2**30:.1f} GiB"}
-    _plan("fit", {**asdict(config), **sizes, **memory}, dry_run)
+    _plan("fit", {**asdict(config), **sizes, **_about({"memory": memory_estimate(config)})}, dry_run)
     checkpoint = run(output, config, resume=resume, console=console, **options)
     console.print(f"saved {checkpoint}")
 

@@ -6,18 +6,22 @@ import platform
 import signal
 import subprocess
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import numpy as np
 import torch
 from rich.console import Console
 from torch import Tensor
 from torch.optim.swa_utils import get_ema_multi_avg_fn
+
+from ..runtime.errors import FidError
+
+T = TypeVar("T")
 
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4  # of malloc.h
 ROOT = Path(__file__).resolve().parents[1]  # of the repository, where this is a checkout
@@ -123,6 +127,38 @@ class Budget:
         finally:
             for number, handler in previous.items():
                 signal.signal(number, handler)
+
+
+class StoppedError(FidError):
+    """The budget was over before the first step."""
+
+
+class Preparing:
+    """Go through what comes before the first step, part by part: say how far it is, and end where the budget is over.
+
+    for part in preparing("drawing faces", parts): ...
+    """
+
+    def __init__(
+        self,
+        say: Callable[[str], object] = lambda line: None,
+        stop: Callable[[], bool] = lambda: False,
+        every_s: float = 10.0,
+    ) -> None:
+        """`say` gets a line every `every_s` seconds; `stop` is asked before each part."""
+        self.say, self.stop, self.every_s = say, stop, every_s
+
+    def __call__(self, what: str, parts: Sequence[T]) -> Iterator[T]:
+        """Yield the parts. Raises `StoppedError` when it is time to stop."""
+        start = shown = time.monotonic()
+        for done, part in enumerate(parts):
+            if self.stop():
+                raise StoppedError(f"stopped while {what}, after {done} of {len(parts)}.")
+            now = time.monotonic()
+            if done and now - shown >= self.every_s:
+                shown, left = now, int((now - start) / done * (len(parts) - done))
+                self.say(f"{what}: {done} of {len(parts)}, {left // 60}:{left % 60:02d} left")
+            yield part
 
 
 class Watch:

@@ -269,7 +269,7 @@ def serve(
         ssl_certfile=None if certificate is None else str(certificate),
         ssl_keyfile=None if key is None else str(key),
     )
-    run(config, listening, connections)
+    run(config, listening, connections, server.faces.close)
 
 
 def warm_up(server: Server) -> None:

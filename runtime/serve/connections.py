@@ -2,7 +2,9 @@
 
 A connection is idle until the whole header of a request has come, and again when its answer has left. One that is idle
 for too long is closed; where a client or the server as a whole has as many as it may, the one that has been idle
-longest makes room for the next. So a newcomer is turned away only while all the others are being answered.
+longest makes room for the next, and those first that have never asked for anything; of the server's, one of the client
+that has the most. So a newcomer is turned away only while all the others are being answered, whoever has been answered
+stays, and who opens many connections closes his own.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ import asyncio
 import contextlib
 import json
 import socket
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -45,14 +48,20 @@ class Connections:
 
     def admit(self, connection: Any) -> bool:
         """Take a new connection in, for which the longest idle one may have to go; False where all are at work."""
-        of_client = [other for other in self._open if other.host == connection.host]
-        for crowd, most in ((of_client, self.patience.per_client), (list(self._open), self.patience.total)):
-            if len(crowd) >= most:
-                idle = next((other for other in crowd if other.idle), None)
-                if idle is None:
-                    return False
-                self.leave(idle)
-                idle.end()
+        idle = [other for other in self._open if other.idle]
+        own = [other for other in idle if other.host == connection.host]
+        if sum(other.host == connection.host for other in self._open) >= self.patience.per_client:
+            last = min(own, key=lambda other: other.answered, default=None)
+        elif len(self._open) >= self.patience.total:
+            crowds = Counter(other.host for other in idle)
+            last = min(idle, key=lambda other: (-crowds[other.host], other.answered), default=None)
+        else:
+            self._open[connection] = None
+            return True
+        if last is None:
+            return False
+        self.leave(last)
+        last.end()
         self._open[connection] = None
         return True
 
@@ -71,7 +80,7 @@ def protocol(connections: Connections) -> Callable[..., asyncio.Protocol]:
     from uvicorn.protocols.http.h11_impl import H11Protocol
 
     class LimitedProtocol(H11Protocol):
-        host = ""
+        host, answered = "", False
         _header: asyncio.TimerHandle | None = None
         _reading: asyncio.TimerHandle | None = None
 
@@ -103,6 +112,7 @@ def protocol(connections: Connections) -> Callable[..., asyncio.Protocol]:
 
         def on_response_complete(self) -> None:
             super().on_response_complete()
+            self.answered = True
             connections.used(self)
 
         def pause_writing(self) -> None:
@@ -144,8 +154,11 @@ FULL = _full()
 """The answer to a connection that cannot be taken in."""
 
 
-def run(config: uvicorn.Config, listening: socket.socket, connections: Connections) -> None:
-    """Answer on a bound socket until a signal comes. `config.http` is `protocol(connections)`."""
+def run(
+    config: uvicorn.Config, listening: socket.socket, connections: Connections, stopping: Callable[[], None]
+) -> None:
+    """Answer on a bound socket until a signal comes. `config.http` is `protocol(connections)`; `stopping` is called
+    before the requests that are being answered get their time to end."""
     import uvicorn
 
     allow_files(2 * connections.patience.total)
@@ -163,6 +176,11 @@ def run(config: uvicorn.Config, listening: socket.socket, connections: Connectio
 
             loop.create_server = bounded  # type: ignore[method-assign]
             await super().startup(sockets)
+
+        async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+            """Say that it stops, and end."""
+            stopping()
+            await super().shutdown(sockets)
 
     Server(config).run(sockets=[listening])
 

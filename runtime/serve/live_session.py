@@ -24,7 +24,7 @@ from ..errors import FidError
 from ..identity import Identity
 from ..live.ages import percentiles
 from ..weights.records import decode
-from .encoder import use_time_stamps
+from .encoder import use_true_rate
 from .guard import RefusedError
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ class LiveSession:
         end."""
         from aiortc import RTCConfiguration, RTCPeerConnection
 
-        use_time_stamps()
+        use_true_rate()
         self.name = secrets.token_urlsafe(12)
         self._composer, self._worker, self._metrics = composer, worker, metrics
         self._shipped_identity, self._ended = shipped_identity, ended

@@ -7,6 +7,7 @@ A bundle is data, never code: JSON, ONNX graphs and one raw weights file that th
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import lzma
 import re
@@ -327,7 +328,9 @@ def _unpacked(path: Path) -> Path:
                 _unpack(archive, path, folder)
         except KeyError as error:
             raise FidError(f"the bundle {path} is damaged: it has no {error.args[0]!r} inside.") from error
-        except BROKEN_ZIP as error:
+        except (*BROKEN_ZIP, OSError) as error:
+            if isinstance(error, OSError) and error.errno != errno.EINVAL:  # of a place before the file begins
+                raise
             raise FidError(f"the bundle {path} is damaged: {str(error).rstrip('.')}.") from error
     return target
 

@@ -1,5 +1,7 @@
 """`fid-train` on the command line: plans, exit codes, one sentence for every mistake."""
 
+import re
+
 import pytest
 from fid.trainer import cli
 
@@ -28,6 +30,15 @@ def test_fit_is_the_default_command_and_presets_can_be_changed(capsys, tmp_path)
     assert "attribute_encoder    inception\n" in out
     assert "adversarial_rate     None\n" in out
     assert "memory               about " in out
+
+
+@pytest.mark.parametrize("command", ["distill", "dataset", "fit"])
+def test_every_plan_says_how_much_memory_it_needs(capsys, tmp_path, command):
+    code, out, _ = run(capsys, command, "-o", str(tmp_path / "out"), "--dry-run")
+    assert code == 0
+    gibibytes = float(re.findall(r"memory +about ([\d.]+) GiB\n", out)[0])
+    assert 0.2 < gibibytes < 20
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_resumed_run_keeps_its_configuration(capsys, tmp_path):

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from ...runtime.errors import FidError, InputError
 from ...runtime.weights.records import decode
+from ..loop import Preparing, StoppedError
 from ..losses import border_colours, skin_colour
 from ..networks.facemesh import FaceMesh
 from ..networks.fan import FAN
@@ -32,6 +33,9 @@ SHARD = 256  # faces in one file
 FIRST_SHARDS = 8  # that tell which w have rare faces
 RARE = 32  # draws for one face of a rare kind
 ALL = slice(None)
+UNWATCHED = Preparing()
+BATCH = 16  # pictures that a CPU makes at a time
+FACE_BYTES = 4 * (W_SIZE + 128 + 2 * 400)  # of a face beside its picture, at most: w, code, landmarks
 
 
 @dataclass(frozen=True)
@@ -115,9 +119,17 @@ class FrozenNetworks:
         return self.landmarks(crop)[:, self.landmarks.inner_face, :2]
 
     @torch.no_grad()
-    def draw(self, n: int, psi: float, generator: torch.Generator, batch: int = 0, rows: slice = ALL) -> Faces:
-        """Draw n faces truncated by psi and makes those of `rows`."""
-        return self.make(self.draw_w(n, psi, generator, rows), batch)
+    def draw(
+        self,
+        n: int,
+        psi: float,
+        generator: torch.Generator,
+        batch: int = 0,
+        rows: slice = ALL,
+        preparing: Preparing = UNWATCHED,
+    ) -> Faces:
+        """Draw n faces truncated by psi and make those of `rows`."""
+        return self.make(self.draw_w(n, psi, generator, rows), batch, preparing)
 
     @torch.no_grad()
     def draw_w(self, n: int, psi: float, generator: torch.Generator, rows: slice = ALL) -> Tensor:
@@ -129,10 +141,10 @@ class FrozenNetworks:
         return self.w_mean + psi * (self.mapping(z) - self.w_mean)
 
     @torch.no_grad()
-    def make(self, w: Tensor, batch: int = 0) -> Faces:
+    def make(self, w: Tensor, batch: int = 0, preparing: Preparing = UNWATCHED) -> Faces:
         """Return the faces of w [N, 512], `batch` at a time; 0: as many as the device likes."""
         parts = []
-        for code in w.split(batch or (64 if w.is_cuda else 16)):
+        for code in preparing("drawing faces", w.split(batch or (64 if w.is_cuda else BATCH))):
             parts.append(self.seen(to_bytes(self.synthesis(code)), code))
         return joined(parts)
 
@@ -177,20 +189,20 @@ def write_dataset(
     make_folder(folder)
     write_json(made, record)
     count, start = -(-n // SHARD), time.monotonic()
-    plain, lightness = count - round(rare * count), None
+    plain, lightness, preparing = count - round(rare * count), None, Preparing(log, stop)
     for index in range(count):
         path = folder / f"faces_{index:05d}.npz"
         if path.exists():
             continue
-        if stop():
-            return
         random, size = _generator(seed * 1_000_003 + index), min(SHARD, n - index * SHARD)
-        if index < plain:
-            faces = frozen.draw(size, psi, random)
-        else:
+        w = frozen.draw_w(size if index < plain else RARE * size, psi, random)
+        if index >= plain:
             lightness = lightness or _lightness(read_dataset(folder, FIRST_SHARDS))
-            w = frozen.draw_w(RARE * size, psi, random)
-            faces = frozen.make(w[lightness(w).argsort()[:size]])
+            w = w[lightness(w).argsort()[:size]]
+        try:
+            faces = frozen.make(w, preparing=preparing)
+        except StoppedError:
+            return
         with writing(path) as partial, partial.open("wb") as file:
             np.savez(file, **{field.name: getattr(faces, field.name).cpu().numpy() for field in fields(faces)})
         log(f"shard {index + 1} of {count}, {time.monotonic() - start:.0f} s")
@@ -230,7 +242,9 @@ def _read_shard(path: Path, name: str) -> Tensor:
 
 
 @torch.no_grad()
-def read_photos(folder: Path, frozen: FrozenNetworks, log: Callable[[str], None]) -> Faces:
+def read_photos(
+    folder: Path, frozen: FrozenNetworks, log: Callable[[str], None], preparing: Preparing = UNWATCHED
+) -> Faces:
     """Return the faces of a folder of photographs, aligned, as inputs to train on.
 
     Nobody knows their w: it is the mean, and only losses on images may use these faces. Photographs that cannot be read
@@ -242,7 +256,7 @@ def read_photos(folder: Path, frozen: FrozenNetworks, log: Callable[[str], None]
     device, size, composer = frozen.w_mean.device, frozen.synthesis.resolution, Composer()
     paths = find_photos([folder])
     parts = []
-    for path in paths:
+    for path in preparing("reading photos", paths):
         try:
             crop = torch.from_numpy(composer.crop(path))
         except FidError as error:

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from ...runtime.errors import FidError, InputError
 from ...runtime.terminal import make_console
 from .. import losses
-from ..loop import Budget, Progress, best_device, kept_on, move_average, tune_machine
+from ..loop import Budget, Preparing, Progress, StoppedError, best_device, kept_on, move_average, tune_machine
 from ..networks.lpips import LPIPS
 from ..networks.mobilestylegan import CHANNELS, W_SIZE, DistilledToImage, Mapping, Synthesis, haar
 from ..networks.sface import SFace
@@ -44,6 +44,7 @@ from ..weights.checkpoint import (
     tensors_of,
     writing,
 )
+from ..weights.trained import kept_by_autograd
 from .narrow import narrowed
 
 SHARD = 32  # images in one file of targets
@@ -79,8 +80,14 @@ def mean_w(mapping: Mapping) -> Tensor:
     return torch.stack([mapping(torch.randn(1000, W_SIZE, generator=generator)).mean(0) for _ in range(100)]).mean(0)
 
 
-def write_targets(folder: Path, config: DistillConfig, log: Callable[[str], None] = print) -> None:
-    """Write shards of w [32, 512] float32 and 256 px targets [32, 3, 256, 256] float16; skips those that are there."""
+def write_targets(
+    folder: Path, config: DistillConfig, log: Callable[[str], None] = print, preparing: Preparing | None = None
+) -> None:
+    """Write shards of w [32, 512] float32 and 256 px targets [32, 3, 256, 256] float16; skip those that are there.
+
+    Raises `StoppedError` when `preparing` has to stop.
+    """
+    preparing = preparing or Preparing()
     held_out_shards = -(-config.held_out // SHARD)
     n_shards = held_out_shards + -(-config.images // SHARD)
     paths = [folder / f"shard_{index:04d}.npz" for index in range(n_shards)]
@@ -103,7 +110,8 @@ def write_targets(folder: Path, config: DistillConfig, log: Callable[[str], None
             continue
         with torch.no_grad():
             parts = w.to(device).split(8 if device.type == "cuda" else 1)
-            images = torch.cat([F.avg_pool2d(teacher(part), 4).half().cpu() for part in parts])
+            made = [F.avg_pool2d(teacher(part), 4).half().cpu() for part in preparing("making targets", parts)]
+            images = torch.cat(made)
         with writing(path) as partial, partial.open("wb") as file:
             np.savez(file, w=w.numpy(), image=images.numpy())
         log(f"targets: shard {index + 1} of {n_shards}, {time.monotonic() - start:.0f} s")
@@ -254,13 +262,15 @@ class DistillLoop:
         self.done = 0
 
     @torch.no_grad()
-    def learn_from(self, w: Tensor, images: Tensor) -> None:
-        """Take the targets: w [N, 512] and images [N, 3, R, R], and compute once what does not change of them."""
+    def learn_from(self, w: Tensor, images: Tensor, preparing: Preparing) -> None:
+        """Take the targets: w [N, 512] and images [N, 3, R, R], and compute once what does not change of them. Raises
+        `StoppedError` when `preparing` has to stop."""
         device, block = self.device, self.first_block
         self.w = w.to(device)
         home = kept_on(device, len(w) * self.network.trunk(self.w[:1], block).nbytes)
         self.images = images.to(home)
-        self.trunk = torch.cat([self.network.trunk(code, block).half().to(home) for code in self.w.split(8)])
+        parts = preparing("computing the trunk", self.w.split(8))
+        self.trunk = torch.cat([self.network.trunk(code, block).half().to(home) for code in parts])
         if self.identity is not None:
             self.codes = torch.cat([self.identity(image.to(device).float()) for image in self.images.split(8)])
         self.order = batches(len(w), self.config.batch, torch.Generator().manual_seed(self.config.seed))
@@ -316,6 +326,18 @@ def resumed(checkpoint: Path, config: DistillConfig, identity: nn.Module | None)
     return loop
 
 
+def memory_estimate(config: DistillConfig) -> int:
+    """Return the bytes that distilling needs at its peak, about: targets and trunk activations, which stay in memory,
+    and what autograd keeps of a step."""
+    with torch.device("meta"):
+        network, code = Synthesis(config.resolution), torch.zeros(1, W_SIZE)
+    blocks = first_trained(network)
+    target, trunk = 2 * 3 * config.resolution**2, network.trunk(code, blocks).nbytes // 2  # both in half precision
+    w = torch.zeros(config.batch, W_SIZE, device="meta")
+    step = kept_by_autograd(lambda: network.tail(network.trunk(w, blocks).detach(), w, blocks))
+    return (config.images + config.held_out) * (target + trunk) + 2 * step  # once more for the losses' own networks
+
+
 def distill(
     run: Path,
     config: DistillConfig,
@@ -338,21 +360,29 @@ def distill(
     check_new(run, resume)
     tune_machine()
     budget = Budget(max_minutes)
-    targets = targets or run / "targets"
-    write_targets(targets, config, log=console.print)
-    targets_of_training, held_out = read_targets(targets, config)
-    torch.manual_seed(config.seed)
-    identity = SFace.load().to(best_device()).eval().requires_grad_(False) if config.identity else None
-    if resume and (found := latest(run)):
-        loop = resumed(found, config, identity)
-    else:
-        network = start(config, narrow, *targets_of_training)
-        loop = DistillLoop(config, network, copy.deepcopy(network), identity)
-        console.print(f"closed form: {loop.measure(held_out)}")
-    loop.learn_from(*targets_of_training)
-    console.print(f"trunk activations of {len(loop.w)} images: {loop.trunk.nbytes / 2**30:.1f} GiB")
-    progress, saved = Progress(console, config.steps, config.batch, loop.done), budget.seconds
+    targets, preparing = targets or run / "targets", Preparing(console.print, lambda: budget.over)
     with budget.catching_signals():
+        try:
+            write_targets(targets, config, console.print, preparing)
+        except StoppedError as stopped:
+            raise StoppedError(f"{stopped} {targets} keeps what is whole, and the same command goes on.") from None
+        targets_of_training, held_out = read_targets(targets, config)
+        torch.manual_seed(config.seed)
+        identity = SFace.load().to(best_device()).eval().requires_grad_(False) if config.identity else None
+        found = latest(run) if resume else None
+        if found:
+            loop = resumed(found, config, identity)
+        else:
+            network = start(config, narrow, *targets_of_training)
+            loop = DistillLoop(config, network, copy.deepcopy(network), identity)
+            console.print(f"closed form: {loop.measure(held_out)}")
+        try:
+            loop.learn_from(*targets_of_training, preparing)
+        except StoppedError as stopped:
+            console.print(f"{stopped} --resume begins with that again.")
+            return found or loop.save(run, {})
+        console.print(f"trunk activations of {len(loop.w)} images: {loop.trunk.nbytes / 2**30:.1f} GiB")
+        progress, saved = Progress(console, config.steps, config.batch, loop.done), budget.seconds
         while loop.done < config.steps and not budget.over:
             loss = loop.step()
             progress.show(loop.done, {"loss": loss})

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from ...runtime.errors import FidError, InputError
 from .. import losses
 from ..data.augment import augment
-from ..data.dataset import Faces, FrozenNetworks
+from ..data.dataset import UNWATCHED, Faces, FrozenNetworks
 from ..data.statistics import Light, Transfer
-from ..loop import move_average
+from ..loop import Preparing, move_average
 from ..networks.trained import WDiscriminator
 from ..pixels import to_bytes
 from ..presets import FitConfig
@@ -90,6 +90,7 @@ class FitLoop:
         for module in (self.networks.mapper, self.discriminator, self.probe):
             module.w_mean.copy_(frozen.w_mean)
             module.w_std.copy_(frozen.w_std)
+        self._first_probe = copy.deepcopy(self.probe.state_dict())  # a run that was stopped early begins with it again
         self.average = copy.deepcopy(self.networks).eval().requires_grad_(False)
         self.processes.synchronise_batch_norms(self.networks)
         betas = (0.9, config.beta2)
@@ -126,18 +127,18 @@ class FitLoop:
         """Compute within it in bf16 where the configuration asks for it."""
         return torch.autocast(self.device.type, torch.bfloat16) if self.config.bf16 else nullcontext()
 
-    def start(self) -> None:
+    def start(self, preparing: Preparing = UNWATCHED) -> None:
         """Learn what has to be learnt of faces once: attribute codes, light, transfer, and a new run's probe."""
         config = self.config
         if not config.train_attributes and self.dataset is not None:
-            self.codes = self.attribute_codes(self.dataset)
+            self.codes = self.attribute_codes(self.dataset, preparing=preparing)
         if not (config.probe_weight or config.transfer_weight):
             return
         faces = self.dataset
         if faces is None:
             # of step 0, a resumed run's too
             random = torch.Generator().manual_seed(step_seed(config.seed, 0, Stream.KNOWN_FACES))
-            faces = self.frozen.draw(config.probe_faces, config.psi, random)
+            faces = self.frozen.draw(config.probe_faces, config.psi, random, preparing=preparing)
         border = faces.border
         if config.skin_weight:
             self.light = Light(border, faces.skin)
@@ -145,29 +146,31 @@ class FitLoop:
             self.transfer = Transfer(faces.w, faces.landmarks / 256, border)
         self.known = self.known_of(faces)
         if config.probe_weight:
-            self.start_probe()
+            self.start_probe(preparing)
 
     @torch.no_grad()
-    def attribute_codes(self, faces: Faces, batch: int = 16) -> Tensor:
+    def attribute_codes(self, faces: Faces, batch: int = 16, preparing: Preparing = UNWATCHED) -> Tensor:
         """Return codes [2, N, A] of faces as they are and as a camera would have them."""
         encoder, random = self.networks.attributes.eval(), torch.Generator().manual_seed(self.config.seed)
         views: tuple[list[Tensor], ...] = ([], [])
-        for index in torch.arange(len(faces)).split(batch):
+        for index in preparing("computing attribute codes", torch.arange(len(faces)).split(batch)):
             crop = faces[index].to(self.device).crop
             views[0].append(encoder(crop))
             views[1].append(encoder(augment(crop, random)))
         return torch.stack([torch.cat(view) for view in views])
 
-    def start_probe(self) -> None:
+    def start_probe(self, preparing: Preparing = UNWATCHED) -> None:
         """Train a new run's probe on the known faces alone."""
         if self.done:
             return
+        self.probe.load_state_dict(self._first_probe)
+        self.optimizers["probe_optimizer"].state.clear()
         landmarks, skin = (x.to(self.device) for x in (self.known.landmarks / 256, self.known.skin))
         self.probe.landmarks_mean.copy_(landmarks.mean(0))
         self.probe.landmarks_std.copy_(landmarks.std(0).mean())
         self.probe.skin_mean.copy_(skin.mean(0))
         self.probe.skin_std.copy_(skin.std(0))
-        for step in range(self.config.probe_steps):
+        for step in preparing("training the probe", range(self.config.probe_steps)):
             self.train_probe(self.config.seed + step, PROBE_RATE * (1 - 0.8 * step / self.config.probe_steps))
 
     def train_probe(self, seed: int, rate: float) -> None:

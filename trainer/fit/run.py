@@ -32,7 +32,7 @@ from ...runtime.errors import FidError, InputError
 from ...runtime.terminal import make_console
 from ...runtime.weights.records import decode
 from ..data.dataset import Faces, FrozenNetworks, read_dataset, read_photos
-from ..loop import Budget, Progress, Watch, best_device, kept_on, machine_record, tune_machine
+from ..loop import Budget, Preparing, Progress, StoppedError, Watch, best_device, kept_on, machine_record, tune_machine
 from ..networks.inception import InceptionV3
 from ..presets import FitConfig
 from ..weights.checkpoint import check_new, latest, make_folder, write_json, writing
@@ -86,34 +86,39 @@ def fit(
     if not processes.first:
         console = make_console(quiet=True)
     tune_machine()
-    device = best_device()
-    if config.w_plus and generator is not None and generator.is_file():
-        raise InputError(f"W+ is not trained through {generator}: use --set w_plus=false, or a distilled generator.")
-    synthesis = load_generator(generator, config.resolution)
-    frozen = FrozenNetworks.load(synthesis, device, fan, load_mapping(generator))
-    known_photos = read_photos(photos, frozen, console.print) if photos else None
-    known_faces = faces_of(dataset, config.resolution, device) if dataset else None
-    loop = FitLoop(config, frozen, known_faces, device, photos=known_photos, processes=processes)
-    sources: dict[str, str | None] = {"generator": generator_name(generator, config.resolution)}
-    for name, path in {"dataset": dataset, "photos": photos, "fan": fan}.items():
-        sources[name] = path.resolve().name if path else None
-    if resume and (found := latest(run)):
-        check_sources(run, sources)
-        loop.restore(found)
-        console.print(f"resumed from {found.name}")
-    elif init:
-        console.print(loop.begin_with(load_trained(init)))
-    elif encoder:
-        for networks in (loop.networks, loop.average):
-            networks.attributes.load_state_dict(InceptionV3.load(encoder).state_dict())
-    if compiled:
-        for network in (frozen.synthesis, frozen.identity, frozen.landmarks, loop.networks.attributes):
-            network.compile(dynamic=False)
-    if processes.first:
-        make_folder(run)
-        record = {"configuration": asdict(config), **sources, "processes": processes.world}
-        write_json(run / "run.json", {**record, "machine": machine_record()})
-    checkpoint = train(run, loop, budget, console)
+    with budget.catching_signals():
+        device = best_device()
+        if config.w_plus and generator is not None and generator.is_file():
+            raise InputError(
+                f"W+ is not trained through {generator}: use --set w_plus=false, or a distilled generator."
+            )
+        synthesis = load_generator(generator, config.resolution)
+        frozen = FrozenNetworks.load(synthesis, device, fan, load_mapping(generator))
+        preparing = Preparing(console.print, lambda: processes.any(budget.over, device))
+        known_photos = read_photos(photos, frozen, console.print, preparing) if photos else None
+        known_faces = faces_of(dataset, config.resolution, device) if dataset else None
+        loop = FitLoop(config, frozen, known_faces, device, photos=known_photos, processes=processes)
+        sources: dict[str, str | None] = {"generator": generator_name(generator, config.resolution)}
+        for name, path in {"dataset": dataset, "photos": photos, "fan": fan}.items():
+            sources[name] = path.resolve().name if path else None
+        found = latest(run) if resume else None
+        if found:
+            check_sources(run, sources)
+            loop.restore(found)
+            console.print(f"resumed from {found.name}")
+        elif init:
+            console.print(loop.begin_with(load_trained(init)))
+        elif encoder:
+            for networks in (loop.networks, loop.average):
+                networks.attributes.load_state_dict(InceptionV3.load(encoder).state_dict())
+        if compiled:
+            for network in (frozen.synthesis, frozen.identity, frozen.landmarks, loop.networks.attributes):
+                network.compile(dynamic=False)
+        if processes.first:
+            make_folder(run)
+            record = {"configuration": asdict(config), **sources, "processes": processes.world}
+            write_json(run / "run.json", {**record, "machine": machine_record()})
+        checkpoint = train(run, loop, budget, console, preparing, found)
     processes.stop()
     return checkpoint
 
@@ -129,13 +134,15 @@ def faces_of(dataset: Path, resolution: int, device: torch.device) -> Faces:
     return faces.to(kept_on(device, faces.image.nbytes))
 
 
-def train(run: Path, loop: FitLoop, budget: Budget, console: Console) -> Path:
+def train(
+    run: Path, loop: FitLoop, budget: Budget, console: Console, preparing: Preparing, found: Path | None = None
+) -> Path:
     """Take the loop's steps until its end or that of the time, with checkpoints, and return the last one's folder.
 
-    Of several processes only the first one writes; the others return `run`.
+    `found` is the checkpoint that the loop goes on from. Of several processes only the first one writes; the others
+    return `run`.
     """
-    config, processes = loop.config, loop.processes
-    checkpoint, smooth, saved = run, {}, budget.seconds
+    config, processes, smooth, saved = loop.config, loop.processes, {}, budget.seconds
 
     def keep() -> Path:
         grid, path = loop.grid(), run / f"grid_{loop.done:06d}.png"
@@ -144,8 +151,12 @@ def train(run: Path, loop: FitLoop, budget: Budget, console: Console) -> Path:
         watch.picture(loop.done, grid)
         return loop.save(run, {"figures": smooth})
 
-    with budget.catching_signals(), Watch(run if processes.first else None) as watch:
-        loop.start()
+    with Watch(run if processes.first else None) as watch:
+        try:
+            loop.start(preparing)
+        except StoppedError as stopped:
+            console.print(f"{stopped} --resume begins with that again, --dataset spares the drawing.")
+            return found or (loop.save(run, {"figures": smooth}) if processes.first else run)
         progress = Progress(console, config.steps, max(config.self_batch, config.cross_batch), loop.done)
         while loop.done < config.steps and not processes.any(budget.over, loop.device):
             figures = loop.step()
@@ -155,6 +166,4 @@ def train(run: Path, loop: FitLoop, budget: Budget, console: Console) -> Path:
             if processes.first and budget.seconds - saved > SAVE_EVERY_S:
                 saved = budget.seconds
                 keep()
-        if processes.first:
-            checkpoint = keep()
-    return checkpoint
+        return keep() if processes.first else run

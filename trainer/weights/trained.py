@@ -1,8 +1,10 @@
 """The networks that training makes, and where they and their generator come from: a checkpoint, a bundle, a file."""
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -16,7 +18,7 @@ from ...runtime.media.images import read_image
 from ...runtime.weights.bundle import Bundle
 from ...runtime.weights.records import convert
 from ..networks.inception import FEATURES, InceptionV3
-from ..networks.mobilestylegan import CHANNELS, STYLES_PER_BLOCK, Mapping, Synthesis
+from ..networks.mobilestylegan import CHANNELS, STYLES_PER_BLOCK, W_SIZE, Mapping, Synthesis
 from ..networks.stylegan2 import Synthesis as StyleGAN2Synthesis
 from ..networks.trained import ATTRIBUTES_SIZE, AttributeEncoder, Mapper
 from ..pixels import from_uint8
@@ -65,6 +67,23 @@ def memory_estimate(config: FitConfig) -> int:
     Activations are what autograd keeps of the largest step, counted on tensors without content; the frozen encoders,
     which see small pictures, are left out.
     """
+    with torch.device("meta"):
+        networks, synthesis = Trainable(config), Synthesis(config.resolution).requires_grad_(False)
+
+    def step() -> list[Tensor]:
+        n = config.cross_batch
+        outputs = [synthesis(networks(torch.zeros(n, 128), *[torch.zeros(n, 3, 256, 256)] * 2))]
+        if config.self_batch and config.train_attributes:
+            n = config.self_batch
+            outputs.append(networks(torch.zeros(n, 128), *[torch.zeros(n, 3, 256, 256)] * 2))
+        return outputs
+
+    weights = sum(parameter_counts(config).values()) * 4 * 5 + sum(p.numel() for p in synthesis.parameters()) * 4
+    return weights + kept_by_autograd(step)
+
+
+def kept_by_autograd(step: Callable[[], Any]) -> int:
+    """Bytes that autograd keeps of what `step` computes; it runs on tensors without content and returns its outputs."""
     kept: dict[int, int] = {}
 
     def keep(tensor: Tensor) -> Tensor:
@@ -73,18 +92,24 @@ def memory_estimate(config: FitConfig) -> int:
         return tensor
 
     held: list[Tensor] = []
-    with torch.device("meta"):
-        networks, synthesis = Trainable(config), Synthesis(config.resolution).requires_grad_(False)
-        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-            outputs = [
-                synthesis(networks(torch.zeros(n, 128), *[torch.zeros(n, 3, 256, 256)] * 2))
-                for n in [config.cross_batch]
-            ]
-            if config.self_batch and config.train_attributes:
-                n = config.self_batch
-                outputs.append(networks(torch.zeros(n, 128), *[torch.zeros(n, 3, 256, 256)] * 2))
-    weights = sum(parameter_counts(config).values()) * 4 * 5 + sum(p.numel() for p in synthesis.parameters()) * 4
-    return weights + sum(kept.values())
+    with torch.device("meta"), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        outputs = step()
+    del outputs
+    return sum(kept.values())
+
+
+def drawing_memory(resolution: int, batch: int) -> int:
+    """Bytes that drawing `batch` pictures at a time needs at its peak, about: three times the generator's largest
+    map."""
+    sizes: list[int] = []
+    with torch.device("meta"), torch.no_grad():
+        synthesis = Synthesis(resolution)
+        for module in synthesis.modules():
+            module.register_forward_hook(
+                lambda module, inputs, output: sizes.append(output.nbytes) if isinstance(output, Tensor) else None
+            )
+        synthesis(torch.zeros(batch, W_SIZE))
+    return 3 * max(sizes)
 
 
 def load_trained(checkpoint: Path) -> Trainable:

@@ -1,9 +1,12 @@
 """The HTTP API with the toy bundle and real photos: right answers, and one sentence for everything that is wrong."""
 
 import asyncio
+import functools
 import io
 import ipaddress
+import os
 import re
+import signal
 import socket
 import ssl
 import struct
@@ -12,6 +15,7 @@ import time
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from importlib import metadata
@@ -52,7 +56,7 @@ from fid.runtime.serve.guard import Access, RefusedError
 from fid.runtime.serve.listen import listen, page_address
 from fid.runtime.serve.worker import Limits
 from fid.runtime.weights.catalogue import Status
-from serving import OPENAPI, check, running
+from serving import OPENAPI, address_of, check, running, started
 from starlette.routing import Mount
 
 ADA, BEN = (FACES / f"identity-{name}.jpg" for name in ("ada", "ben"))
@@ -69,6 +73,7 @@ def composer(toy_bundle: Path, fetched: Callable[[str], Path]) -> Composer:
 def server(composer: Composer) -> Iterator[Server]:
     server = Server(composer, Access("127.0.0.1"), Limits(upload_mb=2.0, megapixels=3.0, sessions=1, queue=4))
     yield server
+    server.faces.close()
     server.worker.close()
 
 
@@ -495,6 +500,34 @@ def test_fid_run_serve_answers_50_clients_and_ends_with_ctrl_c(toy_bundle: Path,
             raw.sendall(b"\x16\x03\x01 this is no HTTP\r\n\r\n")
             assert b" 400 " in raw.recv(1000)
         assert httpx.get(base + "api/health").json()["queue"]["waiting"] == 0
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="finds the decoding processes by Linux's /proc")
+def test_sigterm_ends_a_server_while_a_photo_takes_for_ever(toy_bundle: Path) -> None:
+    process = started(toy_bundle)
+    try:
+        address = address_of(process)
+        post = functools.partial(httpx.post, address + "api/attributes", timeout=60)
+        assert post(files={"photo": SHADE.read_bytes()}).status_code == 200
+        tasks = Path(f"/proc/{process.pid}/task").iterdir()
+        every = [int(child) for task in tasks for child in (task / "children").read_text().split()]
+        children = [child for child in every if "spawn_main" in Path(f"/proc/{child}/cmdline").read_text()]
+        assert children
+        for child in children:
+            os.kill(child, signal.SIGSTOP)
+        with ThreadPoolExecutor() as threads:
+            asked = threads.submit(post, files={"photo": ADA.read_bytes()})
+            while httpx.get(address + "api/health").json()["queue"]["waiting"] == 0:
+                time.sleep(0.05)
+            process.terminate()
+            _, said = process.communicate(timeout=60)
+            assert asked.exception() is not None or asked.result().status_code == 500
+        assert process.returncode == -signal.SIGTERM
+        assert "ResourceWarning" not in said, said
+        for child in children:
+            assert not Path(f"/proc/{child}").exists()
+    finally:
+        process.kill()
 
 
 def write_certificate(path: Path, lock: KeySerializationEncryption | None = None) -> Path:

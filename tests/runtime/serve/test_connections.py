@@ -145,7 +145,7 @@ def test_a_client_that_takes_nothing_of_its_answer_is_given_up() -> None:
 def test_clients_count_apart() -> None:
     class Connection:
         def __init__(self, host: str) -> None:
-            self.host, self.idle, self.there = host, True, True
+            self.host, self.idle, self.there, self.answered = host, True, True, False
 
         def end(self) -> None:
             self.there = False
@@ -157,10 +157,14 @@ def test_clients_count_apart() -> None:
     others = [Connection("b"), Connection("c"), Connection("d")]
     for other in others:
         assert connections.admit(other)
-    assert [one.there for one in (*crowd, *others)] == [False, False, True, True, True, True]
+    assert [one.there for one in (*crowd, *others)] == [False, False, True, True, True, True]  # of who has the most
     connections.used(crowd[2])
     assert connections.admit(Connection("e"))
     assert (crowd[2].there, others[0].there) == (True, False)  # the one used last goes last
+    others[1].answered = True
+    assert connections.admit(Connection("f"))
+    assert (others[1].there, crowd[2].there) == (True, True)
+    assert not others[2].there  # who has been answered goes after all who have not
 
 
 def test_enough_files_may_be_open() -> None:

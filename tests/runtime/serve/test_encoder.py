@@ -9,7 +9,7 @@ from aiortc.codecs.h264 import H264Encoder
 from aiortc.mediastreams import VIDEO_TIME_BASE
 from aiortc.rtcrtpparameters import RTCRtpCodecParameters
 from av import VideoFrame
-from fid.runtime.serve.encoder import use_time_stamps
+from fid.runtime.serve.encoder import frame_rate, use_true_rate
 
 
 def bits_per_second(encoder: H264Encoder, fps: int, seconds: int = 4) -> float:
@@ -23,14 +23,23 @@ def bits_per_second(encoder: H264Encoder, fps: int, seconds: int = 4) -> float:
         frame = VideoFrame.from_ndarray(noisy.clip(0, 255).astype(np.uint8), format="rgb24")
         frame.pts, frame.time_base = round(90_000 * number / fps), VIDEO_TIME_BASE
         packets, _ = encoder.encode(frame)
+        assert packets  # no frame waits for the next one
         bits += 8 * sum(map(len, packets)) if number >= count // 4 else 0
     return bits / (0.75 * seconds)
+
+
+def test_the_rate_of_frames_is_measured() -> None:
+    assert frame_rate([number / 8 for number in range(16)]) == pytest.approx(8)
+    assert frame_rate([0.0, 0.1]) is None
+    assert frame_rate([1.0] * 16) is None  # a clock that stands still
+    assert frame_rate([10.0 * number for number in range(16)]) == 1
+    assert frame_rate([0.001 * number for number in range(16)]) == 60
 
 
 def made() -> H264Encoder:
     import aiortc.rtcrtpsender
 
-    use_time_stamps()
+    use_true_rate()
     codec = RTCRtpCodecParameters("video/H264", 90_000, payloadType=102)
     encoder = aiortc.rtcrtpsender.get_encoder(codec)  # pyright: ignore[reportPrivateImportUsage]
     assert isinstance(encoder, H264Encoder)
@@ -45,7 +54,7 @@ def test_a_low_rate_of_frames_uses_the_bits_that_there_are(fps: int) -> None:
 
 def test_the_rate_follows_the_connection_and_the_size_of_the_frames() -> None:
     encoder = made()
-    bits_per_second(encoder, 8, 1)
+    bits_per_second(encoder, 8, 2)
     first = encoder.codec
     encoder.target_bitrate = 1_050_000
     bits_per_second(encoder, 8, 1)
@@ -65,7 +74,7 @@ def test_other_codecs_are_aiortcs_own() -> None:
     import aiortc.rtcrtpsender
     from aiortc.codecs.vpx import Vp8Encoder
 
-    use_time_stamps()
+    use_true_rate()
     encoder = aiortc.rtcrtpsender.get_encoder(  # pyright: ignore[reportPrivateImportUsage]
         RTCRtpCodecParameters("video/VP8", 90_000, payloadType=97)
     )

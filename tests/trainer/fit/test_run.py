@@ -3,6 +3,7 @@
 import faulthandler
 import json
 import os
+import signal
 import subprocess
 import sys
 from dataclasses import asdict, replace
@@ -20,7 +21,7 @@ from fid.trainer.fit import run as fit
 from fid.trainer.fit.draw import Draws, Stream
 from fid.trainer.fit.loop import FitLoop, _kept
 from fid.trainer.fit.processes import Processes
-from fid.trainer.loop import best_device, move_average
+from fid.trainer.loop import Budget, Preparing, best_device, move_average
 from fid.trainer.networks.trained import AttributeEncoder, Mapper, WDiscriminator
 from fid.trainer.weights import checkpoint, trained
 from rich.console import Console
@@ -43,6 +44,13 @@ def generator(frozen, tmp_path):
 
 def quiet() -> Console:
     return Console(quiet=True)
+
+
+def said(lines: list[str]) -> Console:
+    """A console that keeps its lines."""
+    console = quiet()
+    console.print = lines.append  # type: ignore[method-assign]
+    return console
 
 
 def test_networks_have_the_sizes_that_the_bundle_promises():
@@ -405,11 +413,47 @@ def test_fit_online_stops_on_time_and_resumes(generator, frozen, tmp_path, monke
     written = {path.name for path in (tmp_path / "run").iterdir()}
     events = {name for name in written if name.startswith("events.out.tfevents")}
     assert len(events) == 2
-    assert written - events == {"run.json", "grid_000000.png", "grid_000002.png", "step_000000", "step_000002"}
+    assert written - events == {"run.json", "grid_000002.png", "step_000000", "step_000002"}
     picture = cv2.imread(str(tmp_path / "run/grid_000002.png"))
     assert picture.shape == (6 * 128, 6 * 128, 3)
     networks = trained.load_trained(last)
     assert not networks.training
+
+
+@pytest.mark.parametrize("parts", [0, 1, 3])
+def test_a_stop_before_the_first_step_changes_nothing(generator, tmp_path, monkeypatch, parts):
+    """Ctrl-C while faces are drawn (the first two parts) or the probe learns; what is resumed equals what never was."""
+    monkeypatch.setattr(FrozenNetworks, "load", lambda *_: tiny_frozen())
+    config, lines = replace(TINY, steps=1, probe_steps=4), []
+    asked = iter(range(10**6))
+    monkeypatch.setattr(Budget, "over", property(lambda budget: next(asked) >= parts))
+    first = fit.fit(tmp_path / "run", config, generator=generator, console=said(lines))
+    assert first.name == "step_000000"
+    assert f"stopped while {'training the probe' if parts == 3 else 'drawing faces'}, after" in " ".join(lines)
+    monkeypatch.undo()
+    monkeypatch.setattr(FrozenNetworks, "load", lambda *_: tiny_frozen())
+    last = fit.fit(tmp_path / "run", config, generator=generator, resume=True, console=quiet())
+    straight = fit.fit(tmp_path / "other", config, generator=generator, console=quiet())
+    for file in ("weights.safetensors", "state.safetensors"):
+        found, wanted = (checkpoint.read_weights(path, file) for path in (last, straight))
+        assert all(torch.equal(found[name], tensor) for name, tensor in wanted.items())
+
+
+def test_signals_count_from_the_first_second(generator, tmp_path, monkeypatch):
+    def interrupted(*_):
+        os.kill(os.getpid(), signal.SIGINT)  # while the networks are loaded
+        return tiny_frozen()
+
+    monkeypatch.setattr(FrozenNetworks, "load", interrupted)
+    first = fit.fit(tmp_path / "run", replace(TINY, steps=1), generator=generator, console=quiet())
+    assert first.name == "step_000000"
+
+
+def test_preparing_says_how_far_it_is(monkeypatch):
+    clock, lines = iter(range(0, 100, 6)), []
+    monkeypatch.setattr("fid.trainer.loop.time.monotonic", lambda: float(next(clock)))
+    assert list(Preparing(lines.append)("drawing faces", range(5))) == list(range(5))
+    assert lines == ["drawing faces: 1 of 5, 0:48 left", "drawing faces: 3 of 5, 0:16 left"]
 
 
 def test_fit_goes_through_a_stylegan2_file(tmp_path, monkeypatch):
