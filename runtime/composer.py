@@ -149,7 +149,7 @@ class Composer:
 
     def at(self, resolution: int) -> Composer:
         """Return a composer of pictures of another side, in px, of the same bundle on the same engines."""
-        other = Composer(self.bundle, resolution=resolution, **self._options)
+        other = Composer(self.bundle, resolution=resolution, refine=self.rounds, **self._options)
         other._sessions = {graph: s for graph, s in self._sessions.items() if not graph.startswith("synthesis")}
         return other
 
@@ -255,8 +255,10 @@ class Composer:
         thread.shutdown(wait=False)
 
     def close_identity(self) -> None:
-        """Close the identity encoder, which frames do without, and free its memory; the next photo opens it again."""
-        self._sessions.pop("identity", None)
+        """Close what looks at identity photos, which frames do without, and free its memory; the next photo opens it
+        again."""
+        for graph in ("identity", REFINE):
+            self._sessions.pop(graph, None)
 
     def note(self, kind: str, source_type: str = MADE_BY_ALGORITHM) -> Note:
         """The provenance note for a picture of this composer; `kind` as in `provenance.Note`."""
