@@ -42,6 +42,13 @@ def timing(path: Path) -> tuple[list[float], float, float]:
     return begins, begins[-1] + float(reading.shown * clip.time_base), clip.fps
 
 
+class Never(Same):
+    """Work that must not begin."""
+
+    def picture(self, image: np.ndarray, time_s: float) -> np.ndarray:
+        raise AssertionError
+
+
 SOURCES = {
     "15360": ([512 * n for n in range(10)], 512, Fraction(1, 15360), Fraction(30)),
     "90000": (CONSTANT[:10], 3003, CLOCK, Fraction(30000, 1001)),
@@ -235,9 +242,9 @@ def test_an_unknown_codec_is_one_sentence(tmp_path: Path) -> None:
 def test_sound_that_cannot_be_kept_is_told_before_the_work(tmp_path: Path) -> None:
     """Of an unknown codec, or one that the output does not hold."""
     data = write_clip(tmp_path / "in.mp4", CONSTANT[:4]).read_bytes()
-    (tmp_path / "odd.mp4").write_bytes(data.replace(b"mp4a", b"zzz1"))
+    (tmp_path / "odd.mp4").write_bytes(data.replace(b"mp4a", b"zzz1").replace(b"esds", b"zzz2"))
     write_clip(tmp_path / "flac.mkv", CONSTANT[:30], sound="flac")
-    never = Invert(0)
+    never = Never()
     with pytest.raises(InputError, match=r"the sound of .* is in a codec that PyAV does not know"):
         rework(open_clip(tmp_path / "odd.mp4"), tmp_path / "out.mp4", never, settings={})
     with pytest.raises(InputError, match=r"\.mov files cannot hold flac sound unchanged"):
