@@ -79,10 +79,7 @@ def measure_sessions(
                     raise LookupError("this version of fid has no such engine")
                 start = time.perf_counter()
                 session = open_session(path, engine=engine, static_batch=1, fp16_graph=typed)
-                arrays = {tensor.name: feeds[tensor.name] for tensor in session.inputs}
-                for tensor in session.inputs:
-                    if tensor.name.startswith("w_plus"):  # as many styles as the generator has
-                        arrays[tensor.name] = np.repeat(feeds[tensor.name], tensor.shape[1], axis=1)
+                arrays = feeds_of(session, feeds)
                 session.run(**arrays)
                 ready = round(time.perf_counter() - start, 2)
                 rows[name] = {"provider": session.provider, "fallback": session.fallback, "ready_s": ready}
@@ -101,13 +98,22 @@ def measure_sessions(
     print("whole frame", record["frame"], flush=True)
 
 
+def feeds_of(session: Any, feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Return what a session takes of `feeds`; W+ for as many styles as its generator has."""
+    arrays = {tensor.name: feeds[tensor.name] for tensor in session.inputs}
+    for tensor in session.inputs:
+        if tensor.name.startswith("w_plus"):
+            arrays[tensor.name] = np.repeat(feeds[tensor.name], tensor.shape[1], axis=1)
+    return arrays
+
+
 def whole_frame(session: Any, feeds: dict[str, np.ndarray], runs: int) -> dict[str, Any]:
     """Time decode, track, align, reenact, paste, encode of 720p JPEGs: figures, with the median of every stage."""
     from engines import Opened
     from latency import STAGES, Clip
 
     clip, warm = Clip(), 5
-    person = {tensor.name: feeds[tensor.name] for tensor in session.inputs if tensor.name != "crop"}
+    person = {name: array for name, array in feeds_of(session, feeds).items() if name != "crop"}
     (output,) = session.outputs
     opened = Opened(lambda arrays: session.run(**arrays)[output.name], session.provider, 0.0)
     stages: list[dict[str, float]] = []
