@@ -1,6 +1,6 @@
 """Last stage: a whole bundle, written aside, measured, and moved to its place when every graph agrees with PyTorch."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -11,7 +11,7 @@ from ..runtime.assets import installed_version
 from ..runtime.engines.compare import psnr_db
 from ..runtime.engines.open import open_session
 from ..runtime.errors import FidError, InputError
-from ..runtime.weights.bundle import LIGHT, Bundle, Graph, Half, Weights
+from ..runtime.weights.bundle import LIGHT, REFINE, REFINE_WEIGHTS, Bundle, Graph, Half, Weights
 from ..runtime.weights.cache import new_folder, plain_disk_errors, sha256
 from ..runtime.weights.prepare import prepared
 from ..trainer.networks.sface import SFace
@@ -21,6 +21,7 @@ from .fp16.gate import Progress, Verdict, gate, gate_inputs, latent_names
 from .graphs import IDENTITY_SIZE, W_SIZE, GraphModule, IdentityGraph, bundle_graphs, styles_of
 from .parity import Arrays, Parity, measure, parity_inputs, run_module
 from .read import Networks
+from .refine import can_refine, write_refine
 from .report import REPORT_FILE, Shown, report_page
 from .to_onnx import to_onnx
 from .to_weights import WEIGHTS_FILE, WeightsFile, store
@@ -90,6 +91,7 @@ class _Export:
         self.identity = self.references["identity"]
         if config.fp16_weights:
             self.identity = IdentityGraph(rounded_to_fp16(identity))  # type: ignore[arg-type]
+        self.weights = WeightsFile(folder / WEIGHTS_FILE)
         self.graphs: dict[str, Graph] = {}
         self.models: dict[str, bytes] = {}  # float32 graphs with their weights, for the conversion to FP16
 
@@ -103,13 +105,15 @@ class _Export:
             self.progress("inputs of the gate", 0, 1)
             arrays = gate_inputs(self.stored, max(self.config.inputs, GATE_INPUTS))
             verdicts = self.write_fp16_graphs(arrays)
+        if can_refine(self.stored):
+            parity[REFINE] = self.write_refine(arrays)
         bundle = Bundle(
             folder=self.folder,
             name=self.config.name,
             version=installed_version() or "unknown",
             resolution=self.networks.resolution,
             graphs=self.graphs,
-            weights=(Weights(WEIGHTS_FILE, sha256(self.folder / WEIGHTS_FILE)),),
+            weights=tuple(Weights(file.name, sha256(file)) for file in sorted(self.folder.glob("*.bin"), reverse=True)),
             precision=_precision(self.config.fp16_weights, self.graphs),
             identity_size=IDENTITY_SIZE,
             attributes_size=self.networks.attributes_size,
@@ -125,14 +129,13 @@ class _Export:
 
     def write_graphs(self) -> None:
         """Write every float32 graph and the weights that they share."""
-        weights = WeightsFile(self.folder / WEIGHTS_FILE)
         modules = {**self.modules, **({"identity": self.identity} if self.config.self_contained else {})}
         for graph, module in modules.items():
             model = to_onnx(module)
             if self.config.fp16_graphs and graph != LIGHT:  # which is for CPUs
                 self.models[graph] = model.SerializeToString()
             file = f"{graph}.onnx"
-            store(model, self.folder / file, weights)
+            store(model, self.folder / file, self.weights)
             self.graphs[graph] = Graph(file, sha256(self.folder / file), module.inputs, module.outputs)
         if not self.config.self_contained:
             module = self.references["identity"]
@@ -152,9 +155,18 @@ class _Export:
             modules = self.modules[graph], self.references[graph]
             parity[graph] = measure(self.path(graph), *modules, arrays, self.config.threads)
             self.report(graph, parity[graph])
-        faults = [f"{graph}: {result.fault}" for graph, result in parity.items() if result.fault is not None]
-        if faults:
-            raise FidError(f"the export does not agree with PyTorch, so no bundle was written; {'; '.join(faults)}.")
+        _check_parity(parity)
+        return parity
+
+    def write_refine(self, arrays: Arrays) -> Parity:
+        """Write the graph `refine`, with what it alone has of weights in a file of their own, and compare it, too."""
+        config = self.config
+        weights = WeightsFile(self.folder / REFINE_WEIGHTS, before=self.weights)
+        self.graphs[REFINE], parity = write_refine(
+            self.stored, SFace.load(), self.folder, weights, arrays, config.fp16_weights, config.threads
+        )
+        self.report(REFINE, parity)
+        _check_parity({REFINE: parity})
         return parity
 
     def write_fp16_graphs(self, arrays: Arrays) -> dict[str, Verdict]:
@@ -177,6 +189,12 @@ class _Export:
                 self.graphs[graph] = replace(description, half=_store_fp16(verdict, self.folder, graph))
                 self.report(graph, verdict)
         return verdicts
+
+
+def _check_parity(parity: Mapping[str, Parity]) -> None:
+    faults = [f"{graph}: {result.fault}" for graph, result in parity.items() if result.fault is not None]
+    if faults:
+        raise FidError(f"the export does not agree with PyTorch, so no bundle was written; {'; '.join(faults)}.")
 
 
 def _store_fp16(verdict: Verdict, folder: Path, graph: str) -> Half:

@@ -16,8 +16,8 @@ OPSET = 18
 EXAMPLE_BATCH = 2  # more than one, or the tracer takes the batch for a constant
 
 
-def to_onnx(graph: GraphModule) -> onnx.ModelProto:
-    """Export a frozen module; tensors keep the names of the module's parameters.
+def to_onnx(graph: GraphModule, *, dynamic: bool = True) -> onnx.ModelProto:
+    """Export a frozen module; tensors keep the names of the module's parameters. `dynamic`: any batch size.
 
     Raises FidError when PyTorch's exporter fails or fixes the batch size.
     """
@@ -35,7 +35,7 @@ def to_onnx(graph: GraphModule) -> onnx.ModelProto:
                 dynamo=True,
                 input_names=[t.name for t in graph.inputs],
                 output_names=[t.name for t in graph.outputs],
-                dynamic_shapes=tuple({0: batch} for _ in graph.inputs),
+                dynamic_shapes=tuple({0: batch} for _ in graph.inputs) if dynamic else None,
                 opset_version=OPSET,
                 verbose=False,
             )

@@ -15,23 +15,27 @@ ALIGNMENT = 64  # bytes, so that a mapped file can be used in place
 
 
 class WeightsFile:
-    """A file of tensors. Equal tensors get one place, so graphs with the same weights share them."""
+    """A file of tensors. Equal tensors get one place, so graphs with the same weights share them, also those of an
+    earlier file beside it (`before`)."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, before: "WeightsFile | None" = None) -> None:
+        self.path, self._before = path, before
         self._offsets: dict[bytes, int] = {}
         path.write_bytes(b"")
 
-    def add(self, array: np.ndarray) -> int:
-        """Store the bytes of an array (little endian) unless they are there; returns their offset in the file."""
+    def add(self, array: np.ndarray) -> tuple[str, int]:
+        """Store the bytes of an array (little endian) unless they are there; returns the file's name and their offset
+        in it."""
         data = np.ascontiguousarray(array).tobytes()
         key = hashlib.sha256(data).digest()
+        if self._before is not None and key in self._before._offsets:
+            return self._before.path.name, self._before._offsets[key]
         if key not in self._offsets:
             with self.path.open("ab") as file:
                 file.write(b"\0" * (-file.tell() % ALIGNMENT))
                 self._offsets[key] = file.tell()
                 file.write(data)
-        return self._offsets[key]
+        return self.path.name, self._offsets[key]
 
 
 def store(model: onnx.ModelProto, path: Path, weights: WeightsFile | None) -> None:
@@ -51,7 +55,7 @@ def store(model: onnx.ModelProto, path: Path, weights: WeightsFile | None) -> No
             renamed[tensor.name] = f"{tensor.name}.float32"
             casts.append(helper.make_node("Cast", [tensor.name], [renamed[tensor.name]], to=TensorProto.FLOAT))
         if weights is not None:
-            refer(tensor, array.dtype, weights.path.name, weights.add(array), array.nbytes)
+            refer(tensor, array.dtype, *weights.add(array), array.nbytes)
         else:
             tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))
     for node in model.graph.node:

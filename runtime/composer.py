@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,11 +16,12 @@ from .errors import InputError
 from .face.align import align
 from .face.crop import CROP_SIZE
 from .face.detect import Detector, choose_face
-from .identity import SUFFIX, Identity, attributes_name, average, encoder_name, mapper_name
+from .identity import SUFFIX, Identity, attributes_name, average, encoder_name, mapper_name, refiner_name
 from .media.images import read_image
 from .media.provenance import MADE_BY_ALGORITHM, Note
+from .refine import ROUNDS, w_plus_offset
 from .timing import stage
-from .weights.bundle import LIGHT, Bundle
+from .weights.bundle import LIGHT, REFINE, Bundle
 from .weights.catalogue import model_file
 
 FULL_RESOLUTION = 1024  # px; the full generator, fetched when first asked for
@@ -35,7 +37,7 @@ class Composer:
         image = composer.compose("bob.jpg")  # RGB uint8 [256, 256, 3]
 
     Sessions are opened, and models fetched, when they are first needed. `timing.collect_timings` tells what each stage
-    (read, detect, align, identity, attributes, mapper, synthesis) takes.
+    (read, detect, align, identity, attributes, mapper, refine, synthesis) takes.
     """
 
     def __init__(
@@ -46,11 +48,14 @@ class Composer:
         require: str | None = None,
         threads: int | None = None,
         resolution: int | None = None,
+        refine: int | None = None,
     ) -> None:
         """`bundle`: one that is loaded, a folder, a .fid file, or None for the one that ships with fid.
 
         `engine`, `require`, `threads`: see `session.open_session`. `resolution`: px, side of the composed picture; None
-        for the bundle's own (256), or 1024 for the full generator.
+        for the bundle's own (256), or 1024 for the full generator. `refine`: rounds that look closer at each identity
+        photo (`refine.w_plus_offset`), where the bundle can; 0 for none, None for
+        `refine.ROUNDS`.
         """
         self.bundle = bundle if isinstance(bundle, Bundle) else Bundle.load(None if bundle is None else Path(bundle))
         own = self.bundle.resolution
@@ -59,8 +64,13 @@ class Composer:
             raise InputError(
                 f"there is no resolution {resolution}; this bundle composes at {' or '.join(map(str, known))}."
             )
+        rounds = ROUNDS if refine is None else refine
+        if rounds < 0:
+            raise InputError(f"{rounds} rounds cannot be: give 0 for none, or more.")
         self.resolution = resolution or own
+        self.rounds = rounds if REFINE in self.bundle.graphs else 0
         self.identity: Identity | None = None
+        self._engine = engine
         self._options = {"engine": engine, "require": require, "threads": threads}
         self._sessions: dict[str, Session] = {}
         self._ahead: dict[str, Future[Session]] = {}  # being opened
@@ -96,7 +106,7 @@ class Composer:
         elif isinstance(photo, (str, os.PathLike)) and Path(photo).suffix.lower() == SUFFIX:
             identity = Identity.load(photo)
         else:
-            return self.identity_of(self.crop(photo, face))
+            return self.identity_of(self.crop(photo, face), refine=True)
         sizes = (self.bundle.identity_size,), (self.bundle.w_size,)
         offset, styles = identity.w_plus_offset, (1, self.bundle.n_styles)  # 1: the same for every style
         offset_fits = offset is None or (offset.shape[1:] == sizes[1] and offset.shape[0] in styles)
@@ -114,24 +124,32 @@ class Composer:
                     f"this identity was made with another bundle than {self.bundle.name} {self.bundle.version}, which "
                     "has to see the person's photo once itself; make it again from photos."
                 )
-        if identity.w_plus_offset is not None and identity.mapper != self._mapper_name():
+        own = identity.w_plus_offset is None or identity.mapper == refiner_name(self.bundle)
+        if not own and identity.mapper != self._mapper_name():
             raise InputError(
                 f"this identity was personalised for another bundle than {self.bundle.name} {self.bundle.version}; "
                 "run fid-train personalize again with this one, or use photos."
             )
         return identity
 
-    def identity_of(self, crop: np.ndarray) -> Identity:
-        """The identity of one aligned crop RGB uint8 [256, 256, 3]."""
-        code, encoder = self.identity_code(crop), encoder_name(self.bundle)
-        if not self.bundle.takes_appearance:
-            return Identity(code, encoder)
-        appearance = self.attribute_code(crop)
-        return Identity(code, encoder, appearance=appearance, attributes=attributes_name(self.bundle))
+    def identity_of(self, crop: np.ndarray, *, refine: bool = False) -> Identity:
+        """The identity of one aligned crop RGB uint8 [256, 256, 3]: what the encoders say and, with `refine`, what the
+        composer's rounds find beyond that."""
+        attributes = self.attribute_code(crop) if self.bundle.takes_appearance or (refine and self.rounds) else None
+        identity = Identity(self.identity_code(crop), encoder_name(self.bundle))
+        if self.bundle.takes_appearance:
+            identity = replace(identity, appearance=attributes, attributes=attributes_name(self.bundle))
+        if not (refine and self.rounds):
+            return identity
+        assert attributes is not None
+        w = self.w(identity, attributes)
+        with stage("refine"):
+            offset = w_plus_offset(self._session(REFINE), crop, w, self.rounds)
+        return replace(identity, w_plus_offset=offset, mapper=refiner_name(self.bundle))
 
     def at(self, resolution: int) -> Composer:
         """Return a composer of pictures of another side, in px, of the same bundle on the same engines."""
-        other = Composer(self.bundle, resolution=resolution, **self._options)
+        other = Composer(self.bundle, resolution=resolution, refine=self.rounds, **self._options)
         other._sessions = {graph: s for graph, s in self._sessions.items() if not graph.startswith("synthesis")}
         return other
 
@@ -236,8 +254,10 @@ class Composer:
         thread.shutdown(wait=False)
 
     def close_identity(self) -> None:
-        """Close the identity encoder, which frames do without, and free its memory; the next photo opens it again."""
-        self._sessions.pop("identity", None)
+        """Close what looks at identity photos, which frames do without, and free its memory; the next photo opens it
+        again."""
+        for graph in ("identity", REFINE):
+            self._sessions.pop(graph, None)
 
     def note(self, kind: str, source_type: str = MADE_BY_ALGORITHM) -> Note:
         """The provenance note for a picture of this composer; `kind` as in `provenance.Note`."""
@@ -271,7 +291,10 @@ class Composer:
         return self._sessions[graph]
 
     def _opened(self, graph: str) -> Session:
-        return open_session(self._graph_path(graph), half=self._half_path(graph), **self._options)
+        options = self._options
+        if graph == REFINE and not self._engine.startswith(("onnxruntime", "openvino")):
+            options = {"engine": "onnxruntime", "threads": options["threads"]}  # seconds once are not worth a build
+        return open_session(self._graph_path(graph), half=self._half_path(graph), **options)
 
     def _graph_path(self, graph: str) -> Path:
         full = graph == "synthesis" and self.resolution != self.bundle.resolution

@@ -17,7 +17,7 @@ import numpy as np
 
 from .errors import InputError
 from .media.images import check_output, replacing
-from .weights.bundle import Bundle
+from .weights.bundle import REFINE, REFINE_WEIGHTS, Bundle
 from .weights.graph import read_graph
 
 FORMAT = 2  # of the file; 1 had an offset in W in place of W+ and is still read; other numbers are refused
@@ -34,7 +34,7 @@ class Identity:
     encoder: str  # which identity encoder made it, see `encoder_name`
     sources: int = 1  # how many photos were averaged; 0: nobody's photo, a sampled person
     w_plus_offset: np.ndarray | None = None  # float32 [n_styles, w_size], added to w; [1, w_size]: to every style alike
-    mapper: str | None = None  # whose w that offset belongs to, see `mapper_name`; None without an offset
+    mapper: str | None = None  # whose w it belongs to: `mapper_name`, or `refiner_name`; None without an offset
     appearance: np.ndarray | None = None  # float32 [attributes_size], the attribute code of the photo: skin, hair, age
     attributes: str | None = None  # which attribute encoder made it, see `attributes_name`; None without appearance
 
@@ -137,7 +137,15 @@ def encoder_name(bundle: Bundle) -> str:
 
 def attributes_name(bundle: Bundle) -> str:
     """The name of a bundle's attribute encoder: the same name, the same codes."""
-    parts = [bundle.graph("attributes").sha256 or "", *(weights.sha256 for weights in bundle.weights)]
+    weights = (weights.sha256 for weights in bundle.weights if weights.file != REFINE_WEIGHTS)
+    parts = [bundle.graph("attributes").sha256 or "", *weights]
+    return f"sha256:{hashlib.sha256(' '.join(parts).encode()).hexdigest()[:32]}"
+
+
+def refiner_name(bundle: Bundle) -> str:
+    """The name of all that makes an offset while it is found: the offset is of use with the very same bundle."""
+    parts = [weights.sha256 for weights in bundle.weights]
+    parts += [graph.sha256 or "" for name, graph in bundle.graphs.items() if name in ("mapper", REFINE)]
     return f"sha256:{hashlib.sha256(' '.join(parts).encode()).hexdigest()[:32]}"
 
 
@@ -184,7 +192,9 @@ def average(identities: Sequence[Identity]) -> Identity:
         raise InputError("personalised identities cannot be averaged with others; personalise all photos together.")
     mappers = {identity.mapper for identity in identities}
     if len(mappers) != 1:
-        raise InputError("identities that were personalised for different bundles cannot be averaged.")
+        raise InputError(
+            "identities that were personalised for different bundles, or some of them only, cannot be averaged."
+        )
     offset = None
     if known:
         offset = np.tensordot(weights / weights.sum(), np.stack(np.broadcast_arrays(*known)), 1)

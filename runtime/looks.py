@@ -31,7 +31,7 @@ def look_at_identity(composer: Composer, path: Path, face: int | None = None) ->
     if path.suffix.lower() == SUFFIX:
         return Look(path, None, composer.identify(path), None)
     crop = composer.crop(path, face)
-    return Look(path, crop, composer.identity_of(crop), None)
+    return Look(path, crop, composer.identity_of(crop, refine=True), None)
 
 
 def look_at_attributes(composer: Composer, path: Path, face: int | None = None) -> Look:

@@ -30,6 +30,15 @@ W_PLUS = Tensor("w_plus", ("batch", N_STYLES, 512), "float32")
 W_PLUS_OFFSET = Tensor("w_plus_offset", ("batch", N_STYLES, 512), "float32")
 
 
+GOAL = 0.2  # where the toy's rounds lead each w, half of the rest at a time
+ONE = Tensor("crop", (1, 256, 256, 3), "uint8", (0, 255), "RGB")
+STATE = Tensor("state", (1, 1, N_STYLES, 512), "float32")
+REFINE = (
+    (ONE, Tensor("w", (1, 512), "float32"), STATE, *(Tensor(n, (1,), "float32") for n in ("round", "rounds"))),
+    (Tensor("next_state", STATE.shape, "float32"), Tensor("w_plus_offset", (1, N_STYLES, 512), "float32")),
+)
+
+
 def weights() -> dict[str, np.ndarray]:
     """The stored tensors, float16 [512] each."""
     rng = np.random.default_rng(7)
@@ -141,6 +150,12 @@ class Net:
         value = self.op("Clip", self.op("Round", value), array(0.0), array(255.0))
         self.op("Cast", value, to=TensorProto.UINT8, out="image")
 
+    def refine(self) -> None:
+        goal = self.op("Unsqueeze", self.op("Sub", array(GOAL), "w"), np.array([1, 2]))
+        half = self.op("Mul", self.op("Sub", goal, "state"), array(0.5))
+        state = self.op("Add", "state", half, out="next_state")
+        self.op("Squeeze", state, np.array([1]), out="w_plus_offset")
+
     def save(self, path: Path, inputs: tuple[Tensor, ...], outputs: tuple[Tensor, ...]) -> None:
         def info(tensor: Tensor) -> onnx.ValueInfoProto:
             kind = {"uint8": TensorProto.UINT8, "float32": TensorProto.FLOAT}[tensor.dtype]
@@ -154,9 +169,9 @@ class Net:
         onnx.checker.check_model(str(path))
 
 
-def write_bundle(folder: Path, appearance: bool = False, light: bool = False) -> Bundle:
+def write_bundle(folder: Path, appearance: bool = False, light: bool = False, refine: bool = False) -> Bundle:
     """Write the toy bundle into `folder` (made if missing) and return it; `appearance`: its mapper takes that, too;
-    `light`: it has a light generator, whose pictures are dimmer."""
+    `light`: it has a light generator, whose pictures are dimmer; `refine`: it looks closer at identity photos."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "weights.bin").write_bytes(b"".join(tensor.tobytes() for tensor in weights().values()))
     nets = {name: Net() for name in ("identity", "attributes", "mapper", "synthesis", "reenact")}
@@ -170,6 +185,9 @@ def write_bundle(folder: Path, appearance: bool = False, light: bool = False) ->
     if light:
         net = nets["synthesis-light"] = Net()
         net.synthesis(net.op("Mul", "w_plus", array(DIM)))
+    if refine:
+        nets["refine"] = Net()
+        nets["refine"].refine()
     person = (IDENTITY, APPEARANCE) if appearance else (IDENTITY,)
     borders = {
         "identity": ((CROP,), (IDENTITY,)),
@@ -178,6 +196,7 @@ def write_bundle(folder: Path, appearance: bool = False, light: bool = False) ->
         "synthesis": ((W_PLUS,), (IMAGE,)),
         "reenact": ((CROP, *person, W_PLUS_OFFSET), (IMAGE,)),
     } | ({"synthesis-light": ((W_PLUS,), (IMAGE,))} if light else {})
+    borders |= {"refine": REFINE} if refine else {}
     graphs = {}
     for name, (inputs, outputs) in borders.items():
         path = folder / f"{name}.onnx"

@@ -256,6 +256,11 @@ def fit(
     help="People of --photos who are personalised and inverted as well; about two minutes each on 2 cores.",
 )
 @click.option(
+    "--rounds",
+    type=click.IntRange(min=0),
+    help="In which a bundle looks closer at each of --photos, as `fid-run --refine`. [default: that of fid-run]",
+)
+@click.option(
     "--clip",
     "clips",
     multiple=True,
@@ -283,6 +288,7 @@ def evaluate(
     photos: Path | None,
     groups: Path | None,
     refine: int,
+    rounds: int | None,
     clips: tuple[Path, ...],
     frames: int,
     ablations: tuple[str, ...],
@@ -311,7 +317,7 @@ def evaluate(
         raise click.UsageError(f"--ablation is NAME=CHECKPOINT with a checkpoint that exists, and {bad[0]!r} is not.")
     report = measure(
         subject,
-        EvaluateConfig(pairs=pairs, psi=psi, frames=frames, refine=refine),
+        EvaluateConfig(pairs=pairs, psi=psi, frames=frames, refine=refine, rounds=rounds),
         generator=generator,
         resolution=int(resolution),
         photos=photos,

@@ -33,6 +33,7 @@ class Settings:
     require: str | None  # see session.open_session
     threads: int | None  # None: one per physical core
     resolution: int | None  # px; None: the bundle's own
+    refine: int | None  # rounds that look closer at each identity photo; None: the composer's default
     provenance: bool  # put a note into every file
     as_json: bool  # print the result as JSON
     told: list[str] = field(default_factory=list)  # what `tell_fallbacks` has said
@@ -42,7 +43,7 @@ class Settings:
         from ..composer import Composer
 
         options = {"engine": self.engine, "require": self.require, "threads": self.threads}
-        return Composer(self.bundle, resolution=self.resolution, **options)
+        return Composer(self.bundle, resolution=self.resolution, refine=self.refine, **options)
 
     def note(self, composer: Composer, kind: str, with_photos: bool = False) -> Note | None:
         """What goes into the files; `with_photos` when they show the input photos as well."""
@@ -111,6 +112,12 @@ def composing(command: Callable[..., None]) -> Callable[..., None]:
             "--resolution",
             type=click.Choice(["256", "512", "1024"]),
             help="Side in px; 1024 uses the full generator, fetched when first asked for. [default: the bundle's own]",
+        ),
+        click.option(
+            "--refine",
+            type=click.IntRange(min=0, max=200),
+            metavar="N",
+            help="Rounds that look closer at each identity photo; 0: quicker, less like them. [default: 12]",
         ),
         click.option("--provenance/--no-provenance", default=True, help="Write a note 'synthetic' into files. [on]"),
         click.option("--json", "as_json", is_flag=True, help="Print the result as JSON."),

@@ -35,6 +35,12 @@ FORMAT = 2
 LIGHT = "synthesis-light"
 """A second, narrower generator of the same W that a bundle may hold, for live pictures on a CPU."""
 
+REFINE = "refine"
+"""One round of finding a person's offset in W+, for one photo at a time (`refine.py`), where the bundle has it."""
+
+REFINE_WEIGHTS = "refine.bin"
+"""What `refine` alone has of weights."""
+
 PREPARED = ("identity",)
 """Graphs that may come from fetched files (`prepare.prepared`) in place of a file in the bundle."""
 
@@ -196,11 +202,11 @@ class Bundle:
         for name, graph in self.graphs.items():
             for tensor in (*graph.inputs, *graph.outputs):
                 shape, dtype = sizes.get(tensor.name, (tensor.shape[1:], tensor.dtype))
-                batch = tensor.shape and isinstance(tensor.shape[0], str)
+                batch = tensor.shape and (tensor.shape[0] == 1 if name == REFINE else isinstance(tensor.shape[0], str))
                 if not batch or (tensor.shape[1:], tensor.dtype) != (shape, dtype):
                     raise FidError(
                         f"the bundle {self.folder} is damaged: {tensor.name[:40]!r} of the graph {name[:40]} is "
-                        f"{tensor.dtype[:20]} {list(tensor.shape)}, and {dtype} {['batch', *shape]} is what fits."
+                        f"{tensor.dtype[:20]} {list(tensor.shape)}, and {dtype} {[1 if name == REFINE else 'batch', *shape]} is what fits."
                     )
 
     def to_json(self) -> dict[str, Any]:

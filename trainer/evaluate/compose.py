@@ -33,6 +33,7 @@ class EvaluateConfig:
     cloud: int = 2000  # w of the generator that show its W
     refine: int = 0  # people of the photographs that are personalised, too; each on as many photos of others
     refine_on: int = 8
+    rounds: int | None = None  # in which a bundle looks closer at each photograph; None: as it does by default
 
 
 @dataclass(frozen=True)
@@ -82,29 +83,43 @@ def _distance(points: Tensor, others: Tensor) -> Tensor:
 
 @torch.no_grad()
 def compose(
-    networks: Networks, frozen: FrozenNetworks, identity: Tensor, image: Tensor, portrait: Tensor, batch: int
+    networks: Networks,
+    frozen: FrozenNetworks,
+    identity: Tensor,
+    image: Tensor,
+    portrait: Tensor,
+    batch: int,
+    offsets: Tensor | None = None,
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield (w, pictures in [-1, 1]) batch by batch, of identity codes [N, 128], attribute and identity images uint8
-    [N, 3, S, S]."""
+    [N, 3, S, S] and, where people have them, their offsets in W+ [N, n_styles, 512]: then w is W+."""
     starts = range(0, len(identity), batch)
     for i in progress_of("composing", starts, len(starts)):
         crops = (to_float(images[i : i + batch]) for images in (image, portrait))
         w = networks(identity[i : i + batch], *crops)
+        if offsets is not None:
+            w = w[:, None] + offsets[i : i + batch].to(w.device)
         yield w, frozen.synthesis(w)
 
 
 def compose_crops(
-    networks: Networks, frozen: FrozenNetworks, identity: Tensor, crops: np.ndarray, portraits: np.ndarray, batch: int
+    networks: Networks,
+    frozen: FrozenNetworks,
+    identity: Tensor,
+    crops: np.ndarray,
+    portraits: np.ndarray,
+    batch: int,
+    offsets: Tensor | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return w [N, 512] and crops uint8 [N, 256, 256, 3] of identity codes [N, 128], attribute and identity crops of
-    that shape."""
+    that shape; `offsets` as in `compose`."""
     image, portrait = (
         torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).to(identity.device)
         for images in (crops, portraits)
     )
     parts = [
         (w.cpu().numpy(), as_crops(to_uint8(picture)))
-        for w, picture in compose(networks, frozen, identity, image, portrait, batch)
+        for w, picture in compose(networks, frozen, identity, image, portrait, batch, offsets)
     ]
     return np.concatenate([w for w, _ in parts]), np.concatenate([c for _, c in parts])
 
@@ -169,12 +184,21 @@ def _crops(faces: Faces) -> np.ndarray:
 
 
 def _table(
-    networks: Networks, judges: Judges, codes: np.ndarray, top: np.ndarray, left: np.ndarray, batch: int
+    networks: Networks,
+    judges: Judges,
+    codes: np.ndarray,
+    top: np.ndarray,
+    left: np.ndarray,
+    batch: int,
+    offsets: Tensor | None = None,
 ) -> np.ndarray:
-    """The paper's table: identities [n] on top, attributes [m] on the left."""
+    """The paper's table: identities [n] on top, with their offsets in W+ if they have some, attributes [m] on the
+    left."""
     every = torch.from_numpy(np.tile(codes, (len(left), 1))).to(judges.frozen.w_mean.device)
     portraits = np.tile(top, (len(left), 1, 1, 1))
-    _, crops = compose_crops(networks, judges.frozen, every, np.repeat(left, len(top), axis=0), portraits, batch)
+    offsets = None if offsets is None else offsets.repeat(len(left), 1, 1)
+    lefts = np.repeat(left, len(top), axis=0)
+    _, crops = compose_crops(networks, judges.frozen, every, lefts, portraits, batch, offsets)
     cells = crops.reshape(len(left), len(top), *crops.shape[1:])
     labels = [[""] * len(top), [""] * len(left)]
     return compose_table(list(top), list(left), [list(row) for row in cells], *labels)

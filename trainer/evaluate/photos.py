@@ -14,6 +14,7 @@ from ...runtime.face.detect import Detector, choose_face
 from ...runtime.media.images import PHOTO_SUFFIXES, read_image
 from ...runtime.weights.catalogue import model_file
 from .. import personalize
+from ..networks.exported import BundleNetworks
 from ..pixels import as_crops, from_uint8, to_uint8
 from . import measures
 from .compare import distributions, identity_measures, pair_measures, reconstruction_measures
@@ -89,9 +90,12 @@ def measure_photos(
     codes = torch.from_numpy(seen.codes["SFace"]).to(frozen.w_mean.device)
     index = photo_pairs(names, config.pairs, config.seed)
     identity, attributes = seen[index[:, 0]], seen[index[:, 1]]
-    _, crops = compose_crops(networks, frozen, codes[index[:, 0]], attributes.crops, identity.crops, config.batch)
+    found = networks.offsets(photos.crops) if isinstance(networks, BundleNetworks) else None
+    offsets = None if found is None else found[torch.from_numpy(index[:, 0])]
+    people_codes = codes[index[:, 0]]
+    _, crops = compose_crops(networks, frozen, people_codes, attributes.crops, identity.crops, config.batch, offsets)
     output = judges.look(crops)
-    _, own_crops = compose_crops(networks, frozen, codes, photos.crops, photos.crops, config.batch)
+    _, own_crops = compose_crops(networks, frozen, codes, photos.crops, photos.crops, config.batch, found)
     own = judges.look(own_crops)
     same = np.array([(i, j) for i, a in enumerate(names) for j, b in enumerate(names) if a == b and i < j])
     figures = {
@@ -123,8 +127,9 @@ def measure_photos(
     firsts = [names.index(person) for person in dict.fromkeys(names)]
     top, left = firsts[:5], [i for i in range(len(names)) if names[i] not in {names[f] for f in firsts[:5]}]
     left = left[:: max(1, len(left) // 5)][:5] or firsts[:5]
+    of_top = None if found is None else found[top]
     report.pictures["Photographs"] = _table(
-        networks, judges, seen.codes["SFace"][top], seen.crops[top], seen.crops[left], config.batch
+        networks, judges, seen.codes["SFace"][top], seen.crops[top], seen.crops[left], config.batch, of_top
     )
     report.pictures["Pairs of photographs"] = sorted_pairs(identity, attributes, output)
     report.pictures["Reconstruction of photographs"] = tile([seen.crops[:8], own.crops[:8]])

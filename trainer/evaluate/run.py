@@ -60,10 +60,12 @@ class Subject:
     composer: Composer | None  # of a bundle
 
     @classmethod
-    def read(cls, path: Path | None, device: torch.device, resolution: int = SHIPPED_SIDE) -> "Subject":
+    def read(
+        cls, path: Path | None, device: torch.device, resolution: int = SHIPPED_SIDE, rounds: int | None = None
+    ) -> "Subject":
         """A run's or checkpoint's folder, a bundle's folder, a .fid file, or None for the bundle that ships."""
         if path is None or path.is_file() or (path / "bundle.json").is_file():
-            composer = Composer(path, resolution=resolution, threads=torch.get_num_threads())
+            composer = Composer(path, resolution=resolution, threads=torch.get_num_threads(), refine=rounds)
             bundle = composer.bundle
             return cls(f"bundle {bundle.name} {bundle.version}", BundleNetworks(composer), composer)
         folder = Path(read_record(path)["folder"]).resolve()
@@ -108,7 +110,7 @@ def run(
     """Reads everything that is named, so that mistakes show at once, and measures it; `log` gets a line per stage."""
     tune_machine()
     device = best_device()
-    subject = Subject.read(path, device, resolution)
+    subject = Subject.read(path, device, resolution, config.rounds)
     others = {name: Subject.read(other, device).networks for name, other in (ablations or {}).items()}
     for option, given in (("--refine", config.refine), ("--groups", groups)):
         if given and photos is None:

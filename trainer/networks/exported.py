@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ...runtime.commands.progress import progress_of
 from ...runtime.composer import Composer
 from ...runtime.errors import InputError
 from ...runtime.identity import Identity, encoder_name
@@ -34,6 +35,18 @@ class BundleNetworks:
             who = Identity(code, encoder_name(self.composer.bundle), appearance=appearance)
             w.append(self.composer.w(who, self.composer.attribute_code(attributes)))
         return torch.from_numpy(np.stack(w)).to(identity.device)
+
+    def offsets(self, portraits: np.ndarray) -> Tensor | None:
+        """What the composer's rounds find on identity crops uint8 [N, 256, 256, 3]: offsets in W+ [N, n_styles, 512];
+        None where it has no rounds."""
+        if not self.composer.rounds:
+            return None
+        offsets = []
+        for crop in progress_of("looking closer", portraits, len(portraits)):
+            offset = self.composer.identity_of(crop, refine=True).w_plus_offset
+            assert offset is not None
+            offsets.append(offset)
+        return torch.from_numpy(np.stack(offsets))
 
 
 class BundleSynthesis(nn.Module):
