@@ -37,7 +37,7 @@ from ..trainer.networks.sface import PIXEL_SCALE, SFace
 from ..trainer.networks.trained import AttributeEncoder
 from .fold import rounded_to_fp16
 from .gradient import with_gradient
-from .graphs import CROP, GraphModule, styles_of, to_float
+from .graphs import CROP, GraphModule, from_crop, styles_of
 from .parity import Arrays, Difference, Parity, Tolerance, difference
 from .read import Networks
 from .to_onnx import to_onnx
@@ -56,7 +56,7 @@ class RefineConfig:
     reach: float = 1.4  # of n, in its standard deviation over attributes
     shape_styles: int = 5  # of o the first styles, up to 8 px, which make pose and shape of the head
     shape_share: float = 0.3  # how far those move, of what the others may
-    share: float = 0.85  # of o that is kept
+    share: float = 1.0  # of o that is kept
     colour_weight: float = 0.2
     sface_taps: tuple[int, ...] = (2, 6, 10, 22)  # convolutions of SFace
     sface_weights: tuple[float, ...] = (0.1, 0.2, 0.8, 2.5)
@@ -179,7 +179,10 @@ class RefineLoss(GraphModule):
         offset = self.offset(state)
         nuisance = (state[:, :1, self.n_styles :].squeeze(1) * self.dropped) @ self.directions.T
         image = self.synthesis(w[:, None] + self.w_std * (offset + nuisance))
-        return self.likeness(image, to_float(crop)) + self.config.offset_weight * offset.square().mean()
+        return (
+            self.likeness(image, from_crop(crop))
+            + self.config.offset_weight * offset.square().mean()
+        )
 
 
 class Round(GraphModule):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +59,7 @@ class Faces:
                 identities.append(await run(self._known_identity, value.data, name))
             else:
                 crop = await self._crop(value.data, name, number)
-                identities.append(await run(self._composer.identity_of, crop))
+                identities.append(await run(partial(self._composer.identity_of, crop, refine=True)))
         return average(identities)
 
     async def attributes(self, form: Form, field: str, face: str) -> np.ndarray:

@@ -202,11 +202,12 @@ class Bundle:
         for name, graph in self.graphs.items():
             for tensor in (*graph.inputs, *graph.outputs):
                 shape, dtype = sizes.get(tensor.name, (tensor.shape[1:], tensor.dtype))
+                first = 1 if name == REFINE else "batch"
                 batch = tensor.shape and (tensor.shape[0] == 1 if name == REFINE else isinstance(tensor.shape[0], str))
                 if not batch or (tensor.shape[1:], tensor.dtype) != (shape, dtype):
                     raise FidError(
                         f"the bundle {self.folder} is damaged: {tensor.name[:40]!r} of the graph {name[:40]} is "
-                        f"{tensor.dtype[:20]} {list(tensor.shape)}, and {dtype} {[1 if name == REFINE else 'batch', *shape]} is what fits."
+                        f"{tensor.dtype[:20]} {list(tensor.shape)}, and {dtype} {[first, *shape]} is what fits."
                     )
 
     def to_json(self) -> dict[str, Any]:

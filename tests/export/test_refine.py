@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from fid.export import refine
-from fid.export.graphs import to_bytes
+from fid.export.graphs import to_picture
 from fid.export.refine import Likeness, LikenessMaps, RefineConfig, attribute_directions, can_refine, head_region
 from fid.export.to_weights import WeightsFile, store
 from fid.runtime.engines.open import open_session
@@ -70,7 +70,7 @@ def arrays(networks):
     random = torch.Generator().manual_seed(3)
     w_plus = torch.randn(2, N_STYLES, 512, generator=random)
     with torch.no_grad():
-        crop = to_bytes(networks.light(w_plus)).contiguous().numpy()
+        crop = to_picture(networks.light(w_plus)).contiguous().numpy()
     return {"crop": crop, "w_plus": w_plus.roll(1, 0).numpy()}
 
 

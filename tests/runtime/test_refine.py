@@ -116,6 +116,6 @@ def test_personalised_identities_and_refined_photos_are_not_averaged(bundle):
 def test_a_frame_does_without_the_session_of_refine_and_the_next_photo_opens_it_again(bundle):
     composer = Composer(bundle, refine=2)
     identity = composer.identify(ADA)
-    composer.warm_up(identity)
+    composer.close_identity()
     assert "refine" not in composer._sessions
     np.testing.assert_array_equal(composer.identify(ADA).w_plus_offset, identity.w_plus_offset)
