@@ -179,10 +179,7 @@ class RefineLoss(GraphModule):
         offset = self.offset(state)
         nuisance = (state[:, :1, self.n_styles :].squeeze(1) * self.dropped) @ self.directions.T
         image = self.synthesis(w[:, None] + self.w_std * (offset + nuisance))
-        return (
-            self.likeness(image, from_crop(crop))
-            + self.config.offset_weight * offset.square().mean()
-        )
+        return self.likeness(image, from_crop(crop)) + self.config.offset_weight * offset.square().mean()
 
 
 class Round(GraphModule):
