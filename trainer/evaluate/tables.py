@@ -32,7 +32,7 @@ def tables(figures: Mapping[str, Any]) -> list[Table]:
     """Return all tables of an evaluation's figures, as in the JSON file."""
     found = [_table_1(figures), _identity(figures), _attributes(figures), _table_2(figures)]
     if "groups" in figures.get("photos", {}):
-        found.append(_groups("Photographs by group of people, straight from the mapper", figures["photos"]["groups"]))
+        found.append(_groups("Photographs by group of people, each from one photo", figures["photos"]["groups"]))
     if "refined" in figures:
         found.append(_refined(figures["refined"]))
         for kind in ("straight", "personalised"):
