@@ -108,8 +108,6 @@ class _Export:
             self.progress("inputs of the gate", 0, 1)
             arrays = gate_inputs(self.stored, max(self.config.inputs, GATE_INPUTS))
             verdicts = self.write_fp16_graphs(arrays)
-        if can_refine(self.stored):
-            parity[REFINE] = self.write_refine(arrays)
         bundle = Bundle(
             folder=self.folder,
             name=self.config.name,
