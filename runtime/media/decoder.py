@@ -67,7 +67,7 @@ class Decoder:
         """End all processes at once; whoever waits for one gets `FidError`."""
         with self._lock:
             self._closed.set()
-            for worker in self._running:
+            for worker in tuple(self._running):  # their callers take them out meanwhile
                 worker.end()
 
     def _started(self) -> _Worker:

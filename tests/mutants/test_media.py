@@ -2,7 +2,7 @@
 
 import pytest
 
-from . import media
+from mutants import media
 
 
 @pytest.mark.slow

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
+import math
 import os
 import secrets
 import shutil
@@ -65,7 +66,7 @@ class Engine:
     name: str  # of the graph
     plan: bytes  # b"" when it was refused
     build_s: float
-    checked: dict[str, float] | None = None  # figures of the comparison with FP32; None before one on a GPU
+    checked: dict[str, float | None] | None = None  # figures, None for what is not finite, of the comparison with FP32; None before one on a GPU
     refused: str | None = None  # why it must not be used
 
 
@@ -105,7 +106,8 @@ def similar(key: Key) -> Key:
 
 def mark(engine: Engine, checked: dict[str, float], refused: str | None) -> Engine:
     """Keep the result of the comparison with FP32. A refused engine loses its plan and is not built again."""
-    marked = replace(engine, checked=checked, refused=refused, plan=b"" if refused else engine.plan)
+    finite: dict[str, float | None] = {name: x if math.isfinite(x) else None for name, x in checked.items()}  # for JSON
+    marked = replace(engine, checked=finite, refused=refused, plan=b"" if refused else engine.plan)
     with locked(f"engine-{engine.key.digest}"):
         _write(marked)
     return marked

@@ -287,7 +287,7 @@ def test_models_fetch_and_verify() -> None:
 def test_doctor(monkeypatch: pytest.MonkeyPatch) -> None:
     report = {"ok": False, "fixes": []}
     monkeypatch.setattr("fid.runtime.commands.doctor.examine", lambda: report)
-    monkeypatch.setattr("fid.runtime.commands.doctor.render", lambda given: print("as text"))
+    monkeypatch.setattr("fid.runtime.commands.doctor.render", lambda given, *_: print("as text"))
     assert json.loads(fid_run("doctor", "--json", exit_code=1).stdout) == report
     report["ok"] = True
     assert fid_run("doctor").stdout == "as text\n"

@@ -522,7 +522,7 @@ def test_sigterm_ends_a_server_while_a_photo_takes_for_ever(toy_bundle: Path) ->
             process.terminate()
             _, said = process.communicate(timeout=60)
             assert asked.exception() is not None or asked.result().status_code == 500
-        assert process.returncode == -signal.SIGTERM
+        assert process.returncode == -signal.SIGTERM, said
         assert "ResourceWarning" not in said, said
         for child in children:
             assert not Path(f"/proc/{child}").exists()

@@ -441,7 +441,7 @@ def test_a_stop_before_the_first_step_changes_nothing(generator, tmp_path, monke
 
 def test_signals_count_from_the_first_second(generator, tmp_path, monkeypatch):
     def interrupted(*_):
-        os.kill(os.getpid(), signal.SIGINT)  # while the networks are loaded
+        signal.getsignal(signal.SIGINT)(signal.SIGINT, None)  # as Ctrl-C, while the networks are loaded
         return tiny_frozen()
 
     monkeypatch.setattr(FrozenNetworks, "load", interrupted)
