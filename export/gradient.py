@@ -74,7 +74,7 @@ class _Backward:
         return self.gradients[self.wrt]
 
     def constant(self, array: np.ndarray) -> str:
-        """A constant tensor's name."""
+        """Return a constant tensor's name."""
         key = (array.dtype.str, array.shape, array.tobytes())
         if key not in self._made:
             name = self._made[key] = f"gradient.constant_{len(self.constants)}"
@@ -83,7 +83,7 @@ class _Backward:
         return self._made[key]
 
     def value(self, name: str) -> np.ndarray:
-        """What a constant of the forward graph holds."""
+        """Return what a constant of the forward graph holds."""
         return numpy_helper.to_array(self._values[name])
 
     def make(self, operator: str, inputs: Sequence[str], shape: Sequence[int], **options: Any) -> str:
@@ -105,15 +105,15 @@ class _Backward:
         self.gradients[name] = gradient
 
     def scaled(self, gradient: str, factor: float) -> str:
-        """The gradient times a number."""
+        """Return the gradient times a number."""
         return self.product(gradient, self.constant(np.array(factor, np.float32)))
 
     def product(self, gradient: str, other: str) -> str:
-        """The gradient times a tensor that can be broadcast to its shape."""
+        """Return the gradient times a tensor that can be broadcast to its shape."""
         return self.make("Mul", [gradient, other], self.shapes[gradient])
 
     def reshaped(self, gradient: str, shape: Shape) -> str:
-        """The gradient in another shape of as many numbers."""
+        """Return the gradient in another shape of as many numbers."""
         return self.make("Reshape", [gradient, self.constant(np.array(shape, np.int64))], shape)
 
     def _reduced(self, gradient: str, shape: Shape) -> str:

@@ -21,12 +21,12 @@ W = Tensor("w", ("batch", W_SIZE), "float32")
 
 
 def w_plus_of(n_styles: int) -> Tensor:
-    """W+: a w for every style of the generator."""
+    """Return W+: a w for every style of the generator."""
     return Tensor("w_plus", ("batch", n_styles, W_SIZE), "float32")
 
 
 def w_plus_offset_of(n_styles: int) -> Tensor:
-    """What an identity adds to the mapper's w, style by style."""
+    """Return what an identity adds to the mapper's w, style by style."""
     return Tensor("w_plus_offset", ("batch", n_styles, W_SIZE), "float32")
 
 
@@ -157,7 +157,7 @@ class MappingGraph(GraphModule):
 
 
 def styles_of(synthesis: nn.Module) -> int:
-    """How many styles a generator takes, each a w of its own in W+."""
+    """Return how many styles a generator takes, each a w of its own in W+."""
     n_styles = synthesis.n_styles
     assert isinstance(n_styles, int)
     return n_styles

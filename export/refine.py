@@ -70,7 +70,7 @@ COLOUR_CELLS = (64, 32, 16)  # of coarse colour, per side
 
 
 def head_region(size: int) -> torch.Tensor:
-    """1 where an aligned crop shows the head, 0 off it, soft between, [1, 1, size, size]; its mean is 1."""
+    """Return 1 where an aligned crop shows the head, 0 off it, soft between, [1, 1, size, size]; its mean is 1."""
     y, x = torch.meshgrid(*[(torch.arange(size) + 0.5) / size] * 2, indexing="ij")
     distance = (((x - 0.5) / 0.40).square() + ((y - 0.52) / 0.50).square()).sqrt()
     inside = ((1.125 - distance) / 0.25).clamp(0, 1)
@@ -96,7 +96,7 @@ class LikenessMaps(nn.Module):
         self.register_buffer("columns", torch.from_numpy(columns.T.copy()))
 
     def forward(self, crop: torch.Tensor) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
-        """The maps of SFace's trunk, on its own square of the face, and those of the attribute encoder."""
+        """Return the maps of SFace's trunk, on its own square of the face, and those of the attribute encoder."""
         x, of_face = (self.rows @ crop @ self.columns) * (127.5 * PIXEL_SCALE), []
         for number, (convolution, activation) in enumerate(zip(self.convolutions, self.activations, strict=True)):
             x = activation(convolution(x))
@@ -121,7 +121,7 @@ class Likeness(nn.Module):
             self.register_buffer(f"head_{size}", head_region(size))
 
     def forward(self, image: torch.Tensor, photo: torch.Tensor) -> torch.Tensor:
-        """The weighted sum of all differences."""
+        """Return the weighted sum of all differences."""
         total = image.new_zeros(())
         for cells in COLOUR_CELLS:
             mine, theirs = (F.avg_pool2d(x, CROP_SIZE // cells) for x in (image, photo))
@@ -142,7 +142,7 @@ class Likeness(nn.Module):
 
 
 def unit(x: torch.Tensor) -> torch.Tensor:
-    """The map [N, C, H, W] with unit length along its channels."""
+    """Return the map [N, C, H, W] with unit length along its channels."""
     return x / (x.square().sum(1, keepdim=True) + 1e-6).sqrt()
 
 
@@ -171,7 +171,7 @@ class RefineLoss(GraphModule):
         self.outputs = (Tensor("loss", (), "float32"),)
 
     def offset(self, state: torch.Tensor) -> torch.Tensor:
-        """o [1, n_styles, 512] of the state, in standard deviations of W."""
+        """Return o [1, n_styles, 512] of the state, in standard deviations of W."""
         return (state[:, :1, : self.n_styles].squeeze(1) * self.kept) @ self.directions.T
 
     def forward(self, crop: torch.Tensor, w: torch.Tensor, state: torch.Tensor) -> torch.Tensor:
@@ -217,7 +217,7 @@ class Round(GraphModule):
         number: torch.Tensor,
         rounds: torch.Tensor,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """What the graph computes, in PyTorch: next state, offset in W+ float32 [1, n_styles, 512]."""
+        """Return what the graph computes, in PyTorch: next state, offset in W+ float32 [1, n_styles, 512]."""
         with torch.enable_grad():
             unknown = state.detach().requires_grad_(True)
             (gradient,) = torch.autograd.grad(self.loss(crop, w, unknown), unknown)
@@ -242,17 +242,17 @@ class _Step(GraphModule):
 
 
 def refine_round(networks: Networks, sface: SFace, config: RefineConfig | None = None) -> Round:
-    """The round for some networks, which have a light generator and the light attribute encoder."""
+    """Return the round for some networks, which have a light generator and the light attribute encoder."""
     return Round(RefineLoss(networks, copy.deepcopy(sface), config or RefineConfig()))
 
 
 def can_refine(networks: Networks) -> bool:
-    """Whether there is such a round for the networks."""
+    """Return whether there is such a round for the networks."""
     return networks.light is not None and isinstance(networks.attributes, AttributeEncoder)
 
 
 def refine_model(one: Round) -> onnx.ModelProto:
-    """The round as an ONNX model: the loss, its gradient, and the step behind it."""
+    """Return the round as an ONNX model: the loss, its gradient, and the step behind it."""
     model = with_gradient(to_onnx(one.loss, dynamic=False), of="loss", wrt="state", name="gradient")
     step = to_onnx(_Step(one), dynamic=False)
     ports = {port.name for port in (*step.graph.input, *step.graph.output)}
@@ -278,7 +278,7 @@ def refine_model(one: Round) -> onnx.ModelProto:
 
 @torch.no_grad()
 def attribute_directions(networks: Networks, config: RefineConfig) -> tuple[torch.Tensor, torch.Tensor]:
-    """The directions [512, 512], in columns, and variances [512] of how the mapper's w varies over attributes.
+    """Return the directions [512, 512], in columns, and variances [512] of how the mapper's w varies over attributes.
 
     In standard deviations of W, for one person at a time, most first. People and attributes are those of drawn codes
     and of pictures of the generator.
@@ -329,7 +329,7 @@ def write_refine(
 
 
 def measured(path: Path, one: Round, arrays: Arrays, threads: int) -> Parity:
-    """One round amid others, on some pictures each."""
+    """Return one round amid others, on some pictures each."""
     session = open_session(path, engine="onnxruntime", threads=threads)
     rng = np.random.default_rng(0)
     shape = one.inputs[2].shape

@@ -78,7 +78,7 @@ class Composer:
         self._mapper: str | None = None
 
     def set_identity(self, *photos: Photo | Identity) -> Identity:
-        """Whose face to compose, from now on: the average of all given photos, identity files and identities.
+        """Set whose face to compose from now on: the average of all given photos, identity files and identities.
 
         Returns the identity, which can be saved. Raises `InputError` for a photo without a usable face.
         """
@@ -88,7 +88,7 @@ class Composer:
         return self.identity
 
     def compose(self, photo: Photo, face: int | None = None) -> np.ndarray:
-        """The person of `set_identity` with pose, expression and light of `photo`: RGB uint8 [R, R, 3].
+        """Compose the person of `set_identity` with pose, expression and light of `photo`: RGB uint8 [R, R, 3].
 
         `face`: which face of the photo, counted from 1 by size; None takes the largest.
         """
@@ -100,7 +100,8 @@ class Composer:
         return self.image(self.w(self.identity, attributes))
 
     def identify(self, photo: Photo | Identity, face: int | None = None) -> Identity:
-        """The identity of one photo, of an identity file (.npz), or the identity itself, checked against the bundle."""
+        """Return the identity of one photo, of an identity file (.npz), or the identity itself, checked against the
+        bundle."""
         if isinstance(photo, Identity):
             identity = photo
         elif isinstance(photo, (str, os.PathLike)) and Path(photo).suffix.lower() == SUFFIX:
@@ -133,8 +134,8 @@ class Composer:
         return identity
 
     def identity_of(self, crop: np.ndarray, *, refine: bool = False) -> Identity:
-        """The identity of one aligned crop RGB uint8 [256, 256, 3]: what the encoders say and, with `refine`, what the
-        composer's rounds find beyond that."""
+        """Return the identity of one aligned crop RGB uint8 [256, 256, 3]: what the encoders say and, with `refine`,
+        what the composer's rounds find beyond that."""
         attributes = self.attribute_code(crop) if self.bundle.takes_appearance or (refine and self.rounds) else None
         identity = Identity(self.identity_code(crop), encoder_name(self.bundle))
         if self.bundle.takes_appearance:
@@ -154,8 +155,8 @@ class Composer:
         return other
 
     def crop(self, photo: Photo, face: int | None = None, name: str | None = None) -> np.ndarray:
-        """The aligned crop RGB uint8 [256, 256, 3] of a photo's largest face, or of face number `face`; a complaint
-        calls the photo `name`."""
+        """Return the aligned crop RGB uint8 [256, 256, 3] of a photo's largest face, or of face number `face`; a
+        complaint calls the photo `name`."""
         image, called = self._open(photo)
         name = name or called
         with stage("detect"):
@@ -165,17 +166,17 @@ class Composer:
             return align(refined.points, CROP_SIZE).crop(image)
 
     def identity_code(self, crop: np.ndarray) -> np.ndarray:
-        """E_id: aligned crop RGB uint8 [256, 256, 3] -> unit code float32 [identity_size]."""
+        """Compute E_id: aligned crop RGB uint8 [256, 256, 3] -> unit code float32 [identity_size]."""
         with stage("identity"):
             return self._session("identity").run(crop=crop[None])["identity"][0]
 
     def attribute_code(self, crop: np.ndarray) -> np.ndarray:
-        """E_attr: aligned crop RGB uint8 [256, 256, 3] -> float32 [attributes_size]."""
+        """Compute E_attr: aligned crop RGB uint8 [256, 256, 3] -> float32 [attributes_size]."""
         with stage("attributes"):
             return self._session("attributes").run(crop=crop[None])["attributes"][0]
 
     def w(self, identity: Identity, attributes: np.ndarray) -> np.ndarray:
-        """M: identity and attribute code float32 [attributes_size] -> w float32 [w_size], or W+ float32
+        """Compute M: identity and attribute code float32 [attributes_size] -> w float32 [w_size], or W+ float32
         [n_styles, w_size] where the identity has an offset."""
         with stage("mapper"):
             w = self._session("mapper").run(attributes=attributes[None], **self._codes(identity))["w"][0]
@@ -191,8 +192,8 @@ class Composer:
         return codes
 
     def image(self, w: np.ndarray, *, light: bool = False) -> np.ndarray:
-        """G: w float32 [w_size] or W+ [n_styles, w_size] -> RGB uint8 [R, R, 3]; with `light` by the bundle's light
-        generator (`has_light`)."""
+        """Compute G: w float32 [w_size] or W+ [n_styles, w_size] -> RGB uint8 [R, R, 3]; with `light` by the bundle's
+        light generator (`has_light`)."""
         with stage("synthesis"):
             session = self._session(LIGHT if light else "synthesis")
             return session.run(w_plus=per_style(w, int(session.inputs[0].shape[1]))[None])["image"][0]
@@ -208,8 +209,8 @@ class Composer:
         return self.has_light and "CPU" in self._session("attributes").provider.split()
 
     def reenact(self, crop: np.ndarray, identity: Identity) -> np.ndarray:
-        """E_attr, M and G in one call: aligned crop RGB uint8 [256, 256, 3] -> RGB uint8 [256, 256, 3], at the bundle's
-        own resolution."""
+        """Compute E_attr, M and G in one call: aligned crop RGB uint8 [256, 256, 3] -> RGB uint8 [256, 256, 3], at the
+        bundle's own resolution."""
         if self.resolution != self.bundle.resolution:
             raise ValueError("reenact is for the bundle's own resolution.")
         offset = identity.w_plus_offset
@@ -261,11 +262,11 @@ class Composer:
             self._sessions.pop(graph, None)
 
     def note(self, kind: str, source_type: str = MADE_BY_ALGORITHM) -> Note:
-        """The provenance note for a picture of this composer; `kind` as in `provenance.Note`."""
+        """Return the provenance note for a picture of this composer; `kind` as in `provenance.Note`."""
         return Note(self.bundle.name, self.bundle.version, kind, source_type)
 
     def open_mapping(self) -> Session:
-        """The mapping network z -> w that belongs to the bundle's generator."""
+        """Return the mapping network z -> w that belongs to the bundle's generator."""
         return self._session("mapping")
 
     def _mapper_name(self) -> str:
@@ -311,7 +312,7 @@ class Composer:
 
 
 def per_style(w: np.ndarray, n_styles: int) -> np.ndarray:
-    """W+ float32 [n_styles, w_size] of a w float32 [w_size], or of W+ of one style or more.
+    """Return W+ float32 [n_styles, w_size] of a w float32 [w_size], or of W+ of one style or more.
 
     The full generator has the shipped one's styles and more: those follow the last of them.
     """

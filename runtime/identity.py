@@ -48,7 +48,7 @@ class Identity:
             temporary.write_bytes(data)
 
     def to_bytes(self) -> bytes:
-        """The identity file's bytes."""
+        """Return the identity file's bytes."""
         arrays = {
             "format": np.array(FORMAT),
             "code": self.code,
@@ -84,7 +84,7 @@ class Identity:
 
     @classmethod
     def from_bytes(cls, data: bytes, name: str) -> Identity:
-        """The same for the bytes of an identity file; `name` is what a message calls it."""
+        """Read the bytes of an identity file; `name` is what a message calls it."""
         if len(data) > MAX_BYTES:
             raise InputError(f"{name} is not an identity file: it is larger than 1 MB.")
         try:
@@ -130,27 +130,28 @@ class Identity:
 
 
 def encoder_name(bundle: Bundle) -> str:
-    """The name of a bundle's identity encoder: the same name, the same codes."""
+    """Return the name of a bundle's identity encoder: the same name, the same codes."""
     graph = bundle.graph("identity")
     return {"identity": "sface"}.get(graph.prepared or "", f"sha256:{graph.sha256}")
 
 
 def attributes_name(bundle: Bundle) -> str:
-    """The name of a bundle's attribute encoder: the same name, the same codes."""
+    """Return the name of a bundle's attribute encoder: the same name, the same codes."""
     weights = (weights.sha256 for weights in bundle.weights if weights.file != REFINE_WEIGHTS)
     parts = [bundle.graph("attributes").sha256 or "", *weights]
     return f"sha256:{hashlib.sha256(' '.join(parts).encode()).hexdigest()[:32]}"
 
 
 def refiner_name(bundle: Bundle) -> str:
-    """The name of all that makes an offset while it is found: the offset is of use with the very same bundle."""
+    """Return the name of all that makes an offset while it is found: the offset is of use with the very same bundle."""
     parts = [weights.sha256 for weights in bundle.weights]
     parts += [graph.sha256 or "" for name, graph in bundle.graphs.items() if name in ("mapper", REFINE)]
     return f"sha256:{hashlib.sha256(' '.join(parts).encode()).hexdigest()[:32]}"
 
 
 def mapper_name(bundle: Bundle) -> str:
-    """The name of a bundle's mapper: an offset in W+ is of use with the mapper that it was made for, and no other."""
+    """Return the name of a bundle's mapper: an offset in W+ is of use with the mapper that it was made for, and no
+    other."""
     from onnx import numpy_helper  # here: only identities with an offset need it
 
     model = read_graph(bundle.graph_path("mapper"))
@@ -160,7 +161,8 @@ def mapper_name(bundle: Bundle) -> str:
 
 
 def fingerprint(tensors: Mapping[str, np.ndarray]) -> str:
-    """SHA-256 over the names and numbers of a network's weights, rounded to FP16: a checkpoint and its bundle agree."""
+    """Return SHA-256 over the names and numbers of a network's weights, rounded to FP16: a checkpoint and its bundle
+    agree."""
     digest = hashlib.sha256()
     for name in sorted(tensors):
         if tensors[name].dtype.kind == "f":
@@ -170,7 +172,8 @@ def fingerprint(tensors: Mapping[str, np.ndarray]) -> str:
 
 
 def average(identities: Sequence[Identity]) -> Identity:
-    """The mean of unit codes, brought back to unit length: several photos of one person make a steadier identity.
+    """Return the mean of unit codes, brought back to unit length: several photos of one person make a steadier
+    identity.
 
     Each identity counts as much as its photos. A single one is returned as it is. Raises `InputError` for codes of
     different encoders, for offsets in W+ of different mappers or of some identities only, for appearances of different

@@ -60,7 +60,7 @@ def check_numbers(identities: int, attributes: int) -> None:
 
 
 def between(first: np.ndarray, last: np.ndarray, t: float) -> np.ndarray:
-    """float32, the straight way from `first` (t = 0) to `last` (t = 1); exact at both ends."""
+    """Return float32, the straight way from `first` (t = 0) to `last` (t = 1); exact at both ends."""
     return ((1.0 - t) * first + t * last).astype(np.float32)
 
 
@@ -113,7 +113,7 @@ def write_interpolation(
 
 
 def strip(frames: Sequence[np.ndarray], ends: Sequence[np.ndarray] = ()) -> np.ndarray:
-    """The pictures side by side, RGB uint8 [R, width, 3], with the two photos a little off at either end."""
+    """Return the pictures side by side, RGB uint8 [R, width, 3], with the two photos a little off at either end."""
     side = frames[0].shape[0]
     row = np.hstack(list(frames))
     if not ends:
@@ -151,8 +151,8 @@ def _write_mp4(path: Path, frames: Sequence[np.ndarray], frames_per_second: floa
 def mixed_w(
     composer: Composer, people: Sequence[Identity], codes: Sequence[np.ndarray], s: float, t: float, space: str = "w"
 ) -> np.ndarray:
-    """w float32 [w_size], or W+ [n_styles, w_size], at `s` of the way between one or two people and `t` between one or
-    two attribute codes.
+    """Return w float32 [w_size], or W+ [n_styles, w_size], at `s` of the way between one or two people and `t` between
+    one or two attribute codes.
 
     In W the two to four compositions are blended bilinearly: with one of the two ways it is `interpolate`'s straight
     line. In z the codes are, and then mapped.

@@ -31,7 +31,7 @@ class Sampler:
         self._mean_w = np.mean([self._mapping.run(z=part)["w"].mean(axis=0) for part in np.split(z, 16)], axis=0)
 
     def w(self, seed: int) -> np.ndarray:
-        """w float32 [w_size] of the person with that number."""
+        """Return w float32 [w_size] of the person with that number."""
         z = np.random.default_rng(seed).standard_normal((1, Z_SIZE)).astype(np.float32)
         return (self._mean_w + self._psi * (self._mapping.run(z=z)["w"][0] - self._mean_w)).astype(np.float32)
 

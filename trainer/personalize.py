@@ -185,7 +185,7 @@ def odd_one_out(codes: np.ndarray) -> int | None:
 
 
 def bundle_networks(composer: Composer, device: torch.device) -> Networks:
-    """The networks of a composer's bundle: M and G in torch, for their gradients; E_attr stays the ONNX graph.
+    """Return the networks of a composer's bundle: M and G in torch, for their gradients; E_attr stays the ONNX graph.
 
     Raises InputError for a bundle with a generator of its own, FidError when it was made from other networks than this
     version of fid has.
@@ -207,7 +207,8 @@ def bundle_networks(composer: Composer, device: torch.device) -> Networks:
 
 
 def trained_networks(checkpoint: Path, generator: Path, device: torch.device) -> Networks:
-    """The networks of one's own training: a `fid-train fit` run or checkpoint, and the generator it went through."""
+    """Return the networks of one's own training: a `fid-train fit` run or checkpoint, and the generator it went
+    through."""
     trained = load_trained(checkpoint).requires_grad_(False).to(device)
     distilled = not (generator.is_file() or is_bundle(generator))
     side = int(read_record(generator)["configuration"]["resolution"]) if distilled else CROP_SIZE
@@ -423,7 +424,7 @@ def invert(networks: Networks, code: Tensor, crop: Tensor, config: PersonalizeCo
 
 
 def jittered(image: Tensor, random: torch.Generator) -> Tensor:
-    """Pictures [N, 3, S, S] as if aligned a little differently: shifted by up to 2 %, scaled by up to 4 %.
+    """Return pictures [N, 3, S, S] as if aligned a little differently: shifted by up to 2 %, scaled by up to 4 %.
 
     A person is to be found there as well; otherwise E_id is pleased by patterns that nobody else sees.
     """

@@ -92,9 +92,11 @@ def _check_target(target: Path) -> None:
 def _page(html: str) -> str:
     """Return the shared page, told that this browser computes, with its policy and a link to the licences inside."""
     policy = f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
-    return html.replace('<meta charset="utf-8">', f'<meta charset="utf-8">\n{policy}').replace(
-        '<body data-source="server">', '<body data-source="device">'
-    ).replace("device.</span>\n", 'device. <a href="licences.txt">Licences</a></span>\n')
+    return (
+        html.replace('<meta charset="utf-8">', f'<meta charset="utf-8">\n{policy}')
+        .replace('<body data-source="server">', '<body data-source="device">')
+        .replace("device.</span>\n", 'device. <a href="licences.txt">Licences</a></span>\n')
+    )
 
 
 def _write_graphs(bundle: Bundle, folder: Path, progress: Callable[[str], None]) -> dict[str, str]:

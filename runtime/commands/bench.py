@@ -35,7 +35,8 @@ SIZE = 480, 640  # px, height and width of those
 
 
 def made_frames(face: np.ndarray, count: int) -> list[np.ndarray]:
-    """A face RGB uint8 [256, 256, 3] moving, turning and growing in front of a wall: RGB uint8 [480, 640, 3] each."""
+    """Return a face RGB uint8 [256, 256, 3] moving, turning and growing in front of a wall: RGB uint8 [480, 640, 3]
+    each."""
     frames = []
     for number in range(count):
         phase = 2 * np.pi * number / 60
@@ -50,7 +51,7 @@ def made_frames(face: np.ndarray, count: int) -> list[np.ndarray]:
 
 
 def read_frames(path: Path, count: int, limit_bytes: float = np.inf) -> list[np.ndarray]:
-    """The first frames of a video file, RGB uint8, and one at least. Raises `FidError` when there is none."""
+    """Return the first frames of a video file, RGB uint8, and one at least. Raises `FidError` when there is none."""
     capture = cv2.VideoCapture(str(path))
     frames: list[np.ndarray] = []
     while len(frames) < count and sum(frame.nbytes for frame in frames) < limit_bytes:
@@ -65,7 +66,8 @@ def read_frames(path: Path, count: int, limit_bytes: float = np.inf) -> list[np.
 
 
 def crops_of(composer: Composer, frames: list[np.ndarray]) -> list[np.ndarray]:
-    """The aligned crops RGB uint8 [256, 256, 3] of those frames that have a usable face. `InputError` without any."""
+    """Return the aligned crops RGB uint8 [256, 256, 3] of those frames that have a usable face. `InputError` without
+    any."""
     crops, reason = [], InputError("there are no frames.")
     for frame in frames:
         try:
@@ -78,12 +80,12 @@ def crops_of(composer: Composer, frames: list[np.ndarray]) -> list[np.ndarray]:
 
 
 def pictures(composer: Composer, who: Identity, crops: list[np.ndarray], light: bool) -> list[np.ndarray]:
-    """The compositions of aligned crops, with nothing smoothed: RGB uint8 [R, R, 3] each."""
+    """Return the compositions of aligned crops, with nothing smoothed: RGB uint8 [R, R, 3] each."""
     return [composer.image(composer.w(who, composer.attribute_code(crop)), light=light) for crop in crops]
 
 
 def accuracy(images: list[np.ndarray], references: list[np.ndarray], judge: Composer) -> dict[str, float]:
-    """How near pictures RGB uint8 [R, R, 3] are to their references: worst PSNR in dB, worst identity cosine."""
+    """Return how near pictures RGB uint8 [R, R, 3] are to their references: worst PSNR in dB, worst identity cosine."""
     psnr, cosine = [], []
     for image, reference in zip(images, references, strict=True):
         psnr.append(float(psnr_db(image[None], reference[None])[0]))
@@ -113,7 +115,7 @@ def stages(composer: Composer, who: Identity, frames: list[np.ndarray], seconds:
 
 
 def live(composer: Composer, who: Identity, path: Path, seconds: float, light: bool) -> dict[str, Any]:
-    """The whole live path with a file in the place of the camera: pictures a second, ages, dropped frames."""
+    """Measure the whole live path with a file in the place of the camera: pictures a second, ages, dropped frames."""
     show = Reenactment(Reenactor(composer, light=light), Wishes(who))
     path_of_frames = Live(Camera(path, again=True), show)
     path_of_frames.start()
@@ -138,7 +140,7 @@ def bench(
     light: bool | None = None,
     tell: Callable[[str], None] = lambda engine: None,
 ) -> list[dict[str, Any]]:
-    """One row for each engine: its figures, or under "missing" why it does not work here.
+    """Return one row for each engine: its figures, or under "missing" why it does not work here.
 
     `options` go to every `Composer` (bundle, threads, resolution). `light`: by the light generator; None for where it
     pays. `tell` hears which engine is at work.
@@ -177,7 +179,7 @@ def bench(
 
 
 def render(rows: Sequence[dict[str, Any]]) -> list[str]:
-    """The rows as lines of a table for people."""
+    """Return the rows as lines of a table for people."""
     lines = ["engine          frame ms p50/p95/p99     fps  generator ms  PSNR dB  identity  live fps  age p99 ms"]
     for row in rows:
         if "missing" in row:

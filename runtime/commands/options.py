@@ -53,8 +53,8 @@ class Settings:
     def note(
         self, composer: Composer, kind: str, with_photos: bool = False, inputs: Sequence[Path] = ()
     ) -> Note | None:
-        """What the files say about themselves; `with_photos` when they show the input photos as well. `inputs` are
-        named in what is signed."""
+        """Return what the files say about themselves; `with_photos` when they show the input photos as well. `inputs`
+        are named in what is signed."""
         from ..labels.provenance import MADE_BY_ALGORITHM, PART_BY_ALGORITHM
 
         signer = self._signer()
@@ -169,7 +169,7 @@ identity_face_option = click.option(
 def attempt(
     what: str, items: Sequence[Any], work: Callable[[Any], T], errors: type[FidError] = InputError
 ) -> tuple[list[T], list[str]]:
-    """`work` on every item; what came out, and one sentence for each item that ended in one of `errors`."""
+    """Do `work` on every item; return what came out, and one sentence for each item that ended in one of `errors`."""
     done, failed = [], []
     for item in progress_of(what, items, len(items)):
         try:
@@ -199,7 +199,7 @@ def make_folder(folder: Path | None) -> None:
 
 
 def columns(rows: Iterable[tuple[str, ...]]) -> list[str]:
-    """Rows of words as lines, in columns."""
+    """Return rows of words as lines, in columns."""
     table = [tuple(map(str, row)) for row in rows]
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     return ["  ".join(word.ljust(width) for word, width in zip(row, widths, strict=True)).rstrip() for row in table]

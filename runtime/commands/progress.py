@@ -12,7 +12,7 @@ T = TypeVar("T")
 
 
 def progress_of(what: str, items: Iterable[T], count: int) -> Iterator[T]:
-    """The items, with a bar on the terminal while they last; nothing is drawn where nobody watches."""
+    """Yield the items, with a bar on the terminal while they last; nothing is drawn where nobody watches."""
     from rich.progress import track
 
     console = make_console(stderr=True)
@@ -24,7 +24,7 @@ def progress_of(what: str, items: Iterable[T], count: int) -> Iterator[T]:
 
 @contextmanager
 def frame_progress(what: str, count: int) -> Iterator[Callable[[int], None]]:
-    """A bar with the time left, told how many frames are ready; nothing is drawn where nobody watches."""
+    """Give a bar with the time left, told how many frames are ready; nothing is drawn where nobody watches."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     console = make_console(stderr=True)

@@ -11,8 +11,8 @@ AROUND = 0.25  # how much larger than its box a face is hidden, in sides of the 
 
 
 def mosaic(image: np.ndarray, box: tuple[float, float, float, float]) -> np.ndarray:
-    """A copy of RGB uint8 [height, width, 3] in which the box (left, top, width, height, px) and a margin around it are
-    a mosaic of `CELLS`."""
+    """Return a copy of RGB uint8 [height, width, 3] in which the box (left, top, width, height, px) and a margin around
+    it are a mosaic of `CELLS`."""
     left, top, width, height = box
     corner = np.array([left - AROUND * width, top - AROUND * height])
     far = np.array([left + (1 + AROUND) * width, top + (1 + AROUND) * height])
@@ -32,8 +32,8 @@ def mosaic(image: np.ndarray, box: tuple[float, float, float, float]) -> np.ndar
 
 
 def middle_difference(one: np.ndarray, other: np.ndarray, box: tuple[float, float, float, float]) -> float:
-    """Mean absolute difference, 0..255, of two pictures uint8 [height, width, 3] in the middle half of a box; of its
-    part that lies in the picture. 255 where nothing of it does."""
+    """Return the mean absolute difference, 0..255, of two pictures uint8 [height, width, 3] in the middle half of a box; of
+    its part that lies in the picture. 255 where nothing of it does."""
     left, top, width, height = box
     rows = np.clip(np.rint([top + 0.25 * height, top + 0.75 * height]).astype(int), 0, one.shape[0])
     columns = np.clip(np.rint([left + 0.25 * width, left + 0.75 * width]).astype(int), 0, one.shape[1])

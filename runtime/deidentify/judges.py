@@ -45,7 +45,7 @@ class Judges:
         return ["sface", "dlib"] if self._session is not None else ["sface"]
 
     def look(self, crop: np.ndarray) -> Codes:
-        """Both codes of an aligned crop RGB uint8 [256, 256, 3]."""
+        """Return both codes of an aligned crop RGB uint8 [256, 256, 3]."""
         own = None if self._session is None else self._session.run(crop=crop[None])["code"][0]
         return Codes(self._composer.identity_code(crop), own)
 
@@ -64,7 +64,7 @@ class Likeness:
 
 
 def likeness(originals: Sequence[Codes], face: Codes) -> Likeness:
-    """How alike a face is to somebody of whom there are some codes: to the mean of them."""
+    """Return how alike a face is to somebody of whom there are some codes: to the mean of them."""
     mean = np.mean([codes.sface for codes in originals], axis=0)
     cosine = float(face.sface @ mean / max(float(np.linalg.norm(mean)), 1e-9))
     known = [codes.dlib for codes in originals if codes.dlib is not None]
@@ -74,8 +74,8 @@ def likeness(originals: Sequence[Codes], face: Codes) -> Likeness:
 
 
 def recognisable(originals: Sequence[Codes]) -> bool:
-    """Whether the recognisers know the original face again in other pictures of itself, in half of them at least:
-    where they do not, that they do not know its stand-in says nothing."""
+    """Return whether the recognisers know the original face again in other pictures of itself, in half of them at
+    least: where they do not, that they do not know its stand-in says nothing."""
     if len(originals) < 2:
         return False
     known = [likeness([*originals[:i], *originals[i + 1 :]], codes).matches for i, codes in enumerate(originals)]

@@ -33,8 +33,8 @@ class Place:
         return np.array([left + width / 2, top + height / 2])
 
     def composable(self, shape: tuple[int, ...]) -> bool:
-        """Whether a head can be composed here, in a frame of that shape [height, width, 3]: wide enough, no profile,
-        and not cut by the border."""
+        """Return whether a head can be composed here, in a frame of that shape [height, width, 3]: wide enough, no
+        profile, and not cut by the border."""
         if self.points is None or min(self.box[2:]) < MIN_FACE_PX:
             return False
         face = Face(self.box, self.points, self.score)
@@ -66,7 +66,8 @@ class Track:
         self.first, self.last = min(self.first, frame), max(self.last, frame)
 
     def end(self, frame: int, count: int) -> list[int]:
-        """Up to `count` frames with a place, the nearest first, from the end of the track that is nearer to a frame."""
+        """Return up to `count` frames with a place, the nearest first, from the end of the track that is nearer to a
+        frame."""
         start, step = (self.last, -1) if abs(frame - self.last) <= abs(frame - self.first) else (self.first, 1)
         frames: list[int] = []
         while len(frames) < count and self.first <= start <= self.last:
@@ -76,19 +77,20 @@ class Track:
 
 
 def place_of(face: Face) -> Place:
-    """The place of a detected face."""
+    """Return the place of a detected face."""
     return Place(face.box, face.points, face.score, True)
 
 
 def same_place(a: Box, b: Box, reach: float = SAME_PLACE) -> bool:
-    """Whether two boxes are about one face: middles nearer than `reach` widths of the larger, of similar size."""
+    """Return whether two boxes are about one face: middles nearer than `reach` widths of the larger, of similar
+    size."""
     x, y = a[0] + a[2] / 2 - b[0] - b[2] / 2, a[1] + a[3] / 2 - b[1] - b[3] / 2
     small, large = sorted((max(a[2], 1e-6), max(b[2], 1e-6)))
     return float(np.hypot(x, y)) < reach * large and large < SAME_SIZE * small
 
 
 def by_frame(tracks: Iterable[Track]) -> dict[int, list[tuple[Track, Place]]]:
-    """The tracks and their places for each frame that has some."""
+    """Return the tracks and their places for each frame that has some."""
     frames: dict[int, list[tuple[Track, Place]]] = {}
     for track in tracks:
         for frame, place in track.places.items():
@@ -97,7 +99,7 @@ def by_frame(tracks: Iterable[Track]) -> dict[int, list[tuple[Track, Place]]]:
 
 
 def between(first: Place, last: Place, steps: int) -> Iterator[Place]:
-    """The places of the frames between two, `steps` apart, on the straight way."""
+    """Yield the places of the frames between two, `steps` apart, on the straight way."""
     for step in range(1, steps):
         part = step / steps
         mixed = (1 - part) * np.array(first.box) + part * np.array(last.box)

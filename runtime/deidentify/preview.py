@@ -15,7 +15,8 @@ SURE, UNSURE = (40, 200, 80), (240, 160, 40)  # RGB
 
 
 def preview_frames(tracks: Sequence[Track], count: int) -> list[int]:
-    """The frames to show, at most `FRAMES` of so many: those in which most tracks are seen for the first time."""
+    """Return the frames to show, at most `FRAMES` of so many: those in which most tracks are seen for the first
+    time."""
     wanted: list[int] = []
     left = {track.number: {frame for frame, place in track.places.items() if place.seen} for track in tracks}
     while left and len(wanted) < FRAMES:
@@ -32,7 +33,8 @@ def preview_frames(tracks: Sequence[Track], count: int) -> list[int]:
 
 
 def draw_preview(frames: Iterable[tuple[int, np.ndarray]], tracks: Sequence[Track]) -> np.ndarray:
-    """Frames RGB uint8 [height, width, 3] with their numbers, one below the other, with boxes drawn: RGB uint8."""
+    """Return frames RGB uint8 [height, width, 3] with their numbers, one below the other, with boxes drawn: RGB
+    uint8."""
     rows = []
     for number, image in frames:
         factor = min(1.0, SIDE / max(image.shape[:2]))

@@ -91,7 +91,7 @@ class Deidentifier:
         self._frame, self._time_s = 0, None
 
     def chosen(self, frame: int) -> list[tuple[Track, Place]]:
-        """The tracks and places of a frame that are to be replaced or hidden."""
+        """Return the tracks and places of a frame that are to be replaced or hidden."""
         there = self._frames.get(frame, [])
         if self._unsure == "keep":
             there = [(track, place) for track, place in there if track.sure]
@@ -100,7 +100,8 @@ class Deidentifier:
         return [(track, place) for track, place in there if track.action != "keep"]
 
     def picture(self, image: np.ndarray, time_s: float) -> np.ndarray:
-        """The next frame RGB uint8 [height, width, 3] of a clip, at its time in seconds, with its people replaced."""
+        """Return the next frame RGB uint8 [height, width, 3] of a clip, at its time in seconds, with its people
+        replaced."""
         step_s = 0.0 if self._time_s is None else max(0.0, time_s - self._time_s)
         there, self._time_s = self.chosen(self._frame), time_s
         aligned: list[tuple[Track, Alignment]] = []
@@ -209,7 +210,8 @@ class Deidentifier:
 
 
 def tracks_of_photo(composer: Composer, image: np.ndarray) -> list[Track]:
-    """A track of one frame for every face of a photo RGB uint8 [height, width, 3], measured anew, the largest first."""
+    """Return a track of one frame for every face of a photo RGB uint8 [height, width, 3], measured anew, the largest
+    first."""
     tracks: list[Track] = []
     faces = find_all(composer.detector, image)
     for face in sorted(faces, key=lambda face: face.area, reverse=True):

@@ -168,7 +168,7 @@ class Worker:
 
 
 def plan(source: Path, output: Path) -> tuple[list[tuple[Path, Path]], Path]:
-    """(input, output) of each file, and where the report goes. Raises `InputError` for what cannot be."""
+    """Return (input, output) of each file, and where the report goes. Raises `InputError` for what cannot be."""
     if not source.exists():
         raise InputError(f"{source} does not exist.")
     if not source.is_dir():
@@ -188,7 +188,7 @@ def plan(source: Path, output: Path) -> tuple[list[tuple[Path, Path]], Path]:
 
 
 def summary(files: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """The report over all files: counts of faces and frames, and whether anybody still matches."""
+    """Return the report over all files: counts of faces and frames, and whether anybody still matches."""
     verdicts = [file["verdict"] for file in files]
     faces = [face for verdict in verdicts for face in verdict["faces"]]
     means = {}

@@ -74,7 +74,7 @@ class Scanner:
         self._count += 1
 
     def finish(self) -> list[Track]:
-        """The tracks of the whole clip, without gaps, and carried on at both ends."""
+        """Return the tracks of the whole clip, without gaps, and carried on at both ends."""
         shape = self._recent[-1][1].shape if self._recent else (0, 0, 3)
         self._search_last()
         self._recent.clear()

@@ -50,12 +50,12 @@ class People:
             self.all.append(Person(code, stand_in, seed))
 
     def find(self, code: np.ndarray, present: set[int]) -> int | None:
-        """The number of the person with that identity code, not one of those present; None for somebody new."""
+        """Return the number of the person with that identity code, not one of those present; None for somebody new."""
         cosines = [-1.0 if i in present else float(code @ person.code) for i, person in enumerate(self.all)]
         return int(np.argmax(cosines)) if cosines and max(cosines) >= KNOWN else None
 
     def add(self, crop: np.ndarray, code: np.ndarray) -> int:
-        """The number of somebody new, of whom there is an aligned crop RGB uint8 [256, 256, 3] and its code."""
+        """Return the number of somebody new, of whom there is an aligned crop RGB uint8 [256, 256, 3] and its code."""
         if self._given:
             self.all.append(Person(code, self._given[len(self.all) % len(self._given)], -1))
         else:
@@ -87,7 +87,7 @@ class People:
 
 
 def colour_difference(one: np.ndarray, other: np.ndarray) -> float:
-    """How far apart skin and hair of two aligned crops RGB uint8 [256, 256, 3] are, in CIELAB (0..about 100)."""
+    """Return how far apart skin and hair of two aligned crops RGB uint8 [256, 256, 3] are, in CIELAB (0..about 100)."""
     labs = [cv2.cvtColor(crop.astype(np.float32) / 255, cv2.COLOR_RGB2LAB) for crop in (one, other)]
     apart = []
     for places in (SKIN, HAIR):

@@ -37,7 +37,7 @@ class Evidence:
     unchanged: list[int] = field(default_factory=list)  # frames
 
     def report(self, person: int | None) -> dict[str, Any]:
-        """What is told of it: counts, likeness before and after, frames in which it still matches."""
+        """Return what is told of it: counts, likeness before and after, frames in which it still matches."""
         alike = [likeness(self.originals, codes) for codes in self.after] if self.originals else []
         known = self.track.sure and recognisable(self.originals)
         still = {frame for frame, one in zip(self.frames, alike, strict=False) if known and one.matches}
@@ -115,7 +115,7 @@ class Verdict:
                 self.missed.setdefault(frame, []).append(face)
 
     def report(self, persons: dict[int, int]) -> dict[str, Any]:
-        """The verdict over all faces; `persons`: who it is, by track."""
+        """Return the verdict over all faces; `persons`: who it is, by track."""
         tracks = [own.report(persons.get(number)) for number, own in sorted(self.evidence.items())]
         count = {name: sum(track["verdict"] == name for track in tracks) for name in ("matches", "gone", "unknown")}
         return {
@@ -130,8 +130,8 @@ class Verdict:
 
 
 def careful_frames(fps: float, count: int) -> tuple[int, int]:
-    """How many frames lie from one careful search of the output to the next, and the first one that is searched so:
-    half way between two of the first pass, in a clip of `count` frames."""
+    """Return how many frames lie from one careful search of the output to the next, and the first one that is searched
+    so: half way between two of the first pass, in a clip of `count` frames."""
     every = max(1, round(2 * CAREFUL_S * fps))
     return every, min(every // 4, count // 2)
 

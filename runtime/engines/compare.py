@@ -43,8 +43,8 @@ def compare(session: Session, path: Path) -> tuple[dict[str, float], str | None]
 
 
 def trial_inputs(session: Session, path: Path) -> dict[str, NDArray]:
-    """Inputs for a session by name: the faces that ship with fid, unit identity codes, and what the encoders and the
-    mapper beside the graph (or the shipped ones) make of these; random numbers for names of no meaning."""
+    """Return inputs for a session by name: the faces that ship with fid, unit identity codes, and what the encoders and
+    the mapper beside the graph (or the shipped ones) make of these; random numbers for names of no meaning."""
     rng = np.random.default_rng(0)
     folder = path.parent if (path.parent / "mapper.onnx").is_file() else BUNDLE
     known = _codes(folder)

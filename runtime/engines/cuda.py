@@ -39,7 +39,7 @@ class Gpu:
 
 
 def cudart() -> Any:
-    """The CUDA runtime of cuda-bindings; FidError when it is not installed."""
+    """Return the CUDA runtime of cuda-bindings; FidError when it is not installed."""
     try:
         return importlib.import_module("cuda.bindings.runtime")
     except ImportError as error:
@@ -47,7 +47,7 @@ def cudart() -> Any:
 
 
 def check(result: tuple[Any, ...]) -> Any:
-    """The value of a call of the CUDA runtime, None where it has none. Raises FidError when the call failed."""
+    """Return the value of a call of the CUDA runtime, None where it has none. Raises FidError when the call failed."""
     error, *values = result
     if int(error) != 0:
         runtime = cudart()
@@ -62,7 +62,7 @@ def check(result: tuple[Any, ...]) -> Any:
 
 
 def gpu() -> Gpu:
-    """The GPU to run on. Raises FidError in one sentence when there is none, or no driver, or no bindings."""
+    """Return the GPU to run on. Raises FidError in one sentence when there is none, or no driver, or no bindings."""
     runtime = cudart()
     if check(runtime.cudaGetDeviceCount()) == 0:
         raise FidError("there is no NVIDIA GPU here.")
@@ -94,7 +94,8 @@ class Stream:
         check(self._runtime.cudaStreamSynchronize(self.handle))
 
     def capture(self, work: Callable[[], bool]) -> CudaGraph | None:
-        """What `work` puts into the stream, as a graph that can be launched again; None when it cannot be captured."""
+        """Return what `work` puts into the stream, as a graph that can be launched again; None when it cannot be
+        captured."""
         mode = self._runtime.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
         check(self._runtime.cudaStreamBeginCapture(self.handle, mode))
         try:
@@ -141,7 +142,7 @@ class Buffers:
             self._host[name] = memory[: math.prod(shape) * np.dtype(dtype).itemsize].view(dtype).reshape(shape)
 
     def address(self, name: str) -> int:
-        """Where a tensor lies on the GPU."""
+        """Return where a tensor lies on the GPU."""
         return self._device[name]
 
     def send(self, name: str, array: NDArray) -> None:
@@ -159,7 +160,7 @@ class Buffers:
         self._sent.add(name)
 
     def fetch(self, names: tuple[str, ...]) -> dict[str, NDArray]:
-        """Copies of outputs, after everything in the stream is done."""
+        """Return copies of outputs, after everything in the stream is done."""
         kind = self._runtime.cudaMemcpyKind.cudaMemcpyDeviceToHost
         for name in names:
             host = self._host[name]

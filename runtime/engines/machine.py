@@ -78,14 +78,14 @@ def remember(graphs: Mapping[str, str], providers: Mapping[str, str] | None = No
 
 
 def remembered(graph: str) -> str:
-    """The engine for a graph ("synthesis", whether light or not): ONNX Runtime where nothing was measured, or under
-    other versions."""
+    """Return the engine for a graph ("synthesis", whether light or not): ONNX Runtime where nothing was measured, or
+    under other versions."""
     engine = _remembered(_file()).graphs.get(graph.removesuffix("-light"))
     return engine if engine in MEASURED else CPU_ENGINES[0]
 
 
 def measured_provider(engine: str) -> str | None:
-    """What ran when an engine was measured here, with the device's name; None when it was not."""
+    """Return what ran when an engine was measured here, with the device's name; None when it was not."""
     return _remembered(_file()).providers.get(engine)
 
 
@@ -117,7 +117,8 @@ def return_freed_memory() -> None:
 
 
 def physical_cores() -> int:
-    """CPU cores this process may use, hyper-threads counted once, a container's CPU quota respected; at least 1."""
+    """Return the CPU cores this process may use, hyper-threads counted once, a container's CPU quota respected; at least
+    1."""
     allowed = os.sched_getaffinity(0) if sys.platform == "linux" else set(range(os.cpu_count() or 1))
     cores = set()
     for cpu in allowed:

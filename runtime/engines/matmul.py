@@ -28,7 +28,8 @@ LARGEST_GRAPH = 1 << 20
 
 
 def with_matrix_products(path: Path | str) -> bytes | None:
-    """The ONNX graph at `path` with its modulated pointwise convolutions as matrix products; None when it has none.
+    """Return the ONNX graph at `path` with its modulated pointwise convolutions as matrix products; None when it has
+    none.
 
     Its external weights stay where they are, in files beside `path`.
     """

@@ -179,7 +179,7 @@ def open_tensorrt(
 
 
 def installed(engine: str) -> bool:
-    """Whether the library of a GPU engine is here; it may still fail to load, or lack a driver."""
+    """Return whether the library of a GPU engine is here; it may still fail to load, or lack a driver."""
     if engine == "cuda":
         from .ort import has_cuda
 
@@ -198,7 +198,7 @@ def _how_to_install(engine: str) -> str:
 
 
 def satisfies(provider: str, require: str) -> bool:
-    """Whether a live provider ("onnxruntime CUDA") is what a name asks for ("cuda", "onnxruntime-cuda")."""
+    """Return whether a live provider ("onnxruntime CUDA") is what a name asks for ("cuda", "onnxruntime-cuda")."""
 
     def words(name: str) -> set[str]:
         return set(name.lower().replace("tensorrt-rtx", "tensorrt_rtx").replace("-", " ").replace(":", " ").split())

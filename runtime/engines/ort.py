@@ -140,7 +140,7 @@ class _BoundRuns:
 
 
 def has_cuda() -> bool:
-    """Whether this build of ONNX Runtime has CUDA, which says nothing about a GPU."""
+    """Return whether this build of ONNX Runtime has CUDA, which says nothing about a GPU."""
     return "CUDAExecutionProvider" in ort.get_available_providers()
 
 
@@ -155,7 +155,7 @@ def _open_on_cuda(path: Path | str, threads: int, bindings: bool) -> tuple[ort.I
 
 
 def session_options(threads: int) -> ort.SessionOptions:
-    """How sessions run here."""
+    """Return how sessions run here."""
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
@@ -166,7 +166,8 @@ def session_options(threads: int) -> ort.SessionOptions:
 
 
 def model_for(path: Path | str, provider: str, options: ort.SessionOptions) -> str | bytes:
-    """What to open for the graph at `path`: the file, or on the CPU the same graph in the form that is faster there."""
+    """Return what to open for the graph at `path`: the file, or on the CPU the same graph in the form that is faster
+    there."""
     rewritten = _matrix_form(Path(path)) if provider == "CPUExecutionProvider" else None
     if not rewritten:
         return str(path)

@@ -34,7 +34,7 @@ class Session(Protocol):
         ...
 
     def run(self, **arrays: NDArray) -> dict[str, NDArray]:
-        """Outputs by name, for all inputs by name. The arrays belong to the caller.
+        """Return outputs by name, for all inputs by name. The arrays belong to the caller.
 
         Raises ValueError when a name, a dtype or a shape does not fit.
         """

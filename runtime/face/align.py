@@ -56,12 +56,13 @@ class Alignment:
         return -float(np.degrees(np.arctan2(self.matrix[1, 0], self.matrix[0, 0])))
 
     def resized(self, size: int) -> Alignment:
-        """The same framing with a crop of `size` px."""
+        """Return the same framing with a crop of `size` px."""
         factor = size / self.size
         return Alignment(factor * self.matrix + np.array([[0, 0, 1], [0, 0, 1]]) * (factor - 1) / 2, size)
 
     def crop(self, image: np.ndarray, *, quick: bool = False) -> np.ndarray:
-        """The aligned crop uint8 [size, size, 3] of a photo uint8 [height, width, 3], in the photo's colour order.
+        """Return the aligned crop uint8 [size, size, 3] of a photo uint8 [height, width, 3], in the photo's colour
+        order.
 
         What lies outside the photo is its mirror image, fading into a blur and then into one colour, as in FFHQ.
         `quick`: resampled as by `quick_warp`, for frames.
@@ -78,7 +79,7 @@ class Alignment:
         return np.rint(result).clip(0, 255).astype(np.uint8)
 
     def paste(self, image: np.ndarray, crop: np.ndarray, mask: np.ndarray | None = None) -> np.ndarray:
-        """A copy of the photo with the crop put back where it came from.
+        """Return a copy of the photo with the crop put back where it came from.
 
         `image` is uint8 [height, width, 3], `crop` uint8 [size, size, 3] in the same colour order, `mask` float32
         [size, size], 0..1, the crop's opacity; None is 1 everywhere in the crop.
@@ -109,7 +110,7 @@ class Alignment:
 
 
 def align(points: np.ndarray, size: int = CROP_SIZE) -> Alignment:
-    """The FFHQ alignment of a face from its five points, float [5, 2], px in the photo.
+    """Return the FFHQ alignment of a face from its five points, float [5, 2], px in the photo.
 
     The order is: the eye on the picture's left, the other eye, nose tip, mouth corner on the picture's left, the other
     corner. Raises `InputError` when the points are no face (all in one place, or not finite).
@@ -131,7 +132,8 @@ def align(points: np.ndarray, size: int = CROP_SIZE) -> Alignment:
 
 
 def fit_similarity(source: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """The similarity transform float64 [2, 3] that takes points `source` [n, 2] to `target` [n, 2], least squares.
+    """Return the similarity transform float64 [2, 3] that takes points `source` [n, 2] to `target` [n, 2], least
+    squares.
 
     Umeyama's solution in the plane, written with complex numbers: target = a * source + b, with one complex a.
     """
@@ -143,18 +145,18 @@ def fit_similarity(source: np.ndarray, target: np.ndarray) -> np.ndarray:
 
 
 def invert(matrix: np.ndarray) -> np.ndarray:
-    """The inverse float64 [2, 3] of an affine transform [2, 3]."""
+    """Return the inverse float64 [2, 3] of an affine transform [2, 3]."""
     linear = np.linalg.inv(matrix[:, :2])
     return np.column_stack([linear, -linear @ matrix[:, 2]])
 
 
 def transform(matrix: np.ndarray, points: np.ndarray) -> np.ndarray:
-    """Points float [n, 2] through an affine transform [2, 3]."""
+    """Return points float [n, 2] through an affine transform [2, 3]."""
     return np.asarray(points) @ matrix[:, :2].T + matrix[:, 2]
 
 
 def warp(image: np.ndarray, matrix: np.ndarray, width: int, height: int) -> np.ndarray:
-    """`image` [h, w] or [h, w, c] through a similarity transform float64 [2, 3], into [height, width(, c)].
+    """Return `image` [h, w] or [h, w, c] through a similarity transform float64 [2, 3], into [height, width(, c)].
 
     When the result is smaller than its source, the source is averaged down first (exact area means over the part that
     is needed), so that nothing is skipped over; what remains is a cubic resampling at about 1:1.
@@ -178,8 +180,9 @@ def warp(image: np.ndarray, matrix: np.ndarray, width: int, height: int) -> np.n
 
 
 def quick_warp(image: np.ndarray, matrix: np.ndarray, width: int, height: int) -> np.ndarray:
-    """`warp` for frames, in a third of its time, and as free of noise: means of n x n pixels for a whole n bring the
-    scale to 0.5:1 or more, a blur by 3 x 3 stands for the rest of the averaging, and linear interpolation follows."""
+    """Warp frames as `warp` does, in a third of its time, and as free of noise: means of n x n pixels for a whole n
+    bring the scale to 0.5:1 or more, a blur by 3 x 3 stands for the rest of the averaging, and linear
+    interpolation follows."""
     scale = float(np.hypot(matrix[0, 0], matrix[1, 0]))
     if scale < 1:
         step = int(1 / scale)

@@ -40,7 +40,7 @@ def to_identity(points: ArrayLike) -> NDArray[np.float64]:
 def resample_matrix(
     out_size: int, in_size: int, scale: float | None = None, shift: float | None = None
 ) -> NDArray[np.float32]:
-    """Matrix float32 [out_size, in_size] that resamples one axis; every row sums to 1.
+    """Return a matrix float32 [out_size, in_size] that resamples one axis; every row sums to 1.
 
     Index i of the input lands at `scale * i + shift` of the output. Without `scale` and `shift` the whole axis is
     resized (the outer edges of the first and last pixel stay on each other). The filter is a triangle, one input pixel
@@ -67,8 +67,8 @@ def resample_matrix(
 
 @cache
 def identity_matrices() -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """(rows, columns), each float32 [112, 256]: `rows @ channel @ columns.T` is the identity encoder's view of an
-    aligned crop channel [256, 256]. Read-only."""
+    """Return (rows, columns), each float32 [112, 256]: `rows @ channel @ columns.T` is the identity encoder's view of
+    an aligned crop channel [256, 256]. Read-only."""
     rows = resample_matrix(IDENTITY_SIZE, CROP_SIZE, IDENTITY_SCALE, IDENTITY_SHIFT[1])
     columns = resample_matrix(IDENTITY_SIZE, CROP_SIZE, IDENTITY_SCALE, IDENTITY_SHIFT[0])
     rows.flags.writeable = columns.flags.writeable = False
@@ -76,7 +76,7 @@ def identity_matrices() -> tuple[NDArray[np.float32], NDArray[np.float32]]:
 
 
 def identity_view(crop: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """What the identity encoder sees, float32 [batch, 112, 112, 3], of crops uint8 [batch, 256, 256, 3]; same colour
-    order and 0..255 range. The reference that the graph and the torch module are tested against."""
+    """Return what the identity encoder sees, float32 [batch, 112, 112, 3], of crops uint8 [batch, 256, 256, 3]; same
+    colour order and 0..255 range. The reference that the graph and the torch module are tested against."""
     rows, columns = identity_matrices()
     return np.einsum("ah,nhwc,bw->nabc", rows, crop.astype(np.float32), columns, optimize=True)

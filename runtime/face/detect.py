@@ -67,7 +67,7 @@ class Detector:
             cv2.utils.logging.setLogLevel(level)
 
     def faces(self, image: np.ndarray) -> list[Face]:
-        """All faces in a photo RGB uint8 [height, width, 3], the largest first.
+        """Return all faces in a photo RGB uint8 [height, width, 3], the largest first.
 
         A photo that lies on its side, its orientation lost, is recognised by its faces being surer when it is turned.
         """
@@ -93,7 +93,7 @@ class Detector:
         return distinct(found)
 
     def refine(self, image: np.ndarray, face: Face) -> Face:
-        """The same face, its points measured anew in upright views of fixed sizes and in their mirror images."""
+        """Return the same face, its points measured anew in upright views of fixed sizes and in their mirror images."""
         for sides in REFINE_SIDES:
             views = [(side, mirrored) for side in sides for mirrored in (False, True)]
             measured = [points for view in views if (points := self.measure(image, face.points, *view)) is not None]
@@ -103,7 +103,8 @@ class Detector:
         return face
 
     def measure(self, image: np.ndarray, points: np.ndarray, side: int, mirrored: bool = False) -> np.ndarray | None:
-        """One more measurement of a face's five points, float64 [5, 2] px in the photo, in an upright view of it.
+        """Return one more measurement of a face's five points, float64 [5, 2] px in the photo, in an upright view of
+        it.
 
         `points` say where the face is; `side` is that of the view, px. None when there is no face.
         """
@@ -118,7 +119,7 @@ class Detector:
         return transform(alignment.inverse, own)
 
     def search(self, image: np.ndarray, side: int) -> list[Face]:
-        """Faces found in one go with the photo's longest side brought to `side` px, in the detector's order."""
+        """Find faces in one go with the photo's longest side brought to `side` px, in the detector's order."""
         height, width = image.shape[:2]
         factor = side / max(height, width)
         small = (max(1, round(width * factor)), max(1, round(height * factor)))
@@ -133,8 +134,8 @@ class Detector:
         return faces
 
     def look(self, view: np.ndarray, least: float = MIN_SCORE) -> list[Face]:
-        """Faces of a picture BGR uint8 [height, width, 3] as large as it is; `least`: from this certainty on, 0..1 and
-        `DOUBTFUL_SCORE` at least."""
+        """Return faces of a picture BGR uint8 [height, width, 3] as large as it is; `least`: from this certainty on,
+        0..1 and `DOUBTFUL_SCORE` at least."""
         self._net.setInputSize((view.shape[1], view.shape[0]))
         rows = self._net.detect(view)[1]
         faces = []
@@ -146,7 +147,7 @@ class Detector:
 
 
 def choose_face(faces: Sequence[Face], number: int | None, photo: str) -> Face:
-    """The face that is meant: the largest, or the one with that number, counted from 1 by size.
+    """Return the face that is meant: the largest, or the one with that number, counted from 1 by size.
 
     Raises `InputError`, naming the photo, when there is none, when the number is too high, and when the face is
     narrower than `MIN_FACE_PX` or turned further than `MAX_YAW_DEGREES`.
@@ -202,7 +203,7 @@ def _turned_back(face: Face, quarters: int, shape: tuple[int, ...]) -> Face:
 
 
 def distinct(faces: list[Face]) -> list[Face]:
-    """The faces without the weaker of two whose boxes cover each other, the surest first."""
+    """Return the faces without the weaker of two whose boxes cover each other, the surest first."""
     kept: list[Face] = []
     for face in sorted(faces, key=lambda face: face.score, reverse=True):
         if all(_cover(face, other) < OVERLAP for other in kept):

@@ -69,7 +69,7 @@ class Paster:
         step_s: float = 1 / 25,
         crop: np.ndarray | None = None,
     ) -> np.ndarray:
-        """A copy of the frame with the composed head in the place of its own.
+        """Return a copy of the frame with the composed head in the place of its own.
 
         `image` is RGB uint8 [height, width, 3], the frame; `composed` RGB uint8 [R, R, 3] of any R, the composition of
         the crop that `alignment` cuts from it. `step_s` is the time since the last frame, in seconds. `crop`, the
@@ -87,7 +87,8 @@ class Paster:
 
 
 def put_back(image: np.ndarray, crop: np.ndarray, alignment: Alignment, mask: np.ndarray) -> np.ndarray:
-    """A copy of the frame uint8 [height, width, 3] with an aligned crop uint8 [size, size, 3] where it came from.
+    """Return a copy of the frame uint8 [height, width, 3] with an aligned crop uint8 [size, size, 3] where it came
+    from.
 
     `mask` float32 [size, size], 0..1, is the crop's opacity. Colours, multiplied by it, and opacity are resampled
     together as four channels, for which OpenCV has its quickest code. Where the crop grows, it is sharpened a little
@@ -123,14 +124,16 @@ def put_back(image: np.ndarray, crop: np.ndarray, alignment: Alignment, mask: np
 
 @cache
 def head_mask(side: int) -> np.ndarray:
-    """The opacity of the head in an aligned crop, float32 [side, side], 0..1, read-only: 1 inside, 0 at the edge."""
+    """Return the opacity of the head in an aligned crop, float32 [side, side], 0..1, read-only: 1 inside, 0 at the
+    edge."""
     mask = smoothstep(_depth(side) / FEATHER)
     mask.flags.writeable = False
     return mask
 
 
 def match_border(composed: np.ndarray, difference: np.ndarray) -> np.ndarray:
-    """`composed` uint8 [R, R, 3] with its border, and what is near and looks like it, in the colours of the frame.
+    """Return `composed` uint8 [R, R, 3] with its border, and what is near and looks like it, in the colours of the
+    frame.
 
     `difference` is float32 [GRID, GRID, 3]: frame less composition.
     """
@@ -147,12 +150,12 @@ def match_border(composed: np.ndarray, difference: np.ndarray) -> np.ndarray:
 
 
 def coarse(crop: np.ndarray) -> np.ndarray:
-    """Means over the cells of the grid: uint8 [R, R, 3] -> float32 [GRID, GRID, 3], 0..255."""
+    """Return means over the cells of the grid: uint8 [R, R, 3] -> float32 [GRID, GRID, 3], 0..255."""
     return cv2.resize(crop.astype(np.float32), (GRID, GRID), interpolation=cv2.INTER_AREA)
 
 
 def smoothstep(t: np.ndarray) -> np.ndarray:
-    """0 below 0, 1 above 1, and 3 t^2 - 2 t^3 between: float32."""
+    """Return 0 below 0, 1 above 1, and 3 t^2 - 2 t^3 between: float32."""
     t = np.clip(t, 0, 1)
     return (t * t * (3 - 2 * t)).astype(np.float32)
 

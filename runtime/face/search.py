@@ -29,7 +29,7 @@ VIEW_SIDE = 192  # px, side of the upright view of that second look
 
 
 def find_all(detector: Detector, image: np.ndarray, turns: Sequence[int] = TURNS) -> list[Face]:
-    """Every face of a picture RGB uint8 [height, width, 3], from `SMALLEST_PX` on, the surest of each place.
+    """Return every face of a picture RGB uint8 [height, width, 3], from `SMALLEST_PX` on, the surest of each place.
 
     A face that YuNet is not sure of (score below `MIN_SCORE`) is in the list with that score. Points follow the face's
     own roll; boxes of faces that the border cuts reach beyond the picture.
@@ -49,8 +49,8 @@ def find_all(detector: Detector, image: np.ndarray, turns: Sequence[int] = TURNS
 
 
 def find_quickly(detector: Detector, image: np.ndarray, side: int, turns: Sequence[int] = (0,)) -> list[Face]:
-    """The upright faces of a picture RGB uint8 [height, width, 3] brought to `side` px, cut ones as well; in one view,
-    or in one for each turn."""
+    """Return the upright faces of a picture RGB uint8 [height, width, 3] brought to `side` px, cut ones as well; in one
+    view, or in one for each turn."""
     level, scale = _resized(image, side / max(image.shape[:2]))
     padded = cv2.copyMakeBorder(level, *[BEYOND_PX] * 4, borderType=cv2.BORDER_REFLECT_101)
     found: list[Face] = []
@@ -61,7 +61,7 @@ def find_quickly(detector: Detector, image: np.ndarray, side: int, turns: Sequen
 
 
 def visible_part(face: Face, shape: tuple[int, ...]) -> float:
-    """How much of a face's box lies in a picture of that shape [height, width, ...], 0..1."""
+    """Return how much of a face's box lies in a picture of that shape [height, width, ...], 0..1."""
     left, top, width, height = face.box
     wide = min(left + width, shape[1]) - max(left, 0.0)
     high = min(top + height, shape[0]) - max(top, 0.0)

@@ -37,7 +37,7 @@ class OneEuro:
         self.state = FilterState()
 
     def filter(self, value: np.ndarray, time_s: float) -> np.ndarray:
-        """The smoothed vector float64 [n] at a time in seconds, which must not run backwards."""
+        """Return the smoothed vector float64 [n] at a time in seconds, which must not run backwards."""
         value, last, speed = np.asarray(value, np.float64), self.state.value, self.state.speed
         step_s = time_s - self.state.time_s
         if last is None or speed is None:

@@ -78,7 +78,7 @@ class Tracker:
         return self.points
 
     def follow(self, image: np.ndarray, time_s: float) -> Alignment | None:
-        """The alignment of the face in the next frame RGB uint8 [height, width, 3] at its time in seconds.
+        """Return the alignment of the face in the next frame RGB uint8 [height, width, 3] at its time in seconds.
 
         None while there is no face that fid can use: none at all, narrower than `MIN_FACE_PX`, or a profile.
         """

@@ -53,7 +53,7 @@ class Signer:
         raise InputError(f"{certificate} and {key} cannot sign for Content Credentials: {named[0]}.")
 
     def sign(self, data: bytes, kind: str, title: str, source_type: str, inputs: tuple[Path, ...] = ()) -> bytes:
-        """The bytes of a finished file of a kind in `SIGNED` with a manifest; see `sign_stream`."""
+        """Return the bytes of a finished file of a kind in `SIGNED` with a manifest; see `sign_stream`."""
         result = io.BytesIO()
         self.sign_stream(io.BytesIO(data), result, kind, title, source_type, inputs)
         return result.getvalue()
@@ -103,7 +103,7 @@ class Credentials:
 
 
 def read_credentials(path: Path) -> Credentials | None:
-    """The Content Credentials of a file; None where it holds none. `FidError` when c2pa-python is missing."""
+    """Return the Content Credentials of a file; None where it holds none. `FidError` when c2pa-python is missing."""
     c2pa = _c2pa()
     with path.open("rb") as file:
         kind = kind_of(file.read(16))

@@ -52,7 +52,8 @@ class Found:
 
 
 def embed_mark(image: np.ndarray) -> np.ndarray:
-    """A copy of a picture RGB uint8 [height, width, 3] with the mark; the picture itself where it is too small."""
+    """Return a copy of a picture RGB uint8 [height, width, 3] with the mark; the picture itself where it is too
+    small."""
     height, width = image.shape[:2]
     if min(height, width) < SMALLEST:
         return image

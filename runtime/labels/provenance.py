@@ -67,7 +67,7 @@ def check_label(path: Path, note: Note | None) -> None:
 
 
 def embed_note(data: bytes, note: Note) -> bytes:
-    """The bytes of a PNG, JPEG, WebP, GIF or MP4 file with the note inside, and signed last if it is to be.
+    """Return the bytes of a PNG, JPEG, WebP, GIF or MP4 file with the note inside, and signed last if it is to be.
 
     `ValueError` for any other file.
     """
@@ -118,7 +118,7 @@ def append_note(path: Path, note: Note) -> None:
 
 
 def read_note(path: str | os.PathLike[str]) -> Note | None:
-    """The note in the file; None when it holds none, or none that fid wrote."""
+    """Return the note in the file; None when it holds none, or none that fid wrote."""
     data = Path(path).read_bytes()
     packets = _png_packets(data) if data.startswith(_PNG_HEAD) else _marked_packets(data)
     for packet in packets:
@@ -196,7 +196,8 @@ def _embed_webp(data: bytes, packet: bytes) -> bytes:
 
 
 def webp_size(chunks: bytes) -> tuple[int, int]:
-    """Width and height, px, of a WebP file from its chunks, which start at byte 12; (0, 0) for an unknown first one."""
+    """Return width and height, px, of a WebP file from its chunks, which start at byte 12; (0, 0) for an unknown first
+    one."""
     if chunks[:4] == b"VP8X":  # after 8 bytes of head and 4 of flags, both less one
         return int.from_bytes(chunks[12:15], "little") + 1, int.from_bytes(chunks[15:18], "little") + 1
     if chunks[:4] == b"VP8 ":

@@ -34,7 +34,7 @@ class Ages:
         self._sums += (time_s, age_ms, time_s * time_s, time_s * age_ms)
 
     def percentile(self, percent: float) -> float:
-        """ms, to the width of a bin; 0 when there is none yet."""
+        """Return ms, to the width of a bin; 0 when there is none yet."""
         if not self.count:
             return 0.0
         rank = np.searchsorted(np.cumsum(self._bins), percent / 100 * self.count)
@@ -48,5 +48,5 @@ class Ages:
         return float((self.count * t_age - t * age) / spread) if spread > 1e-9 else 0.0
 
     def summary(self) -> dict[str, float]:
-        """p50, p95, p99 in ms."""
+        """Return p50, p95, p99 in ms."""
         return {f"p{percent}": round(self.percentile(percent), 1) for percent in PERCENTS}

@@ -74,7 +74,7 @@ class Layout:
         self._held = None
 
     def picture(self, image: np.ndarray, step: Step | None, time_s: float, wishes: Wishes) -> np.ndarray:
-        """RGB uint8 [height, width, 3] of a frame RGB uint8 and what came of it, at its time in seconds.
+        """Return RGB uint8 [height, width, 3] of a frame RGB uint8 and what came of it, at its time in seconds.
 
         With "paste" it has the frame's size, with "side-by-side" the frame stands left of a composition as high as it,
         with "result-only" it is the composition.
@@ -134,7 +134,7 @@ class Reenactment:
         self._layout.reset()
 
     def show(self, image: np.ndarray, time_s: float, wishes: Wishes | None = None) -> Picture:
-        """What the user sees of a frame RGB uint8 [height, width, 3] at its time in seconds."""
+        """Return what the user sees of a frame RGB uint8 [height, width, 3] at its time in seconds."""
         wishes = wishes or self.wishes
         if self._shape and image.shape != self._shape:  # a phone was turned, a camera came back in another mode
             self.reset()
@@ -148,7 +148,7 @@ class Reenactment:
         return Picture(shown, step is not None, timings)
 
     def picture(self, image: np.ndarray, time_s: float) -> np.ndarray:
-        """`show`, the pixels alone: RGB uint8 [height, width, 3]; see `video_rework.FrameWork`."""
+        """Return `show`, the pixels alone: RGB uint8 [height, width, 3]; see `video_rework.FrameWork`."""
         return self.show(image, time_s).image
 
     @property

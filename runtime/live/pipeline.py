@@ -89,7 +89,7 @@ class Live:
         self._reset.set()
 
     def take(self, timeout_s: float) -> Shown | None:
-        """The next picture; None when there was none in time. Raises what ended the threads, if anything did."""
+        """Return the next picture; None when there was none in time. Raises what ended the threads, if anything did."""
         self._camera.check()
         try:
             made = self._pictures.get(timeout=timeout_s)
@@ -133,7 +133,7 @@ class Live:
         return {stage: round(total / count, 2) for stage, (total, count) in self._stages.items()}
 
     def recent(self) -> dict[str, Any]:
-        """fps, frame_age_ms and stage_ms of the last `RECENT_S` seconds."""
+        """Return fps, frame_age_ms and stage_ms of the last `RECENT_S` seconds."""
         self._forget()
         seconds = min(RECENT_S, max(time.perf_counter() - self.started_s, 1e-9))
         stages: dict[str, list[float]] = {}

@@ -87,7 +87,7 @@ class Reenactor:
     def compose(
         self, crop: np.ndarray, time_s: float, identity: Identity, smooth: float = 1.0
     ) -> tuple[np.ndarray, np.ndarray | None]:
-        """The composition RGB uint8 [R, R, 3] of an aligned crop RGB uint8 [256, 256, 3], and its smoothed w."""
+        """Return the composition RGB uint8 [R, R, 3] of an aligned crop RGB uint8 [256, 256, 3], and its smoothed w."""
         composer = self.composer
         if self._identity is not None and identity is not self._identity:  # no way leads to another person through w
             self._filter.reset()
@@ -99,7 +99,7 @@ class Reenactor:
         return composer.image(w, light=self.light), w
 
     def smooth_w(self, w: np.ndarray, time_s: float, smooth: float) -> np.ndarray:
-        """The next w float32 [w_size] or W+ [n_styles, w_size] at its time in seconds, smoothed."""
+        """Return the next w float32 [w_size] or W+ [n_styles, w_size] at its time in seconds, smoothed."""
         if smooth == 0:
             return w
         self._filter.cutoff_hz, self._filter.beta = W_CUTOFF_HZ / smooth, W_BETA / smooth

@@ -129,7 +129,7 @@ class Webcam:
             self.over = True
 
     def report(self) -> dict[str, Any]:
-        """fps, frame_age_ms, stage_ms, dropped, frames, and the slope of the age."""
+        """Return fps, frame_age_ms, stage_ms, dropped, frames, and the slope of the age."""
         live = self.live
         seconds = max(time.perf_counter() - live.started_s, 1e-9) if live.started_s else 1.0
         return {
@@ -173,12 +173,12 @@ class Webcam:
         window.show(draw_text(self._latest.image, self.news() + lines + (help_lines() if self.help else [])))
 
     def news(self) -> list[str]:
-        """What is wrong with the camera, and what was said a moment ago."""
+        """Return what is wrong with the camera, and what was said a moment ago."""
         said = self._said if time.perf_counter() < self._said_s + TOLD_S else ""
         return [line for line in (self._camera.trouble, said) if line]
 
     def overlay_lines(self) -> list[str]:
-        """The figures of the overlay: of the last seconds."""
+        """Return the figures of the overlay: of the last seconds."""
         now = self.live.recent()
         age = now["frame_age_ms"]
         states = "  paused" * self.live.paused + "  recording" * (self._recorder is not None)
@@ -239,7 +239,7 @@ class Webcam:
 
 
 def virtual_cameras() -> Any:
-    """pyvirtualcam; `FidError`, with the pip line, when it is missing."""
+    """Return pyvirtualcam; `FidError`, with the pip line, when it is missing."""
     try:
         import pyvirtualcam  # pyright: ignore[reportMissingImports] - an extra, under the GPL
     except ImportError as error:
@@ -248,7 +248,8 @@ def virtual_cameras() -> Any:
 
 
 def open_virtual_camera(shape: tuple[int, ...], fps: float = 30.0) -> Any:
-    """A virtual camera for pictures RGB uint8 of that shape [height, width, 3]; `FidError` says how to get one."""
+    """Return a virtual camera for pictures RGB uint8 of that shape [height, width, 3]; `FidError` says how to get
+    one."""
     pyvirtualcam = virtual_cameras()
     try:
         return pyvirtualcam.Camera(width=shape[1], height=shape[0], fps=fps)
@@ -258,7 +259,8 @@ def open_virtual_camera(shape: tuple[int, ...], fps: float = 30.0) -> Any:
 
 
 def process_age_s(fallback_s: float) -> float:
-    """Seconds since this process was started; `fallback_s` where the system does not tell, which is all but Linux."""
+    """Return the seconds since this process was started; `fallback_s` where the system does not tell, which is all but
+    Linux."""
     try:
         ticks = Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19]
     except OSError:
@@ -267,7 +269,7 @@ def process_age_s(fallback_s: float) -> float:
 
 
 def resident_mb() -> float:
-    """Memory of this process that is really in use, in MB; the peak where the system tells no more."""
+    """Return the memory of this process that is really in use, in MB; the peak where the system tells no more."""
     try:
         pages = int(Path("/proc/self/statm").read_text().split()[1])
         import resource

@@ -27,7 +27,7 @@ class Geometry:
 
     @classmethod
     def fit(cls, rows: int, columns: int, side: int, max_side: int = MAX_SIDE) -> Geometry:
-        """For pictures of `side` px, made smaller where the table would be larger than `max_side`."""
+        """Return the layout for pictures of `side` px, made smaller where the table would be larger than `max_side`."""
         cell = min(side, int(max_side / (max(rows, columns) + 1.3) / 1.06))
         return cls(rows, columns, cell, max(1, cell // 32), max(1, cell // 16), max(8, cell // 9))
 
@@ -42,11 +42,11 @@ class Geometry:
         return self.top(self.rows - 1) + self.cell + self.margin
 
     def left(self, column: int) -> int:
-        """Left edge of a column of compositions; -1 is the column with the attribute photos."""
+        """Return the left edge of a column of compositions; -1 is the column with the attribute photos."""
         return self._edge(column)
 
     def top(self, row: int) -> int:
-        """Top edge of a row of compositions; -1 is the row with the identity photos."""
+        """Return the top edge of a row of compositions; -1 is the row with the identity photos."""
         return self._edge(row)
 
     def _edge(self, index: int) -> int:

@@ -71,7 +71,7 @@ class Server:
         self.metrics = Metrics(lambda: len(self.sessions), lambda: self.worker.waiting, build)
 
     def app(self) -> Callable:
-        """The ASGI application."""
+        """Return the ASGI application."""
         from starlette.applications import Starlette
         from starlette.routing import Mount, Route
         from starlette.staticfiles import StaticFiles
@@ -103,7 +103,7 @@ class Server:
         return Guard(self._measured(starlette), self.access)
 
     async def health(self, _: Request) -> Response:
-        """What runs, and how busy it is."""
+        """Return what runs, and how busy it is."""
         from starlette.responses import JSONResponse
 
         bundle = self.composer.bundle
@@ -126,14 +126,14 @@ class Server:
         return [own] if self.composer.bundle.own_generator else sorted({own, FULL_RESOLUTION})
 
     async def show_metrics(self, _: Request) -> Response:
-        """Counts in Prometheus' text form."""
+        """Return counts in Prometheus' text form."""
         from prometheus_client import CONTENT_TYPE_LATEST
         from starlette.responses import Response
 
         return Response(self.metrics.text(), headers={"content-type": CONTENT_TYPE_LATEST})
 
     async def shipped(self, request: Request) -> Response:
-        """The faces that ship with fid, for the last part of the path: identities or attributes."""
+        """Return the faces that ship with fid, for the last part of the path: identities or attributes."""
         from starlette.responses import JSONResponse
 
         kind = request.url.path.rsplit("/", 1)[1]
@@ -141,14 +141,14 @@ class Server:
         return JSONResponse({kind: faces})
 
     async def make_identity(self, request: Request) -> Response:
-        """Photos of one person -> an identity file."""
+        """Answer photos of one person with an identity file."""
         with self.worker.place():
             form = await read_form(request, ("photo", "face"), self.limits.upload_bytes)
             identity = await self.faces.identity(form, "photo", "face")
             return file_answer(identity.to_bytes(), "application/octet-stream", "identity.npz")
 
     async def make_attributes(self, request: Request) -> Response:
-        """A photo -> its attribute code as .npy."""
+        """Answer a photo with its attribute code as .npy."""
         with self.worker.place():
             form = await read_form(request, ("photo", "face"), self.limits.upload_bytes)
             code = await self.faces.attributes(form, "photo", "face")
@@ -157,7 +157,7 @@ class Server:
             return file_answer(file.getvalue(), "application/octet-stream", "attributes.npy")
 
     async def compose(self, request: Request) -> Response:
-        """Identity and attributes -> a picture."""
+        """Answer identity and attributes with a picture."""
         with self.worker.place():
             form = await read_form(request, COMPOSE_FIELDS, self.limits.upload_bytes)
             with collect_timings() as timings:
@@ -166,7 +166,7 @@ class Server:
             return file_answer(data, kind, f"composition{kind.replace('image/', '.')}", {"server-timing": timing})
 
     async def start_live(self, request: Request) -> Response:
-        """A WebRTC offer -> the answer; from then on video comes in and goes out."""
+        """Answer a WebRTC offer; from then on video comes in and goes out."""
         from starlette.requests import ClientDisconnect
 
         if request.headers.get("content-type", "").partition(";")[0].strip() != "application/json":

@@ -113,7 +113,7 @@ class Faces:
         return self._composers[resolution]
 
     def shipped_identity(self, name: str) -> Identity:
-        """The identity of a face that ships; in the worker's thread only."""
+        """Return the identity of a face that ships; in the worker's thread only."""
         path = shipped_face("identities", name)
         if path.name not in self._shipped:
             self._shipped[path.name] = self._composer.identify(path)

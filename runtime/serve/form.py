@@ -33,25 +33,25 @@ class Form:
         self._items = items
 
     def values(self, field: str) -> list[str | Upload]:
-        """All that came under this name."""
+        """Return all that came under this name."""
         return [value for name, value in self._items if name == field]
 
     def text(self, field: str, default: str) -> str:
-        """The one text under this name."""
+        """Return the one text under this name."""
         values = self.values(field) or [default]
         if len(values) != 1 or not isinstance(values[0], str):
             raise RefusedError(400, f"{field} is one text.")
         return values[0].lower()
 
     def number(self, field: str) -> int | None:
-        """The one whole number from 1 under this name; None without."""
+        """Return the one whole number from 1 under this name; None without."""
         text = self.text(field, "")
         if text and not (text.isascii() and text.isdigit() and int(text[:9]) >= 1 and len(text) < 9):
             raise RefusedError(400, f"{field} is a number from 1; it is {text[:40]!r}.")
         return int(text) if text else None
 
     def mix(self, what: str) -> float | None:
-        """How far from `what` to `what`_to, 0..1; None when there is nothing to go to."""
+        """Return how far from `what` to `what`_to, 0..1; None when there is nothing to go to."""
         text = self.text(f"{what}_mix", "")
         if not self.values(f"{what}_to"):
             if text:

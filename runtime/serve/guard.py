@@ -69,7 +69,7 @@ class Access:
             raise InputError(f"{self.root_path!r} is no path such as /fid, without a slash at its end.")
 
     def knows(self, host: str) -> bool:
-        """Whether a Host header ("localhost:8421") names this server.
+        """Return whether a Host header ("localhost:8421") names this server.
 
         On loopback: loopback addresses and localhost. Else: any address, because DNS rebinding needs a name, and this
         machine's own names. Always: `names`.
@@ -148,17 +148,17 @@ class Guard:
 
 
 def is_private(path: str) -> bool:
-    """Whether a path needs the token: everything but the page, its files, the faces that ship and the health."""
+    """Return whether a path needs the token: everything but the page, its files, the faces that ship and the health."""
     return path.startswith(("/api", "/metrics")) and path not in OPEN_PATHS
 
 
 def new_token() -> str:
-    """A fresh random token, 192 bits."""
+    """Return a fresh random token, 192 bits."""
     return secrets.token_urlsafe(24)
 
 
 def is_loopback(host: str) -> bool:
-    """Whether an address or name can be reached from this machine only."""
+    """Return whether an address or name can be reached from this machine only."""
     if host.lower() == "localhost":
         return True
     return _is_address(host) and ipaddress.ip_address(host).is_loopback

@@ -14,7 +14,8 @@ NEEDED = "fid-run serve needs the web extra: pip install 'fid-face[web]'."
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A bound socket; port 0 takes a free one. `FidError` when the port is taken, `InputError` for a strange host."""
+    """Return a bound socket; port 0 takes a free one. `FidError` when the port is taken, `InputError` for a strange
+    host."""
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
     except (OSError, UnicodeError):
@@ -32,7 +33,7 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 def page_address(access: Access, listening: socket.socket, secure: bool = False) -> str:
-    """What to type into the browser. The token stands after a #, so browsers never send it along or log it."""
+    """Return what to type into the browser. The token stands after a #, so browsers never send it along or log it."""
     host, port = listening.getsockname()[:2]
     if host in ("0.0.0.0", "::"):
         host = own_address(listening.family)

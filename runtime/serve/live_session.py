@@ -85,7 +85,8 @@ class LiveSession:
         self._ending: asyncio.Task[None] | None = None
 
     async def answer(self, offer: str, address: str) -> str:
-        """The answer's SDP. `RefusedError` 400 for an offer that cannot be answered, 422 for one that is not one video.
+        """Return the answer's SDP. `RefusedError` 400 for an offer that cannot be answered, 422 for one that is not one
+        video.
 
         `address` is where the offer came from. Browsers hide their addresses behind names that only multicast DNS
         knows; that address takes their place. Where it is 127.0.0.1, and media take another way, the browser's own
@@ -177,7 +178,7 @@ class LiveSession:
         asyncio.get_running_loop().call_later(0.2, lambda: asyncio.ensure_future(self.close()))
 
     def stats(self) -> dict[str, Any]:
-        """What the page shows: rate, age, ms per stage, dropped frames, provider."""
+        """Return what the page shows: rate, age, ms per stage, dropped frames, provider."""
         now = time.monotonic()
         recent = sum(now - at < WINDOW_SECONDS for at in self._hand_overs)
         return {

@@ -50,7 +50,7 @@ class PictureMaker:
         self._reenactment: Reenactment | None = None
 
     def picture(self, frame: Any, settings: Settings) -> Picture:
-        """What is shown of a video frame, even sides; its timings have the whole as "all"."""
+        """Return what is shown of a video frame, even sides; its timings have the whole as "all"."""
         start = time.perf_counter()
         wishes = Wishes(self._identity(settings), settings.view, settings.no_face, settings.smooth)
         if self._reenactment is None:

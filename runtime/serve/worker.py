@@ -48,7 +48,7 @@ class Worker:
 
     @contextmanager
     def place(self) -> Iterator[None]:
-        """A request's place in the queue, taken before its body is read; `RefusedError` 503 when there is none."""
+        """Give a request's place in the queue, taken before its body is read; `RefusedError` 503 when there is none."""
         if self.waiting >= self.limit:
             raise RefusedError(
                 503, f"{self.waiting} requests are waiting already; try again in a moment.", retry_after="1"
@@ -60,8 +60,8 @@ class Worker:
             self.waiting -= 1
 
     async def run(self, work: Callable[..., T], *arguments: Any) -> T:
-        """The result of `work(*arguments)`, called in the thread, its stages measured for whoever collects timings.
-        Also for live frames: a session has one at a time."""
+        """Return the result of `work(*arguments)`, called in the thread, its stages measured for whoever collects
+        timings. Also for live frames: a session has one at a time."""
         call = partial(contextvars.copy_context().run, work, *arguments)
         return await asyncio.get_running_loop().run_in_executor(self._executor, call)
 

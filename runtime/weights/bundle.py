@@ -212,7 +212,7 @@ class Bundle:
                     )
 
     def to_json(self) -> dict[str, Any]:
-        """The content of `bundle.json`, ready for `json.dump`."""
+        """Return the content of `bundle.json`, ready for `json.dump`."""
         record = dataclasses.asdict(self)
         del record["folder"]
         return {"format": record.pop("format"), **record}
@@ -238,7 +238,7 @@ class Bundle:
         return path
 
     def files(self) -> Iterator[tuple[str, str]]:
-        """(name, SHA-256) of every file of the bundle besides bundle.json, each name once."""
+        """Yield (name, SHA-256) of every file of the bundle besides bundle.json, each name once."""
         listed = {w.file: w.sha256 for w in self.weights}
         typed = [graph.fp16_graph for graph in self.graphs.values() if graph.fp16_graph is not None]
         listed |= {g.file: g.sha256 or "" for g in (*self.graphs.values(), *typed) if g.file is not None}
@@ -286,13 +286,13 @@ class Bundle:
         return any(tensor.name == "appearance" for tensor in self.graph("mapper").inputs)
 
     def graph(self, name: str) -> Graph:
-        """The description of a graph; FidError when the bundle has none of that name."""
+        """Return the description of a graph; FidError when the bundle has none of that name."""
         if name not in self.graphs:
             raise FidError(f"the bundle {self.folder} has no graph {name!r}; it has {', '.join(self.graphs)}.")
         return self.graphs[name]
 
     def graph_path(self, name: str) -> Path:
-        """The ONNX file of a graph. One that the bundle does not hold is prepared from fetched files, which
+        """Return the ONNX file of a graph. One that the bundle does not hold is prepared from fetched files, which
         downloads them the first time."""
         graph = self.graph(name)
         if graph.file is not None:
@@ -303,7 +303,7 @@ class Bundle:
         return prepared(graph.prepared)
 
     def fp16_graph_path(self, name: str) -> Path | None:
-        """The ONNX file of a graph's FP16 form, for engines on a GPU; None when it has none."""
+        """Return the ONNX file of a graph's FP16 form, for engines on a GPU; None when it has none."""
         typed = self.graph(name).fp16_graph
         return None if typed is None or typed.file is None else self.folder / typed.file
 

@@ -17,13 +17,13 @@ from ..errors import FidError
 
 
 def cache_folder(*parts: str) -> Path:
-    """`FID_CACHE` or the platform's user cache folder for fid, with `parts` joined on. Nothing is created."""
+    """Return `FID_CACHE` or the platform's user cache folder for fid, with `parts` joined on. Nothing is created."""
     root = os.environ.get("FID_CACHE") or platformdirs.user_cache_dir("fid", appauthor=False)
     return Path(root).expanduser().absolute().joinpath(*parts)
 
 
 def sha256(path: Path) -> str:
-    """SHA-256 of a file as 64 lower-case hexadecimal digits."""
+    """Return SHA-256 of a file as 64 lower-case hexadecimal digits."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

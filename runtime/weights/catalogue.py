@@ -78,7 +78,7 @@ class Status:
 
 @cache
 def catalogue() -> dict[str, Model]:
-    """All models by name, in the order of models.toml."""
+    """Return all models by name, in the order of models.toml."""
     with open(MODELS, "rb") as file:
         table = tomllib.load(file)
     return {
@@ -90,20 +90,20 @@ def catalogue() -> dict[str, Model]:
 
 
 def model(name: str) -> Model:
-    """The entry of that name; InputError names the known ones when there is none."""
+    """Return the entry of that name; InputError names the known ones when there is none."""
     if name not in catalogue():
         raise InputError(f"there is no model {name!r}; known are {', '.join(catalogue())}.")
     return catalogue()[name]
 
 
 def where(name: str) -> Path:
-    """Folder in which the files of a model are, or would be after fetching. Touches nothing."""
+    """Return folder in which the files of a model are, or would be after fetching. Touches nothing."""
     entry = model(name)
     return next((folder for folder in _offline_folders(entry) if _complete(entry, folder)), _cached(entry))
 
 
 def status(name: str) -> Status:
-    """Whether a model is there, by names and sizes only; `verify` reads the bytes."""
+    """Return whether a model is there, by names and sizes only; `verify` reads the bytes."""
     entry = model(name)
     folder = where(name)
     if _complete(entry, folder):
@@ -135,7 +135,7 @@ def verify(name: str) -> Status:
 
 
 def ensure(name: str, *, progress: bool | Callable[[int, int], None] = True) -> Path:
-    """Folder with the verified files of a model; fetches them when they are missing or damaged.
+    """Return folder with the verified files of a model; fetches them when they are missing or damaged.
 
     `progress`: True shows a bar on stderr, False nothing, a function gets (bytes so far, bytes in all).
     Raises InputError for an unknown name, FidError in one sentence for whatever prevents the model from being there.

@@ -33,7 +33,8 @@ ACCEPT = 0.6  # distance of two codes below which its author calls them one pers
 
 
 def recogniser_graph(data: bytes) -> onnx.ModelProto:
-    """The graph: crop uint8 [batch, 256, 256, 3] RGB -> code float32 [batch, 128]; codes are compared by distance.
+    """Return the graph: crop uint8 [batch, 256, 256, 3] RGB -> code float32 [batch, 128]; codes are compared by
+    distance.
 
     `data` are the bytes of `dlib_face_recognition_resnet_model_v1.dat`; `FidError` for any other file.
     """
@@ -70,7 +71,7 @@ def recogniser_graph(data: bytes) -> onnx.ModelProto:
 
 
 def chip_matrices() -> tuple[np.ndarray, np.ndarray]:
-    """float32 [150, 256] twice, for rows and columns: they take an aligned crop to dlib's chip.
+    """Return float32 [150, 256] twice, for rows and columns: they take an aligned crop to dlib's chip.
 
     `CHIP` is the median of what dlib's own detector and landmarks chose for 74 aligned crops.
     """
@@ -115,7 +116,7 @@ class _Net:
         self.add("Conv", inputs, strides=[stride, stride], pads=pads)
 
     def block(self, wide: int, halved: bool, size: int, width: int) -> tuple[int, int]:
-        """One residual block; where it halves, its input is averaged, and what is missing counts as zero."""
+        """Return one residual block; where it halves, its input is averaged, and what is missing counts as zero."""
         shortcut, stride = self.last, 2 if halved else 1
         self.convolution(wide, 3, stride, width)
         self.add("Relu", [self.last])

@@ -42,7 +42,7 @@ SOURCES = {"identity": "sface", "recogniser": "dlib"}  # what is fetched for it;
 
 
 def prepared(graph: str) -> Path:
-    """The ONNX file of a prepared graph; made the first time, with what it needs fetched.
+    """Return the ONNX file of a prepared graph; made the first time, with what it needs fetched.
 
     - `identity`: crop uint8 [batch, 256, 256, 3] RGB -> identity float32 [batch, 128], unit length
     - `recogniser`: crop uint8 [batch, 256, 256, 3] RGB -> code float32 [batch, 128], compared by distance
@@ -137,7 +137,8 @@ def dequantise(quantised: NDArray, scale: NDArray, zero_point: NDArray | None, a
 
 
 def dequantised(model: onnx.ModelProto) -> dict[str, NDArray]:
-    """All constant tensors of a block-quantised model by name, DequantizeLinear and Reshape of constants computed."""
+    """Return all constant tensors of a block-quantised model by name, DequantizeLinear and Reshape of constants
+    computed."""
     from onnx import helper, numpy_helper
 
     known = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
@@ -156,7 +157,7 @@ def dequantised(model: onnx.ModelProto) -> dict[str, NDArray]:
 
 
 def identity_graph(sface: onnx.ModelProto, *, quantised: bool = False) -> onnx.ModelProto:
-    """SFace from the aligned crop to the unit code.
+    """Return SFace from the aligned crop to the unit code.
 
     In: crop uint8 [batch, 256, 256, 3] RGB. Two constant matrices take it to [batch, 3, 112, 112] RGB 0..255, what the
     file expects; it subtracts 127.5 and divides by 128 itself. Out: identity float32 [batch, 128], unit length.

@@ -1,7 +1,6 @@
 """3,000 damaged pictures and 3,000 damaged videos: each is read or refused in one sentence, none hangs or crashes."""
 
 import pytest
-
 from mutants import media
 
 

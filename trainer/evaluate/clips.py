@@ -31,7 +31,8 @@ class Clip:
 
 
 def read_clip(path: Path, frames: int) -> Clip:
-    """The first `frames` frames of a video file, each aligned on its own. Raises InputError without a usable face."""
+    """Return the first `frames` frames of a video file, each aligned on its own. Raises InputError without a usable
+    face."""
     video, detector = cv2.VideoCapture(str(path)), Detector(model_file("yunet"))
     crops, numbers, count = [], [], 0
     try:
@@ -102,7 +103,7 @@ def measure_clip(
 
 
 def pose_agreement(seen: Seen) -> dict[str, float]:
-    """Correlation of the face mesh's pose with dlib's on the same frames: how far a correlation can be believed.
+    """Return correlation of the face mesh's pose with dlib's on the same frames: how far a correlation can be believed.
 
     Nothing without dlib.
     """
@@ -113,7 +114,7 @@ def pose_agreement(seen: Seen) -> dict[str, float]:
 
 
 def sequence_measures(seen: Seen, numbers: np.ndarray) -> dict[str, Any]:
-    """Identity drift by every recogniser, landmark jitter in px of the crop, spread of the pose in degrees."""
+    """Return identity drift by every recogniser, landmark jitter in px of the crop, spread of the pose in degrees."""
     drifts = {judge: measures.drift(codes) for judge, codes in seen.codes.items()}
     return {
         "identity_drift": {judge: {**summary(d), "max": float(d.max())} for judge, d in drifts.items()},
@@ -123,8 +124,8 @@ def sequence_measures(seen: Seen, numbers: np.ndarray) -> dict[str, Any]:
 
 
 def following_measures(output: Seen, driving: Seen) -> dict[str, Any]:
-    """Correlation of pose, of the lips' and the lids' gaps and of sidelong gaze between outputs and driving frames, and
-    the distances of Table 1."""
+    """Return correlation of pose, of the lips' and the lids' gaps and of sidelong gaze between outputs and driving
+    frames, and the distances of Table 1."""
     return {
         "pose_correlation": {
             name: {axis: measures.correlation(output.poses[name][:, k], angles[:, k]) for k, axis in enumerate(AXES)}

@@ -17,7 +17,8 @@ AXES = ("pitch", "yaw", "roll")
 
 
 def pair_measures(identity: Seen, attributes: Seen, output: Seen, features: str) -> dict[str, Any]:
-    """Table 1: output against identity image (identity) and attribute image (expression, pose), leak and random beside.
+    """Return table 1: output against identity image (identity) and attribute image (expression, pose), leak and random
+    beside.
 
     The three go row by row. The Frechet distance compares the outputs with the identity images; its floor is that of
     the identity images to the attribute images, as many.
@@ -65,7 +66,7 @@ def identity_measures(judge: str, codes: np.ndarray, others: np.ndarray) -> dict
 
 
 def reconstruction_measures(judges: Judges, target: Seen, own: Seen) -> dict[str, Any]:
-    """Table 2: how far outputs with I_id = I_attr are from their image."""
+    """Return table 2: how far outputs with I_id = I_attr are from their image."""
     errors = measures.rmse(own.crops, target.crops)
     return {
         "n": len(own),
@@ -113,7 +114,7 @@ def w_space(
 
 
 def distributions(title: str, identity: Seen, attributes: Seen, output: Seen) -> dict[str, dict[str, np.ndarray]]:
-    """What the page draws as histograms: cosines [N] of SFace and ArcFace, distances [N] of dlib."""
+    """Return what the page draws as histograms: cosines [N] of SFace and ArcFace, distances [N] of dlib."""
 
     def compared(judge: str, a: Seen, b: Seen) -> np.ndarray:
         a_codes, b_codes = a.codes[judge], b.codes[judge]

@@ -75,7 +75,8 @@ class Judges:
 
     @classmethod
     def load(cls, frozen: FrozenNetworks, arcface: Path | None = None, inception: Path | None = None) -> "Judges":
-        """`arcface`: an ONNX file of a 112 px ArcFace network. `inception`: torchvision's weights of InceptionV3."""
+        """Return `arcface`: an ONNX file of a 112 px ArcFace network. `inception`: torchvision's weights of
+        InceptionV3."""
         device, lpips, absent = frozen.w_mean.device, LPIPS.load("alex"), {}
         dlib = Dlib.load() if find_spec("dlib") else None
         if dlib is None:
@@ -169,7 +170,7 @@ class Dlib:
         return cls(models.ensure("dlib"))
 
     def look(self, crops: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Points [N, 68, 2] in px and codes [N, 128] of crops uint8 [N, 256, 256, 3] RGB.
+        """Return points [N, 68, 2] in px and codes [N, 128] of crops uint8 [N, 256, 256, 3] RGB.
 
         The face is where dlib's detector finds one, else in the mean box of aligned faces. Codes are not of unit
         length; their Euclidean distance is what dlib's threshold is about.

@@ -64,7 +64,8 @@ def read_photos(folder: Path, table: Path | None = None) -> Photos:
 
 
 def aligned(detector: Detector, image: np.ndarray, name: str) -> np.ndarray:
-    """The aligned crop uint8 [256, 256, 3] of the largest face. Raises InputError, naming the photo, without one."""
+    """Return the aligned crop uint8 [256, 256, 3] of the largest face. Raises InputError, naming the photo, without
+    one."""
     face = choose_face(detector.faces(image), None, name)
     return align(detector.refine(image, face).points).crop(image)
 
@@ -137,7 +138,8 @@ def measure_photos(
 
 
 def refined_pairs(people: Sequence[str], count: int, on: int) -> list[tuple[int, list[int]]]:
-    """Photos by number: the first one of `count` people, spread evenly, and the last ones of up to `on` others each."""
+    """Return photos by number: the first one of `count` people, spread evenly, and the last ones of up to `on` others
+    each."""
     names = list(dict.fromkeys(people))
     chosen = [names[i] for i in np.linspace(0, len(names) - 1, min(count, len(names))).round().astype(int)]
     last = {name: i for i, name in enumerate(people)}
@@ -159,8 +161,8 @@ def measure_refined(
     log: Callable[[str], None],
     unseen: UnseenJudges | None = None,
 ) -> dict[str, Any]:
-    """Table 1 on the same pairs of photographs straight from the mapper and personalised, and how near the generator
-    comes to each person's photograph when w is optimised for it alone (the ceiling)."""
+    """Return table 1 on the same pairs of photographs straight from the mapper and personalised, and how near the
+    generator comes to each person's photograph when w is optimised for it alone (the ceiling)."""
     device = judges.frozen.w_mean.device
     pairs = refined_pairs(photos.people, config.refine, config.refine_on)
     straight, refined, inverted = [], [], []

@@ -63,7 +63,7 @@ class Subject:
     def read(
         cls, path: Path | None, device: torch.device, resolution: int = SHIPPED_SIDE, rounds: int | None = None
     ) -> "Subject":
-        """A run's or checkpoint's folder, a bundle's folder, a .fid file, or None for the bundle that ships."""
+        """Return a run's or checkpoint's folder, a bundle's folder, a .fid file, or None for the bundle that ships."""
         if path is None or path.is_file() or (path / "bundle.json").is_file():
             composer = Composer(path, resolution=resolution, threads=torch.get_num_threads(), refine=rounds)
             bundle = composer.bundle
@@ -72,7 +72,7 @@ class Subject:
         return cls(f"{folder.parent.name}/{folder.name}", load_trained(path).to(device), None)
 
     def refinable(self, path: Path | None, generator: Path | None, device: torch.device) -> personalize.Networks:
-        """The same networks in the form that people are refined through; a checkpoint needs the generator's."""
+        """Return the same networks in the form that people are refined through; a checkpoint needs the generator's."""
         if self.composer is not None:
             return personalize.bundle_networks(self.composer, device)
         if path is None or generator is None:
@@ -80,8 +80,8 @@ class Subject:
         return personalize.trained_networks(path, generator, device)
 
     def generator(self, checkpoint: Path | None, resolution: int) -> Synthesis | StyleGAN2Synthesis | BundleSynthesis:
-        """The generator to look through: a `fid-train distill` checkpoint's, a file's, a bundle's own, or the shipped
-        bundle's.
+        """Return the generator to look through: a `fid-train distill` checkpoint's, a file's, a bundle's own, or the
+        shipped bundle's.
 
         At 1024 px a checkpoint is looked at through the published generator. Raises InputError for a side that needs a
         checkpoint.

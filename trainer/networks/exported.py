@@ -37,8 +37,8 @@ class BundleNetworks:
         return torch.from_numpy(np.stack(w)).to(identity.device)
 
     def offsets(self, portraits: np.ndarray) -> Tensor | None:
-        """What the composer's rounds find on identity crops uint8 [N, 256, 256, 3]: offsets in W+ [N, n_styles, 512];
-        None where it has no rounds."""
+        """Return what the composer's rounds find on identity crops uint8 [N, 256, 256, 3]: offsets in W+ [N, n_styles,
+        512]; None where it has no rounds."""
         if not self.composer.rounds:
             return None
         offsets = []

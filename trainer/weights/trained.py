@@ -83,7 +83,8 @@ def memory_estimate(config: FitConfig) -> int:
 
 
 def kept_by_autograd(step: Callable[[], Any]) -> int:
-    """Bytes that autograd keeps of what `step` computes; it runs on tensors without content and returns its outputs."""
+    """Return bytes that autograd keeps of what `step` computes; it runs on tensors without content and returns its
+    outputs."""
     kept: dict[int, int] = {}
 
     def keep(tensor: Tensor) -> Tensor:
@@ -99,8 +100,8 @@ def kept_by_autograd(step: Callable[[], Any]) -> int:
 
 
 def drawing_memory(resolution: int, batch: int) -> int:
-    """Bytes that drawing `batch` pictures at a time needs at its peak, about: three times the generator's largest
-    map."""
+    """Return bytes that drawing `batch` pictures at a time needs at its peak, about: three times the generator's
+    largest map."""
     sizes: list[int] = []
     with torch.device("meta"), torch.no_grad():
         synthesis = Synthesis(resolution)

@@ -80,7 +80,7 @@ class Library:
         return f"{TITLES[self.engine]} {self.version}"
 
     def said(self) -> str:
-        """The last errors that the library logged, as part of a sentence; forgets them."""
+        """Return the last errors that the library logged, as part of a sentence; forgets them."""
         lines = list(dict.fromkeys(self.log.last))
         self.log.last.clear()
         return "; ".join(lines)[:400].rstrip(".") or "it gives no reason"
@@ -251,7 +251,7 @@ def _monitor(trt: Any) -> Any:
             self._lock = threading.Lock()
 
         def share(self) -> float:
-            """0 to 1."""
+            """Return 0 to 1."""
             with self._lock:
                 whole, weight = 0.0, 1.0
                 parent: str | None = None
@@ -312,7 +312,8 @@ def _read(path: Path) -> onnx.ModelProto:
 
 
 def for_tensorrt(path: Path) -> onnx.ModelProto:
-    """The graph with its uint8 tensors where TensorRT takes them: at the very borders, touching nothing but a Cast.
+    """Return the graph with its uint8 tensors where TensorRT takes them: at the very borders, touching nothing but a
+    Cast.
 
     Our graphs transpose pictures while they are uint8, which on a CPU is the quarter of the work; here Transpose and
     Cast change places. Weights stay in the files beside the graph. Raises FidError when it is not an ONNX graph.

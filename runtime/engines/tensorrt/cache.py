@@ -66,12 +66,12 @@ class Engine:
     name: str  # of the graph
     plan: bytes  # b"" when it was refused
     build_s: float
-    checked: dict[str, float | None] | None = None  # figures, None for what is not finite, of the comparison with FP32; None before one on a GPU
+    checked: dict[str, float | None] | None = None  # figures of the comparison with FP32; None before one on a GPU
     refused: str | None = None  # why it must not be used
 
 
 def obtain(key: Key, name: str, make: Callable[[Callable[[float], None]], bytes]) -> Engine:
-    """The engine for `key`, from the cache, or built by `make` and kept. A second process waits for the first.
+    """Return the engine for `key`, from the cache, or built by `make` and kept. A second process waits for the first.
 
     `make` receives a function to tell the share that is done (0 to 1) and returns the plan. Before it runs, one line on
     stderr says why and how long it may take. What `make` raises goes through, and nothing is left behind.
@@ -94,8 +94,8 @@ def obtain(key: Key, name: str, make: Callable[[Callable[[float], None]], bytes]
 
 
 def similar(key: Key) -> Key:
-    """`key`, or that of an engine in the cache which differs in nothing but a range of batch sizes from 1 on: one that
-    was exported with other sizes serves as well."""
+    """Return `key`, or that of an engine in the cache which differs in nothing but a range of batch sizes from 1 on:
+    one that was exported with other sizes serves as well."""
     if not (_folder() / key.digest / MANIFEST).is_file():
         for engine in _engines():
             serves = replace(engine.key, batch=key.batch) == key and engine.key.batch.startswith("1:")
@@ -120,7 +120,7 @@ def discard(key: Key) -> None:
 
 
 def read_sealed(name: str) -> bytes:
-    """The content that `write_sealed` kept under a name; b"" when there is none, or it was not written here."""
+    """Return the content that `write_sealed` kept under a name; b"" when there is none, or it was not written here."""
     try:
         content = (_folder() / name).read_bytes()
     except OSError:

@@ -182,7 +182,7 @@ class _Kernels:
             self._config.set_runtime_cache(self._cache)
 
     def context(self) -> Any:
-        """A new execution context. Raises FidError when there is no memory for it."""
+        """Return a new execution context. Raises FidError when there is no memory for it."""
         create = self._engine.create_execution_context
         context = create() if self._config is None else create(self._config)
         if context is None:
@@ -198,7 +198,7 @@ class _Kernels:
 
 
 def engine_key(lib: Library, path: Path, batch: Batch, on: Gpu | None) -> Key:
-    """What the engine of a graph depends on. `on`: the GPU here; None is possible for TensorRT-RTX only.
+    """Return what the engine of a graph depends on. `on`: the GPU here; None is possible for TensorRT-RTX only.
 
     Raises FidError when the library cannot build for this GPU, or needs one and there is none.
     """
