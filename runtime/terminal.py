@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -22,8 +23,10 @@ def make_console(stderr: bool = False, quiet: bool = False, markup: bool = False
         @property
         def size(self) -> ConsoleDimensions:
             """Return columns and rows, looked up at each print, because stdout may be another one by then."""
-            if self.file.isatty():
-                return super().size
-            return ConsoleDimensions(UNWRAPPED, 25)
+            if not self.file.isatty():
+                return ConsoleDimensions(UNWRAPPED, 25)
+            columns = os.environ.get("COLUMNS", "")  # rich remembers what it was when the console was made
+            size = super().size
+            return ConsoleDimensions(int(columns), size.height) if columns.isdigit() else size
 
     return Unwrapped(stderr=stderr, quiet=quiet, markup=markup, highlight=False)

@@ -76,7 +76,7 @@ class Cuda(ModuleType):
         return (Error.cudaSuccess,)
 
     def _allocate(self, size: int) -> tuple[Any, ...]:
-        if sum(map(len, self.blocks.values())) + size > self.memory:
+        if sum(map(len, list(self.blocks.values()))) + size > self.memory:
             return Error.cudaErrorMemoryAllocation, None
         block = (ctypes.c_uint8 * size)()
         self.blocks[ctypes.addressof(block)] = block

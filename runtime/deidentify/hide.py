@@ -32,8 +32,8 @@ def mosaic(image: np.ndarray, box: tuple[float, float, float, float]) -> np.ndar
 
 
 def middle_difference(one: np.ndarray, other: np.ndarray, box: tuple[float, float, float, float]) -> float:
-    """Return the mean absolute difference, 0..255, of two pictures uint8 [height, width, 3] in the middle half of a box; of
-    its part that lies in the picture. 255 where nothing of it does."""
+    """Return the mean absolute difference, 0..255, of two pictures uint8 [height, width, 3] in the middle half of a
+    box; of its part that lies in the picture. 255 where nothing of it does."""
     left, top, width, height = box
     rows = np.clip(np.rint([top + 0.25 * height, top + 0.75 * height]).astype(int), 0, one.shape[0])
     columns = np.clip(np.rint([left + 0.25 * width, left + 0.75 * width]).astype(int), 0, one.shape[1])

@@ -117,8 +117,8 @@ def return_freed_memory() -> None:
 
 
 def physical_cores() -> int:
-    """Return the CPU cores this process may use, hyper-threads counted once, a container's CPU quota respected; at least
-    1."""
+    """Return the CPU cores this process may use, hyper-threads counted once, a container's CPU quota respected; at
+    least 1."""
     allowed = os.sched_getaffinity(0) if sys.platform == "linux" else set(range(os.cpu_count() or 1))
     cores = set()
     for cpu in allowed:

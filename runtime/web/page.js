@@ -343,7 +343,8 @@ $("#token").addEventListener("submit", (event) => {
   begin();
 });
 
-addEventListener("source", (event) => { // what source.js has to tell between two answers
+// What source.js has to tell between two answers.
+addEventListener("source", (event) => {
   const { progress, runs, redo } = event.detail;
   if (runs) $("#runs").textContent = runs;
   if (redo) change();

@@ -103,7 +103,7 @@ def measure_clip(
 
 
 def pose_agreement(seen: Seen) -> dict[str, float]:
-    """Return correlation of the face mesh's pose with dlib's on the same frames: how far a correlation can be believed.
+    """Return how the face mesh's pose correlates with dlib's on the same frames: how far correlations can be believed.
 
     Nothing without dlib.
     """
@@ -124,7 +124,7 @@ def sequence_measures(seen: Seen, numbers: np.ndarray) -> dict[str, Any]:
 
 
 def following_measures(output: Seen, driving: Seen) -> dict[str, Any]:
-    """Return correlation of pose, of the lips' and the lids' gaps and of sidelong gaze between outputs and driving
+    """Return the correlation of pose, of the lips' and the lids' gaps and of sidelong gaze between outputs and driving
     frames, and the distances of Table 1."""
     return {
         "pose_correlation": {

@@ -17,7 +17,7 @@ AXES = ("pitch", "yaw", "roll")
 
 
 def pair_measures(identity: Seen, attributes: Seen, output: Seen, features: str) -> dict[str, Any]:
-    """Return table 1: output against identity image (identity) and attribute image (expression, pose), leak and random
+    """Return Table 1: output against identity image (identity) and attribute image (expression, pose), leak and random
     beside.
 
     The three go row by row. The Frechet distance compares the outputs with the identity images; its floor is that of
@@ -66,7 +66,7 @@ def identity_measures(judge: str, codes: np.ndarray, others: np.ndarray) -> dict
 
 
 def reconstruction_measures(judges: Judges, target: Seen, own: Seen) -> dict[str, Any]:
-    """Return table 2: how far outputs with I_id = I_attr are from their image."""
+    """Return Table 2: how far outputs with I_id = I_attr are from their image."""
     errors = measures.rmse(own.crops, target.crops)
     return {
         "n": len(own),

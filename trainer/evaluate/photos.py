@@ -161,7 +161,7 @@ def measure_refined(
     log: Callable[[str], None],
     unseen: UnseenJudges | None = None,
 ) -> dict[str, Any]:
-    """Return table 1 on the same pairs of photographs straight from the mapper and personalised, and how near the
+    """Return Table 1 on the same pairs of photographs straight from the mapper and personalised, and how near the
     generator comes to each person's photograph when w is optimised for it alone (the ceiling)."""
     device = judges.frozen.w_mean.device
     pairs = refined_pairs(photos.people, config.refine, config.refine_on)

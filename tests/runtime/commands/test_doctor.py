@@ -28,7 +28,7 @@ def toy_models(tmp_path, monkeypatch, empty_cache):
 
     def entry(name):
         file = models.File(f"{name}.onnx", len(content), hashlib.sha256(content).hexdigest(), "inside")
-        return models.Model(name, "", "tests", "", "toy", "1", "toy-1.whl", 5_000_000, "0" * 64, (), (file,))
+        return models.Model(name, "", "tests", "", "toy", "1", "toy-1.whl", 5_000_000, "0" * 64, (file,))
 
     monkeypatch.setattr(models, "catalogue", lambda: {"here": entry("here"), "gone": entry("gone")})
     monkeypatch.setenv("FID_MODELS", str(tmp_path / "models"))

@@ -163,7 +163,7 @@ class TestSkeletons:
         files = tuple(
             models.File(path.name, path.stat().st_size, sha256(path), path.name) for path in sorted(folder.iterdir())
         )
-        entry = models.Model("generator", "", "", "", "toy", "1", "toy-1.whl", 1, "0" * 64, (), files)
+        entry = models.Model("generator", "", "", "", "toy", "1", "toy-1.whl", 1, "0" * 64, files)
         monkeypatch.setattr(models, "catalogue", lambda: {"generator": entry})
         monkeypatch.setattr(assets, "SKELETONS", skeletons)
         monkeypatch.setenv("FID_MODELS", str(folder))

@@ -1,6 +1,6 @@
 """Damage pictures and videos in every way that a seed gives, and tell what came of it: all must be read or refused.
 
-`python tests/mutants/media.py [--count N] [--first N] [pictures] [videos]`. Every mutant is its number: the same number
+`python tests/damaged_media.py [--count N] [--first N] [pictures] [videos]`. Every mutant is its number: the same number
 gives the same bytes, so one that fails can be made again with `--first NUMBER --count 1 --keep DIR`.
 """
 
