@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from fid.runtime.assets import FACES
+from fid.runtime.commands import options
 from fid.runtime.composer import Composer
 from fid.runtime.errors import FidError
 from fid.runtime.labels.mark import embed_mark
@@ -269,6 +270,7 @@ def test_an_engine_that_does_not_work_is_told_before_the_first_picture(
 ) -> None:
     fetched("yunet")
     monkeypatch.setattr(Composer, "fallbacks", ["CUDA does not work here; the CPU computes instead."])
+    monkeypatch.setattr(options, "said_today", lambda sentence: False)
     monkeypatch.setattr(Webcam, "run", lambda self, duration: click.echo("the show begins", err=True))
     clip = write_clip(tmp_path / "in.mp4", 2, 30)
     common = ["--bundle", str(toy_bundle), "--identity", str(FACES / "identity-ben.jpg"), "--headless"]
