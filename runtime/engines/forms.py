@@ -1,4 +1,4 @@
-"""Forms of a generator that OpenVINO computes quicker, or in less memory, than the exporter's.
+"""Forms of a graph that OpenVINO computes quicker, in less memory, or rightly, where the exporter's is not.
 
 Inverse wavelets. The exporter writes an inverse Haar transform as two grouped transposed convolutions, of the low band
 and of the details, whose results are added: ONNX Runtime's quickest form. OpenVINO has a good kernel for it in float32
@@ -12,6 +12,11 @@ one convolution, styles and constants, down to which the order is carried.
 
 Noise. OpenVINO adds a layer's bias [1, C, 1, 1] and its noise [1, 1, H, W] up to one constant [1, C, H, W], 45 MB for
 the light generator, and keeps it several times. Noise that is multiplied by a one made of an input stays as it is.
+
+Weights of two products. OpenVINO in float32 packs the weights of a matrix product once, and takes the same packed form
+for another product with the same square matrix even where one of the two takes it transposed: that one is wrong, by
+more than its own size (findings/openvino-square-matrix-twice.sh). A graph with a gradient in it has such pairs, so each
+product gets a matrix of its own.
 
 The graphs of a bundle are left alone: this is done in memory while a session opens. Figures: benchmarks/LOG.md.
 """
@@ -77,6 +82,46 @@ def with_noise_apart(model: Any) -> int:
         port.replace_source_output(ops.multiply(port.get_source_output(), one).output(0))
     model.validate_nodes_and_infer_types()
     return len(noises)
+
+
+def with_matrices_apart(model: Any) -> int:
+    """Give each product with a square matrix of an `openvino.Model` that others use too a copy of its own, in place;
+    returns how many copies."""
+    taken: set[str] = set()
+    copies = 0
+    for node in model.get_ordered_ops():
+        if node.get_type_name() != "MatMul":
+            continue
+        for port in node.inputs():
+            matrix = _matrix(port.get_source_output().get_node())
+            if matrix is not None and matrix in taken:
+                port.replace_source_output(_copy(port.get_source_output().get_node()).output(0))
+                copies += 1
+            elif matrix is not None:
+                taken.add(matrix)
+    if copies:
+        model.validate_nodes_and_infer_types()
+    return copies
+
+
+def _matrix(node: Any) -> str | None:
+    """The name of the square constant that a node is, or a cast or transpose of; None when it is none."""
+    while node.get_type_name() in ("Convert", "Transpose"):
+        node = node.input_value(0).get_node()
+    shape = list(node.get_output_shape(0)) if node.get_type_name() == "Constant" else []
+    return node.get_name() if len(shape) == 2 and shape[0] == shape[1] > 1 else None
+
+
+def _copy(node: Any) -> Any:
+    """A copy of a constant, or of a cast or transpose of one."""
+    from openvino import opset8 as ops
+
+    if node.get_type_name() == "Constant":
+        return ops.constant(np.array(node.get_data()))
+    source = _copy(node.input_value(0).get_node())
+    if node.get_type_name() == "Convert":
+        return ops.convert(source, node.get_output_element_type(0).to_dtype())
+    return ops.transpose(source, node.input_value(1))
 
 
 def _is_map(output: Any) -> bool:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from ..errors import FidError
 from ..tensor import Tensor
 from ..weights.cache import cache_folder
-from .forms import with_grouped_wavelets, with_noise_apart
+from .forms import with_grouped_wavelets, with_matrices_apart, with_noise_apart
 from .recent import Recent
 from .session import check_inputs, in_place_of
 
@@ -72,6 +72,7 @@ class OpenVINOSession:
             raise FidError(f"OpenVINO cannot open {self._path.name}: {_last_line(error)}.") from error
         with_grouped_wavelets(model)
         with_noise_apart(model)
+        with_matrices_apart(model)
         return model
 
     def _build(self, batch: int) -> openvino.InferRequest:
