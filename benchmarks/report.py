@@ -1,8 +1,8 @@
 """What do all the measurements say? Markdown tables and one HTML page with plots, out of the records in results/.
 
 python benchmarks/report.py                       tables.md and index.html in out/benchmarks/, of the newest record
-python benchmarks/report.py --all                 measures everything first; the README says how long
-python benchmarks/report.py --readme              writes the short table into the README as well
+python benchmarks/report.py --all                 measures everything first; docs/measured.md says how long
+python benchmarks/report.py --page                writes the short table into docs/measured.md as well
 """
 
 import json
@@ -28,15 +28,16 @@ SCRIPTS = (  # in the order in which --all runs them
     ("peers", "--own-environment"),
     ("quality",),
 )
-README_BEFORE = "## How it works\n"
-README_MARK = re.compile(
+PAGE = ROOT / "docs" / "measured.md"
+PAGE_BEFORE = "## Other programs\n"
+TABLE_MARK = re.compile(
     r"((?:On .*; ratios are to PyTorch eager:\n\n)?<!-- speed: (benchmarks/results/[\w.-]+\.json) -->\n)(?:\|.*\n)+"
 )
 NONE = "–"
 
 
 def short_table(record: Mapping[str, Any]) -> str:
-    """Return the README's table, in Markdown, out of one record: reenactment and the whole frame by engine."""
+    """Return the table of docs/measured.md, out of one record: reenactment and the whole frame by engine."""
     run = last_runs(record)["latency"]
     lines = ["| engine | reenact | whole frame | identity cosine, PSNR to torch |", "|---|---|---|---|"]
     for engine, row in by_speed(run["graphs"]["reenact batch 1"]):
@@ -50,22 +51,22 @@ def short_table(record: Mapping[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def write_readme(record: Path, readme: Path = ROOT / "README.md") -> None:
-    """Put the short table of a record, and its machine, in the place of the README's, or before `README_BEFORE`."""
-    text, content = readme.read_text(), json.loads(record.read_text())
+def write_short_table(record: Path, page: Path = PAGE) -> None:
+    """Put the short table of a record, and its machine, in the place of the page's, or before `PAGE_BEFORE`."""
+    text, content = page.read_text(), json.loads(record.read_text())
     if last_runs(content).get("latency", {"partial": True}).get("partial"):
-        raise click.UsageError(f"{record.name} has no full run of latency.py, which the README's table is made of.")
+        raise click.UsageError(f"{record.name} has no full run of latency.py, which the page's table is made of.")
     table = f"{machine_line(content)}\n\n<!-- speed: benchmarks/results/{record.name} -->\n{short_table(content)}"
-    if README_MARK.search(text):
-        readme.write_text(README_MARK.sub(lambda _: table, text))
-    elif README_BEFORE in text:
-        readme.write_text(text.replace(README_BEFORE, f"{table}\n{README_BEFORE}", 1))
+    if TABLE_MARK.search(text):
+        page.write_text(TABLE_MARK.sub(lambda _: table, text))
+    elif PAGE_BEFORE in text:
+        page.write_text(text.replace(PAGE_BEFORE, f"{table}\n{PAGE_BEFORE}", 1))
     else:
-        raise click.UsageError(f"{readme.name} has neither the mark of the table nor the heading before which it goes.")
+        raise click.UsageError(f"{page.name} has neither the mark of the table nor the heading before which it goes.")
 
 
 def machine_line(record: Mapping[str, Any]) -> str:
-    """Return the sentence before the README's table: on what it was measured."""
+    """Return the sentence before that table: on what it was measured."""
     machine = record["machine"]
     features = ", ".join(name.upper().replace("_", "-") for name in machine["cpu_features"])
     cpu = f"{machine['cpu']}, {machine['cpus']} CPUs{f' with {features}' if features else ''}"
@@ -122,9 +123,9 @@ def measure_all(quick: bool, output: Path) -> None:
 @click.option("--all", "everything", is_flag=True, help="Measure everything first.")
 @click.option("--quick", is_flag=True, help="With --all: few runs, to see that it works; kept apart from the records.")
 @click.option("--record", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Default: the newest one.")
-@click.option("--readme", is_flag=True, help="Write the short table into the README.")
+@click.option("--page", "write_page", is_flag=True, help="Write the short table into docs/measured.md.")
 @click.option("-o", "--output", type=click.Path(file_okay=False, path_type=Path), default=QUICK_RESULTS)
-def main(everything: bool, quick: bool, record: Path | None, readme: bool, output: Path) -> None:
+def main(everything: bool, quick: bool, record: Path | None, write_page: bool, output: Path) -> None:
     folder = QUICK_RESULTS if quick else RESULTS
     if everything:
         measure_all(quick, folder)
@@ -137,8 +138,8 @@ def main(everything: bool, quick: bool, record: Path | None, readme: bool, outpu
     output.mkdir(parents=True, exist_ok=True)
     (output / "tables.md").write_text(markdown(content))
     (output / "index.html").write_text(page(content))
-    if readme:
-        write_readme(record)
+    if write_page:
+        write_short_table(record)
     click.echo(f"{output / 'index.html'}, from {record.name}")
 
 

@@ -431,21 +431,21 @@ def test_the_report_holds_every_engine_with_its_reason() -> None:
     assert "- tests/gpu: 9 passed" in text
 
 
-def test_the_readme_gets_the_table_and_the_machine(tmp_path: Path) -> None:
-    readme = tmp_path / "README.md"
+def test_the_page_gets_the_table_and_the_machine(tmp_path: Path) -> None:
+    page = tmp_path / "measured.md"
     old = "On Old CPU, 1 CPUs, at 256 px, batch 1; ratios are to PyTorch eager:"
     mark = "<!-- speed: benchmarks/results/old.json -->"
-    readme.write_text(f"# x\n\n{old}\n\n{mark}\n| a |\n|---|\n| 1 |\n\nend\n")
+    page.write_text(f"# x\n\n{old}\n\n{mark}\n| a |\n|---|\n| 1 |\n\nend\n")
     record = tmp_path / "new.json"
     record.write_text(json.dumps(RECORD))
-    report.write_readme(record, readme)
-    assert readme.read_text() == (
+    report.write_short_table(record, page)
+    assert page.read_text() == (
         "# x\n\nOn Some CPU, 2 CPUs with AVX2, AVX512-BF16, at 256 px, batch 1; ratios are to PyTorch eager:\n\n"
         f"<!-- speed: benchmarks/results/new.json -->\n{report.short_table(RECORD)}\nend\n"
     )
     record.write_text(json.dumps(RECORD | {"runs": [RECORD["runs"][0] | {"partial": True}]}))
     with pytest.raises(click.UsageError, match=r"new\.json has no full run"):
-        report.write_readme(record, readme)
+        report.write_short_table(record, page)
 
 
 def test_the_peers_formula_for_a_picture() -> None:

@@ -1,6 +1,6 @@
 """Draw the README's pictures from the shipped bundle and the shipped faces.
 
-    python docs/pictures/make_pictures.py    writes compose.jpg, deidentify.jpg, grid.jpg and interpolate.jpg into docs/
+    python docs/pictures/make_pictures.py    writes the still pictures of the README into docs/
 
 Each picture carries the note that it is synthetic. JPEG keeps a table of faces small enough for a repository.
 """
@@ -27,6 +27,8 @@ CELL = 176  # px, side of one face in the grid
 STEP = 128  # px, side of one face in the interpolations
 STEPS = 7
 GAP = 8  # px, between the two interpolations
+LIMITS = {"cap": 93, "sunglasses": 61}  # what goes wrong, and which sampled person wears it
+LIMIT_ROWS = ("laughing", "outdoors", "speaking")
 
 
 def shrunk(image: np.ndarray, side: int) -> np.ndarray:
@@ -74,6 +76,15 @@ def replaced(composer: Composer, photo: Path) -> np.ndarray:
     return np.hstack([image, work.picture(image, 0.0)])
 
 
+def gone_wrong(composer: Composer, seed: int) -> np.ndarray:
+    """Return a sampled person who wears something, and what becomes of it with three photos' attributes."""
+    worn, _ = Sampler(composer, psi=1.0).person(seed)
+    who = composer.identify(worn)
+    codes = [composer.attribute_code(composer.crop(FACES / f"attributes-{name}.jpg")) for name in LIMIT_ROWS]
+    pictures = [worn, *(composer.image(composer.w(who, code)) for code in codes)]
+    return np.hstack([shrunk(picture, CELL) for picture in pictures])
+
+
 @click.command(help=__doc__)
 @click.option("--bundle", type=click.Path(exists=True, path_type=Path), help="Default: the bundle that ships with fid.")
 @click.option("-o", "--output", type=click.Path(file_okay=False, path_type=Path), default=DOCS)
@@ -88,6 +99,7 @@ def main(bundle: Path | None, output: Path) -> None:
         "compose": one(composer, identities[0], attributes[0]),
         "deidentify": replaced(composer, FACES / "identity-dave.jpg"),
         "interpolate": two_ways(composer, identities, attributes),
+        **{f"limit-{name}": gone_wrong(composer, seed) for name, seed in LIMITS.items()},
     }
     for name, picture in pictures.items():
         path = output / f"{name}.jpg"
