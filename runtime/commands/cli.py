@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from .batch import batch
 from .check import check
 from .deidentify import deidentify
 from .group import OneLineErrors
@@ -25,7 +26,7 @@ def main() -> None:
 
 for _command in (
     *(compose, grid, pairs, interpolate, sample, demo),
-    *(webcam, video, deidentify, check, serve),
+    *(webcam, video, deidentify, check, batch, serve),
     *(models, doctor, bench),
 ):
     main.add_command(_command)

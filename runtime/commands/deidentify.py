@@ -55,15 +55,12 @@ def deidentify(
     Whoever cannot be replaced is hidden by a mosaic. The report, in OUTPUT.json or in report.json of the folder, tells
     of every face whether recognisers still take it for the same person. Exit code 3 when one does.
     """
-    from functools import cache
-
     from ..deidentify import track_file
-    from ..deidentify.run import Options, Worker, plan, summary
+    from ..deidentify.run import Options, open_worker, plan, summary
     from ..deidentify.track_file import read_tracks
     from ..media.frame import pyav
     from ..media.images import PICTURE_SUFFIXES, check_output, find_photos, replacing
     from ..media.video import VIDEO_INPUTS
-    from ..sample import Sampler
 
     if source.is_dir() and (tracks or write_tracks or preview):
         raise InputError("--tracks, --write-tracks and --preview are for one file, not for a folder.")
@@ -78,15 +75,10 @@ def deidentify(
         make_folder(output)
     composer = settings.composer()
     given = tuple(composer.identify(photo) for photo in find_photos(identities, (".npz",))) if identities else ()
-    sampler = Sampler(composer)
-    draw = cache(lambda number: sampler.person(number)[1])
-    composer.warm_up(draw(seed))
-    settings.tell_fallbacks(composer)
-    made_of: dict[str, Any] = {"bundle": composer.bundle.to_json(), "engine": composer.provider}
-    made_of |= {"resolution": composer.resolution}
     note = settings.note(composer, "deidentification", with_photos=True)
     options = Options(seed, faces, unsure, mute, allow_none, given, write_tracks)
-    worker = Worker(composer, draw, options, made_of=made_of, note=note, progress=frame_progress)
+    worker = open_worker(composer, options, note=note, progress=frame_progress)
+    settings.tell_fallbacks(composer)
     if preview is not None:
         found = worker.preview(source, preview, known)
         if write_tracks is not None:

@@ -185,31 +185,25 @@ def video(
     A run that was stopped goes on where it was when the same command is given again.
     """
     from ..identity import average
-    from ..live.layout import Reenactment, Wishes
-    from ..live.reenact import Reenactor
+    from ..live.film import Film
+    from ..live.layout import Wishes
     from ..media.images import check_output
     from ..media.video import VIDEO_SUFFIXES, open_clip, parse_trim
-    from ..media.video_rework import rework
 
     check_output(output, VIDEO_SUFFIXES, [driving, *identities])
     span = parse_trim(trim) if trim is not None else (0.0, None)
     clip = open_clip(driving)
     composer = settings.composer()
     who = average([composer.identify(photo, identity_face) for photo in identities])
-    reenactor = Reenactor(composer, light=bool(light))
-    composer.close_identity()
-    composer.warm_up(who, light=reenactor.light)
-    settings.tell_fallbacks(composer)
     wishes = Wishes(who, view or "result-only", no_face, smooth)
-    work = Reenactment(reenactor, wishes)
-    made_of = {"identity": who.fingerprint, "bundle": composer.bundle.to_json(), "engine": composer.provider}
-    made_of |= {"view": wishes.view, "smooth": smooth, "no_face": no_face, "resolution": composer.resolution}
-    made_of |= {"generator": "light" if reenactor.light else "full"}
+    film = Film(composer, wishes, light=bool(light))
+    film.warm_up()
+    settings.tell_fallbacks(composer)
     note = settings.note(composer, "reenactment", with_photos=wishes.view != "result-only")
     total = max(1, round(min((span[1] or 1e9) - span[0], clip.frames / clip.fps - span[0]) * clip.fps))
     start = time.perf_counter()
     with frame_progress(driving.name, total) as tick:
-        frames, missing = rework(clip, output, work, settings=made_of, trim=span, note=note, tick=tick)
+        frames, missing = film.write(clip, output, trim=span, note=note, tick=tick)
     fps = frames / max(time.perf_counter() - start, 1e-9)
     text = f"{output} ({frames} frames, {fps:.1f} a second, on {composer.provider})"
     text += f"; {driving} is damaged, frames missing: {missing}" if missing else ""

@@ -50,6 +50,15 @@ class Settings:
         options = {"engine": self.engine, "require": self.require, "threads": self.threads}
         return Composer(self.bundle, resolution=self.resolution, refine=self.refine, **options)
 
+    def made_of(self) -> dict[str, Any]:
+        """Return what every result depends on, as JSON holds it; nothing is opened for it. Not the engine: what is done
+        on one machine stays done on another."""
+        from ..weights.bundle import Bundle
+
+        labels = [self.provenance, self.mark, self.sign_cert is not None]
+        made_of = {"bundle": Bundle.load(self.bundle).to_json(), "resolution": self.resolution}
+        return made_of | {"refine": self.refine, "labels": labels}
+
     def note(
         self, composer: Composer, kind: str, with_photos: bool = False, inputs: Sequence[Path] = ()
     ) -> Note | None:
@@ -80,10 +89,14 @@ class Settings:
         Where nothing was asked for, an engine that does not work here is worth a sentence a day.
         """
         for fallback in composer.fallbacks:
-            if fallback not in self.told:
-                self.told.append(fallback)
-                if self.engine != "auto" or self.require is not None or not said_today(fallback):
-                    click.echo(f"fid-run: {fallback}", err=True)
+            self.tell_fallback(fallback)
+
+    def tell_fallback(self, fallback: str) -> None:
+        """Say one sentence of `tell_fallbacks`, unless it has been said."""
+        if fallback not in self.told:
+            self.told.append(fallback)
+            if self.engine != "auto" or self.require is not None or not said_today(fallback):
+                click.echo(f"fid-run: {fallback}", err=True)
 
     def report(self, composer: Composer, text: str, **record: Any) -> None:
         """Say on stdout what was done, as text or JSON, and on stderr what is not as it was asked for."""

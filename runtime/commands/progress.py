@@ -1,14 +1,19 @@
-"""Progress bars, drawn on a terminal only."""
+"""Progress bars, drawn on a terminal only; where nobody watches, long work says now and then how far it is."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from ..terminal import make_console
 
+if TYPE_CHECKING:
+    from ..batch.run import Tally
+
 T = TypeVar("T")
+SAY_S = 30.0  # seconds from one line about long work to the next, in a log
 
 
 def progress_of(what: str, items: Iterable[T], count: int) -> Iterator[T]:
@@ -35,3 +40,36 @@ def frame_progress(what: str, count: int) -> Iterator[Callable[[int], None]]:
     with Progress(*columns, console=console, transient=True) as progress:
         task = progress.add_task(what, total=count)
         yield lambda ready: progress.update(task, completed=ready)
+
+
+@contextmanager
+def file_progress() -> Iterator[Callable[[Tally], None]]:
+    """Give what shows files, rate, time left and failures of a batch: a bar on a terminal, else a line now and then."""
+    from rich.progress import BarColumn, Progress, TextColumn
+
+    console = make_console(stderr=True)
+    if not console.is_terminal:
+        said = time.monotonic()
+
+        def say(tally: Tally) -> None:
+            nonlocal said
+            if time.monotonic() - said >= SAY_S:
+                said = time.monotonic()
+                console.print(f"fid-run: {_told(tally)}")
+
+        yield say
+        return
+    with Progress(BarColumn(), TextColumn("{task.description}"), console=console, transient=True) as progress:
+        task = progress.add_task("opening", total=None)
+        yield lambda tally: progress.update(task, total=tally.of, completed=tally.done, description=_told(tally))
+
+
+def _told(tally: Tally) -> str:
+    left = "" if tally.left_s is None else f", {_duration(tally.left_s)} left"
+    rate = f"{tally.rate:.2g} files/s" if tally.rate >= 1 else f"{60 * tally.rate:.2g} files/min"
+    return f"{tally.done} of {tally.of} files, {rate}{left}, {tally.failed} failed"
+
+
+def _duration(seconds: float) -> str:
+    minutes = round(seconds / 60)
+    return f"{seconds:.0f} s" if minutes < 2 else f"{minutes} min" if minutes < 120 else f"{minutes / 60:.1f} h"

@@ -8,7 +8,8 @@ import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path
+from functools import cache
+from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from ..labels.provenance import Note
 from ..media.images import PHOTO_SUFFIXES, PICTURE_SUFFIXES, check_output, read_image, write_image
 from ..media.video import VIDEO_INPUTS, VIDEO_SUFFIXES, Clip, open_clip, read_frames
 from ..media.video_rework import rework
+from ..sample import Sampler
 from .judges import MATCH, MATCH_DLIB, STRICT, Judges
 from .places import Track, place_of
 from .preview import draw_preview, preview_frames
@@ -167,6 +169,16 @@ class Worker:
         return self._judges
 
 
+def open_worker(composer: Composer, options: Options, *, note: Note | None, progress: Progress) -> Worker:
+    """Return a worker whose sessions are open and warm, with synthetic people of the composer's generator."""
+    sampler = Sampler(composer)
+    draw = cache(lambda number: sampler.person(number)[1])
+    composer.warm_up(draw(options.seed))
+    made_of: dict[str, Any] = {"bundle": composer.bundle.to_json(), "engine": composer.provider}
+    made_of |= {"resolution": composer.resolution}
+    return Worker(composer, draw, options, made_of=made_of, note=note, progress=progress)
+
+
 def plan(source: Path, output: Path) -> tuple[list[tuple[Path, Path]], Path]:
     """Return (input, output) of each file, and where the report goes. Raises `InputError` for what cannot be."""
     if not source.exists():
@@ -180,11 +192,13 @@ def plan(source: Path, output: Path) -> tuple[list[tuple[Path, Path]], Path]:
         raise InputError(f"there are no photos and no videos in the folder {source}.")
     if output.exists() and output.samefile(source):
         raise InputError(f"{output} is the folder of the originals; give another one for the results.")
-    jobs = []
-    for path in files:
-        can, other = (VIDEO_SUFFIXES, ".mkv") if path.suffix.lower() in VIDEO_INPUTS else (PICTURE_SUFFIXES, ".png")
-        jobs.append((path, output / (path.name if path.suffix.lower() in can else f"{path.name}{other}")))
-    return jobs, output / "report.json"
+    return [(path, output / output_name(path)) for path in files], output / "report.json"
+
+
+def output_name(path: PurePath) -> str:
+    """Return the name of what is written for a photo or video: its own, where a file of that kind can be written."""
+    can, other = (VIDEO_SUFFIXES, ".mkv") if path.suffix.lower() in VIDEO_INPUTS else (PICTURE_SUFFIXES, ".png")
+    return path.name if path.suffix.lower() in can else f"{path.name}{other}"
 
 
 def summary(files: Sequence[dict[str, Any]]) -> dict[str, Any]:

@@ -1,0 +1,277 @@
+"""The jobs of a batch: what is done to one file. Each opens once in a worker, and is given files from then on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any, Protocol
+
+from ..composer import Composer
+from ..errors import InputError
+from ..identity import SUFFIX, average
+from ..media.images import PHOTO_SUFFIXES, PICTURE_SUFFIXES, find_photos, write_image
+from ..media.video import VIDEO_INPUTS, VIDEO_SUFFIXES, open_clip
+from .manifest import sha256_of
+
+if TYPE_CHECKING:
+    from ..labels.provenance import Note
+
+
+class Opening(Protocol):
+    """How composers are opened and what files say of themselves: `commands.options.Settings` is one."""
+
+    @property
+    def threads(self) -> int | None:
+        """CPU threads; None for one per core."""
+        ...
+
+    def composer(self) -> Composer:
+        """Open the bundle."""
+        ...
+
+    def note(self, composer: Composer, kind: str, with_photos: bool = ..., inputs: Sequence[Path] = ...) -> Note | None:
+        """Return the note of a file; see `commands.options.Settings.note`."""
+        ...
+
+
+@dataclass(frozen=True)
+class Made:
+    """What came of one file."""
+
+    faces: int | None = None  # composed or replaced
+    more: dict[str, Any] = field(default_factory=dict)  # for the manifest
+    report: dict[str, Any] | None = None  # to be written beside the output, as OUTPUT.json
+
+
+Work = Callable[[Path, Path], Made]
+"""What an open job does to a file: input and output as local paths; `FidError` in a sentence when it cannot be done."""
+
+
+class Job(Protocol):
+    """What a batch does to every file."""
+
+    @property
+    def suffixes(self) -> tuple[str, ...]:
+        """Endings of the inputs, in small letters."""
+        ...
+
+    def output(self, name: str) -> str:
+        """Return the name of the output of an input, both below their places: of this name alone, whatever else is in
+        the folder."""
+        ...
+
+    def made_of(self, name: str) -> dict[str, Any]:
+        """Return what the output of an input depends on beside its bytes and the composer, as JSON holds it."""
+        ...
+
+    def open(self, opening: Opening, composer: Composer) -> Work:
+        """Return what is done to each file, with all sessions open."""
+        ...
+
+
+@dataclass(frozen=True)
+class Compose:
+    """One person on the pose, expression and light of every photo."""
+
+    identities: tuple[Path, ...]
+    face: int | None = None
+    identity_face: int | None = None
+    suffixes = PHOTO_SUFFIXES
+
+    @cached_property
+    def _people(self) -> list[str | None]:
+        return _digests(self.identities)
+
+    def output(self, name: str) -> str:
+        """See `Job.output`: the input's name, with .png added where fid does not write such files."""
+        return name if PurePosixPath(name).suffix.lower() in PICTURE_SUFFIXES else f"{name}.png"
+
+    def made_of(self, name: str) -> dict[str, Any]:
+        """See `Job.made_of`."""
+        return {"job": "compose", "people": self._people, "face": [self.face, self.identity_face]}
+
+    def open(self, opening: Opening, composer: Composer) -> Work:
+        """See `Job.open`."""
+        composer.set_identity(average([composer.identify(photo, self.identity_face) for photo in self.identities]))
+        composer.close_identity()
+        signed = [path for path in self.identities if path.suffix.lower() != SUFFIX]
+
+        def work(photo: Path, output: Path) -> Made:
+            image = composer.compose(photo, self.face)
+            write_image(output, image, opening.note(composer, "composition", inputs=[*signed, photo]))
+            return Made(faces=1)
+
+        return work
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """On every photo the person of the same name in another folder."""
+
+    identities: Path  # a folder of photos or identity files
+    face: int | None = None
+    identity_face: int | None = None
+    suffixes = PHOTO_SUFFIXES
+
+    @cached_property
+    def _partners(self) -> dict[str, Path]:
+        if not self.identities.is_dir():
+            raise InputError(f"{self.identities} is not a folder; pairs are matched between the files of two folders.")
+        partners: dict[str, Path] = {}
+        for path in find_photos([self.identities], (SUFFIX,)):
+            if path.stem in partners:
+                raise InputError(f"{partners[path.stem]} and {path} have the same name, so pairs are not clear.")
+            partners[path.stem] = path
+        return partners
+
+    def output(self, name: str) -> str:
+        """See `Job.output`."""
+        return str(PurePosixPath(name).with_suffix(".png"))
+
+    def made_of(self, name: str) -> dict[str, Any]:
+        """See `Job.made_of`."""
+        partner = self._partners.get(PurePosixPath(name).stem)
+        status = None if partner is None else partner.stat()
+        person = None if status is None else [status.st_size, status.st_mtime_ns]
+        return {"job": "pairs", "person": person, "face": [self.face, self.identity_face]}
+
+    def open(self, opening: Opening, composer: Composer) -> Work:
+        """See `Job.open`."""
+
+        def work(photo: Path, output: Path) -> Made:
+            partner = self._partners.get(photo.stem)
+            if partner is None:
+                raise InputError(f"{photo.name} has no partner of its name in {self.identities}.")
+            composer.set_identity(composer.identify(partner, self.identity_face))
+            write_image(output, composer.compose(photo, self.face), opening.note(composer, "composition"))
+            return Made(faces=1)
+
+        return work
+
+
+@dataclass(frozen=True)
+class Video:
+    """One person in every clip."""
+
+    identities: tuple[Path, ...]
+    view: str = "result-only"
+    smooth: float = 1.0
+    no_face: str = "hold"
+    light: bool = False
+    identity_face: int | None = None
+    suffixes = VIDEO_INPUTS
+
+    @cached_property
+    def _people(self) -> list[str | None]:
+        return _digests(self.identities)
+
+    def output(self, name: str) -> str:
+        """See `Job.output`: the input's name, with .mkv added where fid does not write such files."""
+        return name if PurePosixPath(name).suffix.lower() in VIDEO_SUFFIXES else f"{name}.mkv"
+
+    def made_of(self, name: str) -> dict[str, Any]:
+        """See `Job.made_of`."""
+        looks = [self.view, self.smooth, self.no_face, self.light, self.identity_face]
+        return {"job": "video", "people": self._people, "looks": looks}
+
+    def open(self, opening: Opening, composer: Composer) -> Work:
+        """See `Job.open`."""
+        from ..live.film import Film
+        from ..live.layout import Wishes
+
+        who = average([composer.identify(photo, self.identity_face) for photo in self.identities])
+        film = Film(composer, Wishes(who, self.view, self.no_face, self.smooth), self.light)
+        film.warm_up()
+        note = opening.note(composer, "reenactment", with_photos=self.view != "result-only")
+
+        def work(path: Path, output: Path) -> Made:
+            frames, missing = film.write(open_clip(path), output, note=note)
+            return Made(more={"frames": frames, "missing": missing})
+
+        return work
+
+
+@dataclass(frozen=True)
+class Deidentify:
+    """Everybody replaced in every photo and clip."""
+
+    seed: int = 0
+    identities: tuple[Path, ...] = ()
+    faces: str = "all"
+    unsure: str = "mosaic"
+    mute: bool = False
+    allow_none: bool = False
+    suffixes = (*PHOTO_SUFFIXES, *VIDEO_INPUTS)
+
+    @cached_property
+    def _people(self) -> list[str | None]:
+        return _digests(self.identities)
+
+    def output(self, name: str) -> str:
+        """See `Job.output`."""
+        from ..deidentify.run import output_name
+
+        path = PurePosixPath(name)
+        return str(path.with_name(output_name(path)))
+
+    def made_of(self, name: str) -> dict[str, Any]:
+        """See `Job.made_of`."""
+        return {"job": "deidentify", **asdict(self), "identities": self._people}
+
+    def open(self, opening: Opening, composer: Composer) -> Work:
+        """See `Job.open`."""
+        from ..deidentify.run import Options, open_worker, summary
+
+        photos = find_photos(self.identities, (SUFFIX,)) if self.identities else []
+        given = tuple(composer.identify(photo) for photo in photos)
+        composer.close_identity()
+        options = Options(self.seed, self.faces, self.unsure, self.mute, self.allow_none, given)
+        note = opening.note(composer, "deidentification", with_photos=True)
+        worker = open_worker(composer, options, note=note, progress=_nobody_watches)
+
+        def work(path: Path, output: Path) -> Made:
+            done = {**worker.file(path, output), "input": path.name, "output": output.name}
+            report = {**summary([done]), "failed": []}
+            more = {name: report[name] for name in ("replaced", "hidden", "unsure", "still_matching")}
+            return Made(report["people"], more, report)
+
+        return work
+
+
+@dataclass(frozen=True)
+class Identify:
+    """An identity file of every photo."""
+
+    face: int | None = None
+    suffixes = PHOTO_SUFFIXES
+
+    def output(self, name: str) -> str:
+        """See `Job.output`."""
+        return str(PurePosixPath(name).with_suffix(SUFFIX))
+
+    def made_of(self, name: str) -> dict[str, Any]:
+        """See `Job.made_of`."""
+        return {"job": "identify", "face": self.face}
+
+    def open(self, opening: Opening, composer: Composer) -> Work:
+        """See `Job.open`."""
+        composer.provider  # noqa: B018 - opens a session, so that a missing engine fails here
+
+        def work(photo: Path, output: Path) -> Made:
+            composer.identify(photo, self.face).save(output)
+            return Made(faces=1)
+
+        return work
+
+
+def _digests(paths: Sequence[Path]) -> list[str | None]:
+    """What files, or the photos of folders, hold."""
+    return [sha256_of(path) for path in find_photos(paths, (SUFFIX,))] if paths else []
+
+
+@contextmanager
+def _nobody_watches(what: str, count: int) -> Iterator[Callable[[int], None]]:
+    yield lambda ready: None

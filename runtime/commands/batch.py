@@ -1,0 +1,195 @@
+"""The commands of `fid-run batch`: one job on every file of a folder."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial, wraps
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from .options import FILE, Settings, composing, face_option, identity_face_option
+from .progress import file_progress
+
+if TYPE_CHECKING:
+    from ..batch.jobs import Job
+    from ..batch.manifest import Line
+    from ..batch.run import Doing, Plan, Tally
+    from ..batch.worker import Setup
+
+SOME_FAILED = 3  # exit code when not every file is done
+NAMED = 10  # failures that are named at the end; the manifest has all
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+def batch() -> None:
+    """One job on every file of a folder and the folders in it.
+
+    Each result has its file's name, and appears whole or not at all. manifest.jsonl in the folder of results has a line
+    of JSON for every file; the same command again does only what is missing. Exit code 0 when all is done, 3 when
+    something failed.
+    """
+
+
+def batching(command: Callable[..., Job]) -> Callable[..., None]:
+    """Give a command that returns a job the options of a batch, and run it."""
+
+    @wraps(command)
+    def run_job(settings: Settings, source: str, target: str, **values: Any) -> None:
+        own = {name: values.pop(name) for name in ("shard", "workers", "dry_run")}
+        _run(command(**values), settings, source, target, **own)
+
+    options = [
+        click.option("-i", "--input", "source", required=True, metavar="DIR", help="The folder of inputs."),
+        click.option("-o", "--output", "target", required=True, metavar="DIR", help="The folder of results."),
+        click.option("--shard", metavar="I/N", help="Only part I of N, from 0 on: the same files on every machine."),
+        click.option("--workers", type=click.IntRange(1, 512), default=1, show_default=True, help="Processes."),
+        click.option("--dry-run", is_flag=True, help="Say how many files are to be done, and stop."),
+    ]
+    wrapped = composing(run_job)
+    for option in reversed(options):
+        wrapped = option(wrapped)
+    return wrapped
+
+
+identity_option = click.option(
+    "--identity", "identities", type=FILE, multiple=True, required=True, help="Whose face; repeat: averaged."
+)
+
+
+@batch.command()
+@identity_option
+@face_option
+@identity_face_option
+@batching
+def compose(identities: tuple[Path, ...], face: int | None, identity_face: int | None) -> Job:
+    """One person on every photo's pose, expression and light."""
+    from ..batch.jobs import Compose
+
+    return Compose(identities, face, identity_face)
+
+
+@batch.command()
+@click.option("--identity", "identities", type=FILE, required=True, metavar="DIR", help="Photos or identity files.")
+@face_option
+@identity_face_option
+@batching
+def pairs(identities: Path, face: int | None, identity_face: int | None) -> Job:
+    """On every photo the person of the same name in another folder."""
+    from ..batch.jobs import Pairs
+
+    return Pairs(identities, face, identity_face)
+
+
+@batch.command()
+@identity_option
+@click.option("--view", type=click.Choice(["result-only", "paste", "side-by-side"]), default="result-only")
+@click.option("--smooth", type=click.FloatRange(0, 10), default=1.0, help="Steadier with more; 0 is off.")
+@click.option("--no-face", type=click.Choice(["hold", "pass", "blank"]), default="hold", help="As in `video`.")
+@click.option("--light/--full", default=False, help="The light generator or the full one.")
+@identity_face_option
+@batching
+def video(identities: tuple[Path, ...], identity_face: int | None, **looks: Any) -> Job:
+    """One person in every clip, with its sound."""
+    from ..batch.jobs import Video
+    from ..media.frame import pyav
+
+    pyav()  # when it is missing, that is the one error, and nothing was begun
+    return Video(identities, identity_face=identity_face, **looks)
+
+
+@batch.command()
+@click.option("--seed", type=click.IntRange(0, 2**31), default=0, show_default=True, help="Who stands in.")
+@click.option("--identity", "identities", type=FILE, multiple=True, help="Who stands in instead; a folder or repeat.")
+@click.option("--faces", type=click.Choice(["all", "largest"]), default="all", help="Whom to replace.")
+@click.option("--unsure", type=click.Choice(["mosaic", "keep"]), default="mosaic", help="As in `deidentify`.")
+@click.option("--mute", is_flag=True, help="Leave the sound of videos out.")
+@click.option("--allow-none", is_flag=True, help="Copy what has no face in it.")
+@batching
+def deidentify(**options: Any) -> Job:
+    """Everybody replaced in every photo and clip; the verdict on each is in FILE.json.
+
+    Exit code 3 also when somebody is still recognised.
+    """
+    from ..batch.jobs import Deidentify
+
+    return Deidentify(**options)
+
+
+@batch.command()
+@click.option("--face", type=click.IntRange(min=1), metavar="N", help="Face N, counted by size. [default: 1]")
+@batching
+def identify(face: int | None) -> Job:
+    """An identity file (.npz) of every photo."""
+    from ..batch.jobs import Identify
+
+    return Identify(face)
+
+
+def _run(
+    job: Job, settings: Settings, source: str, target: str, *, shard: str | None, workers: int, dry_run: bool
+) -> None:
+    """Plan, do, and say what came of it."""
+    from ..batch.places import source_place, target_place
+    from ..batch.run import Tally, make_plan, parse_shard, run
+    from ..batch.worker import Setup
+    from ..engines.machine import physical_cores
+
+    part = None if shard is None else parse_shard(shard)
+    inputs, results = source_place(source), target_place(target)
+    plan = make_plan(job, inputs, results, settings.made_of(), part)
+    tally = Tally(len(plan.tasks), matching=plan.matching)
+    if dry_run or not plan.tasks:
+        _finish(settings, tally, plan, [], target)
+        return
+    if workers > 1 and settings.threads is None:
+        settings = replace(settings, threads=max(1, physical_cores() // workers))
+    setup = Setup(job, settings, inputs, results)
+    errors: list[str] = []
+    with file_progress() as show:
+
+        def watch(tally: Tally, line: Line) -> None:
+            if line.error is not None and len(errors) < NAMED:
+                errors.append(f"{line.input}: {line.error}")
+            if line.fallback is not None:
+                settings.tell_fallback(line.fallback)
+            show(tally)
+
+        run(plan.tasks, _doing(setup, workers), results, part, tally, watch)
+    _finish(settings, tally, plan, errors, target)
+
+
+def _doing(setup: Setup, workers: int) -> Doing:
+    from ..batch.processes import work_in_processes
+    from ..batch.worker import work_here
+
+    return partial(work_here, setup) if workers == 1 else partial(work_in_processes, setup, count=workers)
+
+
+def _finish(settings: Settings, tally: Tally, plan: Plan, errors: list[str], target: str) -> None:
+    """Say what was done, name what failed, and end with the exit code."""
+    done, left = tally.done - tally.failed, tally.of - tally.done
+    text = f"{done + plan.done} of {plan.files} files are done in {target}"
+    text += f", {done} of them now, {tally.rate:.2f} files/s" if done else ""
+    text += f"; {left} to do" if left else f"; {tally.failed} failed" if tally.failed else ""
+    record = {"files": plan.files, "before": plan.done, "done": done, "failed": tally.failed, "left": left}
+    record |= {"output": target, "files_per_s": round(tally.rate, 3), "work_s": round(tally.work_s, 2)}
+    if settings.as_json:
+        click.echo(json.dumps({**record, "errors": errors, "still_matching": tally.matching}))
+    else:
+        click.echo(text)
+    for error in errors:
+        click.echo(f"fid-run: failed: {error}", err=True)
+    if tally.failed > len(errors):
+        click.echo(f"fid-run: {tally.failed - len(errors)} more failed; the manifest names them.", err=True)
+    if tally.matching:
+        click.echo(
+            f"fid-run: somebody is still recognised in {tally.matching} files; do not publish those that the manifest "
+            "names with still_matching before you have looked at them.",
+            err=True,
+        )
+    if tally.failed or tally.matching:
+        click.get_current_context().exit(SOME_FAILED)

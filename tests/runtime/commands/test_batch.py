@@ -1,0 +1,177 @@
+"""`fid-run batch` from end to end with the toy bundle: every file once, as the other commands make it."""
+
+import json
+import multiprocessing
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from fid.runtime.assets import FACES
+from fid.runtime.batch import run as batch_run
+from fid.runtime.batch import worker
+from fid.runtime.batch.jobs import Compose
+from fid.runtime.deidentify import judges
+from fid.runtime.identity import Identity
+from fid.runtime.media.video import open_clip
+from fid.runtime.timing import stage
+
+from ..media.test_video import write_clip
+from ..test_sample import write_bundle_with_mapping
+from .test_photos import ADA, BEN, LAUGHING, fid_run, one_line
+
+
+@pytest.fixture(autouse=True)
+def in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fetched: Callable[[str], Path]) -> None:
+    for name in ("yunet", "dlib"):
+        fetched(name)
+    monkeypatch.chdir(tmp_path)
+    Path("in/more").mkdir(parents=True)
+    for place in ("in/laughing.jpg", "in/more/laughing.png"):
+        shutil.copy(LAUGHING, place)
+    Path("in/broken.jpg").write_bytes(b"no picture")
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(write_bundle_with_mapping(tmp_path_factory.mktemp("toy") / "bundle").folder)
+
+
+def batch(job: str, bundle: str, *options: str, exit_code: int = 0) -> dict[str, Any]:
+    """The report of a batch from `in` to `out`."""
+    settings = ("--bundle", bundle, "--threads", "1", "--json")
+    return json.loads(fid_run("batch", job, "-i", "in", "-o", "out", *settings, *options, exit_code=exit_code).stdout)
+
+
+def lines() -> dict[str, dict[str, Any]]:
+    return {line["input"]: line for line in map(json.loads, Path("out/manifest.jsonl").read_text().splitlines())}
+
+
+def test_compose_is_compose_file_by_file(bundle: str) -> None:
+    report = batch("compose", bundle, "--identity", ADA, exit_code=3)
+    assert (report["files"], report["done"], report["failed"], report["before"]) == (3, 2, 1, 0)
+    assert report["errors"] == [f"broken.jpg: {Path('in/broken.jpg').absolute()} is not a picture that can be read: it "
+                                "is broken, cut off, or of another format."]  # fmt: skip
+    fid_run("compose", "--bundle", bundle, "--identity", ADA, "--attributes", LAUGHING, "-o", "alone.jpg")
+    assert Path("out/laughing.jpg").read_bytes() == Path("alone.jpg").read_bytes()
+    assert sorted(path.name for path in Path("out").rglob("*") if path.is_file()) == [
+        "laughing.jpg", "laughing.png", "manifest.jsonl",
+    ]  # fmt: skip
+    line = lines()["more/laughing.png"]
+    assert (line["output"], line["faces"], line["error"]) == ("more/laughing.png", 1, None)
+    assert line["engine"] == "onnxruntime CPU"
+    assert len(line["sha256"]) == 64
+    Path("in/broken.jpg").unlink()
+    report = batch("compose", bundle, "--identity", ADA)
+    assert (report["files"], report["done"], report["before"]) == (2, 0, 2)
+
+
+def test_a_dry_run_only_counts(bundle: str) -> None:
+    report = batch("compose", bundle, "--identity", ADA, "--dry-run")
+    assert (report["files"], report["left"], report["done"]) == (3, 3, 0)
+    assert list(Path("out").iterdir()) == []
+
+
+def test_identify_then_pairs(bundle: str) -> None:
+    Path("people").mkdir()
+    shutil.copy(BEN, "people/laughing.jpg")
+    fid_run("batch", "identify", "--bundle", bundle, "-i", "people", "-o", "codes")
+    assert Identity.load(Path("codes/laughing.npz")).code.shape == (128,)
+    Path("in/broken.jpg").rename("in/alone.jpg")
+    shutil.rmtree("in/more")
+    report = batch("pairs", bundle, "--identity", "codes", exit_code=3)
+    assert report["errors"] == [f"alone.jpg: alone.jpg has no partner of its name in {Path('codes')}."]
+    fid_run("compose", "--bundle", bundle, "--identity", BEN, "--attributes", LAUGHING, "-o", "alone.png")
+    assert Path("out/laughing.png").read_bytes() == Path("alone.png").read_bytes()
+    shutil.copy(ADA, "people/laughing.jpg")
+    fid_run("batch", "identify", "--bundle", bundle, "-i", "people", "-o", "codes")
+    assert batch("pairs", bundle, "--identity", "codes", exit_code=3)["done"] == 1, "somebody else: it is made again"
+
+
+def test_clips(bundle: str) -> None:
+    shutil.rmtree("in/more")
+    pictures = [np.full((64, 64, 3), 10 * number, np.uint8) for number in range(4)]
+    write_clip(Path("in/clip.mp4"), [22500 * number for number in range(4)], pictures=pictures.__getitem__)
+    report = batch("video", bundle, "--identity", ADA, "--no-face", "blank")
+    assert (report["files"], report["done"]) == (1, 1), "photos are no clips"
+    assert lines()["clip.mp4"]["more"] == {"frames": 4, "missing": 0}
+    assert open_clip(Path("out/clip.mp4")).frames == 4
+
+
+def test_deidentify_tells_whether_somebody_is_left(bundle: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.rmtree("in/more")
+    monkeypatch.setattr(judges, "MATCH", 1.01)  # nobody matches
+    batch("deidentify", bundle, exit_code=3)
+    report = json.loads(Path("out/laughing.jpg.json").read_text())
+    assert (report["people"], report["still_matching"], report["files"][0]["input"]) == (1, 0, "laughing.jpg")
+    Path("in/broken.jpg").unlink()
+    assert batch("deidentify", bundle)["still_matching"] == 0
+    monkeypatch.setattr(judges, "MATCH", -1.0)
+    monkeypatch.setattr(judges, "MATCH_DLIB", 9.0)
+    assert batch("deidentify", bundle, "--seed", "9", exit_code=3)["still_matching"] == 1
+    assert batch("deidentify", bundle, "--seed", "9", exit_code=3)["left"] == 0, "it is still told the next time"
+
+
+def test_a_bug_in_one_file_is_a_line(bundle: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def opened(self: Compose, opening: object, composer: object) -> Callable[[Path, Path], object]:
+        def work(photo: Path, output: Path) -> object:
+            with stage("read"):
+                raise KeyError(photo.name)
+
+        return work
+
+    monkeypatch.setattr(Compose, "open", opened)
+    monkeypatch.setattr(worker.Worker, "__init__", init_without_composer)
+    report = batch("compose", bundle, "--identity", ADA, exit_code=3)
+    assert report["errors"][0].startswith("broken.jpg: this met a bug in fid: KeyError: 'broken.jpg' (work, line")
+
+
+def init_without_composer(self: worker.Worker, setup: worker.Setup) -> None:
+    self._setup = setup
+    self._composer = SimpleNamespace(provider="toy CPU", fallbacks=[])  # type: ignore[assignment]
+    self._work = setup.job.open(setup.opening, self._composer)
+
+
+def test_two_processes_of_which_one_is_killed(bundle: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both make every file once, byte for byte as one process does."""
+    for number in range(6):
+        shutil.copy(LAUGHING, f"in/{number}.jpg")
+    batch("compose", bundle, "--identity", ADA, exit_code=3)
+    Path("out").rename("alone")
+    killed = []
+
+    def add(self: batch_run.Tally, line: object) -> None:
+        if not killed:
+            killed.extend(multiprocessing.active_children()[:1])
+            killed[0].kill()
+        real(self, line)  # type: ignore[arg-type]
+
+    real = batch_run.Tally.add
+    monkeypatch.setattr(batch_run.Tally, "add", add)
+    report = batch("compose", bundle, "--identity", ADA, "--workers", "2", exit_code=3)
+    assert (report["done"], report["failed"]) == (8, 1)
+    assert len(killed) == 1
+    made = {path.relative_to("out"): path.read_bytes() for path in Path("out").rglob("*.*g")}
+    assert made == {path.relative_to("alone"): path.read_bytes() for path in Path("alone").rglob("*.*g")}
+    rows = [json.loads(row)["input"] for row in Path("out/manifest.jsonl").read_text().splitlines()]
+    assert len(rows) == len(set(rows)) == 9
+    assert multiprocessing.active_children() == []
+
+
+def test_mistakes_are_one_line(bundle: str) -> None:
+    common = ("--bundle", bundle, "-o", "out")
+    no_face = str(FACES.parent / "web" / "icon.svg")
+    cases = [
+        (("compose", "--identity", ADA, "-i", "nowhere"), "nowhere does not exist"),
+        (("compose", "--identity", "nobody.jpg", "-i", "in"), "nobody.jpg does not exist"),
+        (("compose", "--identity", no_face, "-i", "in"), "is not a picture that can be read"),
+        (("compose", "--identity", no_face, "-i", "in", "--workers", "2"), "is not a picture that can be read"),
+        (("pairs", "--identity", "nowhere", "-i", "in"), "nowhere is not a folder"),
+        (("video", "--identity", ADA, "-i", "in"), "there is nothing in"),
+        (("identify", "-i", "in", "--shard", "4/4"), "give I/N with I from 0 to N - 1"),
+    ]
+    for arguments, sentence in cases:
+        assert sentence in one_line(fid_run("batch", *arguments, *common, exit_code=2)), arguments
