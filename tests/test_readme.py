@@ -21,7 +21,22 @@ README = PAGES["README.md"]
 SCRIPTS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
 # In front of a table: every number in the table's body comes from one of these records.
 RECORD_MARK = re.compile(r"<!-- (figures|speed): ((?:benchmarks/results/[\w.-]+\.json )+)-->$")
-KNOWN = {"pip", "pytest", "python", "python3", "ruff", "git", "cd", "export", "eval", ".", ".ci/run", "curl", "docker"}
+KNOWN = {
+    "pip",
+    "pytest",
+    "python",
+    "python3",
+    "ruff",
+    "git",
+    "cd",
+    "export",
+    "eval",
+    ".",
+    ".ci/run",
+    "curl",
+    "docker",
+    "sbatch",
+}
 MEASURED = re.compile(r"\d\s?(?:ms|s|fps|dB)\b|cosine", flags=re.IGNORECASE)
 
 
@@ -39,6 +54,7 @@ def click_command(module: ModuleType) -> click.Command:
     """The command of a module: its group if it has one, else its only command."""
     found = [value for value in vars(module).values() if isinstance(value, click.Command)]
     groups = [value for value in found if isinstance(value, click.Group)]
+    groups = [group for group in groups if not any(group in other.commands.values() for other in groups)]
     (command,) = groups or found
     return command
 
