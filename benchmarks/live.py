@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import click
-import cv2
 import numpy as np
 from engines import CPU_ENGINES, as_w_plus, inputs, open_engine
 from fid.runtime.engines.machine import physical_cores
+from fid.runtime.media.video import open_clip
 from machine import ROOT, machine_record
 
 FACE = ROOT / "runtime" / "faces" / "identity-ada.jpg"
@@ -65,10 +65,8 @@ def eager_ms(threads: int) -> float:
 @click.option("--seconds", type=click.FloatRange(min=1), default=20.0, show_default=True, help="For each engine.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Record, JSON.")
 def main(clip: Path, seconds: float, output: Path | None) -> None:
-    machine, capture = machine_record(), cv2.VideoCapture(str(clip))
-    size = {"width": int(capture.get(cv2.CAP_PROP_FRAME_WIDTH)), "height": int(capture.get(cv2.CAP_PROP_FRAME_HEIGHT))}
-    camera = {**size, "fps": round(capture.get(cv2.CAP_PROP_FPS), 2)}
-    capture.release()
+    machine, film = machine_record(), open_clip(clip)
+    camera = {"width": film.width, "height": film.height, "fps": round(film.fps, 2)}
     figures = {}
     for engine in CPU_ENGINES:
         webcam(engine, clip, 3)  # builds what is cached

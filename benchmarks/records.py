@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from fid.runtime.files import new_file
 from fid.runtime.weights.bundle import Bundle
-from fid.runtime.weights.cache import new_file
 from machine import ROOT, machine_record
 
 RESULTS = ROOT / "benchmarks" / "results"

@@ -7,7 +7,6 @@ the weight files of the fetched generator. So a user of the lean runtime needs n
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import numpy as np
 import onnx
@@ -16,6 +15,7 @@ from onnx import numpy_helper
 
 from ..runtime.errors import FidError
 from ..runtime.weights import catalogue as models
+from ..runtime.weights.cache import scratch_folder
 from ..runtime.weights.prepare import SKELETON_WEIGHTS
 from ..trainer.networks.mobilestylegan import W_SIZE, Mapping, Synthesis
 from .fold import with_transposed_wavelets
@@ -58,11 +58,11 @@ def write_skeletons(folder: Path, threads: int = 2) -> list[Skeleton]:
         inputs = {"z": z.numpy(), "w_plus": (w[:, None] + offset).numpy()}
     folder.mkdir(parents=True, exist_ok=True)
     results = []
-    with TemporaryDirectory(dir=folder) as scratch:
+    with scratch_folder(folder / ".skeletons") as scratch:
         for name, module in modules.items():
-            weights = Path(scratch) / SKELETON_WEIGHTS[name]
+            weights = scratch / SKELETON_WEIGHTS[name]
             shutil.copyfile(source / SKELETON_WEIGHTS[name], weights)  # ONNX Runtime follows no link out of the folder
-            path = Path(scratch) / f"{name}.onnx"
+            path = scratch / f"{name}.onnx"
             model = to_onnx(module)
             inside, outside = point_into(model, source / SKELETON_WEIGHTS[name])
             path.write_bytes(model.SerializeToString(deterministic=True))

@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import onnx
 
@@ -12,7 +11,7 @@ from ..runtime.engines.compare import psnr_db
 from ..runtime.engines.open import open_session
 from ..runtime.errors import FidError, InputError
 from ..runtime.weights.bundle import LIGHT, REFINE, REFINE_WEIGHTS, Bundle, FP16Graph, Graph, Weights
-from ..runtime.weights.cache import new_folder, plain_disk_errors, sha256
+from ..runtime.weights.cache import new_folder, plain_disk_errors, scratch_folder, sha256
 from ..runtime.weights.prepare import prepared
 from ..trainer.networks.sface import SFace
 from .fold import rounded_to_fp16
@@ -60,10 +59,10 @@ def export_bundle(
     config = config or ExportConfig()
     parent = _parent(target)
     if target.suffix == SUFFIX:
-        with plain_disk_errors("writing the bundle", parent), TemporaryDirectory(dir=parent) as scratch:
-            bundle = export_bundle(networks, Path(scratch) / "bundle", config, report=report, progress=progress)
+        with plain_disk_errors("writing the bundle", parent), scratch_folder(parent / f".{target.name}") as scratch:
+            bundle = export_bundle(networks, scratch / "bundle", config, report=report, progress=progress)
+            bundle.pack(target)
             (bundle.folder / REPORT_FILE).replace(target.with_suffix(f".{REPORT_FILE}"))
-            bundle.pack(Path(scratch) / target.name).replace(target)
     else:
         with plain_disk_errors("writing the bundle", parent), new_folder(target) as folder:
             _Export(networks, config, folder, report, progress).write()

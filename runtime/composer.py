@@ -11,7 +11,7 @@ import numpy as np
 
 from .engines.machine import return_freed_memory
 from .engines.open import open_session
-from .engines.session import Session
+from .engines.session import Session, checked
 from .errors import InputError
 from .face.align import align
 from .face.crop import CROP_SIZE
@@ -145,7 +145,7 @@ class Composer:
         assert attributes is not None
         w = self.w(identity, attributes)
         with stage("refine"):
-            offset = w_plus_offset(self._session(REFINE), crop, w, self.rounds)
+            offset = checked(w_plus_offset(self._session(REFINE), crop, w, self.rounds), REFINE, self._session(REFINE))
         return replace(identity, w_plus_offset=offset, mapper=refiner_name(self.bundle))
 
     def at(self, resolution: int) -> Composer:
@@ -168,35 +168,36 @@ class Composer:
     def identity_code(self, crop: np.ndarray) -> np.ndarray:
         """Compute E_id: aligned crop RGB uint8 [256, 256, 3] -> unit code float32 [identity_size]."""
         with stage("identity"):
-            return self._session("identity").run(crop=crop[None])["identity"][0]
+            return self._run("identity", "identity", crop=crop)
 
     def attribute_code(self, crop: np.ndarray) -> np.ndarray:
         """Compute E_attr: aligned crop RGB uint8 [256, 256, 3] -> float32 [attributes_size]."""
         with stage("attributes"):
-            return self._session("attributes").run(crop=crop[None])["attributes"][0]
+            return self._run("attributes", "attributes", crop=crop)
 
     def w(self, identity: Identity, attributes: np.ndarray) -> np.ndarray:
         """Compute M: identity and attribute code float32 [attributes_size] -> w float32 [w_size], or W+ float32
         [n_styles, w_size] where the identity has an offset."""
         with stage("mapper"):
-            w = self._session("mapper").run(attributes=attributes[None], **self._codes(identity))["w"][0]
+            w = self._run("mapper", "w", attributes=attributes, **self._codes(identity))
         return w if identity.w_plus_offset is None else per_style(w + identity.w_plus_offset, self.bundle.n_styles)
 
     def _codes(self, identity: Identity) -> dict[str, np.ndarray]:
-        """What the mapper takes of an identity, by the names of its inputs, batch of 1."""
-        codes = {"identity": identity.code[None]}
+        """What the mapper takes of an identity, by the names of its inputs."""
+        codes = {"identity": identity.code}
         if self.bundle.takes_appearance:
             if identity.appearance is None:
                 raise ValueError(f"the bundle {self.bundle.name} wants identities with appearance: use identity_of.")
-            codes["appearance"] = identity.appearance[None]
+            codes["appearance"] = identity.appearance
         return codes
 
     def image(self, w: np.ndarray, *, light: bool = False) -> np.ndarray:
         """Compute G: w float32 [w_size] or W+ [n_styles, w_size] -> RGB uint8 [R, R, 3]; with `light` by the bundle's
         light generator (`has_light`)."""
         with stage("synthesis"):
-            session = self._session(LIGHT if light else "synthesis")
-            return session.run(w_plus=per_style(w, int(session.inputs[0].shape[1]))[None])["image"][0]
+            graph = LIGHT if light else "synthesis"
+            n_styles = int(self._session(graph).inputs[0].shape[1])
+            return self._run(graph, "image", w_plus=per_style(w, n_styles))
 
     @property
     def has_light(self) -> bool:
@@ -216,9 +217,9 @@ class Composer:
         offset = identity.w_plus_offset
         if offset is None:
             offset = np.zeros((1, self.bundle.w_size), np.float32)
-        codes = self._codes(identity) | {"w_plus_offset": per_style(offset, self.bundle.n_styles)[None]}
+        codes = self._codes(identity) | {"w_plus_offset": per_style(offset, self.bundle.n_styles)}
         with stage("reenact"):
-            return self._session("reenact").run(crop=crop[None], **codes)["image"][0]
+            return self._run("reenact", "image", crop=crop, **codes)
 
     @property
     def detector(self) -> Detector:
@@ -285,6 +286,11 @@ class Composer:
         if photo.size == 0:
             raise InputError("the photo is an array without pixels.")
         return photo, "The photo"
+
+    def _run(self, graph: str, output: str, **inputs: np.ndarray) -> np.ndarray:
+        """One output of a graph for inputs without the axis of the batch; `FidError` when it is not finite."""
+        session = self._session(graph)
+        return checked(session.run(**{name: array[None] for name, array in inputs.items()})[output][0], graph, session)
 
     def _session(self, graph: str) -> Session:
         if graph not in self._sessions:

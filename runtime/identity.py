@@ -16,7 +16,8 @@ from pathlib import Path
 import numpy as np
 
 from .errors import InputError
-from .media.images import check_output, replacing
+from .files import replacing
+from .media.images import check_output
 from .weights.bundle import REFINE, REFINE_WEIGHTS, Bundle
 from .weights.graph import read_graph
 

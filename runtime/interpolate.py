@@ -15,10 +15,11 @@ import numpy as np
 
 from .composer import Composer
 from .errors import FidError, InputError
+from .files import replacing
 from .identity import Identity
 from .labels.mark import embed_mark
 from .labels.provenance import Note, embed_note
-from .media.images import PICTURE_SUFFIXES, check_output, replacing, write_image
+from .media.images import PICTURE_SUFFIXES, check_output, write_image
 
 SPACES = ("w", "z")
 ANIMATION_SUFFIXES = (".gif", ".mp4")

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 
 from .composer import Composer
-from .engines.session import Session
+from .engines.session import Session, checked
 from .errors import InputError
 from .face.crop import CROP_SIZE
 from .identity import Identity
@@ -33,7 +33,8 @@ class Sampler:
     def w(self, seed: int) -> np.ndarray:
         """Return w float32 [w_size] of the person with that number."""
         z = np.random.default_rng(seed).standard_normal((1, Z_SIZE)).astype(np.float32)
-        return (self._mean_w + self._psi * (self._mapping.run(z=z)["w"][0] - self._mean_w)).astype(np.float32)
+        w = self._mean_w + self._psi * (self._mapping.run(z=z)["w"][0] - self._mean_w)
+        return checked(w.astype(np.float32), "mapping", self._mapping)
 
     def person(self, seed: int) -> tuple[np.ndarray, Identity]:
         """Picture RGB uint8 [R, R, 3] and identity of the person with that number.

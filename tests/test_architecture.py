@@ -246,6 +246,19 @@ def test_nothing_in_the_repository_is_a_pickle() -> None:
                 assert all(arrays[name].dtype != object for name in arrays), relative(path)
 
 
+def test_files_are_read_by_the_readers_of_media_alone() -> None:
+    """They turn, convert and refuse alike everywhere; OpenCV's own readers do none of it. It reads cameras."""
+    allowed = {"runtime/media/camera.py", "runtime/media/camera_list.py"}
+    for folder in FOLDERS:
+        for path in sources(folder):
+            calls = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
+            names = {ast.unparse(call.func) for call in calls} & {"cv2.VideoCapture", "cv2.imread", "Image.open"}
+            if relative(path) not in allowed:
+                assert names <= ({"Image.open"} if relative(path) == "runtime/media/images.py" else set()), relative(
+                    path
+                )
+
+
 def test_nothing_unpickles_freely() -> None:
     for folder in FOLDERS:
         for path in sources(folder):

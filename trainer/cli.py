@@ -273,7 +273,7 @@ def fit(
     "clips",
     multiple=True,
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
-    help="Driving video; may be given several times.",
+    help="Driving video (extra `video`); may be given several times.",
 )
 @click.option("--frames", type=click.IntRange(min=3), default=120, help="Of a clip, from its start.")
 @click.option(

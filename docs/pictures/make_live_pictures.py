@@ -14,7 +14,8 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
-from itertools import pairwise
+from contextlib import closing
+from itertools import islice, pairwise
 from pathlib import Path
 
 import click
@@ -25,6 +26,7 @@ from fid.runtime.assets import FACES
 from fid.runtime.interpolate import interpolate
 from fid.runtime.labels.provenance import PART_BY_ALGORITHM, Note
 from fid.runtime.media.images import write_image
+from fid.runtime.media.video import open_clip, read_frames
 
 DOCS = Path(__file__).resolve().parents[1]
 
@@ -52,13 +54,9 @@ def write_clip(composer: Composer, path: Path, seconds: float) -> None:
 
 def frames_at(path: Path, numbers: np.ndarray) -> list[np.ndarray]:
     """Return some frames of a video, RGB uint8."""
-    capture, found = cv2.VideoCapture(str(path)), []
-    for number in range(int(numbers.max()) + 1):
-        there, image = capture.read()
-        if there and number in numbers:
-            found.append(cv2.cvtColor(image, cv2.COLOR_BGR2RGB))
-    capture.release()
-    return found
+    with closing(read_frames(open_clip(path))) as frames:
+        first = islice(frames, int(numbers.max()) + 1)
+        return [image for number, (_, image) in enumerate(first) if number in numbers]
 
 
 def two_rows(clip: Path, made: Path) -> np.ndarray:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from ..live.ages import percentiles
 from ..live.layout import Reenactment, Wishes
 from ..live.pipeline import Live
 from ..live.reenact import Reenactor
+from ..media import video
 from ..media.camera import Camera
 
 REFERENCE = "onnxruntime"
@@ -51,17 +53,16 @@ def made_frames(face: np.ndarray, count: int) -> list[np.ndarray]:
 
 
 def read_frames(path: Path, count: int, limit_bytes: float = np.inf) -> list[np.ndarray]:
-    """Return the first frames of a video file, RGB uint8, and one at least. Raises `FidError` when there is none."""
-    capture = cv2.VideoCapture(str(path))
+    """Return the first frames of a video file, RGB uint8, upright, in the colours of a screen, and one at least.
+
+    Raises `InputError` when it is no video, and `FidError` when PyAV is missing.
+    """
     frames: list[np.ndarray] = []
-    while len(frames) < count and sum(frame.nbytes for frame in frames) < limit_bytes:
-        there, image = capture.read()
-        if not there:
-            break
-        frames.append(cv2.cvtColor(image, cv2.COLOR_BGR2RGB))
-    capture.release()
-    if not frames:
-        raise FidError(f"{path} is not a video that can be read.")
+    with closing(video.read_frames(video.open_clip(path))) as found:
+        for _, image in found:
+            frames.append(image)
+            if len(frames) == count or sum(frame.nbytes for frame in frames) >= limit_bytes:
+                break
     return frames
 
 

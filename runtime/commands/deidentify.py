@@ -58,8 +58,9 @@ def deidentify(
     from ..deidentify import track_file
     from ..deidentify.run import Options, open_worker, plan, summary
     from ..deidentify.track_file import read_tracks
+    from ..files import replacing
     from ..media.frame import pyav
-    from ..media.images import PICTURE_SUFFIXES, check_output, find_photos, replacing
+    from ..media.images import PICTURE_SUFFIXES, check_output, find_photos
     from ..media.video import VIDEO_INPUTS
 
     if source.is_dir() and (tracks or write_tracks or preview):

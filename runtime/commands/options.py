@@ -113,7 +113,8 @@ def said_today(sentence: str) -> bool:
     """Return whether this has been said before on this day, and keep that it has been now."""
     from datetime import date
 
-    from ..weights.cache import cache_folder, locked, new_file
+    from ..files import new_file
+    from ..weights.cache import cache_folder, locked
     from ..weights.records import decode
 
     path, today = cache_folder("said.json"), date.today().isoformat()

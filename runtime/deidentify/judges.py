@@ -9,6 +9,7 @@ import numpy as np
 
 from ..composer import Composer
 from ..engines.open import open_session
+from ..engines.session import checked
 from ..errors import FidError
 from ..weights.dlib_file import ACCEPT
 from ..weights.prepare import prepared
@@ -46,7 +47,9 @@ class Judges:
 
     def look(self, crop: np.ndarray) -> Codes:
         """Return both codes of an aligned crop RGB uint8 [256, 256, 3]."""
-        own = None if self._session is None else self._session.run(crop=crop[None])["code"][0]
+        own = None
+        if self._session is not None:  # a code that is no number is nobody's, and would clear everybody
+            own = checked(self._session.run(crop=crop[None])["code"][0], "recogniser", self._session)
         return Codes(self._composer.identity_code(crop), own)
 
 

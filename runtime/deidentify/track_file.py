@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import InputError
-from ..media.images import replacing
+from ..files import replacing
 from .places import Place, Track
 
 FORMAT = 1

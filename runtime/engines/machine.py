@@ -18,7 +18,8 @@ from typing import Any
 
 from ..assets import installed_version
 from ..errors import FidError
-from ..weights.cache import cache_folder, locked, new_file, plain_disk_errors
+from ..files import new_file
+from ..weights.cache import cache_folder, locked, plain_disk_errors
 from ..weights.records import decode
 from .table import DEVICE_ENGINES, TABLE
 

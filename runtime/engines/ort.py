@@ -19,8 +19,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import FidError
+from ..files import new_file
 from ..tensor import Tensor
-from ..weights.cache import cache_folder, locked, new_file
+from ..weights.cache import cache_folder, locked
 from .cuda import Buffers, Stream, gpu
 from .matmul import LARGEST_GRAPH, with_matrix_products
 from .recent import Recent

@@ -7,6 +7,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from ..errors import FidError
 from ..tensor import Tensor
 
 
@@ -58,6 +59,25 @@ def check_inputs(inputs: tuple[Tensor, ...], arrays: dict[str, NDArray]) -> None
         )
         if not fits or array.size == 0:
             raise ValueError(f"{name} must have shape {_text(tensor.shape)}; it has {_text(array.shape)}.")
+
+
+def checked(result: NDArray, graph: str, session: Session) -> NDArray:
+    """Return what the graph gave: a code or w, float [...], or a picture uint8 [height, width, 3].
+
+    Raises FidError when it holds values that are not finite, or, as a picture becomes whose values were not, is all
+    black or all white.
+    """
+    if result.dtype.kind == "f":
+        fault = "" if np.isfinite(result).all() else "values that are not finite numbers"
+    else:
+        seen = result[::16, ::16]  # every pixel would take longer than the codes' check by far
+        fault = "" if seen.any() and (seen != 255).any() else "a picture without any content"
+    if fault:
+        raise FidError(
+            f"the graph {graph} gave {fault} on {session.provider}; choose another engine (--engine), or export the "
+            "bundle again if all give the same."
+        )
+    return result
 
 
 def _text(shape: tuple[int | str, ...]) -> str:

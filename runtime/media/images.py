@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import struct
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from io import BytesIO
 from pathlib import Path
 
@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
 from ..errors import FidError, InputError
+from ..files import replacing
 from ..labels.provenance import Note, embed_note
 
 # What a folder of photos is searched for; a file named on its own may have any name.
@@ -153,20 +154,6 @@ def encode_image(image: np.ndarray, suffix: str, note: Note | None = None, name:
         raise FidError(f"{name} could not be encoded.")
     data = encoded.tobytes()
     return data if note is None else embed_note(data, note)
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary name beside `path`, with the same ending; it becomes `path` at the end, and goes after any
-    error."""
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    except OSError as error:
-        raise FidError(f"{path} could not be written: {error.strerror or error}.") from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _read_bytes(path: Path) -> bytes:

@@ -23,10 +23,11 @@ from typing import Any, Protocol
 import numpy as np
 
 from ..errors import FidError, InputError
+from ..files import replacing
 from ..labels.mark import embed_mark
 from ..labels.provenance import Note, append_note, check_label
 from .frame import pyav
-from .images import check_output, replacing
+from .images import check_output
 from .state import flatten, unflatten
 from .video import VIDEO_SUFFIXES, Clip, Reading, open_container, read_frames
 from .video_write import SOFTWARE, add_picture_stream, to_frame

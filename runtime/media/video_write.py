@@ -13,10 +13,11 @@ from typing import Any
 import numpy as np
 
 from ..errors import FidError
+from ..files import replacing
 from ..labels.mark import embed_mark
 from ..labels.provenance import Note, append_note, check_label
 from .frame import BT709, EXACT, fitted, pyav
-from .images import check_output, replacing
+from .images import check_output
 from .video import VIDEO_SUFFIXES
 
 CLOCK = Fraction(1, 90000)  # seconds; the unit of a recording's time stamps

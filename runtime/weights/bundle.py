@@ -23,6 +23,7 @@ from typing import Any
 from .. import assets
 from ..errors import FidError, InputError
 from ..face.crop import CROP_SIZE, CROP_TEMPLATE
+from ..files import new_file
 from ..tensor import Tensor
 from .cache import cache_folder, locked, new_folder, plain_disk_errors, sha256
 from .graph import check_contract, external_files, read_graph
@@ -230,7 +231,7 @@ class Bundle:
         """
         path = Path(path)
         self.verify()
-        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        with new_file(path) as partial, zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED) as archive:
             for name in ("bundle.json", *(name for name, _ in self.files())):
                 member = zipfile.ZipInfo(name)  # fixed date 1980-01-01
                 member.compress_type = zipfile.ZIP_DEFLATED

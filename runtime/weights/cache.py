@@ -83,19 +83,13 @@ def scratch_folder(path: Path) -> Iterator[Path]:
 def new_folder(target: Path) -> Iterator[Path]:
     """Yield an empty folder; it becomes `target` in one rename when the block ends well, and vanishes when the block
     raises. Hold a lock."""
-    with scratch_folder(target.parent / f".{target.name}") as scratch:
+    aside = target.parent / f".{target.name}"
+    if (aside / "old").exists() and not target.exists():  # killed between the two renames
+        os.rename(aside / "old", target)
+    with scratch_folder(aside) as scratch:
         inner = scratch / "new"
         inner.mkdir()
         yield inner
         if target.exists():
             os.rename(target, scratch / "old")
         os.rename(inner, target)
-
-
-@contextmanager
-def new_file(target: Path) -> Iterator[Path]:
-    """Yield a path beside `target` to write to; the file becomes `target` in one rename when the block ends well.
-    Hold a lock."""
-    with scratch_folder(target.parent / f".{target.name}") as scratch:
-        yield scratch / target.name
-        os.replace(scratch / target.name, target)

@@ -1,16 +1,18 @@
 """Clips of filmed heads: how steadily identity stays and how closely pose and expression follow."""
 
 from collections.abc import Sequence
+from contextlib import closing, suppress
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import torch
 
 from ...runtime.errors import InputError
 from ...runtime.face.detect import Detector
+from ...runtime.media.video import open_clip, read_frames
 from ...runtime.weights.catalogue import model_file
 from . import measures
 from .compare import AXES, identity_measures
@@ -31,25 +33,15 @@ class Clip:
 
 
 def read_clip(path: Path, frames: int) -> Clip:
-    """Return the first `frames` frames of a video file, each aligned on its own. Raises InputError without a usable
-    face."""
-    video, detector = cv2.VideoCapture(str(path)), Detector(model_file("yunet"))
+    """Return the first `frames` frames of a video file, each aligned on its own. Raises InputError for what is no video
+    or shows no usable face, and FidError when PyAV is missing."""
+    detector = Detector(model_file("yunet"))
     crops, numbers, count = [], [], 0
-    try:
-        if not video.isOpened():
-            raise InputError(f"{path} is not a video that OpenCV can read.")
-        while count < frames:
-            more, frame = video.read()
-            if not more:
-                break
-            try:
-                crops.append(aligned(detector, cv2.cvtColor(frame, cv2.COLOR_BGR2RGB), path.name))
-                numbers.append(count)
-            except InputError:
-                pass
-            count += 1
-    finally:
-        video.release()
+    with closing(read_frames(open_clip(path))) as video:
+        for count, (_, frame) in enumerate(islice(video, frames), start=1):
+            with suppress(InputError):
+                crops.append(aligned(detector, frame, path.name))
+                numbers.append(count - 1)
     if len(crops) < 3:
         raise InputError(f"{path} shows a usable face in {len(crops)} of {count} frames and at least 3 are needed.")
     return Clip(path.stem, np.stack(crops), np.array(numbers), count)

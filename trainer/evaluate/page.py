@@ -7,7 +7,7 @@ beneath every table.
 from pathlib import Path
 
 from ...runtime.errors import FidError
-from ..weights.checkpoint import write_json
+from ..weights.checkpoint import write_json, writing
 from .compose import Report
 from .plots import clip_plots, histogram, scatter
 from .render import Picture, Plots, data_url, render
@@ -34,8 +34,9 @@ def write_page(folder: Path, report: Report) -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         write_json(folder / "evaluate.json", report.record())
-        (folder / "tables.md").write_text(markdown(figures))
-        (folder / "index.html").write_text(page(report))
+        for name, text in (("tables.md", markdown(figures)), ("index.html", page(report))):
+            with writing(folder / name) as partial:
+                partial.write_text(text)
     except OSError as error:
         raise FidError(f"the page could not be written to {folder}: {error.strerror or error}.") from error
     return folder / "index.html"

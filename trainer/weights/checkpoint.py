@@ -20,7 +20,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from ...runtime.errors import FidError, InputError
-from ...runtime.weights.cache import new_file, new_folder
+from ...runtime.files import new_file
+from ...runtime.weights.cache import new_folder
 from ...runtime.weights.records import convert, decode
 
 

@@ -23,8 +23,9 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import FidError
+from ...files import new_file
 from ...terminal import make_console
-from ...weights.cache import cache_folder, locked, new_file, new_folder, plain_disk_errors
+from ...weights.cache import cache_folder, locked, new_folder, plain_disk_errors
 from ...weights.records import convert, decode
 
 RECIPE = 1

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from fractions import Fraction
 from pathlib import Path
 
 import cv2
@@ -12,7 +13,10 @@ from fid.runtime.assets import FACES
 from fid.runtime.commands.bench import bench as run_bench
 from fid.runtime.commands.bench import crops_of, made_frames, read_frames, render, stages
 from fid.runtime.errors import FidError, InputError
+from fid.runtime.media import video
 from fid.runtime.media.images import read_image
+
+from ..media.test_video import write_kind
 
 
 @pytest.fixture
@@ -46,6 +50,17 @@ def test_frames_without_a_face_are_left_out_of_a_bench(composer: Composer) -> No
     who = composer.identify(FACES / "identity-ben.jpg")
     with pytest.raises(FidError, match="no face could be followed"):
         stages(composer, who, [wall], 0.01, light=False)
+
+
+def test_a_bench_reads_clips_as_every_command_does(tmp_path: Path) -> None:
+    """Pixels that are not square become square; OpenCV's reader leaves them."""
+    path = write_kind(tmp_path / "in.mp4", "libx264", stretch=Fraction(2), count=5)
+    frames = read_frames(path, 3)
+    assert [frame.shape for frame in frames] == [(64, 192, 3)] * 3
+    np.testing.assert_array_equal(frames[0], next(video.read_frames(video.open_clip(path)))[1])
+    (tmp_path / "text.mp4").write_text("no video")
+    with pytest.raises(InputError, match=r"text\.mp4 is not a video that can be read"):
+        read_frames(tmp_path / "text.mp4", 3)
 
 
 def test_a_bench_holds_a_bounded_number_of_bytes(tmp_path: Path) -> None:

@@ -6,8 +6,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from fid.runtime.files import replacing
 from fid.runtime.labels.provenance import PART_BY_ALGORITHM, Note, embed_note, read_note
-from fid.runtime.media.images import read_image, replacing, write_image
+from fid.runtime.media.images import read_image, write_image
 
 NOTE = Note(bundle='a "odd" <name> & more', bundle_version="1.2.3", kind="composition", source_type=PART_BY_ALGORITHM)
 

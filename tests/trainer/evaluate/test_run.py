@@ -2,9 +2,11 @@
 
 import json
 from dataclasses import replace
+from fractions import Fraction
 from functools import partial
 from pathlib import Path
 
+import av
 import cv2
 import numpy as np
 import onnx
@@ -14,6 +16,7 @@ import torch.nn.functional as F
 from fid.runtime.assets import FACES
 from fid.runtime.errors import FidError, InputError
 from fid.runtime.media.images import read_image
+from fid.runtime.media.video import open_clip, read_frames
 from fid.trainer import cli, personalize
 from fid.trainer.evaluate import compare, compose, judges
 from fid.trainer.evaluate import run as evaluate
@@ -260,6 +263,23 @@ def test_a_file_that_is_no_video_and_one_without_a_face(tmp_path):
     video.release()
     with pytest.raises(InputError, match="usable face in 0 of 2 frames"):
         evaluate.read_clip(tmp_path / "grey.avi", 5)
+
+
+def test_clips_are_read_as_the_runtime_reads_them(clip, tmp_path):
+    """Squeezed to half its width and marked so: the same face as in the original. OpenCV's reader would squeeze it."""
+    squeezed = tmp_path / "squeezed.mp4"
+    with av.open(str(squeezed), "w") as container:
+        stream = container.add_stream("libx264", rate=25, options={"crf": "4", "bf": "0"})
+        stream.width, stream.height, stream.pix_fmt = 160, 320, "yuv420p"
+        stream.codec_context.sample_aspect_ratio = Fraction(2)
+        for _, image in read_frames(open_clip(clip)):
+            narrow = cv2.resize(image, (160, 320), interpolation=cv2.INTER_AREA)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(narrow, format="rgb24")))
+        container.mux(stream.encode())
+    own, other = evaluate.read_clip(clip, 4), evaluate.read_clip(squeezed, 4)
+    assert (other.frames, other.numbers.tolist()) == (4, [0, 1, 3])
+    difference = np.abs(own.crops.astype(int) - other.crops).mean()
+    assert difference < 6, difference  # half of the detail across is lost; with a squeezed face it is 30 and more
 
 
 def test_pictures_survive_the_way_to_torch_and_back(rng):
