@@ -7,9 +7,12 @@ import platform
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
 from .errors import FidError
+
+MACHINE = re.sub(r"[^A-Za-z0-9-]", "-", platform.node())[:64]  # in names, because several may share a folder
 
 
 @contextmanager
@@ -17,10 +20,10 @@ def new_file(path: Path) -> Iterator[Path]:
     """Yield a temporary name beside `path`, with the same ending; the file becomes `path` in one rename when the block
     ends well, and goes when it raises.
 
-    What a killed process of this machine left beside `path` goes as well. Raises OSError as the disk does.
+    What killed processes of this machine left in the folder goes as well. Raises OSError as the disk does.
     """
-    _remove_orphans(path)
-    temporary = path.with_name(f"{_head(path)}{os.getpid()}.part{path.suffix}")
+    _remove_orphans(path.parent.absolute())
+    temporary = path.with_name(f".{path.stem}.{MACHINE}-{os.getpid()}.part{path.suffix}")
     try:
         yield temporary
         os.replace(temporary, path)
@@ -39,21 +42,16 @@ def replacing(path: Path) -> Iterator[Path]:
         raise FidError(f"{path} could not be written: {error.strerror or error}.") from error
 
 
-def _head(path: Path) -> str:
-    """How temporary names for `path` begin: with this machine, because a shared folder is written by several."""
-    machine = re.sub(r"[^A-Za-z0-9-]", "-", platform.node())[:64]
-    return f".{path.stem}.{machine}-"
-
-
-def _remove_orphans(path: Path) -> None:
-    """Remove what processes wrote for `path` that no longer run."""
-    if os.name != "posix" or not path.parent.is_dir():  # elsewhere, asking whether a process runs may end it
+@cache
+def _remove_orphans(folder: Path) -> None:
+    """Remove what was written into a folder by processes that no longer run; once, because it may hold a million."""
+    if os.name != "posix" or not folder.is_dir():  # elsewhere, asking whether a process runs may end it
         return
-    head = _head(path)
-    for name in os.listdir(path.parent):
-        found = re.match(r"([0-9]{1,9})\.part", name.removeprefix(head)) if name.startswith(head) else None
+    ours = re.compile(rf"\..+\.{MACHINE}-([0-9]{{1,9}})\.part")
+    for name in os.listdir(folder):
+        found = ours.match(name)
         if found and not _runs(int(found[1])):
-            (path.parent / name).unlink(missing_ok=True)
+            (folder / name).unlink(missing_ok=True)
 
 
 def _runs(process: int) -> bool:

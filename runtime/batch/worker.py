@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 from ..composer import Composer
 from ..errors import FidError
-from ..media.images import replacing
+from ..files import replacing
 from .jobs import Job, Made, Opening, Work
 from .manifest import Line, sha256_of
 from .places import Item, Place
