@@ -70,24 +70,11 @@ class Manifest:
 
     def __init__(self, target: Place, name: str) -> None:
         """Opens the file to go on with it. `FidError` when it cannot be written."""
-        assert isinstance(target, Folder)
-        path = target.path / name
-        try:
-            self._file = path.open("ab+")
-            if self._file.tell():
-                self._file.seek(-1, 2)
-                if self._file.read(1) != b"\n":  # a run was killed within a line
-                    self._file.write(b"\n")
-        except OSError as error:
-            raise FidError(f"{path} cannot be written: {error.strerror or error}.") from error
+        self._log = target.open_log(name)
 
     def add(self, line: Line) -> None:
         """Write one line. `FidError` when the disk refuses."""
-        try:
-            self._file.write(json.dumps(asdict(line), ensure_ascii=False).encode() + b"\n")
-            self._file.flush()
-        except OSError as error:
-            raise FidError(f"{self._file.name} could not be written: {error.strerror or error}.") from error
+        self._log.add(json.dumps(asdict(line), ensure_ascii=False).encode("utf-8", "surrogateescape"))
 
     def __enter__(self) -> Manifest:
         return self
@@ -95,7 +82,7 @@ class Manifest:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._file.close()
+        self._log.close()
 
 
 def is_done(line: Line, item: Item, made_of: str, outputs: set[str], source: Place) -> bool:

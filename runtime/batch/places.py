@@ -6,13 +6,20 @@ An address is read and written through local temporary files, so every job sees 
 from __future__ import annotations
 
 import os
+import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Protocol
+from pathlib import Path, PurePosixPath
+from typing import Any, Protocol
 
 from ..errors import FidError, InputError
+
+NO_FSSPEC = "addresses such as {address} need the ray extra: `pip install 'fid-face[ray]'`."
+WHOLE = {"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "oss", "memory"}
+"""Protocols whose files appear when they are whole; others get a temporary name first."""
+UPLOAD_S = 10.0  # seconds from one upload of a log to the next
 
 
 @dataclass(frozen=True)
@@ -39,6 +46,22 @@ class Place(Protocol):
     @contextmanager
     def writing(self, name: str) -> Iterator[Path]:
         """Give a local path to write; what lies there at the end is the file of that name, whole or not at all."""
+        ...
+
+    def open_log(self, name: str) -> Log:
+        """Open a file of lines to add to, with those that it has; `FidError` when it cannot be written."""
+        ...
+
+
+class Log(Protocol):
+    """A file that grows by lines."""
+
+    def add(self, line: bytes) -> None:
+        """Write one line, without its end; `FidError` when that fails."""
+        ...
+
+    def close(self) -> None:
+        """Write what has not been written yet."""
         ...
 
 
@@ -81,9 +104,152 @@ class Folder:
             raise FidError(f"the folder {path.parent} cannot be made: {error.strerror or error}.") from error
         yield path
 
+    def open_log(self, name: str) -> FileLog:
+        """See `Place.open_log`."""
+        return FileLog(self.path / name)
+
+
+class FileLog:
+    """See `Log`. Each line is with the system before the next is taken."""
+
+    def __init__(self, path: Path) -> None:
+        try:
+            self._file = path.open("ab+")
+            if self._file.tell():
+                self._file.seek(-1, os.SEEK_END)
+                if self._file.read(1) != b"\n":  # a run was killed within a line
+                    self._file.write(b"\n")
+        except OSError as error:
+            raise FidError(f"{path} cannot be written: {error.strerror or error}.") from error
+
+    def add(self, line: bytes) -> None:
+        """See `Log.add`."""
+        try:
+            self._file.write(line + b"\n")
+            self._file.flush()
+        except OSError as error:
+            raise FidError(f"{self._file.name} could not be written: {error.strerror or error}.") from error
+
+    def close(self) -> None:
+        """See `Log.close`."""
+        self._file.close()
+
+
+@dataclass(frozen=True)
+class Address:
+    """A folder that fsspec reaches, by its address such as "s3://bucket/folder"."""
+
+    url: str
+
+    def __str__(self) -> str:
+        return self.url
+
+    def _opened(self) -> tuple[Any, str]:
+        """The file system, which fsspec keeps open, and the folder in it."""
+        try:
+            import fsspec
+        except ImportError as error:
+            raise FidError(NO_FSSPEC.format(address=self.url)) from error
+        try:
+            fs, root = fsspec.core.url_to_fs(self.url)
+        except (ImportError, ValueError) as error:  # a package of its own is missing, or nobody knows the protocol
+            raise InputError(f"{self.url} cannot be opened: {str(error).rstrip('.')}.") from error
+        return fs, root.rstrip("/")
+
+    def items(self) -> Iterator[Item]:
+        """See `Place.items`."""
+        fs, root = self._opened()
+        with self._told("listed"):
+            found = fs.find(root, detail=True) if fs.exists(root) else {}
+        for path, info in found.items():
+            name = path.removeprefix(root).lstrip("/")
+            if not any(part.startswith(".") for part in PurePosixPath(name).parts):
+                yield Item(name, int(info.get("size") or 0), _version(info))
+
+    @contextmanager
+    def reading(self, name: str) -> Iterator[Path]:
+        """See `Place.reading`."""
+        fs, root = self._opened()
+        with tempfile.TemporaryDirectory(prefix="fid-") as folder:
+            path = Path(folder) / PurePosixPath(name).name
+            with self._told("read", name):
+                fs.get_file(f"{root}/{name}", str(path))
+            yield path
+
+    @contextmanager
+    def writing(self, name: str) -> Iterator[Path]:
+        """See `Place.writing`."""
+        with tempfile.TemporaryDirectory(prefix="fid-") as folder:
+            path = Path(folder) / PurePosixPath(name).name
+            yield path
+            self.upload(path, name)
+
+    def upload(self, path: Path, name: str) -> None:
+        """Put a local file there, under its name when it is whole."""
+        fs, root = self._opened()
+        target = PurePosixPath(f"{root}/{name}")
+        protocols = {fs.protocol} if isinstance(fs.protocol, str) else set(fs.protocol)
+        with self._told("written", name):
+            fs.makedirs(str(target.parent), exist_ok=True)
+            if protocols & WHOLE:
+                fs.put_file(str(path), str(target))
+            else:
+                temporary = str(target.with_name(f".{target.name}.{os.getpid()}.part"))
+                fs.put_file(str(path), temporary)
+                fs.mv(temporary, str(target))
+
+    @contextmanager
+    def _told(self, done: str, name: str = "") -> Iterator[None]:
+        """Whatever an fsspec package raises, in a sentence."""
+        try:
+            yield
+        except Exception as error:  # each brings errors of its own
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+            address = f"{self.url.rstrip('/')}/{name}" if name else self.url
+            raise FidError(f"{address} could not be {done}: {reason}.") from error
+
+    def open_log(self, name: str) -> UploadedLog:
+        """See `Place.open_log`."""
+        return UploadedLog(self, name)
+
+
+class UploadedLog:
+    """See `Log`. Written to a local file, which is uploaded now and then and at the end: a run that is killed may
+    forget its last seconds, and does them again."""
+
+    def __init__(self, place: Address, name: str) -> None:
+        self._place, self._name = place, name
+        self._folder = tempfile.TemporaryDirectory(prefix="fid-")
+        self._path = Path(self._folder.name) / name
+        if any(item.name == name for item in place.items()):
+            with place.reading(name) as known:
+                self._path.write_bytes(known.read_bytes())
+        self._local, self._uploaded_s = FileLog(self._path), time.monotonic()
+
+    def add(self, line: bytes) -> None:
+        """See `Log.add`."""
+        self._local.add(line)
+        if time.monotonic() - self._uploaded_s > UPLOAD_S:
+            self._place.upload(self._path, self._name)
+            self._uploaded_s = time.monotonic()
+
+    def close(self) -> None:
+        """See `Log.close`."""
+        self._local.close()
+        self._place.upload(self._path, self._name)
+        self._folder.cleanup()
+
+
+def _version(info: dict[str, Any]) -> str:
+    """What tells one content of a remote file from another, as far as its store says: a tag, or a time."""
+    names = ("ETag", "etag", "md5Hash", "mtime", "LastModified", "last_modified", "updated", "modified", "created")
+    return next((str(info[name]) for name in names if info.get(name) is not None), "")
+
 
 def source_place(address: str) -> Place:
     """Return where the inputs lie. Raises `InputError` for a folder that does not exist."""
+    if "://" in address:
+        return Address(address)
     path = Path(address)
     if not path.exists():
         raise InputError(f"{address} does not exist.")
@@ -94,6 +260,8 @@ def source_place(address: str) -> Place:
 
 def target_place(address: str) -> Place:
     """Return where the results go; a folder is made. Raises `InputError` where that cannot be."""
+    if "://" in address:
+        return Address(address)
     path = Path(address).absolute()
     try:
         path.mkdir(parents=True, exist_ok=True)

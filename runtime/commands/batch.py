@@ -17,6 +17,7 @@ from .progress import file_progress
 if TYPE_CHECKING:
     from ..batch.jobs import Job
     from ..batch.manifest import Line
+    from ..batch.on_ray import Cluster
     from ..batch.run import Doing, Plan, Tally
     from ..batch.worker import Setup
 
@@ -39,14 +40,17 @@ def batching(command: Callable[..., Job]) -> Callable[..., None]:
 
     @wraps(command)
     def run_job(settings: Settings, source: str, target: str, **values: Any) -> None:
-        own = {name: values.pop(name) for name in ("shard", "workers", "dry_run")}
+        own = {name: values.pop(name) for name in ("shard", "workers", "ray", "cpus", "gpus", "dry_run")}
         _run(command(**values), settings, source, target, **own)
 
     options = [
-        click.option("-i", "--input", "source", required=True, metavar="DIR", help="The folder of inputs."),
-        click.option("-o", "--output", "target", required=True, metavar="DIR", help="The folder of results."),
+        click.option("-i", "--input", "source", required=True, metavar="DIR", help="Of inputs; or s3://BUCKET/DIR."),
+        click.option("-o", "--output", "target", required=True, metavar="DIR", help="Of results; or an address, too."),
         click.option("--shard", metavar="I/N", help="Only part I of N, from 0 on: the same files on every machine."),
-        click.option("--workers", type=click.IntRange(1, 512), default=1, show_default=True, help="Processes."),
+        click.option("--workers", type=click.IntRange(1, 4096), help="Processes. [default: 1; on Ray, all it holds]"),
+        click.option("--ray", metavar="ADDRESS", help="Work on this Ray cluster: auto, HOST:PORT, local to start one."),
+        click.option("--cpus", type=click.FloatRange(0.1), help="Of Ray, for each worker. [default: --threads]"),
+        click.option("--gpus", type=click.FloatRange(0), default=0.0, help="Of Ray, for each worker."),
         click.option("--dry-run", is_flag=True, help="Say how many files are to be done, and stop."),
     ]
     wrapped = composing(run_job)
@@ -69,7 +73,7 @@ def compose(identities: tuple[Path, ...], face: int | None, identity_face: int |
     """One person on every photo's pose, expression and light."""
     from ..batch.jobs import Compose
 
-    return Compose(identities, face, identity_face)
+    return Compose(_absolute(identities), face, identity_face)
 
 
 @batch.command()
@@ -81,7 +85,7 @@ def pairs(identities: Path, face: int | None, identity_face: int | None) -> Job:
     """On every photo the person of the same name in another folder."""
     from ..batch.jobs import Pairs
 
-    return Pairs(identities, face, identity_face)
+    return Pairs(identities.absolute(), face, identity_face)
 
 
 @batch.command()
@@ -98,7 +102,7 @@ def video(identities: tuple[Path, ...], identity_face: int | None, **looks: Any)
     from ..media.frame import pyav
 
     pyav()  # when it is missing, that is the one error, and nothing was begun
-    return Video(identities, identity_face=identity_face, **looks)
+    return Video(_absolute(identities), identity_face=identity_face, **looks)
 
 
 @batch.command()
@@ -109,14 +113,14 @@ def video(identities: tuple[Path, ...], identity_face: int | None, **looks: Any)
 @click.option("--mute", is_flag=True, help="Leave the sound of videos out.")
 @click.option("--allow-none", is_flag=True, help="Copy what has no face in it.")
 @batching
-def deidentify(**options: Any) -> Job:
+def deidentify(identities: tuple[Path, ...], **options: Any) -> Job:
     """Everybody replaced in every photo and clip; the verdict on each is in FILE.json.
 
     Exit code 3 also when somebody is still recognised.
     """
     from ..batch.jobs import Deidentify
 
-    return Deidentify(**options)
+    return Deidentify(identities=_absolute(identities), **options)
 
 
 @batch.command()
@@ -129,10 +133,26 @@ def identify(face: int | None) -> Job:
     return Identify(face)
 
 
+def _absolute(paths: tuple[Path, ...]) -> tuple[Path, ...]:
+    """Paths that mean the same in a worker elsewhere."""
+    return tuple(path.absolute() for path in paths)
+
+
 def _run(
-    job: Job, settings: Settings, source: str, target: str, *, shard: str | None, workers: int, dry_run: bool
+    job: Job,
+    settings: Settings,
+    source: str,
+    target: str,
+    *,
+    shard: str | None,
+    workers: int | None,
+    ray: str | None,
+    cpus: float | None,
+    gpus: float,
+    dry_run: bool,
 ) -> None:
     """Plan, do, and say what came of it."""
+    from ..batch.on_ray import Cluster
     from ..batch.places import source_place, target_place
     from ..batch.run import Tally, make_plan, parse_shard, run
     from ..batch.worker import Setup
@@ -145,9 +165,14 @@ def _run(
     if dry_run or not plan.tasks:
         _finish(settings, tally, plan, [], target)
         return
-    if workers > 1 and settings.threads is None:
+    if settings.threads is None and ray is not None:
+        settings = replace(settings, threads=max(1, int(cpus or 1)))
+    elif settings.threads is None and workers is not None and workers > 1:
         settings = replace(settings, threads=max(1, physical_cores() // workers))
-    setup = Setup(job, settings, inputs, results)
+    if settings.bundle is not None:
+        settings = replace(settings, bundle=settings.bundle.absolute())
+    cluster = None if ray is None else Cluster(ray, workers, cpus or settings.threads or 1, gpus)
+    doing = _doing(Setup(job, settings, inputs, results), workers or 1, cluster)
     errors: list[str] = []
     with file_progress() as show:
 
@@ -158,14 +183,17 @@ def _run(
                 settings.tell_fallback(line.fallback)
             show(tally)
 
-        run(plan.tasks, _doing(setup, workers), results, part, tally, watch)
+        run(plan.tasks, doing, results, part, tally, watch)
     _finish(settings, tally, plan, errors, target)
 
 
-def _doing(setup: Setup, workers: int) -> Doing:
+def _doing(setup: Setup, workers: int, cluster: Cluster | None) -> Doing:
+    from ..batch.on_ray import work_on_ray
     from ..batch.processes import work_in_processes
     from ..batch.worker import work_here
 
+    if cluster is not None:
+        return partial(work_on_ray, setup, cluster=cluster)
     return partial(work_here, setup) if workers == 1 else partial(work_in_processes, setup, count=workers)
 
 

@@ -83,7 +83,7 @@ def test_identify_then_pairs(bundle: str) -> None:
     Path("in/broken.jpg").rename("in/alone.jpg")
     shutil.rmtree("in/more")
     report = batch("pairs", bundle, "--identity", "codes", exit_code=3)
-    assert report["errors"] == [f"alone.jpg: alone.jpg has no partner of its name in {Path('codes')}."]
+    assert report["errors"] == [f"alone.jpg: alone.jpg has no partner of its name in {Path('codes').absolute()}."]
     fid_run("compose", "--bundle", bundle, "--identity", BEN, "--attributes", LAUGHING, "-o", "alone.png")
     assert Path("out/laughing.png").read_bytes() == Path("alone.png").read_bytes()
     shutil.copy(ADA, "people/laughing.jpg")

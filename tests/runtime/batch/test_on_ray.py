@@ -1,0 +1,171 @@
+"""A batch on a real Ray on this machine: every file once, as one process makes it, whoever is killed meanwhile."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+from fid.runtime.assets import FACES
+from fid.runtime.batch.places import Address
+from fid.runtime.errors import FidError
+
+from ..commands.test_photos import ADA, LAUGHING, fid_run
+from ..media.test_video import write_clip
+from ..test_sample import write_bundle_with_mapping
+
+ray = pytest.importorskip("ray")
+COMMAND = [sys.executable, "-c", "from fid.runtime.commands.cli import main; main()"]
+
+
+@pytest.fixture(autouse=True)
+def in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fetched: Callable[[str], Path]) -> None:
+    for name in ("yunet", "dlib"):
+        fetched(name)
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(write_bundle_with_mapping(tmp_path_factory.mktemp("toy") / "bundle").folder)
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[None]:
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    ray.init(num_cpus=2, include_dashboard=False, object_store_memory=100 << 20, log_to_driver=False,
+             logging_level="error")  # fmt: skip
+    yield
+    ray.shutdown()
+
+
+def made(folder: str, *endings: str) -> dict[str, bytes]:
+    files = (path for path in Path(folder).rglob("*") if path.suffix in endings)
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
+
+
+def manifest(folder: str = "out") -> list[dict]:
+    return [json.loads(row) for row in (Path(folder) / "manifest.jsonl").read_text().splitlines()]
+
+
+def actors(process: psutil.Process) -> list[psutil.Process]:
+    """The processes of Ray below one that hold a worker of a batch."""
+    found = []
+    for child in process.children(recursive=True):
+        try:
+            found += [child] if child.cmdline() and child.cmdline()[0].startswith("ray::Remote") else []
+        except psutil.Error:
+            continue
+    return found
+
+
+@pytest.mark.usefixtures("cluster")
+def test_two_actors_make_what_one_process_makes_from_an_address_to_an_address(bundle: str) -> None:
+    Path("in").mkdir()
+    for number in range(4):
+        shutil.copy(LAUGHING, f"in/{number}.jpg")
+    Path("in/broken.jpg").write_bytes(b"no picture")
+    here = Path.cwd()
+    common = ("batch", "compose", "--identity", ADA, "--bundle", bundle, "--threads", "1", "--json")
+    fid_run(*common, "-i", "in", "-o", "alone", exit_code=3)
+    places = ("-i", f"file://{here}/in", "-o", f"file://{here}/out")
+    report = json.loads(fid_run(*common, *places, "--ray", "auto", exit_code=3).stdout)
+    assert (report["done"], report["failed"]) == (4, 1)
+    assert made("out", ".jpg") == made("alone", ".jpg")
+    assert json.loads(fid_run(*common, *places, "--ray", "auto", exit_code=3).stdout)["before"] == 4
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("cluster")
+def test_what_cannot_open_is_one_sentence(bundle: str) -> None:
+    Path("in").mkdir()
+    shutil.copy(LAUGHING, "in/a.jpg")
+    Path("nobody.jpg").write_bytes(b"no picture")
+    common = ("batch", "compose", "-i", "in", "-o", "out", "--bundle", bundle, "--ray", "auto")
+    said = fid_run(*common, "--identity", "nobody.jpg", exit_code=1).stderr
+    assert "nobody.jpg is not a picture that can be read" in said
+    assert not list(Path("out").glob("*.jpg"))
+
+
+@pytest.fixture
+def archive() -> None:
+    """200 pictures, 6 clips, and one broken file."""
+    Path("in/clips").mkdir(parents=True)
+    faces = sorted(FACES.glob("*.jpg"))
+    for number in range(200):
+        shutil.copy(faces[number % len(faces)], f"in/{number:03d}.jpg")
+    for number in range(6):
+        shades = [np.full((64, 64, 3), 8 * number + 10 * shade, np.uint8) for shade in range(12)]
+        write_clip(Path(f"in/clips/{number}.mp4"), [22500 * n for n in range(12)], pictures=shades.__getitem__)
+    Path("in/100-broken.jpg").write_bytes(b"\xff\xd8\xff\xe0 no more of it")
+
+
+def deidentify(bundle: str, output: str, *options: str) -> list[str]:
+    arguments = ["batch", "deidentify", "-i", "in", "-o", output, "--bundle", bundle, "--threads", "1", "--allow-none"]
+    return [*COMMAND, *arguments, "--json", *options]
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("archive")
+@pytest.mark.parametrize(
+    "options", [("--ray", "local", "--workers", "2"), ("--workers", "2")], ids=["ray", "processes"]
+)
+def test_killed_workers_and_a_killed_driver_lose_nothing(bundle: str, options: tuple[str, ...]) -> None:
+    """A worker is killed in the middle, then who started it all; run again, everything is there once."""
+    options = ("--workers", "2", *options)
+    quiet = {**os.environ, "PYTHONWARNINGS": "ignore"}
+    alone = subprocess.run(deidentify(bundle, "alone"), env=quiet, capture_output=True, text=True)
+    assert alone.returncode == 3, alone.stderr
+    driver = subprocess.Popen(deidentify(bundle, "out", *options), env=quiet, stderr=subprocess.PIPE)
+    seen = psutil.Process(driver.pid)
+    wait_for(40, driver)
+    workers = actors(seen) or [child for child in seen.children() if "spawn_main" in " ".join(child.cmdline())]
+    workers[0].send_signal(signal.SIGKILL)
+    wait_for(100, driver)
+    family = seen.children(recursive=True)
+    driver.kill()
+    driver.communicate()
+    psutil.wait_procs(family, timeout=30)
+    assert not [process for process in family if process.is_running()], "nobody stays behind"
+    before = {row["input"] for row in manifest() if row["error"] is None}
+    assert 100 <= len(before) < 206
+    again = subprocess.run(deidentify(bundle, "out", *options), env=quiet, capture_output=True, text=True)
+    assert again.returncode == 3, again.stderr
+    report = json.loads(again.stdout)
+    assert (report["files"], report["failed"], report["left"]) == (207, 1, 0)
+    assert report["before"] == len(before)
+    done = [row["input"] for row in manifest() if row["error"] is None]
+    assert len(done) == len(set(done)) == 206
+    assert {row["input"] for row in manifest() if row["error"]} == {"100-broken.jpg"}
+    assert made("out", ".jpg", ".mp4") == made("alone", ".jpg", ".mp4")
+    assert len(made("out", ".jpg", ".mp4")) == 206
+    assert not [path for path in Path("out").rglob("*") if path.name.startswith(".") and path.is_file()]
+
+
+def wait_for(lines: int, driver: subprocess.Popen) -> None:
+    """Until the manifest has so many lines."""
+    end = time.monotonic() + 300
+    path = Path("out/manifest.jsonl")
+    while not path.is_file() or path.read_bytes().count(b"\n") < lines:
+        assert driver.poll() is None, driver.communicate()[1]
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def test_without_ray_it_is_one_sentence(bundle: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("in").mkdir()
+    shutil.copy(LAUGHING, "in/a.jpg")
+    monkeypatch.setitem(sys.modules, "ray", None)
+    common = ("batch", "compose", "--identity", ADA, "-i", "in", "-o", "out", "--bundle", bundle)
+    said = fid_run(*common, "--ray", "auto", exit_code=1).stderr
+    assert said == "fid-run: Ray is not installed: `pip install 'fid-face[ray]'`.\n"
+    monkeypatch.setitem(sys.modules, "fsspec", None)
+    with pytest.raises(FidError, match="need the ray extra"):
+        list(Address("s3://bucket/folder").items())
