@@ -88,6 +88,12 @@ FOLDER = click.Path(path_type=Path)
     help="Write a static site to OUTPUT that computes in the visitor's browser; CHECKPOINT is then a bundle."
     " [default: the shipped one]",
 )
+@click.option(
+    "--triton",
+    is_flag=True,
+    help="Write a model repository for NVIDIA's Triton server to OUTPUT; CHECKPOINT is then a bundle. With --engine"
+    " tensorrt the models are engines, built here. [default: the shipped one]",
+)
 @click.option("--skeletons", is_flag=True, help="Write the graph skeletons of the fetched generator to OUTPUT instead.")
 def command(
     checkpoint: Path | None,
@@ -105,6 +111,7 @@ def command(
     engine: str,
     batch: str,
     web: bool,
+    triton: bool,
     skeletons: bool,
 ) -> None:
     """Export CHECKPOINT (a run or checkpoint of `fid-train fit`) to a bundle.
@@ -116,6 +123,11 @@ def command(
         if generator or light or fp16 or engine != "onnx" or resolution:
             raise InputError("--web makes a site of a finished bundle: export the bundle first, then --web BUNDLE.")
         _write_site(checkpoint, output)
+        return
+    if triton:
+        if generator or light or fp16 or resolution or engine == "tensorrt-rtx":
+            raise InputError("--triton takes a finished bundle: export it first, then --triton BUNDLE.")
+        _write_repository(checkpoint, output, engine, batch)
         return
     import torch
 
@@ -219,6 +231,27 @@ def _write_site(bundle: Path | None, output: Path) -> None:
     )
 
 
+def _write_repository(bundle: Path | None, output: Path, engine: str, batch: str) -> None:
+    """Write the model repository of a bundle, and say how it is served."""
+    from ..runtime.engines.tensorrt.build import Batch
+    from ..runtime.weights.bundle import Bundle
+    from .triton import write_repository
+
+    console, loaded = make_console(), Bundle.load(bundle)
+    plans = None
+    if engine == "tensorrt":
+        from .to_tensorrt import build_engines
+
+        plans = {fact.graph: fact.engine.plan for fact in build_engines(loaded, engine, Batch.parse(batch))}
+    names = write_repository(loaded, output, plans)
+    size = sum(path.stat().st_size for path in output.rglob("*") if path.is_file())
+    console.print(f"wrote {output}: {len(names)} models, {size / 1e6:.0f} MB: {', '.join(names)}", soft_wrap=True)
+    console.print(
+        f"to serve it: tritonserver --model-repository {output}; then fid-run ... --engine triton://HOST:8001",
+        soft_wrap=True,
+    )
+
+
 def _table(measured: "dict[str, Parity]") -> Table:
     """Parity as a table of less than 80 columns."""
     first = next(iter(measured.values()))
@@ -285,7 +318,7 @@ def _remarks(judged: "dict[str, Verdict]") -> Iterator[str]:
 
 def main() -> None:
     """Run the console script. Exit codes: 0, 1 for a failure, 2 for a wrong command line or input, 130 for Ctrl-C."""
-    needed = () if "--web" in sys.argv else NEEDED  # a site is made without PyTorch
+    needed = () if {"--web", "--triton"} & {*sys.argv} else NEEDED  # these are made without PyTorch
     missing = [name for name in needed if find_spec(name) is None]
     if missing:
         click.echo(f"fid-export: {missing[0]} is not installed: `pip install 'fid-face[train]'`.", err=True)

@@ -300,7 +300,7 @@ class Composer:
 
     def _opened(self, graph: str) -> Session:
         options = self._options
-        if graph == REFINE and not self._engine.startswith(("onnxruntime", "openvino")):
+        if graph == REFINE and not self._engine.startswith(("onnxruntime", "openvino", "triton")):
             options = {"engine": "onnxruntime", "threads": options["threads"]}  # seconds once are not worth a build
         return open_session(self._graph_path(graph), fp16_graph=self._fp16_graph_path(graph), **options)
 

@@ -107,7 +107,8 @@ def test_the_runtime_imports_without_torch_and_other_extras_and_fetches_nothing(
         [
             "import importlib, sys",
             "for name in ('torch', 'safetensors', 'onnxscript', 'tensorboard', 'tflite', 'openvino', 'pytest',",
-            "             'aiortc', 'av', 'prometheus_client', 'python_multipart', 'starlette', 'uvicorn'):",
+            "             'aiortc', 'av', 'prometheus_client', 'python_multipart', 'starlette', 'uvicorn',",
+            "             'ray', 'fsspec', 'tritonclient', 'grpc'):",
             "    sys.modules[name] = None  # from now on importing it raises ImportError",
             f"for name in {modules!r}:",
             "    importlib.import_module(name)",

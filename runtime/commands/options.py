@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..engines.table import ENGINES
+from ..engines.table import ENGINES, is_remote
 from ..errors import FidError, InputError
 
 if TYPE_CHECKING:
@@ -23,6 +23,21 @@ if TYPE_CHECKING:
 from .progress import T, progress_of
 
 FILE = click.Path(path_type=Path)
+
+
+class EngineChoice(click.Choice[str]):
+    """One of the engines, or the address of a Triton server."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """See `click.Choice.convert`."""
+        return value if isinstance(value, str) and is_remote(value) else super().convert(value, param, ctx)
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
+        """Return what the help shows: all names would fill five lines."""
+        return "NAME|triton://HOST:PORT"
+
+
+ENGINE_HELP = f"What computes: {', '.join(ENGINES)}, or a Triton server."
 
 
 @dataclass(frozen=True)
@@ -142,7 +157,7 @@ def composing(command: Callable[..., None]) -> Callable[..., None]:
 
     options = [
         click.option("--bundle", type=FILE, help="A folder or .fid file with graphs. [default: the one in fid]"),
-        click.option("--engine", type=click.Choice(ENGINES), default="auto", show_default=True, help="What computes."),
+        click.option("--engine", type=EngineChoice(ENGINES), default="auto", show_default=True, help=ENGINE_HELP),
         click.option("--require", metavar="NAME", help="Fail unless this engine, device or precision is what runs."),
         click.option("--threads", type=click.IntRange(min=1), help="CPU threads. [default: one per core]"),
         click.option(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from ..errors import FidError, InputError
 from .machine import measured_provider, physical_cores, remembered
 from .session import Session
-from .table import DEVICE_ENGINES, ENGINES
+from .table import DEVICE_ENGINES, ENGINES, is_remote
 
 if TYPE_CHECKING:
     from .tensorrt.build import Batch
@@ -29,12 +29,12 @@ def open_session(
 ) -> Session:
     """Open the ONNX graph at `path`; external weights lie beside it.
 
-    engine: one of `ENGINES`, which `table.TABLE` explains. "auto": the first of `GPU_ENGINES` that is installed and
-    works, else what `fid-run bench` found faster for the graph, ONNX Runtime on the CPU until it has run. require: an
-    engine, device or precision ("cuda", "openvino", "bf16", "tensorrt") that must be what runs; with engine `auto` it
-    also chooses. threads: at most so many CPU threads, None for one per physical core. static_batch: the batch size to
-    build for at once, for engines that build per size. fp16_graph: the same typed in FP16, which GPU engines open in
-    the place of `path` where they can.
+    engine: one of `ENGINES`, which `table.TABLE` explains, or triton://HOST:PORT. "auto": the first of `GPU_ENGINES`
+    that is installed and works, else what `fid-run bench` found faster for the graph, ONNX Runtime on the CPU until it
+    has run. require: an engine, device or precision ("cuda", "openvino", "bf16", "tensorrt") that must be what runs;
+    with engine `auto` it also chooses. threads: at most so many CPU threads, None for one per physical core.
+    static_batch: the batch size to build for at once, for engines that build per size. fp16_graph: the same typed in
+    FP16, which GPU engines open in the place of `path` where they can.
 
     An engine for a GPU or NPU that is installed and does not work here (no driver, no memory, a result that falls
     short) gives way to the next one and at last to the CPU; `fallback` of the session says why. Raises InputError for
@@ -45,8 +45,8 @@ def open_session(
         raise InputError(
             f"{path} is an engine, which is native code: only those built here are loaded; give the graph."
         )
-    if engine not in ENGINES:
-        raise InputError(f"there is no engine {engine!r}; known are {', '.join(ENGINES)}.")
+    if engine not in ENGINES and not is_remote(engine):
+        raise InputError(f"there is no engine {engine!r}; known are {', '.join(ENGINES)} and triton://HOST:PORT.")
     if threads is not None and threads < 1:
         raise InputError(f"{threads} threads cannot run anything; give at least 1.")
     if engine == "auto" and require in ENGINES:
@@ -56,7 +56,11 @@ def open_session(
     path = Path(path).resolve()  # installed as a link, a graph has its weights beside the file that it points to
     fp16_graph = None if fp16_graph is None else fp16_graph.resolve()
     count = threads or physical_cores()
-    if engine in DEVICE_ENGINES:
+    if is_remote(engine):
+        from .triton import TritonSession
+
+        session = TritonSession(path, engine)
+    elif engine in DEVICE_ENGINES:
         session = _on_device(Path(path), engine, count, static_batch)
     elif engine.startswith("openvino"):
         from .ov import OpenVINOSession

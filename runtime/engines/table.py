@@ -96,6 +96,12 @@ DEVICE_ENGINES = tuple(row.name for row in TABLE if ":" in row.name or row.name 
 """Engines that `auto` takes only where `fid-run bench` has measured one faster, and near enough, on this device."""
 
 
+def is_remote(name: str) -> bool:
+    """Return whether an engine is a Triton server: triton://HOST:PORT, or triton+http://HOST:PORT."""
+    scheme, found, host = name.partition("://")
+    return bool(found and host) and scheme in ("triton", "triton+http")
+
+
 def engine_row(name: str) -> Engine:
     """Return the row of an engine; KeyError for a name that is not in the table."""
     return {row.name: row for row in TABLE}[name]
