@@ -10,12 +10,13 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import numpy as np
 import psutil
 import pytest
 from fid.runtime.assets import FACES
 from fid.runtime.batch.places import Address
+from fid.runtime.commands.bench import made_frames
 from fid.runtime.errors import FidError
+from fid.runtime.media.images import read_image
 
 from ..commands.test_photos import ADA, LAUGHING, fid_run
 from ..media.test_video import write_clip
@@ -94,58 +95,56 @@ def test_what_cannot_open_is_one_sentence(bundle: str) -> None:
     assert not list(Path("out").glob("*.jpg"))
 
 
-@pytest.fixture
-def archive() -> None:
-    """200 pictures, 6 clips, and one broken file."""
-    Path("in/clips").mkdir(parents=True)
-    faces = sorted(FACES.glob("*.jpg"))
-    for number in range(200):
-        shutil.copy(faces[number % len(faces)], f"in/{number:03d}.jpg")
+def archive(job: str) -> int:
+    """200 pictures, or 6 clips of a face that moves, and one broken file; returns how many are whole."""
+    Path("in/more").mkdir(parents=True)
+    if job == "compose":
+        faces = sorted(FACES.glob("*.jpg"))
+        for number in range(200):
+            shutil.copy(faces[number % len(faces)], f"in/{number:03d}.jpg")
+        Path("in/more/broken.jpg").write_bytes(b"\xff\xd8\xff\xe0 no more of it")
+        return 200
     for number in range(6):
-        shades = [np.full((64, 64, 3), 8 * number + 10 * shade, np.uint8) for shade in range(12)]
-        write_clip(Path(f"in/clips/{number}.mp4"), [22500 * n for n in range(12)], pictures=shades.__getitem__)
-    Path("in/100-broken.jpg").write_bytes(b"\xff\xd8\xff\xe0 no more of it")
-
-
-def deidentify(bundle: str, output: str, *options: str) -> list[str]:
-    arguments = ["batch", "deidentify", "-i", "in", "-o", output, "--bundle", bundle, "--threads", "1", "--allow-none"]
-    return [*COMMAND, *arguments, "--json", *options]
+        frames = made_frames(read_image(FACES / f"identity-{('ada', 'ben')[number % 2]}.jpg"), 20 + number)
+        write_clip(Path(f"in/more/{number}.mp4"), [1500 * n for n in range(20)], pictures=frames.__getitem__)
+    Path("in/broken.mp4").write_bytes(b"no clip")
+    return 6
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("archive")
-@pytest.mark.parametrize(
-    "options", [("--ray", "local", "--workers", "2"), ("--workers", "2")], ids=["ray", "processes"]
-)
-def test_killed_workers_and_a_killed_driver_lose_nothing(bundle: str, options: tuple[str, ...]) -> None:
+@pytest.mark.parametrize("job", ["compose", "video"])
+@pytest.mark.parametrize("options", [("--ray", "local"), ()], ids=["ray", "processes"])
+def test_killed_workers_and_a_killed_driver_lose_nothing(bundle: str, job: str, options: tuple[str, ...]) -> None:
     """A worker is killed in the middle, then who started it all; run again, everything is there once."""
-    options = ("--workers", "2", *options)
+    count = archive(job)
+    command = [*COMMAND, "batch", job, "-i", "in", "--identity", ADA, "--bundle", bundle, "--threads", "1", "--json"]
+    options = ("-o", "out", "--workers", "2", *options)
     quiet = {**os.environ, "PYTHONWARNINGS": "ignore"}
-    alone = subprocess.run(deidentify(bundle, "alone"), env=quiet, capture_output=True, text=True)
+    alone = subprocess.run([*command, "-o", "alone"], env=quiet, capture_output=True, text=True)
     assert alone.returncode == 3, alone.stderr
-    driver = subprocess.Popen(deidentify(bundle, "out", *options), env=quiet, stderr=subprocess.PIPE)
+    driver = subprocess.Popen([*command, *options], env=quiet, stderr=subprocess.PIPE)
     seen = psutil.Process(driver.pid)
-    wait_for(40, driver)
+    wait_for(count // 5, driver)
     workers = actors(seen) or [child for child in seen.children() if "spawn_main" in " ".join(child.cmdline())]
     workers[0].send_signal(signal.SIGKILL)
-    wait_for(100, driver)
+    wait_for(count // 2, driver)
     family = seen.children(recursive=True)
     driver.kill()
     driver.communicate()
     psutil.wait_procs(family, timeout=30)
     assert not [process for process in family if process.is_running()], "nobody stays behind"
     before = {row["input"] for row in manifest() if row["error"] is None}
-    assert 100 <= len(before) < 206
-    again = subprocess.run(deidentify(bundle, "out", *options), env=quiet, capture_output=True, text=True)
+    assert count // 2 - 1 <= len(before) < count
+    again = subprocess.run([*command, *options], env=quiet, capture_output=True, text=True)
     assert again.returncode == 3, again.stderr
     report = json.loads(again.stdout)
-    assert (report["files"], report["failed"], report["left"]) == (207, 1, 0)
+    assert (report["files"], report["failed"], report["left"]) == (count + 1, 1, 0)
     assert report["before"] == len(before)
     done = [row["input"] for row in manifest() if row["error"] is None]
-    assert len(done) == len(set(done)) == 206
-    assert {row["input"] for row in manifest() if row["error"]} == {"100-broken.jpg"}
+    assert len(done) == len(set(done)) == count, "every output once"
+    assert {Path(row["input"]).stem for row in manifest() if row["error"]} == {"broken"}
     assert made("out", ".jpg", ".mp4") == made("alone", ".jpg", ".mp4")
-    assert len(made("out", ".jpg", ".mp4")) == 206
+    assert len(made("out", ".jpg", ".mp4")) == count
     assert not [path for path in Path("out").rglob("*") if path.name.startswith(".") and path.is_file()]
 
 
