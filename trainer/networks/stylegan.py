@@ -79,7 +79,7 @@ class StyledConv(nn.Module):
             x = F.conv2d(x, self.blur, padding=1, groups=len(self.blur))
         else:
             x = F.conv2d(x, self.weight, bias, padding=1)
-        if self.noise is not None:
+        if self.noise is not None and self.noise_strength is not None:
             # as many as there are pictures: engines would store the product with the strengths otherwise
             x = x + self.noise_strength * self.noise.expand(x.shape[0], -1, -1, -1)
         if bias is None:
