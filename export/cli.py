@@ -34,7 +34,7 @@ FOLDER = click.Path(path_type=Path)
 @click.option(
     "--generator",
     type=FOLDER,
-    help="Run or checkpoint of `fid-train distill`, or a StyleGAN or StyleGAN2 file of yours (NVIDIA's .pkl, rosinality's .pt, "
+    help="Run or checkpoint of `fid-train distill`, or a StyleGAN file of yours (NVIDIA's .pkl, rosinality's .pt, "
     ".h5, .safetensors). [default: the shipped one]",
 )
 @click.option(
