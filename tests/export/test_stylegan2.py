@@ -112,7 +112,9 @@ def test_resolutions(file):
     with pytest.raises(InputError, match="cannot be averaged down to 256 px"):
         read_networks(None, file, 256)
     assert read_networks(None, None, 256).resolution == 256
-    with pytest.raises(InputError, match=r"no 512 px in the shipped weights, which make 256 px; name a StyleGAN2 file"):
+    with pytest.raises(
+        InputError, match=r"no 512 px in the shipped weights, which make 256 px; name a StyleGAN or StyleGAN2 file"
+    ):
         read_networks(None, None, 512)
     assert read_networks(None, None, 1024).synthesis.resolution == 1024
 
