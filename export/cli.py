@@ -34,8 +34,8 @@ FOLDER = click.Path(path_type=Path)
 @click.option(
     "--generator",
     type=FOLDER,
-    help="Run or checkpoint of `fid-train distill`, or a StyleGAN2 file of yours (NVIDIA's .pkl, rosinality's .pt, "
-    ".safetensors). [default: the shipped one]",
+    help="Run or checkpoint of `fid-train distill`, or a StyleGAN file of yours (NVIDIA's .pkl, rosinality's .pt, "
+    ".h5, .safetensors). [default: the shipped one]",
 )
 @click.option(
     "--light",
@@ -46,12 +46,10 @@ FOLDER = click.Path(path_type=Path)
 @click.option(
     "--resolution",
     type=click.Choice(["256", "512", "1024"]),
-    help="Side of the pictures, px; a StyleGAN2 file of more is averaged down; 1024 alone takes the"
+    help="Side of the pictures, px; a StyleGAN file of more is averaged down; 1024 alone takes the"
     " published generator. [default: the generator's own]",
 )
-@click.option(
-    "--noise/--no-noise", default=True, show_default=True, help="Keep the constant noise of a StyleGAN2 file."
-)
+@click.option("--noise/--no-noise", default=True, show_default=True, help="Keep the constant noise of a StyleGAN file.")
 @click.option("--name", default="default", show_default=True, help="Name of the bundle.")
 @click.option(
     "--fp16",

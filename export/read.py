@@ -20,15 +20,15 @@ from ..trainer.networks.mobilestylegan import Synthesis
 from ..trainer.presets import FitConfig
 from ..trainer.weights.checkpoint import read_record
 from ..trainer.weights.from_bundle import appearance_size, load_graph, load_synthesis
-from ..trainer.weights.from_stylegan2 import read_stylegan2
+from ..trainer.weights.generator import read_generator
 from ..trainer.weights.trained import Trainable, load_generator, load_trained
 from .fold import fold_batch_norms, frozen, rounded_to_fp16, with_transposed_wavelets
 
 PUBLISHED = 1024  # px, of MobileStyleGAN
 W_DISTANCE = 0.5  # see `w_distance`; a generator with another mapping network lies far above it
 USERS_LICENCE = (
-    "that of the file, which the user brought; NVIDIA's own StyleGAN2 weights: Nvidia Source Code License-NC, "
-    "research or evaluation only"
+    "that of the file, which the user brought; NVIDIA's own StyleGAN2 weights: Nvidia Source Code License-NC, its "
+    "StyleGAN weights: CC BY-NC 4.0, research or evaluation only"
 )
 
 
@@ -88,11 +88,11 @@ def read_networks(
 ) -> Networks:
     """Return the networks to export.
 
-    checkpoint: a run or checkpoint of `fid-train fit`; generator: one of `fid-train distill`, or the user's StyleGAN2
-    file. What is None comes from the bundle that ships with fid. resolution: px; None for the generator's own; with
-    1024 and no generator it is the published one, fetched when it is missing. noise: keep the constant noise of a
-    StyleGAN2 file. light: a run or checkpoint of `fid-train distill --narrow`; None for the shipped one beside the
-    shipped generator.
+    checkpoint: a run or checkpoint of `fid-train fit`; generator: one of `fid-train distill`, or the user's file of
+    a StyleGAN. What is None comes from the bundle that ships with fid. resolution: px; None for the generator's own;
+    with 1024 and no generator it is the published one, fetched when it is missing. noise: keep the constant noise of
+    such a file. light: a run or checkpoint of `fid-train distill --narrow`; None for the shipped one beside the shipped
+    generator.
 
     Raises InputError when a folder holds no checkpoint or a mapper into W+, for a resolution that the generator does
     not make, for a light generator of another one, and for a file whose W is not the mapper's; FidError when something
@@ -105,7 +105,7 @@ def read_networks(
     shipped = None if checkpoint is not None and (full or generator is not None) else read_bundle(Bundle.load())
     networks = _mapper_of(checkpoint, shipped)
     if generator is not None and own:
-        return _with_stylegan2(networks, generator, resolution, noise)
+        return _with_users_generator(networks, generator, resolution, noise)
     if generator is not None:
         side = int(read_record(generator)["configuration"]["resolution"])
         networks = networks.with_generator(load_generator(generator, side), side, _origin(generator))
@@ -117,7 +117,7 @@ def read_networks(
     if resolution not in (None, networks.resolution):
         raise InputError(
             f"there is no {resolution} px in {generator or 'the shipped weights'}, which make {networks.resolution} px;"
-            " name a StyleGAN2 file with --generator for other sizes."
+            " name a StyleGAN or StyleGAN2 file with --generator for other sizes."
         )
     return networks if light is None else _with_light(networks, light)
 
@@ -137,9 +137,9 @@ def _mapper_of(checkpoint: Path | None, shipped: Networks | None) -> Networks:
     return Networks(**parts, synthesis=nn.Identity(), resolution=0, provenance=provenance)
 
 
-def _with_stylegan2(networks: Networks, file: Path, resolution: int | None, noise: bool) -> Networks:
+def _with_users_generator(networks: Networks, file: Path, resolution: int | None, noise: bool) -> Networks:
     """Return the networks with the generator of a user's file. Raises InputError when its W is not the mapper's."""
-    found = read_stylegan2(file, resolution, noise)
+    found = read_generator(file, resolution, noise)
     apart = w_distance(networks.mapper, found.mapping)
     if apart > W_DISTANCE:
         raise InputError(

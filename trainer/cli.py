@@ -32,7 +32,7 @@ resume_option = click.option("--resume", is_flag=True, help="Go on from the newe
 generator_option = click.option(
     "--generator",
     type=click.Path(path_type=Path, exists=True),
-    help="The generator to look through: a `fid-train distill` run or checkpoint, a bundle, or a StyleGAN2 file of "
+    help="The generator to look through: a `fid-train distill` run or checkpoint, a bundle, or a StyleGAN file of "
     "yours; none: the shipped one, or at 1024 px the published one.",
 )
 dry_run_option = click.option("--dry-run", is_flag=True, help="Print the resolved configuration and stop.")

@@ -17,7 +17,7 @@ from fid.runtime.errors import FidError, InputError
 from fid.runtime.weights.bundle import Bundle
 from fid.trainer.networks.mobilestylegan import Mapping
 from fid.trainer.personalize import bundle_networks
-from fid.trainer.weights.from_stylegan2 import read_stylegan2
+from fid.trainer.weights.generator import read_generator
 from tiny import tiny_networks
 from tiny_stylegan2 import random_weights, write_nvidia, write_rosinality
 
@@ -82,7 +82,7 @@ def test_the_runtime_composes_with_it(exported, file, tmp_path):
     composer = Composer(bundle)
     identity, attributes = composer.identify(faces[0]), composer.attribute_code(composer.crop(faces[1]))
     w = torch.from_numpy(composer.w(identity, attributes))[None]
-    image = read_stylegan2(file).synthesis(w)[0].permute(1, 2, 0)
+    image = read_generator(file).synthesis(w)[0].permute(1, 2, 0)
     expected = ((image + 1) * 127.5).round().clamp(0, 255).numpy()
     apart = np.abs(picture.astype(int) - expected)
     assert apart.mean() < 1, f"max {apart.max()}, mean {apart.mean()}"  # FP16 weights
@@ -112,7 +112,9 @@ def test_resolutions(file):
     with pytest.raises(InputError, match="cannot be averaged down to 256 px"):
         read_networks(None, file, 256)
     assert read_networks(None, None, 256).resolution == 256
-    with pytest.raises(InputError, match=r"no 512 px in the shipped weights, which make 256 px; name a StyleGAN2 file"):
+    with pytest.raises(
+        InputError, match=r"no 512 px in the shipped weights, which make 256 px; name a StyleGAN or StyleGAN2 file"
+    ):
         read_networks(None, None, 512)
     assert read_networks(None, None, 1024).synthesis.resolution == 1024
 

@@ -24,9 +24,9 @@ from ..networks.facemesh import FaceMesh
 from ..networks.fan import FAN
 from ..networks.mobilestylegan import W_SIZE, Mapping, Synthesis
 from ..networks.sface import SFace
-from ..networks.stylegan2 import Synthesis as StyleGAN2Synthesis
 from ..pixels import to_bytes, to_float
 from ..weights.checkpoint import make_folder, write_json, writing
+from ..weights.generator import Synthesis as UsersSynthesis
 from .statistics import Lightness
 
 SHARD = 256  # faces in one file
@@ -87,7 +87,7 @@ class FrozenNetworks:
     """G (mapping and synthesis), E_id and E_lnd, none of which is ever trained here."""
 
     mapping: Mapping
-    synthesis: Synthesis | StyleGAN2Synthesis
+    synthesis: Synthesis | UsersSynthesis
     identity: SFace
     landmarks: FaceMesh | FAN
     w_mean: Tensor  # [512]
@@ -96,7 +96,7 @@ class FrozenNetworks:
     @classmethod
     def load(
         cls,
-        synthesis: Synthesis | StyleGAN2Synthesis,
+        synthesis: Synthesis | UsersSynthesis,
         device: torch.device,
         fan: Path | None = None,
         mapping: Mapping | None = None,

@@ -27,8 +27,8 @@ from ..data.dataset import FrozenNetworks
 from ..loop import best_device, machine_record, tune_machine
 from ..networks.exported import BundleMapping, BundleNetworks, BundleSynthesis
 from ..networks.mobilestylegan import Synthesis
-from ..networks.stylegan2 import Synthesis as StyleGAN2Synthesis
 from ..weights.checkpoint import read_record
+from ..weights.generator import Synthesis as UsersSynthesis
 from ..weights.trained import generator_name, load_generator, load_mapping, load_trained
 from .clips import Clip, measure_clip, read_clip
 from .compare import distributions, pair_measures, reconstruction_measures, w_space
@@ -79,7 +79,7 @@ class Subject:
             raise InputError("--refine on a checkpoint needs --generator, the one that it was trained through.")
         return personalize.trained_networks(path, generator, device)
 
-    def generator(self, checkpoint: Path | None, resolution: int) -> Synthesis | StyleGAN2Synthesis | BundleSynthesis:
+    def generator(self, checkpoint: Path | None, resolution: int) -> Synthesis | UsersSynthesis | BundleSynthesis:
         """Return the generator to look through: a `fid-train distill` checkpoint's, a file's, a bundle's own, or the
         shipped bundle's.
 

@@ -19,13 +19,13 @@ from ...runtime.weights.bundle import Bundle
 from ...runtime.weights.records import convert
 from ..networks.inception import FEATURES, InceptionV3
 from ..networks.mobilestylegan import CHANNELS, STYLES_PER_BLOCK, W_SIZE, Mapping, Synthesis
-from ..networks.stylegan2 import Synthesis as StyleGAN2Synthesis
 from ..networks.trained import ATTRIBUTES_SIZE, AttributeEncoder, Mapper
 from ..pixels import from_uint8
 from ..presets import FitConfig
 from .checkpoint import load_into, read_record, read_weights
 from .from_bundle import appearance_size, float_tensors, is_bundle, load_graph, load_synthesis, load_unfolded
-from .from_stylegan2 import read_stylegan2
+from .generator import Synthesis as UsersSynthesis
+from .generator import read_generator
 
 PUBLISHED = 1024  # px, of MobileStyleGAN
 
@@ -151,14 +151,14 @@ def _trained_of(bundle: Bundle) -> Trainable:
     return networks.eval()
 
 
-def load_generator(source: Path | None, resolution: int) -> Synthesis | StyleGAN2Synthesis:
-    """Return the user's StyleGAN2 from a file, a distilled generator from a checkpoint folder or a bundle, or where
-    none is named the published one at 1024 px and the shipped bundle's at its size. Frozen.
+def load_generator(source: Path | None, resolution: int) -> Synthesis | UsersSynthesis:
+    """Return the user's StyleGAN from a file, a distilled generator from a checkpoint folder or a bundle, or where none
+    is named the published one at 1024 px and the shipped bundle's at its size. Frozen.
 
     Raises InputError when a generator is needed and missing.
     """
     if source is not None and source.is_file() and not is_bundle(source):
-        return read_stylegan2(source, resolution).synthesis
+        return read_generator(source, resolution).synthesis
     if resolution == PUBLISHED:
         return Synthesis.load(1024)
     if source is None or is_bundle(source):
@@ -177,7 +177,7 @@ def load_generator(source: Path | None, resolution: int) -> Synthesis | StyleGAN
 
 def load_mapping(source: Path | None) -> Mapping:
     """Return the mapping network z -> w that belongs to a generator of `load_generator`. Frozen."""
-    return read_stylegan2(source).mapping if source is not None and source.is_file() else Mapping.load()
+    return read_generator(source).mapping if source is not None and source.is_file() else Mapping.load()
 
 
 def generator_name(generator: Path | None, resolution: int) -> str:

@@ -11,7 +11,7 @@ import torch
 from fid.runtime.errors import FidError, InputError
 from fid.runtime.weights.cache import sha256
 from fid.trainer.networks.stylegan2 import mapping_from, synthesis_from
-from fid.trainer.weights.from_stylegan2 import read_stylegan2
+from fid.trainer.weights.generator import read_generator
 from safetensors.torch import save_file
 from tiny_stylegan2 import (
     CHANNELS,
@@ -61,7 +61,7 @@ LAYOUTS = {
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_every_layout_gives_the_same_networks(layout, weights, expected, tmp_path):
     path = LAYOUTS[layout](tmp_path / "any.name", weights)
-    generator = read_stylegan2(path)
+    generator = read_generator(path)
     for network, state in zip((generator.mapping, generator.synthesis), expected, strict=True):
         got = network.state_dict()
         assert got.keys() == state.keys()
@@ -90,7 +90,7 @@ def test_the_generator_of_an_inversion_network_is_read(begin, weights, expected,
     state["encoder.input_layer.0.weight"] = torch.zeros(64, 3, 3, 3)
     content = {"state_dict": state, "latent_avg": torch.zeros(10, 512), "opts": {"stylegan_size": 32, "batch": 8}}
     torch.save(content, tmp_path / "psp_ffhq_encode.pt")
-    generator = read_stylegan2(tmp_path / "psp_ffhq_encode.pt")
+    generator = read_generator(tmp_path / "psp_ffhq_encode.pt")
     assert generator.origin["layout"] == "rosinality"
     for network, wanted in zip((generator.mapping, generator.synthesis), expected, strict=True):
         for name, value in wanted.items():
@@ -100,7 +100,7 @@ def test_the_generator_of_an_inversion_network_is_read(begin, weights, expected,
 def test_a_module_of_several_gpus_is_read(weights, expected, tmp_path):
     names = {f"module.{name}": value for name, value in rosinality_names(weights).items()}
     torch.save({"g_ema": names}, tmp_path / "several.pt")
-    found = read_stylegan2(tmp_path / "several.pt").synthesis.state_dict()
+    found = read_generator(tmp_path / "several.pt").synthesis.state_dict()
     assert all(torch.allclose(found[name], value, atol=1e-6) for name, value in expected[1].items())
 
 
@@ -112,28 +112,28 @@ def test_a_conditional_one_is_refused_by_its_reason(weights, tmp_path):
         "mapping.fc0.weight": torch.zeros(512, 1024),  # z beside the label's code
     }
     with pytest.raises(InputError, match="wants a class label"):
-        read_stylegan2(save_safetensors(tmp_path / "conditional.safetensors", conditional))
+        read_generator(save_safetensors(tmp_path / "conditional.safetensors", conditional))
 
 
 def test_options_of_the_files(weights, tmp_path):
-    clamped = read_stylegan2(write_nvidia(tmp_path / "ada.pkl", weights, conv_clamp=256)).synthesis
+    clamped = read_generator(write_nvidia(tmp_path / "ada.pkl", weights, conv_clamp=256)).synthesis
     assert {block.conv1.clamp for block in clamped.blocks} == {256.0}
     shallow = random_weights(CHANNELS, layers=2)
-    assert len(read_stylegan2(write_nvidia(tmp_path / "shallow.pkl", shallow)).mapping.layers) == 2
-    rate = read_stylegan2(write_tensorflow(tmp_path / "rate.pkl", weights, mapping_lrmul=0.02)).mapping
+    assert len(read_generator(write_nvidia(tmp_path / "shallow.pkl", shallow)).mapping.layers) == 2
+    rate = read_generator(write_tensorflow(tmp_path / "rate.pkl", weights, mapping_lrmul=0.02)).mapping
     torch.testing.assert_close(rate.layers[0].bias, weights["mapping.fc0.bias"] * 0.02)
 
 
 def test_resolution_and_noise_are_chosen(weights, tmp_path):
     path = write_rosinality(tmp_path / "g.pt", weights)
-    generator = read_stylegan2(path, 16, noise=False)
+    generator = read_generator(path, 16, noise=False)
     assert generator.synthesis(Z).shape == (2, 3, 16, 16)
     assert generator.origin["noise"] == "none"
     assert generator.origin["resolution"] == 16
     with pytest.raises(InputError, match="makes images of 32 px, which cannot be averaged down to 256 px"):
-        read_stylegan2(path, 256)
+        read_generator(path, 256)
     silent = {name: value for name, value in weights.items() if "noise" not in name}
-    assert read_stylegan2(save_safetensors(tmp_path / "silent", silent)).origin["noise"] == "none"
+    assert read_generator(save_safetensors(tmp_path / "silent", silent)).origin["noise"] == "none"
 
 
 def changed(weights, **changes):
@@ -150,7 +150,7 @@ def changed(weights, **changes):
         ({"mapping__fc3__bias": torch.full((512,), torch.nan)}, FidError, "numbers that are not finite"),
         ({"mapping__fc3__bias": torch.zeros(512, dtype=torch.int32)}, FidError, "int32, expected floating point"),
         ({"mapping__fc0__weight": torch.zeros(512, 64)}, InputError, "fid works with 512 numbers"),
-        ({"synthesis__b4__const": None}, InputError, "holds no StyleGAN2 generator"),
+        ({"synthesis__b4__const": None}, InputError, "holds no StyleGAN generator"),
         ({"synthesis__b8__resample_filter": torch.ones(2, 2)}, FidError, r"expected \[4, 4\]"),
         ({"synthesis__b4__torgb__weight": torch.zeros(1, 24, 1, 1)}, FidError, r"expected \[3, 24, 1, 1\]"),
     ],
@@ -158,7 +158,7 @@ def changed(weights, **changes):
 def test_weights_that_do_not_fit(weights, tmp_path, changes, kind, sentence):
     path = save_safetensors(tmp_path / "g.safetensors", changed(weights, **changes))
     with pytest.raises(kind, match=sentence) as raised:
-        read_stylegan2(path)
+        read_generator(path)
     assert type(raised.value) is kind
     assert str(path) in str(raised.value)
 
@@ -174,20 +174,16 @@ def test_weights_that_do_not_fit(weights, tmp_path, changes, kind, sentence):
 )
 def test_other_generators_of_nvidia(weights, tmp_path, attributes, sentence):
     with pytest.raises(FidError, match=sentence):
-        read_stylegan2(write_nvidia(tmp_path / "g.pkl", weights, **attributes))
+        read_generator(write_nvidia(tmp_path / "g.pkl", weights, **attributes))
 
 
-def test_the_first_stylegan_and_stylegan3_are_told_by_name(tmp_path):
-    first = {"mapping.w_avg": torch.zeros(512), "synthesis.b4.conv1.StyleMod": torch.zeros(2)}
-    path = write_tensorflow(tmp_path / "first.pkl", first)
-    with pytest.raises(InputError, match="holds the first StyleGAN, which fid does not read"):
-        read_stylegan2(path)
+def test_stylegan3_and_one_with_labels_are_told_by_name(tmp_path):
     third = {"synthesis.input.weight": torch.zeros(2), "mapping.fc0.weight": torch.zeros(512, 512)}
     with pytest.raises(InputError, match="holds StyleGAN3"):
-        read_stylegan2(write_nvidia(tmp_path / "third.pkl", third))
+        read_generator(write_nvidia(tmp_path / "third.pkl", third))
     labelled = write_tensorflow(tmp_path / "labels.pkl", random_weights((8,)), label_size=3)
     with pytest.raises(InputError, match="wants a class label"):
-        read_stylegan2(labelled)
+        read_generator(labelled)
 
 
 class Attack:
@@ -207,7 +203,7 @@ def test_malicious_files_are_refused_in_one_sentence(weights, tmp_path, monkeypa
     torch.save({"args": Namespace(a=Attack())}, tmp_path / "f.pt")
     for path in sorted(tmp_path.iterdir()):
         with pytest.raises(FidError, match="is refused: it") as raised:
-            read_stylegan2(path)
+            read_generator(path)
         assert str(raised.value).count("\n") == 0
         assert raised.value.exit_code == 1
     assert not (tmp_path / "OWNED").exists()
@@ -220,28 +216,28 @@ def test_broken_files_are_one_sentence(layout, tmp_path):
     for end in [*range(0, 64, 7), *random.integers(64, len(whole), 12), len(whole) - 1]:
         (tmp_path / "g").write_bytes(whole[:end])
         with pytest.raises(FidError):
-            read_stylegan2(tmp_path / "g")
+            read_generator(tmp_path / "g")
     for _ in range(12):
         data = bytearray(whole)
         for place in random.integers(0, min(len(whole), 3000), 4):
             data[place] ^= 1 << random.integers(8)
         (tmp_path / "g").write_bytes(data)
         with contextlib.suppress(FidError):
-            read_stylegan2(tmp_path / "g")
+            read_generator(tmp_path / "g")
 
 
 @pytest.mark.parametrize(
     ("content", "sentence"),
     [
         (None, "there is no file"),
-        (b"short", "has 5 bytes and so is not a generator"),
+        (b"short", "has 5 bytes and so is none of what is expected"),
         (b"a text file about something else", "is of no known kind"),
-        (pickle.dumps({"weights": [1, 2, 3]}), "holds no StyleGAN2 generator"),
-        (pickle.dumps(["a list of several words"]), "holds no StyleGAN2 generator"),
+        (pickle.dumps({"weights": [1, 2, 3]}), "holds no StyleGAN generator"),
+        (pickle.dumps(["a list of several words"]), "holds no StyleGAN generator"),
     ],
 )
 def test_files_of_another_kind(content, sentence, tmp_path):
     if content is not None:
         (tmp_path / "g.pkl").write_bytes(content)
     with pytest.raises(InputError, match=sentence):
-        read_stylegan2(tmp_path / "g.pkl")
+        read_generator(tmp_path / "g.pkl")

@@ -1,0 +1,71 @@
+"""A random first StyleGAN of 256 px goes all the way: trained through, exported in FP16, composed with, built by
+TensorRT-RTX."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from fid.export import cli as export_cli
+from fid.export.to_tensorrt import build_engines
+from fid.runtime.assets import FACES
+from fid.runtime.commands.cli import main as run_cli
+from fid.runtime.engines.tensorrt.build import Batch, library
+from fid.runtime.weights.bundle import Bundle
+from fid.trainer.cli import main_group
+from fid.trainer.weights.checkpoint import read_record
+from tiny_stylegan import variables, widths_of, write_tensorflow
+
+QUICK = ("warm_steps=20", "self_batch=4", "cross_batch=2", "probe_weight=0", "probe_faces=32", "augmentation=false")
+
+
+def invoke(command, *arguments: object) -> str:
+    result = CliRunner().invoke(command, [str(a) for a in arguments], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("stylegan")
+    return write_tensorflow(folder / "karras2019stylegan.pkl", variables(widths_of(256, 1024, 24)), resolution=256)
+
+
+@pytest.fixture(scope="module")
+def bundle(file, fetched, tmp_path_factory):
+    """The exported bundle after 50 steps of training."""
+    folder = tmp_path_factory.mktemp("run")
+    settings = [part for value in QUICK for part in ("--set", value)]
+    invoke(main_group, "fit", "-o", folder / "run", "--generator", file, "--steps", 50, *settings)
+    assert read_record(folder / "run")["step"] == 50
+    invoke(export_cli.command, folder / "run", "--generator", file, "--fp16", "--threads", 1, "-o", folder / "bundle")
+    return Bundle.load(folder / "bundle")
+
+
+@pytest.mark.slow
+def test_a_random_stylegan_is_trained_through_exported_and_composed_with(bundle, tmp_path):
+    origin = bundle.provenance["generator"]
+    assert (origin["kind"], origin["layout"], bundle.resolution) == ("StyleGAN", "NVIDIA, TensorFlow", 256)
+    assert origin["w_distance"] < 0.05
+    assert bundle.n_styles == 14
+    assert bundle.graph("synthesis").fp16_graph is not None
+    for graph in ("synthesis", "reenact", "mapping"):
+        parity = bundle.parity[graph]
+        assert parity["max"] <= parity["tolerance"]["max"]
+    faces = FACES / "identity-ada.jpg", FACES / "attributes-laughing.jpg"
+    arguments = "--bundle", bundle.folder, "--identity", faces[0], "--attributes", faces[1]
+    said = invoke(run_cli, "compose", *arguments, "-o", tmp_path / "out.png", "--json")
+    assert json.loads(said)["resolution"] == 256
+    assert np.std(np.frombuffer((tmp_path / "out.png").read_bytes(), np.uint8)) > 0
+
+
+@pytest.mark.slow
+@pytest.mark.rtx
+def test_tensorrt_rtx_builds_it(bundle, empty_cache):
+    pytest.importorskip("tensorrt_rtx")
+    library("tensorrt-rtx")
+    facts = build_engines(bundle, "tensorrt-rtx", Batch())
+    built = {Path(fact.graph).stem for fact in facts}
+    assert {"synthesis", "reenact", "attributes", "mapper"} <= built
+    assert all(len(fact.engine.plan) > 10_000 for fact in facts)
