@@ -8,8 +8,9 @@ is still waiting for room has no files.
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, redirect_stdout, suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -136,7 +137,8 @@ def _joined(cluster: Cluster) -> Iterator[Any]:
         except (ConnectionError, RuntimeError, ValueError, OSError) as error:
             raise FidError(f"there is no Ray cluster at {cluster.address}: {_first_line(error)}.") from error
     try:
-        yield ray
+        with redirect_stdout(sys.stderr):  # Ray tells of lost workers on stdout, where fid's result will stand
+            yield ray
     finally:
         if own:
             with suppress(Exception):  # a cluster that is gone cannot be left

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +25,9 @@ from .options import (
 @click.option("--certificate", type=FILE, metavar="FILE.pem", help="Serve HTTPS; browsers on other machines need it.")
 @click.option("--key", type=FILE, metavar="FILE.pem", help="The certificate's key, if it is in a file of its own.")
 @click.option("--root-path", default="", metavar="/PATH", help="The folder that a proxy in front has for it.")
-@click.option("--sessions", type=click.IntRange(0), default=2, show_default=True, help="Live videos at a time.")
-@click.option("--queue", type=click.IntRange(1), default=16, show_default=True, help="Requests that may wait.")
+@click.option("--workers", type=click.IntRange(1, 256), default=1, show_default=True, help="Processes on one port.")
+@click.option("--sessions", type=click.IntRange(0), default=2, show_default=True, help="Live videos of each process.")
+@click.option("--queue", type=click.IntRange(1), default=16, show_default=True, help="Requests that may wait, of each.")
 @click.option("--upload-mb", type=float, default=12.0, show_default=True, help="Largest request, in MB.")
 @click.option("--megapixels", type=float, default=50.0, show_default=True, help="Largest picture.")
 @composing
@@ -36,16 +40,19 @@ def serve(
     certificate: Path | None,
     key: Path | None,
     root_path: str,
+    workers: int,
     **limits: Any,
 ) -> None:
     """A page in the browser, with camera, and an HTTP API.
 
     On another address than loopback a token is asked for; it is in the printed address. Nothing uploaded is stored.
     """
+    from ..engines.machine import physical_cores
     from ..serve.app import Server, warm_up
     from ..serve.app import serve as answer
     from ..serve.guard import Access, is_loopback, new_token
     from ..serve.listen import check_certificate, check_extra, listen, page_address
+    from ..serve.processes import Serving, serve_in_processes
     from ..serve.worker import Limits
 
     check_extra()
@@ -53,11 +60,30 @@ def serve(
     access = Access(host, token or (None if is_loopback(host) else new_token()), names, root_path)
     allowed = Limits(**limits)
     with listen(host, port) as listening:
+        address = page_address(access, listening, secure=certificate is not None)
+        insecure = certificate is None and not is_loopback(host)
+        if workers > 1:
+            share = settings.threads or max(1, physical_cores() // workers)
+            opened = replace(settings, threads=share).composer
+            serving = Serving(opened, access, allowed, settings.provenance, certificate, key)
+            said = partial(_say, settings, address, insecure, workers)
+            serve_in_processes(serving, listening, workers, said)
+            return
         server = Server(settings.composer(), access, allowed, label=settings.provenance)
         warm_up(server)
-        address = page_address(access, listening, secure=certificate is not None)
-        text = f"fid is at {address}\n(on {server.composer.provider}; Ctrl-C ends it)"
-        if certificate is None and not is_loopback(host):
-            text += "\nBrowsers on other machines give their camera to https only: add --certificate FILE.pem."
-        settings.report(server.composer, text, address=address)
+        settings.report(server.composer, _there(address, server.composer.provider, insecure), address=address)
         answer(server, listening, certificate, key)
+
+
+def _say(settings: Settings, address: str, insecure: bool, workers: int, provider: str) -> None:
+    """Say where several processes are, and what they compute on."""
+    record = {"address": address, "provider": provider, "workers": workers}
+    text = _there(address, f"{provider}, {workers} processes", insecure)
+    click.echo(json.dumps(record) if settings.as_json else text)
+
+
+def _there(address: str, provider: str, insecure: bool) -> str:
+    text = f"fid is at {address}\n(on {provider}; Ctrl-C ends it)"
+    if insecure:
+        text += "\nBrowsers on other machines give their camera to https only: add --certificate FILE.pem."
+    return text

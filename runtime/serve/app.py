@@ -32,6 +32,7 @@ from .form import read_body, read_form
 from .guard import Access, Guard, RefusedError, is_private
 from .listen import check_extra
 from .metrics import Metrics
+from .peers import Peers, merged
 from .worker import Limits, Worker
 
 if TYPE_CHECKING:
@@ -56,9 +57,18 @@ class Offer:
 class Server:
     """What the routes share: the composer with its thread, the limits, the live sessions, the counts."""
 
-    def __init__(self, composer: Composer, access: Access, limits: Limits | None = None, label: bool = True) -> None:
-        """`label`: put the note "synthetic" into every picture. Raises `FidError` when the web extra is missing."""
+    def __init__(
+        self,
+        composer: Composer,
+        access: Access,
+        limits: Limits | None = None,
+        label: bool = True,
+        peers: Peers | None = None,
+    ) -> None:
+        """`label`: put the note "synthetic" into every picture. `peers`: the other processes that answer on the same
+        port. Raises `FidError` when the web extra is missing."""
         check_extra()
+        self.peers = peers
         self.composer, self.access, self.limits = composer, access, limits or Limits()
         self.worker = Worker(self.limits.queue)
         self.faces = Faces(composer, self.worker, self.limits, label)
@@ -78,7 +88,11 @@ class Server:
 
         @asynccontextmanager
         async def lifespan(_: Starlette) -> AsyncIterator[None]:
+            if self.peers is not None:
+                await self.peers.listen(self._answer_peer)
             yield
+            if self.peers is not None:
+                await self.peers.close()
             await asyncio.gather(*(session.close() for session in list(self.sessions.values())))
             await asyncio.to_thread(self.faces.close)
             await asyncio.to_thread(self.worker.close)
@@ -130,7 +144,25 @@ class Server:
         from prometheus_client import CONTENT_TYPE_LATEST
         from starlette.responses import Response
 
-        return Response(self.metrics.text(), headers={"content-type": CONTENT_TYPE_LATEST})
+        text = self.metrics.text()
+        if self.peers is not None:
+            own, others = self.peers.number, range(self.peers.count)
+            answers = await asyncio.gather(*(self.peers.ask(i, "metrics") for i in others if i != own))
+            texts = {own: text, **dict(zip((i for i in others if i != own), answers, strict=True))}
+            text = merged([(str(i), texts[i] or b"") for i in sorted(texts)])
+        return Response(text, headers={"content-type": CONTENT_TYPE_LATEST})
+
+    async def _answer_peer(self, question: str) -> bytes:
+        """What another process of this server asks: "metrics", or to end a live session."""
+        if question == "metrics":
+            return self.metrics.text()
+        await self._stop(question.removeprefix("stop "))
+        return b"stopped"
+
+    async def _stop(self, name: str) -> None:
+        session = self.sessions.get(name)
+        if session is not None:  # else it ended by itself
+            await session.close()
 
     async def shipped(self, request: Request) -> Response:
         """Return the faces that ship with fid, for the last part of the path: identities or attributes."""
@@ -207,6 +239,8 @@ class Server:
 
         known = self.faces.shipped_identity
         session = LiveSession(self.composer, self.worker, self.metrics, known, ended)
+        if self.peers is not None:
+            session.name = self.peers.own(session.name)
         self.sessions[session.name] = session
         return session
 
@@ -214,9 +248,11 @@ class Server:
         """End a live session."""
         from starlette.responses import Response
 
-        session = self.sessions.get(request.path_params["session"])
-        if session is not None:  # else it ended by itself
-            await session.close()
+        name = request.path_params["session"]
+        if self.peers is None or (owner := self.peers.owner(name)) == self.peers.number:
+            await self._stop(name)
+        else:
+            await self.peers.ask(owner, f"stop {name}")
         return Response(status_code=204)
 
     def _measured(self, app: Starlette) -> Callable:
