@@ -36,6 +36,9 @@ KNOWN = {
     "curl",
     "docker",
     "sbatch",
+    "serve",
+    "torchrun",
+    "tritonserver",
 }
 MEASURED = re.compile(r"\d\s?(?:ms|s|fps|dB)\b|cosine", flags=re.IGNORECASE)
 

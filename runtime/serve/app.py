@@ -30,9 +30,8 @@ from .connections import Connections, Patience, protocol, run
 from .faces import COMPOSE_FIELDS, KINDS, Faces, shipped_face
 from .form import read_body, read_form
 from .guard import Access, Guard, RefusedError, is_private
-from .listen import check_extra
-from .metrics import Metrics
-from .peers import Peers, merged
+from .listen import Peers, check_extra
+from .metrics import Metrics, merged
 from .worker import Limits, Worker
 
 if TYPE_CHECKING:

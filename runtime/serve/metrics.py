@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 
 class Metrics:
@@ -32,3 +32,26 @@ class Metrics:
         from prometheus_client import generate_latest
 
         return generate_latest(self.registry)
+
+
+def merged(texts: Sequence[tuple[str, bytes]], label: str = "worker") -> bytes:
+    """Return metrics of several processes in Prometheus' text form as one, each sample with a label that tells whose it
+    is. `texts`: name and text of each."""
+    from prometheus_client import CollectorRegistry, generate_latest
+    from prometheus_client.core import Metric
+    from prometheus_client.parser import text_string_to_metric_families
+
+    families: dict[str, Metric] = {}
+    for name, text in texts:
+        for family in text_string_to_metric_families(text.decode()):
+            known = families.setdefault(family.name, Metric(family.name, family.documentation, family.type))
+            for sample in family.samples:
+                known.add_sample(sample.name, {**sample.labels, label: name}, sample.value)
+
+    class Known:
+        def collect(self) -> list[Metric]:
+            return list(families.values())
+
+    registry = CollectorRegistry()
+    registry.register(Known())  # type: ignore[arg-type] - it asks for no more of a collector
+    return generate_latest(registry)

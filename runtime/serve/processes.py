@@ -20,7 +20,7 @@ from ..composer import Composer
 from ..errors import FidError
 from .app import Server, serve, warm_up
 from .guard import Access
-from .peers import Peers
+from .listen import Peers
 from .worker import Limits
 
 HASTY_S = 10.0  # a process that ends sooner after its start than that is not started again for ever

@@ -16,7 +16,7 @@ from ..errors import FidError, InputError
 from ..weights.records import convert
 from .app import Server, warm_up
 from .guard import Access
-from .peers import merged
+from .metrics import merged
 from .worker import Limits
 
 if TYPE_CHECKING:

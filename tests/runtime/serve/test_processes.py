@@ -10,7 +10,8 @@ import httpx
 import psutil
 import pytest
 from fid.runtime.assets import FACES
-from fid.runtime.serve.peers import Peers, merged
+from fid.runtime.serve.listen import Peers
+from fid.runtime.serve.metrics import Metrics, merged
 from serving import address_of, check, running, started
 
 SHADE = FACES / "attributes-shade.jpg"
@@ -88,8 +89,6 @@ def test_a_session_names_its_process() -> None:
 
 
 def test_metrics_of_several_keep_their_numbers_apart() -> None:
-    from fid.runtime.serve.metrics import Metrics
-
     several = [Metrics(lambda n=n: n, lambda: 0, {"version": "1"}) for n in (1, 2)]
     for number, one in enumerate(several):
         one.requests.labels("GET", "/", "200").inc(number + 5)
