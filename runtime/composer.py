@@ -107,6 +107,8 @@ class Composer:
         elif isinstance(photo, (str, os.PathLike)) and Path(photo).suffix.lower() == SUFFIX:
             identity = Identity.load(photo)
         else:
+            if self.rounds:
+                self._begin_to_open(REFINE)  # while the face is found
             return self.identity_of(self.crop(photo, face), refine=True)
         sizes = (self.bundle.identity_size,), (self.bundle.w_size,)
         offset, styles = identity.w_plus_offset, (1, self.bundle.n_styles)  # 1: the same for every style
@@ -242,7 +244,7 @@ class Composer:
     def warm_up(self, identity: Identity, *, light: bool = False) -> None:
         """Open the sessions of a frame and run them once, so that the first frame is as quick as the others; `light` as
         in `image`. Closes that of `refine`, which frames do not need and which takes the most memory."""
-        self._sessions.pop(REFINE, None)
+        self._close(REFINE)
         crop = np.zeros((CROP_SIZE, CROP_SIZE, 3), np.uint8)
         self.image(self.w(identity, self.attribute_code(crop)), light=light)
         return_freed_memory()
@@ -250,8 +252,11 @@ class Composer:
     def open_ahead(self, *, light: bool = False) -> None:
         """Begin to open the sessions of a frame on a thread of their own, while people are identified on this one;
         `light` as in `image`. A session that cannot be opened says so when it is first used."""
+        self._begin_to_open(LIGHT if light else "synthesis", "attributes", "mapper")
+
+    def _begin_to_open(self, *graphs: str) -> None:
         thread = ThreadPoolExecutor(1, "open sessions")
-        for graph in (LIGHT if light else "synthesis", "attributes", "mapper"):
+        for graph in graphs:
             if graph not in self._sessions and graph not in self._ahead:
                 self._ahead[graph] = thread.submit(self._opened, graph)
         thread.shutdown(wait=False)
@@ -259,8 +264,12 @@ class Composer:
     def close_identity(self) -> None:
         """Close what looks at identity photos, which frames do without, and free its memory; the next photo opens it
         again."""
-        for graph in ("identity", REFINE):
+        self._close("identity", REFINE)
+
+    def _close(self, *graphs: str) -> None:
+        for graph in graphs:
             self._sessions.pop(graph, None)
+            self._ahead.pop(graph, None)
 
     def note(self, kind: str, source_type: str = MADE_BY_ALGORITHM) -> Note:
         """Return the provenance note for a picture of this composer; `kind` as in `provenance.Note`."""

@@ -10,7 +10,7 @@ import numpy as np
 
 from .engines.session import Session
 
-ROUNDS = 12
+ROUNDS = 20
 """How many rounds a photo gets unless somebody says otherwise; about a seventh of a second each on two cores."""
 
 

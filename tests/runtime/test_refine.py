@@ -119,3 +119,15 @@ def test_a_frame_does_without_the_session_of_refine_and_the_next_photo_opens_it_
     composer.close_identity()
     assert "refine" not in composer._sessions
     np.testing.assert_array_equal(composer.identify(ADA).w_plus_offset, identity.w_plus_offset)
+
+
+def test_the_graph_is_opened_while_the_face_is_found_and_let_go_without_one(bundle):
+    composer = Composer(bundle)
+    with pytest.raises(InputError, match="no face"):
+        composer.identify(np.zeros((300, 300, 3), np.uint8))
+    assert "refine" in composer._ahead
+    composer.close_identity()
+    assert not composer._ahead
+    plain = Composer(bundle, refine=0)
+    plain.identify(ADA)
+    assert not plain._ahead
