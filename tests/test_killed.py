@@ -25,9 +25,10 @@ from fid.runtime.commands.bench import made_frames
 from fid.runtime.media.images import read_image
 from fid.runtime.weights.cache import cache_folder
 from fid.runtime.weights.prepare import prepared
-from runtime.media.test_video import write_clip
-from runtime.test_sample import write_bundle_with_mapping
 from tiny_stylegan2 import random_weights, write_rosinality
+
+from .runtime.media.test_video import write_clip
+from .runtime.test_sample import write_bundle_with_mapping
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL")]
 
