@@ -11,13 +11,13 @@ from io import BytesIO
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageCms, ImageOps, UnidentifiedImageError
 
 from ..errors import FidError, InputError
 from ..files import replacing
 from ..labels.provenance import Note, embed_note
 from .cicp import stated_colour
-from .tone import needs_table, screen_picture
+from .tone import ADOBE_RGB, GAMMA_22, needs_table, screen_picture
 
 # What a folder of photos is searched for; a file named on its own may have any name.
 PHOTO_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif", ".jp2", ".ppm")
@@ -183,7 +183,7 @@ def _decoded(data: bytes, name: str, max_pixels: int, still: bool) -> np.ndarray
         raise InputError(f"{name} is a JPEG picture in very many scans; save it anew, then it can be read.")
     if image.format == "PNG":
         Image.open(BytesIO(data), formats=("PNG",)).verify()  # all of it there, every checksum right
-    stated = stated_colour(data)
+    stated = stated_colour(data) or _exif_colour(image)
     if stated and needs_table(*stated) and (image.format == "PNG" or not image.info.get("icc_profile")):
         image.info["colour"] = stated  # PNG prefers the numbers to a profile, HEIF the profile
     return np.array(_rendered(image))
@@ -274,6 +274,16 @@ def _to_srgb(image: Image.Image) -> Image.Image:
         return ImageCms.profileToProfile(image, source, target, intent, mode, flags=flags) or image
     except (ImageCms.PyCMSError, OSError):  # a broken profile, or one for another number of channels
         return image
+
+
+def _exif_colour(image: Image.Image) -> tuple[int, int] | None:
+    """Adobe RGB as cameras state it, which write no profile: colours "uncalibrated", and the name R03 of the DCF."""
+    with suppress(OSError, SyntaxError, ValueError, TypeError, LookupError, struct.error, AttributeError):
+        exif = image.getexif()
+        names = exif.get_ifd(ExifTags.IFD.Interop)
+        if exif.get_ifd(ExifTags.IFD.Exif).get(ExifTags.Base.ColorSpace) == 65535 and str(names.get(1))[:3] == "R03":
+            return ADOBE_RGB, GAMMA_22
+    return None
 
 
 def _odd_tiff(data: bytes) -> np.ndarray | None:

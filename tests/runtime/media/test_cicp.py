@@ -8,6 +8,7 @@ import pytest
 from fid.runtime.media.cicp import stated_colour
 from fid.runtime.media.images import decode_image
 from fid.runtime.media.tone import BT2020, DISPLAY_P3, HLG, PQ, SRGB, nits_to_pq, screen_colour, to_bt709
+from mutants import mutant
 from PIL import Image, ImageCms
 
 WALL = np.array([2.6, 7.1, 2.6])  # cd/m2 of BT.709 light: 6 cd/m2 green where white is 100
@@ -69,6 +70,14 @@ def test_what_encoders_write_is_found(kind: str) -> None:
         assert stated_colour(data[:end]) in (None, stated_colour(data))
 
 
+def test_broken_bytes_state_something_or_nothing() -> None:
+    whole = heif(bytes(7) + b"\x02" + b"\x00\x02\x01\x81" + b"\x00\x01\x01\x82", [nclx(BT2020, PQ), nclx(1, SRGB)])
+    for number in range(2000):
+        for data in (whole, with_chunk(picture(SIGNAL, "PNG"), BT2020, PQ) if number < 200 else whole):
+            found = stated_colour(mutant(data, number))
+            assert found is None or len(found) == 2
+
+
 def test_files_that_state_nothing() -> None:
     png = picture(SIGNAL, "PNG")
     assert stated_colour(png) is None
@@ -102,6 +111,26 @@ def test_wide_gamut_by_number_is_converted_as_by_profile() -> None:
     found = decode_image(with_chunk(picture(skin, "PNG"), DISPLAY_P3, SRGB), "the photo")[5, 5]
     np.testing.assert_allclose(found, 255 * screen_colour(np.rint(255 * skin) / 255, DISPLAY_P3, SRGB), atol=1)
     assert int(found[0]) - round(255 * 0.62) > 4  # redder as sRGB than the same number in Display P3
+
+
+def adobe_exif(name: str = "R03", space: int = 65535) -> Image.Exif:
+    exif = Image.Exif()
+    exif[0x8769] = {0xA001: space, 0xA005: {1: name}}
+    return exif
+
+
+def test_adobe_rgb_without_a_profile_as_cameras_write_it() -> None:
+    """Green 0.5 of Adobe RGB (1998) is out of sRGB's gamut by red; a skin tone gets redder; grey stays."""
+    skin = np.array([0.62, 0.48, 0.42])
+    options = {"quality": 100, "subsampling": 0}
+    plain = decode_image(picture(skin, "JPEG", **options), "the photo")[5, 5].astype(float)
+    found = decode_image(picture(skin, "JPEG", exif=adobe_exif(), **options), "the photo")[5, 5]
+    to_srgb = np.array([[1.3983, -0.3983, 0.0], [0.0, 1.0, 0.0], [0.0, -0.0429, 1.0429]])  # from the primaries
+    linear = to_srgb @ (plain / 255) ** 2.2
+    np.testing.assert_allclose(found, 255 * (1.055 * linear ** (1 / 2.4) - 0.055), atol=1.5)
+    assert found[0] > plain[0] + 8
+    for other in (adobe_exif("R98"), adobe_exif(space=1)):
+        assert (decode_image(picture(skin, "JPEG", exif=other, **options), "the photo")[5, 5] == plain).all()
 
 
 def test_a_profile_goes_before_the_numbers_but_in_png() -> None:
