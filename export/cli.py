@@ -13,6 +13,7 @@ from rich.table import Table
 
 from ..runtime.commands.group import end_with_one_line
 from ..runtime.errors import InputError
+from ..runtime.media.images import check_not_input
 from ..runtime.terminal import make_console
 
 if TYPE_CHECKING:
@@ -117,6 +118,7 @@ def command(
     Without CHECKPOINT the shipped weights are exported again. Every graph is compared with PyTorch; when one differs
     too much, nothing is written and the exit code is 1.
     """
+    check_not_input(output, [path for path in (checkpoint, generator, light) if path])
     if web:
         if generator or light or fp16 or engine != "onnx" or resolution:
             raise InputError("--web makes a site of a finished bundle: export the bundle first, then --web BUNDLE.")

@@ -258,6 +258,19 @@ def test_files_are_read_by_the_readers_of_media_alone() -> None:
                 assert not names, f"{relative(path)}: {names}"
 
 
+def test_every_test_asserts_where_it_stands() -> None:
+    """By an `assert`, an expected error, or NumPy's and PyTorch's own, and not only in what it calls."""
+    silent = []
+    for path in sorted((ROOT / "tests").rglob("test_*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name.startswith("test_"):
+                calls = {ast.unparse(one.func) for one in ast.walk(node) if isinstance(one, ast.Call)}
+                told = any("assert" in call or call in ("pytest.raises", "pytest.fail") for call in calls)
+                if not told and not any(isinstance(one, ast.Assert) for one in ast.walk(node)):
+                    silent.append(f"{relative(path)}:{node.lineno} {node.name}")
+    assert not silent, silent
+
+
 def test_nothing_unpickles_freely() -> None:
     for folder in FOLDERS:
         for path in sources(folder):

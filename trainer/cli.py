@@ -311,6 +311,7 @@ def evaluate(
     Prints the tables: identity, expression and pose on held-out generated pairs and on photos, reconstruction,
     ablations, driving clips. The generator is the bundle's own or, for a checkpoint, --generator or the shipped one.
     """
+    from ..runtime.media.images import check_output
     from .evaluate.compose import EvaluateConfig
     from .evaluate.page import write_page
     from .evaluate.plots import check_matplotlib
@@ -320,6 +321,8 @@ def evaluate(
 
     if page:
         check_matplotlib()
+    if output:  # before minutes of work
+        check_output(output, (".json",), [*clips, *(path for path in (subject, groups, arcface, inception) if path)])
     named = [name_path.partition("=") for name_path in ablations]
     if bad := [name for name, equals, path in named if not (name and equals and Path(path).exists())]:
         raise click.UsageError(f"--ablation is NAME=CHECKPOINT with a checkpoint that exists, and {bad[0]!r} is not.")

@@ -60,7 +60,7 @@ def deidentify(
     from ..deidentify.track_file import read_tracks
     from ..files import replacing
     from ..media.frame import pyav
-    from ..media.images import PICTURE_SUFFIXES, check_output, find_photos
+    from ..media.images import PICTURE_SUFFIXES, check_not_input, check_output, find_photos
     from ..media.video import VIDEO_INPUTS
 
     if source.is_dir() and (tracks or write_tracks or preview):
@@ -68,14 +68,18 @@ def deidentify(
     jobs, record = plan(source, output)
     if any(path.suffix.lower() in VIDEO_INPUTS for path, _ in jobs):
         pyav()  # when it is missing, that is the one error, and nothing was begun
+    people = find_photos(identities, (".npz",)) if identities else []
+    inputs = [source, *people, *([tracks] if tracks else [])]
     for path, suffixes in ((write_tracks, (".json",)), (preview, PICTURE_SUFFIXES)):
         if path is not None:
-            check_output(path, suffixes, [source])
+            check_output(path, suffixes, inputs)
+    for path in (*(made for _, made in jobs), record):
+        check_not_input(path, inputs)
     known = None if tracks is None else read_tracks(tracks)
     if source.is_dir():
         make_folder(output)
     composer = settings.composer()
-    given = tuple(composer.identify(photo) for photo in find_photos(identities, (".npz",))) if identities else ()
+    given = tuple(map(composer.identify, people))
     note = settings.note(composer, "deidentification", with_photos=True)
     options = Options(seed, faces, unsure, mute, allow_none, given, write_tracks)
     worker = open_worker(composer, options, note=note, progress=frame_progress)

@@ -11,11 +11,13 @@ from io import BytesIO
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageCms, ImageOps, UnidentifiedImageError
 
 from ..errors import FidError, InputError
 from ..files import replacing
 from ..labels.provenance import Note, embed_note
+from .cicp import stated_colour
+from .tone import ADOBE_RGB, GAMMA_22, needs_table, screen_picture
 
 # What a folder of photos is searched for; a file named on its own may have any name.
 PHOTO_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif", ".jp2", ".ppm")
@@ -48,7 +50,8 @@ class UnknownFormatError(InputError):
 def read_image(path: str | os.PathLike[str], *, still: bool = False) -> np.ndarray:
     """Return a photo as sRGB uint8 [height, width, 3], 0..255, upright (EXIF, `irot` and `imir` are applied).
 
-    Colours are converted from the embedded ICC profile; grey becomes three equal channels, a palette is looked up, more
+    Colours are converted from the embedded ICC profile or the numbers of ISO/IEC 23091-2, HDR as in videos, though from
+    the 8 bits that Pillow gives; grey becomes three equal channels, a palette is looked up, more
     than 8 bits are scaled by the file's own depth, floating point is taken as 0..1, and whatever is transparent is laid
     on white. Of an animation the first picture is taken, or with `still` it is refused. A photo of more than
     `MAX_PIXELS` is halved until it fits. Raises `InputError`, one sentence, for everything that is no readable picture.
@@ -180,6 +183,9 @@ def _decoded(data: bytes, name: str, max_pixels: int, still: bool) -> np.ndarray
         raise InputError(f"{name} is a JPEG picture in very many scans; save it anew, then it can be read.")
     if image.format == "PNG":
         Image.open(BytesIO(data), formats=("PNG",)).verify()  # all of it there, every checksum right
+    stated = stated_colour(data) or _exif_colour(image)
+    if stated and needs_table(*stated) and (image.format == "PNG" or not image.info.get("icc_profile")):
+        image.info["colour"] = stated  # PNG prefers the numbers to a profile, HEIF the profile
     return np.array(_rendered(image))
 
 
@@ -246,8 +252,13 @@ def _grey(values: np.ndarray, image: Image.Image) -> Image.Image:
 
 
 def _to_srgb(image: Image.Image) -> Image.Image:
-    """The picture in sRGB: by its profile if there is one that fits, CIELAB always."""
-    profile = image.info.get("icc_profile")
+    """The picture in sRGB: by the colours that it states by number, by its profile if that fits, CIELAB always."""
+    profile, stated = image.info.get("icc_profile"), image.info.get("colour")
+    if stated:
+        shown = Image.fromarray(screen_picture(np.asarray(image.convert("RGB")), *stated))
+        if image.mode == "RGBA":
+            shown.putalpha(image.getchannel("A"))
+        return shown
     if image.mode != "LAB" and not profile:
         return image
     mode = "RGBA" if image.mode == "RGBA" else "RGB"
@@ -263,6 +274,16 @@ def _to_srgb(image: Image.Image) -> Image.Image:
         return ImageCms.profileToProfile(image, source, target, intent, mode, flags=flags) or image
     except (ImageCms.PyCMSError, OSError):  # a broken profile, or one for another number of channels
         return image
+
+
+def _exif_colour(image: Image.Image) -> tuple[int, int] | None:
+    """Adobe RGB as cameras state it, which write no profile: colours "uncalibrated", and the name R03 of the DCF."""
+    with suppress(OSError, SyntaxError, ValueError, TypeError, LookupError, struct.error, AttributeError):
+        exif = image.getexif()
+        names = exif.get_ifd(ExifTags.IFD.Interop)
+        if exif.get_ifd(ExifTags.IFD.Exif).get(ExifTags.Base.ColorSpace) == 65535 and str(names.get(1))[:3] == "R03":
+            return ADOBE_RGB, GAMMA_22
+    return None
 
 
 def _odd_tiff(data: bytes) -> np.ndarray | None:

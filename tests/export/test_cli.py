@@ -34,6 +34,16 @@ def test_a_folder_without_checkpoint(monkeypatch, capsys, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("option", ["CHECKPOINT", "--generator", "--light", "--web"])
+def test_what_is_read_is_not_replaced(monkeypatch, capsys, toy_bundle, tmp_path, option):
+    """A bundle can be the generator, too, and an export replaces bundles."""
+    (tmp_path / "link").symlink_to(toy_bundle)
+    named = [str(toy_bundle)] if option == "CHECKPOINT" else [option, str(toy_bundle)]
+    assert run(monkeypatch, *named, "-o", str(tmp_path / "link")) == 2
+    assert capsys.readouterr().err.endswith("link is the original itself; give another name for the result.\n")
+    assert (toy_bundle / "bundle.json").is_file()
+
+
 @pytest.mark.parametrize(
     ("error", "code", "sentence"),
     [

@@ -111,6 +111,8 @@ def test_photos_that_cannot_be_used_are_explained(page: Page, tmp_path: Path) ->
     (tmp_path / "wrong.npz").write_bytes(b"PK" + bytes(100))
     page.locator("[data-kind=identity] input[type=file]").set_input_files([tmp_path / "wrong.npz"])
     expect(page.get_by_role("alert")).to_contain_text("wrong.npz is not an identity file")
+    assert page.locator("[data-kind=identity] .tiles input[value^=own]").count() == 0  # neither became a choice
+    assert page.locator("[data-kind=attributes] .tiles input[value^=own]").count() == 0
 
 
 @pytest.mark.parametrize("size", ["phone", pytest.param("desktop", marks=pytest.mark.slow)])
@@ -148,6 +150,10 @@ def test_without_a_network_it_works_from_what_it_kept(page: Page) -> None:
     expect(page.locator("#alert")).to_be_hidden()
     page.locator("#full").check()  # was never fetched
     expect(page.get_by_role("alert")).to_contain_text("cannot be fetched; is there a network?")
+    kept = "caches.keys().then((names) => Promise.all(names.map((name) => caches.open(name))))"
+    listed = f"{kept}.then((all) => Promise.all(all.map((one) => one.keys()))).then((all) => all.flat())"
+    held = page.evaluate(f"{listed}.then((requests) => requests.map((one) => one.url))")
+    assert sum("/sha256/" in address for address in held) >= 5, held  # files by what is in them: graphs and weights
     page.context.set_offline(False)
 
 

@@ -81,6 +81,29 @@ def test_without_a_face_nothing_is_written(bundle: str) -> None:
     assert np.array_equal(read_image("out.png"), read_image("wall.png"))
 
 
+def test_no_input_of_any_kind_is_written_over() -> None:
+    """The photos of --identity and the file of --tracks are originals, too, and so may be the report's name."""
+    for name in ("me.jpg", "folder/a.jpg"):
+        Path(name).parent.mkdir(exist_ok=True)
+        Path(name).write_bytes(Path(ADA).read_bytes())
+    Path("out.jpg.json").write_text('{"format": 1, "tracks": []}')
+    Path("link.json").symlink_to("out.jpg.json")
+    before = {path: path.read_bytes() for path in Path().rglob("*.*") if path.is_file()}
+    for options, name in (
+        ((ADA, "--identity", "me.jpg", "-o", "me.jpg"), "me.jpg"),
+        ((ADA, "--identity", "folder", "-o", "folder/a.jpg"), "folder/a.jpg"),
+        ((ADA, "--identity", "me.jpg", "--preview", "me.jpg", "-o", "new.jpg"), "me.jpg"),
+        ((ADA, "--tracks", "out.jpg.json", "--write-tracks", "link.json", "-o", "new.jpg"), "link.json"),
+        ((ADA, "--tracks", "link.json", "-o", "out.jpg"), "out.jpg.json"),
+        (("folder", "--identity", "me.jpg", "-o", "."), None),
+    ):
+        if name is None:
+            Path("a.jpg").symlink_to("me.jpg")
+            name = "a.jpg"
+        assert f"{name} is the original itself" in one_line(fid_run("deidentify", *options, exit_code=2))
+    assert {path: path.read_bytes() for path in before} == before
+
+
 @pytest.mark.usefixtures("nobody_matches")
 def test_somebody_who_was_missed_is_replaced_in_a_second_go(bundle: str, monkeypatch: pytest.MonkeyPatch) -> None:
     real, seen = run.tracks_of_photo, []

@@ -132,14 +132,18 @@ def test_who_is_being_answered_stays_and_a_newcomer_is_told() -> None:
 
 def test_a_client_that_takes_nothing_of_its_answer_is_given_up() -> None:
     async def work(open_one: Opening, connections: Connections, _: Answers) -> None:
-        _, writer = await open_one()
+        reader, writer = await open_one()
         writer.transport.pause_reading()
         writer.write(GET)
         await asyncio.sleep(0.1)
+        assert len(connections) == 1  # still being answered
         while len(connections):
             await asyncio.sleep(0.05)
+        writer.transport.resume_reading()
+        assert 0 < len(await reader.read()) < size  # what was on the way, and no more
 
-    during(Patience(reading_s=0.3, idle_s=60, header_s=60), work, size=50_000_000)
+    size = 50_000_000
+    during(Patience(reading_s=0.3, idle_s=60, header_s=60), work, size=size)
 
 
 def test_clients_count_apart() -> None:

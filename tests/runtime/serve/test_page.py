@@ -112,6 +112,7 @@ def test_a_photo_without_a_face_is_explained(page: Page, tmp_path: Path) -> None
     (tmp_path / "odd.tiff").write_text("no picture either")
     page.locator("#from-photo input[type=file]").set_input_files([tmp_path / "odd.tiff"])
     expect(page.get_by_role("alert")).to_contain_text("not a picture that this browser can read")
+    assert page.locator("[data-kind=attributes] .tiles input[value^=own]").count() == 0  # neither became a choice
 
 
 @pytest.mark.parametrize("size", ["phone"])
@@ -166,6 +167,7 @@ def test_a_dropped_photo_and_one_that_the_browser_has_to_convert(page: Page, tmp
     )
     page.dispatch_event("[data-kind=attributes]", "drop", {"dataTransfer": transfer})
     expect(page.locator("[data-kind=attributes] .tiles input:checked")).to_have_value("own 2")
+    assert page.locator("[data-kind=attributes] .tiles input[value^=own]").count() == 2
 
 
 def test_the_camera(page: Page, address: str) -> None:

@@ -334,6 +334,20 @@ def test_a_bad_ablation_is_one_sentence(capsys):
     assert "--ablation is NAME=CHECKPOINT" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("output", "why"),
+    [("groups.json", "is the original itself"), ("none/f.json", "does not exist"), ("f.txt", "must end in .json")],
+)
+def test_where_figures_cannot_go_is_told_before_the_work(capsys, tmp_path, monkeypatch, output, why):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "groups.json").write_text("a table")
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["evaluate", "--groups", "groups.json", "-o", output])
+    assert stop.value.code == 2
+    assert why in capsys.readouterr().err
+    assert (tmp_path / "groups.json").read_text() == "a table"
+
+
 @pytest.fixture(scope="module")
 def dlib():
     """dlib's networks, where the extra `eval` is installed."""
