@@ -11,7 +11,7 @@ import numpy as np
 
 from ..errors import FidError
 
-MISSING = "pygame-ce is not installed, which opens the window: `pip install pygame-ce`, or use --headless."
+MISSING = "pygame-ce is not installed, which opens the window: `pip install 'fid-face[video]'`, or use --headless."
 ON_DESKTOP = 0.9  # at most so much of the desktop's width and height; the rest is for its bars and the title
 
 KEYS: dict[str, tuple[str, str]] = {  # key as SDL calls it -> (action of `webcam.Webcam.do`, what it does)
