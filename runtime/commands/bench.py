@@ -196,7 +196,8 @@ def render(rows: Sequence[dict[str, Any]]) -> list[str]:
             continue
         frame, shown = row["frame_ms"], row.get("live")
         text = f"{row['engine']:<15} {frame['p50']:6.1f} {frame['p95']:6.1f} {frame['p99']:6.1f}  {row['fps']:7.1f}"
-        text += f"  {row['stage_ms']['synthesis']['p50']:12.1f}  {row['mark_ms']['p50']:7.1f}  {row['psnr_db']:7.1f}  {row['identity_cosine']:8.4f}"
+        text += f"  {row['stage_ms']['synthesis']['p50']:12.1f}  {row['mark_ms']['p50']:7.1f}"
+        text += f"  {row['psnr_db']:7.1f}  {row['identity_cosine']:8.4f}"
         text += f"  {shown['fps']:8.1f}  {shown['frame_age_ms']['p99']:10.1f}" if shown else ""
         lines.append(text)
     return lines
