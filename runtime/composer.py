@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -15,10 +16,10 @@ from .engines.session import Session, checked
 from .errors import InputError
 from .face.align import align
 from .face.crop import CROP_SIZE
-from .face.detect import Detector, choose_face
+from .face.detect import DOUBTFUL_SCORE, MIN_SCORE, Choice, Detector, choose_face
 from .identity import SUFFIX, Identity, attributes_name, average, encoder_name, mapper_name, refiner_name
 from .labels.provenance import MADE_BY_ALGORITHM, Note
-from .media.images import read_image
+from .media.images import find_photos, read_image
 from .refine import ROUNDS, w_plus_offset
 from .timing import stage
 from .weights.bundle import LIGHT, REFINE, Bundle
@@ -49,13 +50,16 @@ class Composer:
         threads: int | None = None,
         resolution: int | None = None,
         refine: int | None = None,
+        min_confidence: float | None = None,
+        on_choice: Callable[[Choice, bool], None] | None = None,
     ) -> None:
         """`bundle`: one that is loaded, a folder, a .fid file, or None for the one that ships with fid.
 
         `engine`, `require`, `threads`: see `session.open_session`. `resolution`: px, side of the composed picture; None
         for the bundle's own (256), or 1024 for the full generator. `refine`: rounds that look closer at each identity
         photo (`refine.w_plus_offset`), where the bundle can; 0 for none, None for
-        `refine.ROUNDS`.
+        `refine.ROUNDS`. `min_confidence`: how sure the detector has to be of a face, 0.45..1; None for 0.7. `on_choice`
+        is told which face of each photo was taken, and whether the photo gives an identity.
         """
         self.bundle = bundle if isinstance(bundle, Bundle) else Bundle.load(None if bundle is None else Path(bundle))
         own = self.bundle.resolution
@@ -67,6 +71,11 @@ class Composer:
         rounds = ROUNDS if refine is None else refine
         if rounds < 0:
             raise InputError(f"{rounds} rounds cannot be: give 0 for none, or more.")
+        least = MIN_SCORE if min_confidence is None else min_confidence
+        if not DOUBTFUL_SCORE <= least <= 1:
+            raise InputError(f"a confidence of {least:g} cannot be asked for: give {DOUBTFUL_SCORE} to 1.")
+        self.min_confidence = least
+        self.on_choice = on_choice
         self.resolution = resolution or own
         self.rounds = rounds if REFINE in self.bundle.graphs else 0
         self.identity: Identity | None = None
@@ -100,16 +109,18 @@ class Composer:
         return self.image(self.w(self.identity, attributes))
 
     def identify(self, photo: Photo | Identity, face: int | None = None) -> Identity:
-        """Return the identity of one photo, of an identity file (.npz), or the identity itself, checked against the
-        bundle."""
+        """Return the identity of one photo, of an identity file (.npz), of a folder with photos of one person, or the
+        identity itself, checked against the bundle."""
         if isinstance(photo, Identity):
             identity = photo
+        elif isinstance(photo, (str, os.PathLike)) and Path(photo).is_dir():
+            return average([self.identify(one, face) for one in find_photos([Path(photo)], (SUFFIX,))])
         elif isinstance(photo, (str, os.PathLike)) and Path(photo).suffix.lower() == SUFFIX:
             identity = Identity.load(photo)
         else:
             if self.rounds:
                 self._begin_to_open(REFINE)  # while the face is found
-            return self.identity_of(self.crop(photo, face), refine=True)
+            return self.identity_of(self.crop(photo, face, of_identity=True), refine=True)
         sizes = (self.bundle.identity_size,), (self.bundle.w_size,)
         offset, styles = identity.w_plus_offset, (1, self.bundle.n_styles)  # 1: the same for every style
         offset_fits = offset is None or (offset.shape[1:] == sizes[1] and offset.shape[0] in styles)
@@ -152,17 +163,23 @@ class Composer:
 
     def at(self, resolution: int) -> Composer:
         """Return a composer of pictures of another side, in px, of the same bundle on the same engines."""
-        other = Composer(self.bundle, resolution=resolution, refine=self.rounds, **self._options)
+        more = {"refine": self.rounds, "min_confidence": self.min_confidence, "on_choice": self.on_choice}
+        other = Composer(self.bundle, resolution=resolution, **more, **self._options)
         other._sessions = {graph: s for graph, s in self._sessions.items() if not graph.startswith("synthesis")}
         return other
 
-    def crop(self, photo: Photo, face: int | None = None, name: str | None = None) -> np.ndarray:
+    def crop(
+        self, photo: Photo, face: int | None = None, name: str | None = None, *, of_identity: bool = False
+    ) -> np.ndarray:
         """Return the aligned crop RGB uint8 [256, 256, 3] of a photo's largest face, or of face number `face`; a
-        complaint calls the photo `name`."""
+        complaint calls the photo `name`, and `on_choice` is told whether it gives an identity."""
         image, called = self._open(photo)
         name = name or called
         with stage("detect"):
-            chosen = choose_face(self.detector.faces(image), face, name)
+            faces = self.detector.faces(image)
+            chosen = choose_face(faces, face, name, self.min_confidence)
+        if self.on_choice is not None:
+            self.on_choice(Choice(name, image.shape[1], tuple(faces), chosen, face), of_identity)
         with stage("align"):
             refined = self.detector.refine(image, chosen)
             return align(refined.points, CROP_SIZE).crop(image)
@@ -227,7 +244,7 @@ class Composer:
     def detector(self) -> Detector:
         """The face detector, opened when first asked for."""
         if self._detector is None:
-            self._detector = Detector(model_file("yunet"))
+            self._detector = Detector(model_file("yunet"), min(self.min_confidence, MIN_SCORE))
         return self._detector
 
     @property

@@ -25,12 +25,12 @@ class Look:
 
 
 def look_at_identity(composer: Composer, path: Path, face: int | None = None) -> Look:
-    """Read, align and encode one identity photo, or load an identity file."""
+    """Read, align and encode one identity photo, or load an identity file, or average a folder of one person."""
     from .identity import SUFFIX
 
-    if path.suffix.lower() == SUFFIX:
-        return Look(path, None, composer.identify(path), None)
-    crop = composer.crop(path, face)
+    if path.suffix.lower() == SUFFIX or path.is_dir():
+        return Look(path, None, composer.identify(path, face), None)
+    crop = composer.crop(path, face, of_identity=True)
     return Look(path, crop, composer.identity_of(crop, refine=True), None)
 
 

@@ -30,3 +30,8 @@ def make_console(stderr: bool = False, quiet: bool = False, markup: bool = False
             return ConsoleDimensions(int(columns), size.height) if columns.isdigit() else size
 
     return Unwrapped(stderr=stderr, quiet=quiet, markup=markup, highlight=False)
+
+
+def counted(number: int, one: str, many: str | None = None) -> str:
+    """Return a number with its noun: "1 face", "2 faces", "2 people"; `many` is the plural, `one` with an s if None."""
+    return f"{number} {one if number == 1 else many or one + 's'}"

@@ -18,8 +18,7 @@ from ...runtime.composer import Composer
 from ...runtime.errors import InputError
 from ...runtime.identity import FORMAT as IDENTITY_FORMAT
 from ...runtime.identity import attributes_name, encoder_name
-from ...runtime.labels.provenance import embed_note
-from ...runtime.media.images import encode_image
+from ...runtime.labels.provenance import inserted_note
 from ...runtime.weights import catalogue
 from ...runtime.weights.bundle import LIGHT, Bundle
 from ...runtime.weights.cache import new_folder, plain_disk_errors, sha256
@@ -27,7 +26,7 @@ from .graphs import DETECT, GRAPHS, web_graph
 from .onnxruntime_web import BUILDS, COMPRESSED, FILES, LICENCE, PACKAGE, VERSION, onnxruntime_web
 
 PAGE = Path(__file__).parent / "page"
-SHARED = ("page.css", "page.js", "icon.svg")  # with `fid-run serve`
+SHARED = ("page.css", "page.js", "faces.js", "keep.js", "note.js", "videos.js", "icon.svg")  # with `fid-run serve`
 RECORD = "site.json"
 KINDS = ("composition", "interpolation", "reenactment")
 POLICY = (
@@ -153,21 +152,8 @@ def _record(bundle: Bundle, folder: Path, graphs: dict[str, str]) -> dict[str, A
             name: {"script": f"ort/{script}", "wasm": f"ort/{program}"} for name, (script, program) in BUILDS.items()
         },
         "check": checks,
-        "notes": {kind: _note(composer, kind) for kind in KINDS},
+        "notes": {kind: inserted_note(composer.note(kind)) for kind in KINDS},
         "faces": faces,
-    }
-
-
-def _note(composer: Composer, kind: str) -> dict[str, str]:
-    """The bytes that a PNG and an MP4 file of that kind get: the page puts them in as they are."""
-    note = composer.note(kind)
-    plain = encode_image(np.zeros((1, 1, 3), np.uint8), ".png")
-    noted = embed_note(plain, note)
-    box = b"\0\0\0\x08ftyp"
-    head = 33  # PNG: signature and IHDR
-    return {
-        "png": base64.b64encode(noted[head : head + len(noted) - len(plain)]).decode(),
-        "mp4": base64.b64encode(embed_note(box, note)[len(box) :]).decode(),
     }
 
 

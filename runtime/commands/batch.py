@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .options import FILE, Settings, composing, face_option, identity_face_option
+from .options import FILE, Settings, composing, face_option, identity_face_option, identity_option
 from .progress import file_progress
 
 if TYPE_CHECKING:
@@ -44,24 +44,58 @@ def batching(command: Callable[..., Job]) -> Callable[..., None]:
         _run(command(**values), settings, source, target, **own)
 
     options = [
-        click.option("-i", "--input", "source", required=True, metavar="DIR", help="Of inputs; or s3://BUCKET/DIR."),
-        click.option("-o", "--output", "target", required=True, metavar="DIR", help="Of results; or an address, too."),
-        click.option("--shard", metavar="I/N", help="Only part I of N, from 0 on: the same files on every machine."),
-        click.option("--workers", type=click.IntRange(1, 4096), help="Processes. [default: 1; on Ray, all it holds]"),
-        click.option("--ray", metavar="ADDRESS", help="Work on this Ray cluster: auto, HOST:PORT, local to start one."),
-        click.option("--cpus", type=click.FloatRange(0.1), help="Of Ray, for each worker. [default: --threads]"),
-        click.option("--gpus", type=click.FloatRange(0), default=0.0, help="Of Ray, for each worker."),
+        click.option(
+            "-i",
+            "--input",
+            "source",
+            required=True,
+            metavar="DIR",
+            help="The folder to read, or an address such as s3://BUCKET/DIR.",
+        ),
+        click.option(
+            "-o",
+            "--output",
+            "target",
+            required=True,
+            metavar="DIR",
+            help="The folder to write, or an address such as s3://BUCKET/DIR.",
+        ),
+        click.option(
+            "--shard",
+            metavar="I/N",
+            help="Do part I of N, counted from 0; parts are disjoint and the same on every machine. [default: all]",
+        ),
+        click.option(
+            "--workers",
+            type=click.IntRange(1, 4096),
+            metavar="N",
+            help="Work with N processes. [default: 1; on Ray as many as it holds]",
+        ),
+        click.option(
+            "--ray",
+            metavar="ADDRESS",
+            help="Work on a Ray cluster: auto, HOST:PORT, or local to start one here. [default: none]",
+        ),
+        click.option(
+            "--cpus",
+            type=click.FloatRange(0.1),
+            metavar="N",
+            help="CPUs that Ray reserves for each worker. [default: as --threads]",
+        ),
+        click.option(
+            "--gpus",
+            type=click.FloatRange(0),
+            metavar="N",
+            default=0.0,
+            show_default=True,
+            help="GPUs that Ray reserves for each worker.",
+        ),
         click.option("--dry-run", is_flag=True, help="Say how many files are to be done, and stop."),
     ]
     wrapped = composing(run_job)
     for option in reversed(options):
         wrapped = option(wrapped)
     return wrapped
-
-
-identity_option = click.option(
-    "--identity", "identities", type=FILE, multiple=True, required=True, help="Whose face; repeat: averaged."
-)
 
 
 @batch.command()
@@ -77,7 +111,14 @@ def compose(identities: tuple[Path, ...], face: int | None, identity_face: int |
 
 
 @batch.command()
-@click.option("--identity", "identities", type=FILE, required=True, metavar="DIR", help="Photos or identity files.")
+@click.option(
+    "--identity",
+    "identities",
+    type=FILE,
+    required=True,
+    metavar="DIR",
+    help="The folder with a photo or identity file of each person.",
+)
 @face_option
 @identity_face_option
 @batching
@@ -90,10 +131,34 @@ def pairs(identities: Path, face: int | None, identity_face: int | None) -> Job:
 
 @batch.command()
 @identity_option
-@click.option("--view", type=click.Choice(["result-only", "paste", "side-by-side"]), default="result-only")
-@click.option("--smooth", type=click.FloatRange(0, 10), default=1.0, help="Steadier with more; 0 is off.")
-@click.option("--no-face", type=click.Choice(["hold", "pass", "blank"]), default="hold", help="As in `video`.")
-@click.option("--light/--full", default=False, help="The light generator or the full one.")
+@click.option(
+    "--view",
+    type=click.Choice(["result-only", "paste", "side-by-side"]),
+    default="result-only",
+    show_default=True,
+    help="Show the composed square, the head pasted into the frame, or both side by side.",
+)
+@click.option(
+    "--smooth",
+    type=click.FloatRange(0, 10),
+    default=1.0,
+    show_default=True,
+    metavar="AMOUNT",
+    help="Smoothing over time: 0 is none, more is steadier and follows later.",
+)
+@click.option(
+    "--no-face",
+    type=click.Choice(["hold", "pass", "blank"]),
+    default="hold",
+    show_default=True,
+    help="Show the last picture, the frame, or grey while there is no face.",
+)
+@click.option(
+    "--light/--full",
+    default=False,
+    show_default=True,
+    help="Compose by the light generator, which is quicker, or by the full one.",
+)
 @identity_face_option
 @batching
 def video(identities: tuple[Path, ...], identity_face: int | None, **looks: Any) -> Job:
@@ -106,12 +171,36 @@ def video(identities: tuple[Path, ...], identity_face: int | None, **looks: Any)
 
 
 @batch.command()
-@click.option("--seed", type=click.IntRange(0, 2**31), default=0, show_default=True, help="Who stands in.")
-@click.option("--identity", "identities", type=FILE, multiple=True, help="Who stands in instead; a folder or repeat.")
-@click.option("--faces", type=click.Choice(["all", "largest"]), default="all", help="Whom to replace.")
-@click.option("--unsure", type=click.Choice(["mosaic", "keep"]), default="mosaic", help="As in `deidentify`.")
-@click.option("--mute", is_flag=True, help="Leave the sound of videos out.")
-@click.option("--allow-none", is_flag=True, help="Copy what has no face in it.")
+@click.option(
+    "--seed",
+    type=click.IntRange(0, 2**31),
+    default=0,
+    show_default=True,
+    help="Draws who stands in; the same number, the same people.",
+)
+@click.option(
+    "--identity",
+    "identities",
+    type=FILE,
+    multiple=True,
+    help="Who stands in, not synthetic people: a photo, an identity file or a folder of either; may be repeated.",
+)
+@click.option(
+    "--faces",
+    type=click.Choice(["all", "largest"]),
+    default="all",
+    show_default=True,
+    help="Replace everybody, or only the person with the largest face.",
+)
+@click.option(
+    "--unsure",
+    type=click.Choice(["mosaic", "keep"]),
+    default="mosaic",
+    show_default=True,
+    help="Hide under a mosaic, or keep, what the detector is not sure to be a face.",
+)
+@click.option("--mute", is_flag=True, help="Leave the sound of videos out: a voice tells who somebody is.")
+@click.option("--allow-none", is_flag=True, help="Copy files in which no face is found. [default: refuse them]")
 @batching
 def deidentify(identities: tuple[Path, ...], **options: Any) -> Job:
     """Everybody replaced in every photo and clip; the verdict on each is in FILE.json.
@@ -124,7 +213,12 @@ def deidentify(identities: tuple[Path, ...], **options: Any) -> Job:
 
 
 @batch.command()
-@click.option("--face", type=click.IntRange(min=1), metavar="N", help="Face N, counted by size. [default: 1]")
+@click.option(
+    "--face",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Take face N of photos that show several, counted by size. [default: 1, the largest]",
+)
 @batching
 def identify(face: int | None) -> Job:
     """An identity file (.npz) of every photo."""

@@ -30,6 +30,7 @@ from ..media.camera import Camera
 
 REFERENCE = "onnxruntime"
 COMPARED = 8  # frames whose pictures are compared with the reference
+LEAST_FRAMES = 30  # of an engine, for its median to be worth remembering
 WARM_UP = 3  # frames that are not counted
 KEPT = 120  # frames held in memory at most, used over and over
 KEPT_BYTES = 256 << 20  # of them: 10 frames in 4K
@@ -117,7 +118,7 @@ def stages(composer: Composer, who: Identity, frames: list[np.ndarray], seconds:
     if "synthesis" not in parts:
         raise FidError("no face could be followed in these frames; give a clip that shows one, or more seconds.")
     figures = {"stage_ms": {stage: percentiles(values, 2) for stage, values in parts.items()}}
-    figures |= {"mark_ms": percentiles(marking, 2)}
+    figures |= {"mark_ms": percentiles(marking, 2), "frames": len(whole)}
     return figures | {"frame_ms": percentiles(whole, 2), "fps": round(1e3 / float(np.mean(whole)), 2)}
 
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from .options import FILE, attempt
+from .options import FILE, attempt, json_line, json_option
 
 if TYPE_CHECKING:
     from ..read_labels import Labels
@@ -16,8 +15,12 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("files", type=FILE, nargs=-1, required=True)
-@click.option("--quick", is_flag=True, help="Look for the mark at the size of the file alone.")
-@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+@click.option(
+    "--quick",
+    is_flag=True,
+    help="Look for the mark only at the size that the file has: faster, and blind to resized pictures.",
+)
+@json_option
 def check(files: tuple[Path, ...], quick: bool, as_json: bool) -> None:
     """Say of pictures and videos whether they are fid's: by signed credentials, note, and invisible mark.
 
@@ -27,7 +30,7 @@ def check(files: tuple[Path, ...], quick: bool, as_json: bool) -> None:
 
     done, failed = attempt("files", files, lambda path: check_labels(path, sizes=not quick))
     if as_json:
-        click.echo(json.dumps([labels.report() for labels in done]))
+        click.echo(json_line([labels.report() for labels in done]))
     else:
         for labels in done:
             click.echo(_sentence(labels))

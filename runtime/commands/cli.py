@@ -17,7 +17,8 @@ from .server import serve
 @click.group(
     cls=OneLineErrors,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
-    epilog="A photo is any picture that OpenCV reads; an identity may also be an .npz from --save-identity or sample.",
+    epilog="A photo is any picture that Pillow reads. An identity is a photo, a folder with photos of one person, "
+    "or an .npz file from --save-identity, sample or fid-train personalize. The Tab key: docs/photos.md.",
 )
 @click.version_option(package_name="fid-face", prog_name="fid-run")
 def main() -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from ..errors import FidError, InputError
+from ..terminal import counted
 from .options import FILE, Settings, attempt, composing, finish, make_folder
 from .progress import frame_progress
 
@@ -17,24 +18,47 @@ STILL_THERE = 3  # exit code when somebody still matches
 
 @click.command()
 @click.argument("source", type=FILE)
-@click.option("-o", "--output", type=FILE, required=True, help="A file, or a folder for a folder.")
-@click.option("--seed", type=click.IntRange(0, 2**31), default=0, show_default=True, help="Who stands in.")
-@click.option("--identity", "identities", type=FILE, multiple=True, help="Who stands in instead; a folder or repeat.")
 @click.option(
-    "--faces", type=click.Choice(["all", "largest"]), default="all", show_default=True, help="Whom to replace."
+    "-o", "--output", type=FILE, required=True, help="What to write: a file for a file, a folder for a folder."
+)
+@click.option(
+    "--seed",
+    type=click.IntRange(0, 2**31),
+    default=0,
+    show_default=True,
+    help="Draws who stands in; the same number, the same people.",
+)
+@click.option(
+    "--identity",
+    "identities",
+    type=FILE,
+    multiple=True,
+    help="Who stands in, not synthetic people: a photo, an identity file or a folder of either; may be repeated.",
+)
+@click.option(
+    "--faces",
+    type=click.Choice(["all", "largest"]),
+    default="all",
+    show_default=True,
+    help="Replace everybody, or only the person with the largest face.",
 )
 @click.option(
     "--unsure",
     type=click.Choice(["mosaic", "keep"]),
     default="mosaic",
     show_default=True,
-    help="What is done where it is not sure that there is a face.",
+    help="Hide under a mosaic, or keep, what the detector is not sure to be a face.",
 )
 @click.option("--mute", is_flag=True, help="Leave the sound of videos out: a voice tells who somebody is.")
-@click.option("--allow-none", is_flag=True, help="Copy what has no face in it.")
-@click.option("--tracks", type=FILE, metavar="FILE.json", help="Who is where and what to do, as --write-tracks has it.")
-@click.option("--write-tracks", type=FILE, metavar="FILE.json", help="Write who was found where.")
-@click.option("--preview", type=FILE, metavar="FILE.png", help="Show in a picture who is found, and stop.")
+@click.option("--allow-none", is_flag=True, help="Copy files in which no face is found. [default: refuse them]")
+@click.option(
+    "--tracks",
+    type=FILE,
+    metavar="FILE.json",
+    help="Take from this file who is where and what to do with whom, as --write-tracks wrote it and you edited it.",
+)
+@click.option("--write-tracks", type=FILE, metavar="FILE.json", help="Also write into this file who was found where.")
+@click.option("--preview", type=FILE, metavar="FILE.png", help="Write a picture of who is found, and stop.")
 @composing
 def deidentify(
     settings: Settings,
@@ -88,7 +112,7 @@ def deidentify(
         found = worker.preview(source, preview, known)
         if write_tracks is not None:
             track_file.write_tracks(write_tracks, found, {})
-        return click.echo(f"{preview}: {len(found)} found, nothing written else.")
+        return click.echo(f"{preview}: {counted(len(found), 'person', 'people')} found; nothing else was written.")
     done, failed = attempt("files", jobs, lambda job: worker.file(job[0], job[1], known), FidError)
     if not done:
         finish(failed)
@@ -104,7 +128,8 @@ def deidentify(
 
 def _told(report: dict[str, Any], output: Path, record: Path) -> str:
     """What was done and what the verdict is, in a sentence or two."""
-    text = f"{output}: {report['people']} people replaced in {report['replaced']} places, {report['hidden']} hidden"
+    text = f"{output}: {counted(report['people'], 'person', 'people')} replaced in "
+    text += f"{counted(report['replaced'], 'place')}, {report['hidden']} hidden"
     text += f", {report['unsure']} unsure; " if report["unsure"] else "; "
     text += f"faces still recognised: {report['still_matching']}, gone: {report['gone']}, "
     text += f"unknown (the original is not recognised either): {report['unknown']}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -16,7 +15,10 @@ from .options import (
     Settings,
     columns,
     composing,
+    expand,
     identity_face_option,
+    identity_option,
+    json_line,
 )
 from .progress import frame_progress
 
@@ -29,7 +31,8 @@ IMPORTED_S = time.perf_counter()  # about when the process began, where the syst
 light_option = click.option(
     "--light/--full",
     default=None,
-    help="The light generator or the full one. [default: light for live pictures on a CPU]",
+    help="Compose by the light generator, which is quicker, or by the full one. [default: light for live pictures on a "
+    "CPU, else full]",
 )
 
 badge_option = click.option(
@@ -40,15 +43,21 @@ badge_option = click.option(
 def moving(command: Callable[..., None]) -> Callable[..., None]:
     """Give a command the options of moving pictures."""
     options = [
-        click.option("--paste", "view", flag_value="paste", default=None, help="The head pasted into the frame."),
-        click.option("--side-by-side", "view", flag_value="side-by-side", help="The frame and the composition."),
-        click.option("--result-only", "view", flag_value="result-only", help="The composition alone."),
+        click.option("--paste", "view", flag_value="paste", default=None, help="Show the head pasted into the frame."),
+        click.option(
+            "--side-by-side",
+            "view",
+            flag_value="side-by-side",
+            help="Show the frame and the composed square beside each other.",
+        ),
+        click.option("--result-only", "view", flag_value="result-only", help="Show the composed square alone."),
         click.option(
             "--smooth",
             type=click.FloatRange(0, 10),
             default=1.0,
             show_default=True,
-            help="Steadier with more; 0 is off.",
+            metavar="AMOUNT",
+            help="Smoothing of place and picture over time: 0 is none, more is steadier and follows later.",
         ),
         click.option(
             "--no-face",
@@ -66,17 +75,46 @@ def moving(command: Callable[..., None]) -> Callable[..., None]:
 
 
 @click.command()
-@click.option("--identity", "identities", type=FILE, multiple=True, help="Whose face; repeat for the keys 1 to 9.")
-@click.option("--camera", default="0", show_default=True, metavar="N|NAME|FILE", help="A video file plays a camera.")
+@click.option(
+    "--identity",
+    "identities",
+    type=FILE,
+    multiple=True,
+    help="A photo, identity file, or folder of photos of a person; repeat for more people, who are on the keys 1 to 9.",
+)
+@click.option(
+    "--camera",
+    default="0",
+    show_default=True,
+    metavar="N|NAME|FILE",
+    help="The camera, by number or name as --list says, or a video file that plays one.",
+)
 @click.option("--list", "list_only", is_flag=True, help="List the cameras and stop.")
 @click.option("--mirror", is_flag=True, help="Swap left and right of what is shown.")
-@click.option("--size", metavar="WxH", help="Size asked of the camera, such as 1280x720.")
-@click.option("--fps-cap", type=click.FloatRange(min=1), help="At most so many pictures a second.")
+@click.option(
+    "--size", metavar="WxH", help="Ask the camera for this size, such as 1280x720. [default: the camera's own]"
+)
+@click.option(
+    "--fps-cap",
+    type=click.FloatRange(min=1),
+    metavar="N",
+    help="Show at most N pictures a second. [default: as many as can be]",
+)
 @moving
-@click.option("--record", type=FILE, metavar="FILE.mp4", help="Record what is shown, without the overlay.")
-@click.option("--vcam", is_flag=True, help="Send it to a virtual camera, for video calls.")
-@click.option("--headless", is_flag=True, help="No window.")
-@click.option("--duration", type=click.FloatRange(min=0.1), metavar="S", help="Stop after S seconds.")
+@click.option(
+    "--record",
+    type=FILE,
+    metavar="FILE.mp4",
+    help="Record what is shown, without the figures over it: MP4, MOV or MKV.",
+)
+@click.option("--vcam", is_flag=True, help="Send what is shown to a virtual camera, for video calls.")
+@click.option("--headless", is_flag=True, help="Open no window; Ctrl-C ends it.")
+@click.option(
+    "--duration",
+    type=click.FloatRange(min=0.1),
+    metavar="S",
+    help="Stop after S seconds. [default: when the window is closed]",
+)
 @identity_face_option
 @composing
 def webcam(
@@ -115,11 +153,11 @@ def webcam(
         return
     if not identities:
         raise click.UsageError("Missing option '--identity'.")
+    if record is not None:  # before a camera is looked for or anything is loaded
+        pyav()
+        check_output(record, VIDEO_SUFFIXES, [*expand(identities), *([Path(camera)] if Path(camera).is_file() else [])])
     width, height = _parse_size(size)
     source = find_camera(camera)
-    if record is not None:
-        pyav()
-        check_output(record, VIDEO_SUFFIXES, [*identities, *([source] if isinstance(source, Path) else [])])
     if vcam:
         virtual_cameras()  # before the models are loaded, who has none learns of it
 
@@ -167,10 +205,12 @@ def _get_ready(
 
 
 @click.command()
-@click.option("--identity", "identities", type=FILE, multiple=True, required=True, help="Whose face; may be repeated.")
+@identity_option
 @click.option("--driving", type=FILE, required=True, help="The video that gives pose, expression and light.")
-@click.option("-o", "--output", type=FILE, required=True, help="MP4, MOV or MKV.")
-@click.option("--trim", metavar="A:B", help="Only from second A to second B; either may be left out.")
+@click.option("-o", "--output", type=FILE, required=True, help="The video to write: MP4, MOV or MKV.")
+@click.option(
+    "--trim", metavar="A:B", help="Take only second A to second B; either may be left out. [default: all of it]"
+)
 @moving
 @identity_face_option
 @composing
@@ -197,7 +237,7 @@ def video(
     from ..media.images import check_output
     from ..media.video import VIDEO_SUFFIXES, open_clip, parse_trim
 
-    check_output(output, VIDEO_SUFFIXES, [driving, *identities])
+    check_output(output, VIDEO_SUFFIXES, [driving, *expand(identities)])
     span = parse_trim(trim) if trim is not None else (0.0, None)
     clip = open_clip(driving)
     composer = settings.composer()
@@ -224,7 +264,7 @@ def _list_cameras(as_json: bool) -> None:
 
     cameras = list_cameras()
     as_text = columns((str(c.index), c.name, c.backend) for c in cameras) if cameras else [describe_cameras([])]
-    click.echo(json.dumps([vars(c) for c in cameras]) if as_json else "\n".join(as_text))
+    click.echo(json_line([vars(c) for c in cameras]) if as_json else "\n".join(as_text))
 
 
 def _parse_size(text: str | None) -> tuple[int | None, int | None]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Callable, Iterable, Sequence
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import wraps
 from pathlib import Path
@@ -17,6 +18,7 @@ from ..errors import FidError, InputError
 
 if TYPE_CHECKING:
     from ..composer import Composer
+    from ..face.detect import Choice
     from ..labels.credentials import Signer
     from ..labels.provenance import Note
 
@@ -37,7 +39,7 @@ class EngineChoice(click.Choice[str]):
         return "NAME|triton://HOST:PORT"
 
 
-ENGINE_HELP = f"What computes: {', '.join(ENGINES)}, or a Triton server."
+ENGINE_HELP = f"What computes: {', '.join(ENGINES)}, or a Triton server; `fid-run doctor` says which work here."
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,7 @@ class Settings:
     require: str | None  # see session.open_session
     threads: int | None  # None: one per physical core
     resolution: int | None  # px; None: the bundle's own
+    min_confidence: float  # how sure the detector has to be of a face, 0..1
     refine: int | None  # rounds that look closer at each identity photo; None: the composer's default
     provenance: bool  # put a note into every file
     mark: bool  # put an invisible mark into every picture
@@ -63,6 +66,7 @@ class Settings:
         from ..composer import Composer
 
         options = {"engine": self.engine, "require": self.require, "threads": self.threads}
+        options |= {"min_confidence": self.min_confidence, "on_choice": self.tell_choice}
         return Composer(self.bundle, resolution=self.resolution, refine=self.refine, **options)
 
     def made_of(self) -> dict[str, Any]:
@@ -72,7 +76,14 @@ class Settings:
 
         labels = [self.provenance, self.mark, self.sign_cert is not None]
         made_of = {"bundle": Bundle.load(self.bundle).to_json(), "resolution": self.resolution}
-        return made_of | {"refine": self.refine, "labels": labels}
+        return made_of | {"refine": self.refine, "min_confidence": self.min_confidence, "labels": labels}
+
+    def tell_choice(self, choice: Choice, of_identity: bool) -> None:
+        """Say on stderr which of several faces was taken and how to take another, and what may be no face at all."""
+        for remark in choice.remarks("--identity-face" if of_identity else "--face"):
+            if remark not in self.told:
+                self.told.append(remark)
+                click.echo(f"fid-run: {remark}", err=True)
 
     def note(
         self, composer: Composer, kind: str, with_photos: bool = False, inputs: Sequence[Path] = ()
@@ -119,9 +130,28 @@ class Settings:
         if self.as_json:
             bundle = {"name": composer.bundle.name, "version": composer.bundle.version}
             shared = {"provider": composer.provider, "resolution": composer.resolution, "bundle": bundle}
-            click.echo(json.dumps({**record, **shared}, default=str))
+            click.echo(json_line({**record, **shared}))
         else:
             click.echo(text)
+
+
+# As in face/detect.py, which would take a third of a second of every --help.
+DOUBTFUL_SCORE, MIN_SCORE = 0.45, 0.7
+
+DIGITS = 5  # significant ones of a figure in JSON: more than any figure of these is good for
+
+
+def json_line(value: Any) -> str:
+    """Return a value as one line of JSON, numbers with a point to `DIGITS` significant digits, paths as text."""
+
+    def short(part: Any) -> Any:
+        if isinstance(part, float):
+            return float(f"{part:.{DIGITS}g}") if math.isfinite(part) else None
+        if isinstance(part, Mapping):
+            return {key: short(one) for key, one in part.items()}
+        return [short(one) for one in part] if isinstance(part, list | tuple) else part
+
+    return json.dumps(short(value), default=str)
 
 
 def said_today(sentence: str) -> bool:
@@ -152,46 +182,122 @@ def composing(command: Callable[..., None]) -> Callable[..., None]:
     @wraps(command)
     def with_settings(**values: Any) -> None:
         own = {name: values.pop(name) for name in Settings.__dataclass_fields__ if name in values}
-        resolution = own.pop("resolution")
-        command(settings=Settings(**own, resolution=int(resolution) if resolution else None), **values)
+        command(settings=Settings(**own), **values)
 
     options = [
-        click.option("--bundle", type=FILE, help="A folder or .fid file with graphs. [default: the one in fid]"),
-        click.option("--engine", type=EngineChoice(ENGINES), default="auto", show_default=True, help=ENGINE_HELP),
-        click.option("--require", metavar="NAME", help="Fail unless this engine, device or precision is what runs."),
-        click.option("--threads", type=click.IntRange(min=1), help="CPU threads. [default: one per core]"),
+        bundle_option,
+        engine_option,
+        click.option(
+            "--require",
+            metavar="NAME",
+            help="Fail unless this is what really runs: an engine, a device, or FP16 or FP32.",
+        ),
+        threads_option,
         click.option(
             "--resolution",
-            type=click.Choice(["256", "512", "1024"]),
-            help="Side in px; 1024 uses the full generator, fetched when first asked for. [default: the bundle's own]",
+            type=int,
+            metavar="PX",
+            help="Side of composed pictures: 256 or 1024 with the graphs that ship with fid (1024 is the full "
+            "generator, 38 MB, fetched once); another bundle tells what it has when it has not the number. "
+            "[default: the bundle's own]",
+        ),
+        click.option(
+            "--min-confidence",
+            type=click.FloatRange(DOUBTFUL_SCORE, 1),
+            metavar="SHARE",
+            default=MIN_SCORE,
+            show_default=True,
+            help=f"How sure the detector must be that a face is one, {DOUBTFUL_SCORE} to 1. Real faces have 0.92 and "
+            "more, drawings and animals often less.",
         ),
         click.option(
             "--refine",
             type=click.IntRange(min=0, max=200),
             metavar="N",
-            help="Rounds that look closer at each identity photo; 0: quicker, less like them. [default: 12]",
+            help="Rounds that look closer at each identity photo; 0 is quicker and less like the person. [default: 20]",
         ),
-        click.option("--provenance/--no-provenance", default=True, help="Write a note 'synthetic' into files. [on]"),
-        click.option("--mark/--no-mark", default=True, help="Put an invisible mark 'made by fid' into pictures. [on]"),
-        click.option("--sign-cert", type=FILE, envvar="FID_SIGN_CERT", help="Your certificate: sign files (C2PA)."),
-        click.option("--sign-key", type=FILE, envvar="FID_SIGN_KEY", help="The private key that belongs to it."),
-        click.option("--json", "as_json", is_flag=True, help="Print the result as JSON."),
+        click.option(
+            "--provenance/--no-provenance",
+            default=True,
+            show_default=True,
+            help="Write a note into files that they are synthetic.",
+        ),
+        click.option(
+            "--mark/--no-mark",
+            default=True,
+            show_default=True,
+            help="Put an invisible mark 'made by fid' into pictures.",
+        ),
+        click.option(
+            "--sign-cert",
+            type=FILE,
+            envvar="FID_SIGN_CERT",
+            help="Sign files as Content Credentials (C2PA) with this certificate of yours, PEM.",
+        ),
+        click.option(
+            "--sign-key",
+            type=FILE,
+            envvar="FID_SIGN_KEY",
+            help="The private key of the certificate in --sign-cert, PEM.",
+        ),
+        json_option,
     ]
     for option in reversed(options):
         with_settings = option(with_settings)
     return with_settings
 
 
+bundle_option = click.option(
+    "--bundle",
+    type=FILE,
+    help="The graphs to compose with: a folder or a .fid file. [default: those that ship with fid]",
+)
+
+
+engine_option = click.option(
+    "--engine",
+    type=EngineChoice(ENGINES),
+    metavar="NAME",
+    default="auto",
+    show_default=True,
+    help=ENGINE_HELP,
+)
+
+
+threads_option = click.option(
+    "--threads", type=click.IntRange(min=1), metavar="N", help="CPU threads to use. [default: one per core]"
+)
+
+
+json_option = click.option(
+    "--json", "as_json", is_flag=True, help="Print the result as one line of JSON, for programs."
+)
+
+
+identity_option = click.option(
+    "--identity",
+    "identities",
+    type=FILE,
+    multiple=True,
+    required=True,
+    help="A photo of the person, an identity file (.npz), or a folder of their photos; may be repeated, and all are "
+    "averaged.",
+)
+
+
 face_option = click.option(
     "--face",
     type=click.IntRange(min=1),
     metavar="N",
-    help="Face N of attribute photos, counted by size. [default: 1]",
+    help="Take face N of attribute photos that show several, counted by size. [default: 1, the largest]",
 )
 
 
 identity_face_option = click.option(
-    "--identity-face", type=click.IntRange(min=1), metavar="N", help="The same for identity photos."
+    "--identity-face",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Take face N of identity photos that show several, counted by size. [default: 1, the largest]",
 )
 
 
@@ -225,6 +331,14 @@ def make_folder(folder: Path | None) -> None:
         raise InputError(f"{folder} is a file; give a folder.") from None
     except OSError as error:
         raise InputError(f"the folder {folder} cannot be made: {error.strerror}.") from error
+
+
+def expand(paths: Sequence[Path]) -> list[Path]:
+    """Return the paths given, and in the place of every folder its photos and identity files."""
+    from ..identity import SUFFIX
+    from ..media.images import find_photos
+
+    return [file for path in paths for file in (find_photos([path], (SUFFIX,)) if path.is_dir() else [path])]
 
 
 def columns(rows: Iterable[tuple[str, ...]]) -> list[str]:

@@ -12,15 +12,18 @@ import click
 
 from ..assets import shipped_faces
 from ..errors import InputError
+from ..terminal import counted
 from ..timing import Timings, collect_timings
 from .options import (
     FILE,
     Settings,
     attempt,
     composing,
+    expand,
     face_option,
     finish,
     identity_face_option,
+    identity_option,
     make_folder,
 )
 from .progress import progress_of
@@ -36,10 +39,15 @@ STRIP_STEPS, ANIMATION_STEPS = 7, 48
 
 
 @click.command()
-@click.option("--identity", "identities", type=FILE, multiple=True, required=True, help="Whose face; may be repeated.")
-@click.option("--attributes", type=FILE, required=True, help="Whose pose, expression and light.")
-@click.option("-o", "--output", type=FILE, required=True, help="PNG, JPEG or WebP.")
-@click.option("--save-identity", type=FILE, metavar="FILE.npz", help="Keep the identity, without any photo.")
+@identity_option
+@click.option("--attributes", type=FILE, required=True, help="The photo that gives pose, expression and light.")
+@click.option("-o", "--output", type=FILE, required=True, help="The picture to write: PNG, JPEG or WebP.")
+@click.option(
+    "--save-identity",
+    type=FILE,
+    metavar="FILE.npz",
+    help="Also write the identity as a file that can be given as --identity later, without any photo in it.",
+)
 @face_option
 @identity_face_option
 @composing
@@ -56,7 +64,8 @@ def compose(
     from ..identity import SUFFIX, average
     from ..media.images import check_output, write_image
 
-    inputs = [*identities, attributes]
+    given = expand(identities)
+    inputs = [*given, attributes]
     check_output(output, inputs=inputs)
     if save_identity is not None:
         check_output(save_identity, (SUFFIX,), inputs)
@@ -64,7 +73,7 @@ def compose(
     with collect_timings() as ms:
         who = composer.set_identity(average([composer.identify(photo, identity_face) for photo in identities]))
         image = composer.compose(attributes, face)
-    inputs = [path for path in (*identities, attributes) if path.suffix.lower() != SUFFIX]
+    inputs = [path for path in inputs if path.suffix.lower() != SUFFIX]
     write_image(output, image, settings.note(composer, "composition", inputs=inputs))
     if save_identity is not None:
         who.save(save_identity)
@@ -73,10 +82,24 @@ def compose(
 
 
 @click.command()
-@click.option("--identities", type=FILE, multiple=True, required=True, help="On top: a folder or a file; repeatable.")
-@click.option("--attributes", type=FILE, multiple=True, required=True, help="On the left; the same.")
-@click.option("-o", "--output", type=FILE, required=True, help="The table as PNG, JPEG or WebP.")
-@click.option("--files", type=FILE, metavar="DIR", help="Every cell as a file, too: IDENTITY--ATTRIBUTES.png.")
+@click.option(
+    "--identities",
+    type=FILE,
+    multiple=True,
+    required=True,
+    help="Who stands on top: a folder of photos or identity files, or one file; may be repeated.",
+)
+@click.option(
+    "--attributes",
+    type=FILE,
+    multiple=True,
+    required=True,
+    help="Whose pose, expression and light stand on the left: a folder of photos, or one photo; may be repeated.",
+)
+@click.option("-o", "--output", type=FILE, required=True, help="The table to write: PNG, JPEG or WebP.")
+@click.option(
+    "--files", type=FILE, metavar="DIR", help="Also write every cell into this folder, as IDENTITY--ATTRIBUTES.png."
+)
 @face_option
 @identity_face_option
 @composing
@@ -116,16 +139,31 @@ def grid(
                 check_not_input(written[-1], inputs)
                 write_image(written[-1], cell, settings.note(composer, "composition"))
     each_ms = _face_ms(ms) / (len(tops) * len(lefts))
-    text = f"{output} ({len(tops)} x {len(lefts)} faces, {each_ms:.0f} ms each on {composer.provider})"
-    text += f", and {len(written)} files in {files}" if files is not None else ""
+    size = f"{counted(len(tops), 'person', 'people')} x {counted(len(lefts), 'photo')}"
+    text = f"{output} ({size}, {each_ms:.0f} ms each on {composer.provider})"
+    text += f", and {counted(len(written), 'file')} in {files}" if files is not None else ""
     settings.report(composer, text, output=output, files=written, failed=failed)
     finish(failed)
 
 
 @click.command()
-@click.option("--identities", type=FILE, required=True, metavar="DIR", help="A folder of photos or identity files.")
-@click.option("--attributes", type=FILE, required=True, metavar="DIR", help="A folder of photos.")
-@click.option("-o", "--output", type=FILE, required=True, metavar="DIR", help="Gets one PNG for each pair.")
+@click.option(
+    "--identities",
+    type=FILE,
+    required=True,
+    metavar="DIR",
+    help="The folder with a photo or identity file of each person.",
+)
+@click.option(
+    "--attributes",
+    type=FILE,
+    required=True,
+    metavar="DIR",
+    help="The folder with photos of the same names that give pose, expression and light.",
+)
+@click.option(
+    "-o", "--output", type=FILE, required=True, metavar="DIR", help="The folder that gets a PNG for each pair."
+)
 @face_option
 @identity_face_option
 @composing
@@ -161,7 +199,7 @@ def pairs(
 
     with collect_timings() as ms:
         written, failed = attempt("pairs", matched, compose_pair)
-    done = f"{len(written)} of {len(matched)} pairs in {output}"
+    done = f"{len(written)} of {counted(len(matched), 'pair')} in {output}"
     text = f"{done} ({_face_ms(ms) / len(written):.0f} ms each on {composer.provider})" if written else done
     text += "".join(f"\n  without a partner: {path}" for path in alone)
     settings.report(composer, text, files=written, without_partner=alone, failed=failed)
@@ -169,12 +207,44 @@ def pairs(
 
 
 @click.command()
-@click.option("--identity", "identities", type=FILE, multiple=True, required=True, help="One, or two to go between.")
-@click.option("--attributes", type=FILE, multiple=True, required=True, help="Two to go between, or one.")
-@click.option("-o", "--output", type=FILE, required=True, help="A strip (PNG, JPEG, WebP) or an animation (GIF, MP4).")
-@click.option("--space", type=click.Choice(["w", "z"]), default="w", show_default=True, help="In W, or in the codes z.")
-@click.option("--steps", type=click.IntRange(2, 1000), help=f"[default: {STRIP_STEPS}, animated {ANIMATION_STEPS}]")
-@click.option("--fps", type=click.FloatRange(1, 60), default=25.0, show_default=True, help="Of an animation.")
+@click.option(
+    "--identity",
+    "identities",
+    type=FILE,
+    multiple=True,
+    required=True,
+    help="A photo, identity file, or folder of one person; give two to go from one to the other.",
+)
+@click.option(
+    "--attributes",
+    type=FILE,
+    multiple=True,
+    required=True,
+    help="A photo that gives pose, expression and light; give two to go from one to the other.",
+)
+@click.option(
+    "-o",
+    "--output",
+    type=FILE,
+    required=True,
+    help="What to write, by its ending: a strip (PNG, JPEG, WebP) or an animation (GIF, MP4).",
+)
+@click.option(
+    "--space",
+    type=click.Choice(["w", "z"]),
+    default="w",
+    show_default=True,
+    help="Go through W, the generator's space, or through the two codes before it, z.",
+)
+@click.option(
+    "--steps",
+    type=click.IntRange(2, 1000),
+    metavar="N",
+    help=f"Pictures from one end to the other. [default: {STRIP_STEPS} in a strip, {ANIMATION_STEPS} in an animation]",
+)
+@click.option(
+    "--fps", type=click.FloatRange(1, 60), default=25.0, show_default=True, help="Pictures a second of an animation."
+)
 @face_option
 @identity_face_option
 @composing
@@ -218,11 +288,21 @@ def interpolate(
 
 @click.command()
 @click.option("-n", "--count", type=click.IntRange(min=1), default=1, show_default=True, help="How many people.")
-@click.option("--seed", type=click.IntRange(0, 2**32 - 1), help="The first person's number. [default: a random one]")
 @click.option(
-    "--psi", type=click.FloatRange(0, 1.5), default=0.8, show_default=True, help="Variety: 0 is the mean face."
+    "--seed",
+    type=click.IntRange(0, 2**32 - 1),
+    help="The first person's number; the same number is the same person. [default: a random one]",
 )
-@click.option("-o", "--output", type=FILE, required=True, metavar="DIR", help="Gets person-NUMBER.png and .npz.")
+@click.option(
+    "--psi",
+    type=click.FloatRange(0, 1.5),
+    default=0.8,
+    show_default=True,
+    help="Variety: 0 draws the mean face, 1 as different people as there are.",
+)
+@click.option(
+    "-o", "--output", type=FILE, required=True, metavar="DIR", help="The folder that gets person-NUMBER.png and .npz."
+)
 @composing
 def sample(settings: Settings, count: int, seed: int | None, psi: float, output: Path) -> None:
     """Draw people who do not exist.
@@ -244,16 +324,60 @@ def sample(settings: Settings, count: int, seed: int | None, psi: float, output:
         write_image(output / f"person-{number}.png", image, settings.note(composer, "sample"))
         identity.save(output / f"person-{number}.npz")
         written.append(output / f"person-{number}.png")
-    people = "1 person" if count == 1 else f"{count} people"
-    text = f"{people} in {output}, from --seed {first} (psi {psi:g}, on {composer.provider})"
+    text = (
+        f"{counted(count, 'person', 'people')} in {output}, from --seed {first} (psi {psi:g}, on {composer.provider})"
+    )
     settings.report(composer, text, files=written, seed=first, psi=psi)
 
 
 @click.command()
-@click.option("-o", "--output", type=FILE, default=Path("fid-demo.png"), show_default=True, help="PNG, JPEG or WebP.")
+@click.option(
+    "--photos",
+    type=FILE,
+    multiple=True,
+    help="Your own photos, a folder or one file, may be repeated: one HTML page of what fid does with them. "
+    "[default: a table of faces that ship with fid]",
+)
+@click.option(
+    "-o", "--output", type=FILE, help="What to write. [default: fid-demo.png, or fid-demo.html with --photos]"
+)
+@identity_face_option
 @composing
-def demo(settings: Settings, output: Path) -> None:
-    """Compose a table from faces that ship with fid."""
+def demo(settings: Settings, photos: tuple[Path, ...], output: Path | None, identity_face: int | None) -> None:
+    """Compose a table from faces that ship with fid, or a page from your own photos."""
+    if photos:
+        _write_gallery(settings, photos, output or Path("fid-demo.html"), identity_face)
+    else:
+        _write_demo(settings, output or Path("fid-demo.png"))
+
+
+def _write_gallery(settings: Settings, photos: tuple[Path, ...], output: Path, face: int | None) -> None:
+    """Write one HTML page with a table, an interpolation, a turn and a de-identified photo."""
+    from ..gallery.draw import MOST_PEOPLE, sections
+    from ..gallery.page import page
+    from ..media.images import check_output, find_photos, replacing
+
+    found = find_photos(photos)
+    check_output(output, (".html", ".htm"), found)
+    composer = settings.composer()
+    start = time.perf_counter()
+    people, failed = attempt("photos", found[:MOST_PEOPLE], lambda path: look_at_identity(composer, path, face))
+    if not people:
+        finish(failed)
+    parts = sections(composer, people, lambda kind, with_photos: settings.note(composer, kind, with_photos))
+    body = list(progress_of("drawing", parts, 4))
+    told = f"{counted(len(people), 'photo')} of yours"
+    told += f", the first of {len(found)}" if len(found) > len(people) + len(failed) else ""
+    words = f"Made from {told}. Every picture here is synthetic and says so. The line below each is the command for it."
+    with replacing(output) as temporary:
+        temporary.write_text(page("What fid does with your photos", words, body), encoding="utf-8")
+    seconds = time.perf_counter() - start
+    text = f"{output.absolute()}\n{told}, in {seconds:.0f} s on {composer.provider}; open it in a browser"
+    settings.report(composer, text, output=output.absolute(), photos=[one.path for one in people], failed=failed)
+    finish(failed)
+
+
+def _write_demo(settings: Settings, output: Path) -> None:
     from ..media.images import check_output, write_image
 
     check_output(output)
@@ -268,7 +392,7 @@ def demo(settings: Settings, output: Path) -> None:
     face_ms = 1e3 * (time.perf_counter() - start) / count + encoding["attributes"] / len(lefts)
     names = [[one.path.stem.partition("-")[2] for one in side] for side in (tops, lefts)]
     write_image(output, _table(tops, lefts, cells, *names), settings.note(composer, "grid", with_photos=True))
-    text = f"{output.absolute()}\n{count} faces of {composer.resolution} px at {face_ms:.0f} ms a face"
+    text = f"{output.absolute()}\n{counted(count, 'face')} of {composer.resolution} px at {face_ms:.0f} ms a face"
     text += f" (encode attributes, map, generate), on {composer.provider}"
     settings.report(composer, text, output=output.absolute(), faces=count, ms_per_face=round(face_ms, 2))
 

@@ -18,18 +18,88 @@ from .options import (
 
 
 @click.command()
-@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on; 0.0.0.0 is every one.")
-@click.option("--port", type=click.IntRange(0, 65535), default=8421, show_default=True, help="0 takes a free one.")
-@click.option("--token", envvar="FID_TOKEN", help="Ask for this one. [default: none on loopback, else a random one]")
-@click.option("--allow-host", "names", multiple=True, metavar="NAME", help="Answer to this host name, too.")
-@click.option("--certificate", type=FILE, metavar="FILE.pem", help="Serve HTTPS; browsers on other machines need it.")
-@click.option("--key", type=FILE, metavar="FILE.pem", help="The certificate's key, if it is in a file of its own.")
-@click.option("--root-path", default="", metavar="/PATH", help="The folder that a proxy in front has for it.")
-@click.option("--workers", type=click.IntRange(1, 256), default=1, show_default=True, help="Processes on one port.")
-@click.option("--sessions", type=click.IntRange(0), default=2, show_default=True, help="Live videos of each process.")
-@click.option("--queue", type=click.IntRange(1), default=16, show_default=True, help="Requests that may wait, of each.")
-@click.option("--upload-mb", type=float, default=12.0, show_default=True, help="Largest request, in MB.")
-@click.option("--megapixels", type=float, default=50.0, show_default=True, help="Largest picture.")
+@click.option(
+    "--host",
+    default="127.0.0.1",
+    show_default=True,
+    help="The address to listen on; 0.0.0.0 is every one of this machine.",
+)
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65535),
+    default=8421,
+    show_default=True,
+    help="The TCP port to listen on; 0 takes a free one.",
+)
+@click.option(
+    "--token",
+    envvar="FID_TOKEN",
+    help="The token that clients have to give. [default: none on loopback, else a random one]",
+)
+@click.option(
+    "--allow-host",
+    "names",
+    multiple=True,
+    metavar="NAME",
+    help="Answer requests for this host name as well; may be repeated.",
+)
+@click.option(
+    "--certificate",
+    type=FILE,
+    metavar="FILE.pem",
+    help="Serve HTTPS with this certificate; browsers on other machines give their camera to nothing else.",
+)
+@click.option(
+    "--key",
+    type=FILE,
+    metavar="FILE.pem",
+    help="The key of the certificate in --certificate. [default: it is in the same file]",
+)
+@click.option(
+    "--root-path",
+    default="",
+    metavar="/PATH",
+    help="The path under which a proxy in front shows this server. [default: none]",
+)
+@click.option(
+    "--workers",
+    type=click.IntRange(1, 256),
+    metavar="N",
+    default=1,
+    show_default=True,
+    help="Answer with N processes on one port; more than one take no uploaded videos.",
+)
+@click.option(
+    "--sessions",
+    type=click.IntRange(0),
+    default=2,
+    show_default=True,
+    help="Live videos at a time in each process; more are told to wait.",
+)
+@click.option(
+    "--queue",
+    type=click.IntRange(1),
+    default=16,
+    show_default=True,
+    help="Requests that may wait in each process; more are told to come again.",
+)
+@click.option(
+    "--upload-mb", type=float, default=12.0, show_default=True, help="The largest request that is taken, in MB."
+)
+@click.option(
+    "--video-mb",
+    type=float,
+    default=100.0,
+    show_default=True,
+    help="The largest video that is taken, in MB; 0 takes none. It is deleted when its result was fetched.",
+)
+@click.option(
+    "--megapixels",
+    type=float,
+    default=50.0,
+    show_default=True,
+    help="The largest picture that is taken, in megapixels.",
+)
 @composing
 def serve(
     settings: Settings,
@@ -63,6 +133,7 @@ def serve(
         address = page_address(access, listening, secure=certificate is not None)
         insecure = certificate is None and not is_loopback(host)
         if workers > 1:
+            allowed = replace(allowed, video_mb=0.0)  # a video is known to the process that took it alone
             share = settings.threads or max(1, physical_cores() // workers)
             opened = replace(settings, threads=share).composer
             serving = Serving(opened, access, allowed, settings.provenance, certificate, key)

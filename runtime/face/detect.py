@@ -21,6 +21,7 @@ SEARCH_SIDES = (320, 1024)  # px, longest side of the photo as it is searched
 CROWD_SIDE = 2048  # px, tried when there was nothing in these and the photo is larger
 REFINE_SIDES = ((320,), (448, 576))  # px, sides of the upright views in which the points are measured, in two rounds
 MIN_SCORE = 0.7  # 0..1, YuNet's certainty
+WARN_SCORE = 0.9  # real faces have 0.92 and more, pencil sketches 0.80 to 0.91, a cat 0.83: below it, a word is due
 DOUBTFUL_SCORE = 0.45  # 0..1, YuNet itself says nothing of what it is less sure of
 SURE_SCORE = 0.92  # an upright face has 0.93 to 0.96, one on its side up to 0.90 and then its points are wrong
 TURNED_GAIN = 0.03  # how much surer a face must be in the turned photo
@@ -55,8 +56,10 @@ class Face:
 class Detector:
     """YuNet, loaded once. Not for several threads at a time: OpenCV's detector holds state."""
 
-    def __init__(self, path: Path) -> None:
-        """Load YuNet from the file at `path` (`catalogue.model_file("yunet")`). FidError when OpenCV cannot."""
+    def __init__(self, path: Path, min_score: float = MIN_SCORE) -> None:
+        """Load YuNet from the file at `path` (`catalogue.model_file("yunet")`); faces count from the certainty
+        `min_score` on, 0..1. FidError when OpenCV cannot load it."""
+        self._min_score = min_score
         level = cv2.utils.logging.getLogLevel()
         cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)  # it warns about a default that it sets itself
         try:
@@ -133,9 +136,10 @@ class Detector:
             faces.append(Face((*corner.tolist(), *extent.tolist()), points, face.score))
         return faces
 
-    def look(self, view: np.ndarray, least: float = MIN_SCORE) -> list[Face]:
+    def look(self, view: np.ndarray, least: float | None = None) -> list[Face]:
         """Return faces of a picture BGR uint8 [height, width, 3] as large as it is; `least`: from this certainty on,
-        0..1 and `DOUBTFUL_SCORE` at least."""
+        0..1 and `DOUBTFUL_SCORE` at least, None for the detector's own."""
+        least = self._min_score if least is None else least
         self._net.setInputSize((view.shape[1], view.shape[0]))
         rows = self._net.detect(view)[1]
         faces = []
@@ -146,14 +150,54 @@ class Detector:
         return faces
 
 
-def choose_face(faces: Sequence[Face], number: int | None, photo: str) -> Face:
-    """Return the face that is meant: the largest, or the one with that number, counted from 1 by size.
+@dataclass(frozen=True)
+class Choice:
+    """Which face of a photo was taken, for those who want to tell it."""
+
+    photo: str  # its name
+    width: int  # of the photo, px
+    faces: tuple[Face, ...]  # all that were found, the largest first
+    face: Face  # the one that was taken
+    number: int | None  # the one that was asked for, counted from 1 by size
+
+    def place(self, face: Face) -> str:
+        """Return where in the photo a face is: at the left, in the middle or at the right."""
+        centre = (face.box[0] + face.box[2] / 2) / self.width
+        return "at the left" if centre < 1 / 3 else "in the middle" if centre <= 2 / 3 else "at the right"
+
+    def remarks(self, option: str) -> list[str]:
+        """Return what a user should know, one sentence each: that there were more faces and how `option` chooses
+        another, and that the detector was not sure of this one."""
+        said = []
+        if self.number is None and len(self.faces) > 1:
+            others = [f"{option} {n} is {self.place(face)}" for n, face in enumerate(self.faces[1:4], 2)]
+            more = ", ..." if len(self.faces) > 4 else ""
+            taken = f"the largest, {self.place(self.face)}, was taken"
+            said.append(f"{self.photo} shows {len(self.faces)} faces; {taken} ({', '.join(others)}{more}).")
+        if self.face.score < WARN_SCORE:
+            said.append(
+                f"{self.photo}: the detector is only {self.face.score:.2f} sure that this is a face (real ones have "
+                f"0.92 and more); is it a person's? --min-confidence {WARN_SCORE} refuses such."
+            )
+        return said
+
+
+def choose_face(faces: Sequence[Face], number: int | None, photo: str, min_score: float = 0.0) -> Face:
+    """Return the face that is meant: the largest, or the one with that number, counted from 1 by size, of those that
+    the detector is sure enough of (`min_score`, 0..1).
 
     Raises `InputError`, naming the photo, when there is none, when the number is too high, and when the face is
     narrower than `MIN_FACE_PX` or turned further than `MAX_YAW_DEGREES`.
     """
     if not faces:
         raise InputError(f"{photo}: no face was found; the face must be upright, visible, and not cut off.")
+    surest = _best_score(list(faces))
+    faces = [face for face in faces if face.score >= min_score]
+    if not faces:
+        raise InputError(
+            f"{photo}: the detector is only {surest:.2f} sure of a face, and {min_score:g} is asked for "
+            "(--min-confidence)."
+        )
     if number is not None and not 1 <= number <= len(faces):
         there = "is 1 face" if len(faces) == 1 else f"are {len(faces)} faces"
         raise InputError(f"{photo}: face {number} was asked for and there {there}; they are counted by size, from 1.")

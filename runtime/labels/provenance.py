@@ -10,6 +10,7 @@ does not depend on what an encoder supports. Anyone can strip it; it is a label 
 
 from __future__ import annotations
 
+import base64
 import os
 import re
 import struct
@@ -34,6 +35,7 @@ _GIF_HEAD = b"\x21\xff\x0bXMP DataXMP"
 _GIF_TAIL = b"\x01" + bytes(range(255, -1, -1)) + b"\0"  # the "magic trailer" of the XMP specification, part 3
 _MP4_UUID = bytes.fromhex("BE7ACFCB97A942E89C71999491E3AFAC")
 _PNG_HEAD = b"\x89PNG\r\n\x1a\n"
+_IHDR_BYTES = 25  # 8 of head, 13 of data, 4 of checksum
 _PNG_KEY = b"XML:com.adobe.xmp\0\0\0\0\0"  # keyword, not compressed, no language, no translated keyword
 _VP8X_XMP = 0x04
 _VP8X_ALPHA = 0x10
@@ -78,10 +80,19 @@ def embed_note(data: bytes, note: Note) -> bytes:
     return note.signer.sign(data, kind, note.kind, note.source_type, note.inputs)
 
 
+def inserted_note(note: Note) -> dict[str, str]:
+    """Return what the page of a browser puts into the files that it makes itself, base64: under "png" the chunks after
+    IHDR, under "mp4" the box at the end."""
+    head = _PNG_HEAD + bytes(_IHDR_BYTES)
+    packet = _packet(note)
+    parts = {"png": _with_packet(head, packet, note.version)[len(head) :], "mp4": _mp4_box(packet)}
+    return {kind: base64.b64encode(part).decode() for kind, part in parts.items()}
+
+
 def _with_packet(data: bytes, packet: bytes, version: str) -> bytes:
     if data.startswith(_PNG_HEAD):
         text = _png_chunk(b"tEXt", b"Software\0" + f"fid {version}".encode("latin-1", "replace"))
-        after_header = len(_PNG_HEAD) + 25  # IHDR: 8 bytes of head, 13 of data, 4 of checksum
+        after_header = len(_PNG_HEAD) + _IHDR_BYTES
         return data[:after_header] + text + _png_chunk(b"iTXt", _PNG_KEY + packet) + data[after_header:]
     if data.startswith(b"\xff\xd8"):
         body = _JPEG_HEAD + packet

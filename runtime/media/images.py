@@ -33,6 +33,7 @@ _FORMATS = ("JPEG", "PNG", "BMP", "GIF", "PPM", "WEBP", "AVIF", "TIFF", "JPEG200
 _ANIMATED = ("PNG", "WEBP", "GIF", "AVIF")  # of the others, further pictures are pages or previews
 _HEIC_BRANDS = {b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis"}
 _AVIF_BRANDS = {b"avif", b"avis"}
+_VIDEO_BRANDS = (b"iso", b"mp4", b"avc", b"qt ", b"M4V", b"3gp", b"dash", b"f4v")  # how they begin
 _BITS_PER_SAMPLE = 258  # a tag of TIFF
 
 # Pillow warns beyond its own limit and refuses beyond twice of it: the second wall, behind the size that is asked here.
@@ -84,7 +85,7 @@ def decode_image(
     except UnidentifiedImageError as error:
         odd = _odd_tiff(data)
         if odd is None:
-            raise UnknownFormatError(_unreadable(name)) from error
+            raise UnknownFormatError(_not_a_picture(data, name)) from error
         return odd
     except Exception as error:  # in a broken file, Pillow's parsers meet everything from KeyError to struct.error
         raise InputError(_unreadable(name)) from error
@@ -309,6 +310,18 @@ def _too_large(name: str, megapixels: str, limit: int) -> str:
 
 def _unreadable(name: str) -> str:
     return f"{name} is not a picture that can be read: it is broken, cut off, or of another format."
+
+
+def _not_a_picture(data: bytes, name: str) -> str:
+    """What a file is that is no picture, where that can be seen, and what to do."""
+    brand = data[8:12] if data[4:8] == b"ftyp" else b""
+    if brand.startswith(_VIDEO_BRANDS) or data[:4] == b"\x1a\x45\xdf\xa3" or data[8:12] == b"AVI ":
+        return f"{name} is a video, and a photo is needed here; `fid-run video --driving` takes a video."
+    if data[:4] == b"PK\x03\x04" and name.lower().endswith(".npz"):
+        return f"{name} is an identity file, which says who but not how: pose, expression and light come from a photo."
+    if data[:5] == b"%PDF-":
+        return f"{name} is a PDF document; save the picture in it as JPEG or PNG."
+    return _unreadable(name)
 
 
 def _either(words: tuple[str, ...]) -> str:

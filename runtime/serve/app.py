@@ -23,6 +23,7 @@ import numpy as np
 
 from ..assets import FACES, WEB, installed_version, shipped_faces
 from ..composer import FULL_RESOLUTION, Composer
+from ..labels.provenance import inserted_note
 from ..timing import collect_timings
 from ..weights.records import decode
 from .answers import exception_handlers, file_answer
@@ -32,6 +33,8 @@ from .form import read_body, read_form
 from .guard import Access, Guard, RefusedError, is_private
 from .listen import Peers, check_extra
 from .metrics import Metrics, merged
+from .picture import Settings
+from .videos import MOST_SECONDS, Videos
 from .worker import Limits, Worker
 
 if TYPE_CHECKING:
@@ -68,9 +71,10 @@ class Server:
         port. Raises `FidError` when the web extra is missing."""
         check_extra()
         self.peers = peers
-        self.composer, self.access, self.limits = composer, access, limits or Limits()
+        self.composer, self.access, self.limits, self.label = composer, access, limits or Limits(), label
         self.worker = Worker(self.limits.queue)
         self.faces = Faces(composer, self.worker, self.limits, label)
+        self.videos = Videos(composer, self.worker, self.limits, label)
         self.sessions: dict[str, LiveSession] = {}
         build = {
             "version": installed_version() or "unknown",
@@ -92,7 +96,7 @@ class Server:
             yield
             if self.peers is not None:
                 await self.peers.close()
-            await asyncio.gather(*(session.close() for session in list(self.sessions.values())))
+            await asyncio.gather(*(session.close() for session in list(self.sessions.values())), self.videos.close())
             await asyncio.to_thread(self.faces.close)
             await asyncio.to_thread(self.worker.close)
 
@@ -103,6 +107,13 @@ class Server:
             Route("/attributes", self.shipped, methods=["GET"]),
             Route("/attributes", self.make_attributes, methods=["POST"]),
             Route("/compose", self.compose, methods=["POST"]),
+            Route("/notes", self.notes),
+            Route("/faces", self.find_faces, methods=["POST"]),
+            Route("/videos", self.take_video, methods=["POST"]),
+            Route("/videos/{video}", self.show_video, methods=["GET"]),
+            Route("/videos/{video}", self.start_video, methods=["POST"]),
+            Route("/videos/{video}", self.delete_video, methods=["DELETE"]),
+            Route("/videos/{video}/result", self.fetch_video, methods=["GET"]),
             Route("/live", self.start_live, methods=["POST"]),
             Route("/live/{session}", self.stop_live, methods=["DELETE"]),
         ]
@@ -131,6 +142,7 @@ class Server:
                 "live": {"sessions": len(self.sessions), "limit": self.limits.sessions},
                 "queue": {"waiting": self.worker.waiting, "limit": self.worker.limit},
                 "upload": {"mb": self.limits.upload_mb, "megapixels": self.limits.megapixels},
+                "video": {"mb": self.limits.video_mb, "seconds": MOST_SECONDS},
             }
         )
 
@@ -196,6 +208,65 @@ class Server:
             timing = ", ".join(f"{stage};dur={ms:.1f}" for stage, ms in timings.items())
             return file_answer(data, kind, f"composition{kind.replace('image/', '.')}", {"server-timing": timing})
 
+    async def notes(self, _: Request) -> Response:
+        """Return what the page puts into the files that it makes itself, so that they say that they are synthetic."""
+        from starlette.responses import JSONResponse
+
+        none = {"png": "", "mp4": ""}
+        note = inserted_note(self.composer.note("reenactment")) if self.label else none
+        return JSONResponse({"reenactment": note})
+
+    async def find_faces(self, request: Request) -> Response:
+        """Answer a photo with the places of its faces."""
+        from starlette.responses import JSONResponse
+
+        with self.worker.place():
+            form = await read_form(request, ("photo",), self.limits.upload_bytes)
+            return JSONResponse(await self.faces.places(form, "photo"))
+
+    async def take_video(self, request: Request) -> Response:
+        """Store a video."""
+        from starlette.responses import JSONResponse
+
+        with self.worker.place():
+            return JSONResponse((await self.videos.receive(request)).report(), 201)
+
+    async def start_video(self, request: Request) -> Response:
+        """Begin to compose a stored video, with the settings of a live one."""
+        from starlette.responses import JSONResponse
+
+        video = self.videos.find(request.path_params["video"])
+        with self.worker.place():
+            body = await read_body(request, MAX_OFFER_BYTES)
+            told = decode(body, dict[str, Any], lambda why: RefusedError(400, f"the body {why}."))
+            self.videos.start(video, await self.faces.settings(told, Settings()))
+        return JSONResponse(video.report(), 202)
+
+    async def show_video(self, request: Request) -> Response:
+        """Tell how far a video is."""
+        from starlette.responses import JSONResponse
+
+        return JSONResponse(self.videos.find(request.path_params["video"]).report())
+
+    async def fetch_video(self, request: Request) -> Response:
+        """Answer with a composed video, and delete it when all of it has been sent."""
+        from starlette.background import BackgroundTask
+        from starlette.responses import FileResponse
+
+        video = self.videos.find(request.path_params["video"])
+        if video.state != "done":
+            raise RefusedError(409, f"this video is {video.state}, and not done.")
+        headers = {"cache-control": "no-store"}
+        gone = BackgroundTask(self.videos.delete, video)
+        return FileResponse(video.result, headers=headers, media_type="video/mp4", filename="fid.mp4", background=gone)
+
+    async def delete_video(self, request: Request) -> Response:
+        """Stop and delete a video."""
+        from starlette.responses import Response
+
+        await self.videos.delete(self.videos.find(request.path_params["video"]))
+        return Response(status_code=204)
+
     async def start_live(self, request: Request) -> Response:
         """Answer a WebRTC offer; from then on video comes in and goes out."""
         from starlette.requests import ClientDisconnect
@@ -236,8 +307,7 @@ class Server:
         def ended(name: str) -> None:
             self.sessions.pop(name, None)
 
-        known = self.faces.shipped_identity
-        session = LiveSession(self.composer, self.worker, self.metrics, known, ended)
+        session = LiveSession(self.composer, self.worker, self.metrics, self.faces.settings, ended)
         if self.peers is not None:
             session.name = self.peers.own(session.name)
         self.sessions[session.name] = session
@@ -321,5 +391,16 @@ def _route(path: str) -> str:
     """A path as a label: few values, whatever is asked for."""
     if path.startswith("/api/live/"):
         return "/api/live/{session}"
-    known = ("/api/health", "/api/identities", "/api/attributes", "/api/compose", "/api/live", "/metrics")
+    if path.startswith("/api/videos/"):
+        return "/api/videos/{video}" + ("/result" if path.endswith("/result") else "")
+    known = (
+        "/api/health",
+        "/api/notes",
+        "/api/identities",
+        "/api/attributes",
+        "/api/compose",
+        "/api/faces",
+        "/api/videos",
+    )
+    known += ("/api/videos", "/api/live", "/metrics")
     return path if path in known else "other" if is_private(path) else "page"

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import io
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ import numpy as np
 from ..assets import shipped_faces
 from ..composer import Composer
 from ..errors import InputError
+from ..face.detect import choose_face
 from ..identity import Identity, average
 from ..interpolate import SPACES, mixed_w
 from ..media.decoder import Decoder
@@ -21,6 +24,7 @@ from ..timing import stage
 from ..weights import catalogue
 from .form import Form, Upload
 from .guard import RefusedError
+from .picture import Settings
 from .worker import Limits, Worker
 
 MAX_PHOTOS = 8  # of one person in one request
@@ -61,6 +65,65 @@ class Faces:
                 crop = await self._crop(value.data, name, number)
                 identities.append(await run(partial(self._composer.identity_of, crop, refine=True)))
         return average(identities)
+
+    async def settings(self, told: Any, now: Settings) -> Settings:
+        """Return settings `now` with what the page told, all or none of it: `RefusedError` or `FidError` for what
+        cannot be."""
+        if not isinstance(told, dict):
+            raise RefusedError(400, "settings are a JSON object.")
+        simple = Settings.__dataclass_fields__.keys() - {"people"}
+        unknown = told.keys() - simple - {"identity", "identity_to"}
+        if unknown:
+            raise RefusedError(400, f"there is no setting {min(unknown)[:40]!r}.")
+        people = now.people
+        if told.keys() & {"identity", "identity_to"}:
+            people = await self._worker.run(self._identities, told, people)
+        return replace(now, people=people, **{name: value for name, value in told.items() if name in simple})
+
+    def _identities(self, settings: dict[str, Any], people: tuple[Identity, ...]) -> tuple[Identity, ...]:
+        """In the worker's thread: who is meant, the others as they were. `identity_to` None takes the second away."""
+        first, second = people[:1], people[1:]
+        if "identity" in settings:
+            first = (self._identity(settings["identity"]),)
+        if "identity_to" in settings:
+            second = () if settings["identity_to"] is None else (self._identity(settings["identity_to"]),)
+        if second and not first:
+            raise RefusedError(400, "identity_to needs identity, to go from there.")
+        return (*first, *second)
+
+    def _identity(self, value: Any) -> Identity:
+        """The name of a face that ships, or {"npz": an identity file in base64}."""
+        if isinstance(value, str):
+            return self.shipped_identity(value)
+        text = value.get("npz") if isinstance(value, dict) else None
+        try:
+            data = base64.b64decode(text, validate=True) if isinstance(text, str) else b""
+        except ValueError:
+            data = b""
+        if not data:
+            raise RefusedError(400, 'an identity is the name of a face that ships, or {"npz": base64}.')
+        return self._known_identity(data, "the identity")
+
+    async def places(self, form: Form, field: str) -> dict[str, Any]:
+        """Return the faces in the photo under `field`, counted from 1 by size, with their places in parts of the
+        photo's sides, and whether each can be used. Raises as `identity` does."""
+        values = form.values(field)
+        if len(values) != 1 or isinstance(values[0], str):
+            raise RefusedError(400, f"{field} is one photo.")
+        name = _called(field, 0, values)
+        image = await asyncio.to_thread(self._decoded, values[0].data, name)
+        found = await self._worker.run(self._composer.detector.faces, image)
+        height, width = image.shape[:2]
+        told = []
+        for number, face in enumerate(found, 1):
+            left, top, wide, high = face.box
+            box = [round(part, 4) for part in (left / width, top / height, wide / width, high / height)]
+            told.append({"number": number, "box": box, "confidence": round(face.score, 3), "problem": None})
+            try:
+                choose_face(found, number, name)
+            except InputError as error:
+                told[-1]["problem"] = str(error)
+        return {"width": width, "height": height, "faces": told}
 
     async def attributes(self, form: Form, field: str, face: str) -> np.ndarray:
         """Return the attribute code under `field`, float32 [attributes_size]. Raises as `identity` does."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .guard import RefusedError
@@ -117,6 +118,24 @@ async def _limited(request: Request, limit: int) -> AsyncIterator[bytes]:
         if size > limit:
             raise RefusedError(413, sentence)
         yield part
+
+
+async def stored_body(request: Request, path: Path, limit: int) -> None:
+    """Write the body of a request of at most `limit` bytes into a file as it comes; `RefusedError` 413 for more, 408
+    for one that stands still, 400 for one that breaks off."""
+    from starlette.requests import ClientDisconnect
+
+    parts = _limited(request, limit)
+    try:
+        with path.open("xb") as file:
+            while (part := await asyncio.wait_for(anext(parts, None), BODY_SECONDS)) is not None:
+                await asyncio.to_thread(file.write, part)
+    except TimeoutError:
+        raise RefusedError(408, f"nothing arrived for {BODY_SECONDS:.0f} s.") from None
+    except ClientDisconnect:
+        raise RefusedError(400, "the video did not arrive.") from None
+    except OSError as error:
+        raise RefusedError(503, f"the video cannot be stored: {error.strerror or error}.") from error
 
 
 async def read_body(request: Request, limit: int) -> bytes:

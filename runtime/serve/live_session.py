@@ -8,7 +8,6 @@ its hand-over to the encoder, is measured. A data channel carries settings one w
 from __future__ import annotations
 
 import asyncio
-import base64
 import contextlib
 import json
 import re
@@ -16,15 +15,13 @@ import secrets
 import time
 import traceback
 from collections import deque
-from collections.abc import Callable, Coroutine
-from dataclasses import replace
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import TYPE_CHECKING, Any
 
 from ..errors import FidError
-from ..identity import Identity
 from ..live.ages import percentiles
+from ..live.encoder import use_true_rate
 from ..weights.records import decode
-from .encoder import use_true_rate
 from .guard import RefusedError
 
 if TYPE_CHECKING:
@@ -48,25 +45,25 @@ AGES = 120  # frames that reported percentiles are taken over
 
 
 class LiveSession:
-    """One peer connection with its settings and figures. `_work` and `_identities` run in the worker's thread, the rest
-    in the event loop."""
+    """One peer connection with its settings and figures. `_work` runs in the worker's thread, the rest in the event
+    loop."""
 
     def __init__(
         self,
         composer: Composer,
         worker: Worker,
         metrics: Metrics,
-        shipped_identity: Callable[[str], Identity],
+        changed: Callable[[Any, Settings], Awaitable[Settings]],
         ended: Callable[[str], object],
     ) -> None:
-        """`shipped_identity`: the identity of a face that ships, by its name. `ended` is told the session's name at its
-        end."""
+        """`changed`: the settings with what a message of the page changes (`Faces.settings`). `ended` is told the
+        session's name at its end."""
         from aiortc import RTCConfiguration, RTCPeerConnection
 
         use_true_rate()
         self.name = secrets.token_urlsafe(12)
         self._composer, self._worker, self._metrics = composer, worker, metrics
-        self._shipped_identity, self._ended = shipped_identity, ended
+        self._changed, self._ended = changed, ended
         self._connection = RTCPeerConnection(RTCConfiguration(iceServers=[]))  # nobody outside learns of it
         self._settings = Settings()
         self._newest: deque[tuple[Any, float]] = deque(maxlen=1)  # the slot: a video frame and when it arrived
@@ -130,18 +127,7 @@ class LiveSession:
 
     async def apply(self, settings: Any) -> None:
         """Change settings, all or none of them: `RefusedError` or `FidError` for what cannot be."""
-        if not isinstance(settings, dict):
-            raise RefusedError(400, "settings are a JSON object.")
-        now = self._settings
-        simple = Settings.__dataclass_fields__.keys() - {"people"}
-        unknown = settings.keys() - simple - {"identity", "identity_to"}
-        if unknown:
-            raise RefusedError(400, f"there is no setting {min(unknown)[:40]!r}.")
-        people = now.people
-        if settings.keys() & {"identity", "identity_to"}:
-            people = await self._worker.run(self._identities, settings, people)
-        values = {name: value for name, value in settings.items() if name in simple}
-        self._settings = replace(now, people=people, **values)
+        self._settings = await self._changed(settings, self._settings)
 
     async def close(self) -> None:
         """End the session and wait until it has ended; more than once does no harm."""
@@ -190,30 +176,6 @@ class LiveSession:
             "face": self._last is not None and self._last.seen,
             "provider": self._composer.provider,
         }
-
-    def _identities(self, settings: dict[str, Any], people: tuple[Identity, ...]) -> tuple[Identity, ...]:
-        """In the worker's thread: who is meant, the others as they were. `identity_to` None takes the second away."""
-        first, second = people[:1], people[1:]
-        if "identity" in settings:
-            first = (self._identity(settings["identity"]),)
-        if "identity_to" in settings:
-            second = () if settings["identity_to"] is None else (self._identity(settings["identity_to"]),)
-        if second and not first:
-            raise RefusedError(400, "identity_to needs identity, to go from there.")
-        return (*first, *second)
-
-    def _identity(self, value: Any) -> Identity:
-        """The name of a face that ships, or {"npz": an identity file in base64}."""
-        if isinstance(value, str):
-            return self._shipped_identity(value)
-        text = value.get("npz") if isinstance(value, dict) else None
-        try:
-            data = base64.b64decode(text, validate=True) if isinstance(text, str) else b""
-        except ValueError:
-            data = b""
-        if not data:
-            raise RefusedError(400, 'an identity is the name of a face that ships, or {"npz": base64}.')
-        return self._composer.identify(Identity.from_bytes(data, "the identity"))
 
     async def _receive(self, track: MediaStreamTrack, ended: type[Exception]) -> None:
         """Take every frame as it arrives; the newest replaces the one that waits."""

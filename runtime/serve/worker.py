@@ -25,11 +25,14 @@ class Limits:
     upload_mb: float = 12.0  # of one request's body
     megapixels: float = 50.0  # of one picture, as its header says, before it is decoded
     sessions: int = 2  # live videos at a time
+    video_mb: float = 100.0  # of one uploaded video; 0 turns them off
     queue: int = 16  # requests that are being read, wait or are computed at a time
 
     def __post_init__(self) -> None:
-        if self.upload_mb <= 0 or self.sessions < 0 or self.queue < 1:
-            raise InputError("limits must be positive; only sessions may be 0, which turns live video off.")
+        if self.upload_mb <= 0 or self.sessions < 0 or self.queue < 1 or self.video_mb < 0:
+            raise InputError(
+                "limits must be positive; only sessions and video_mb may be 0, which turns live video and uploads off."
+            )
         if not 0 < self.megapixels * 1e6 <= MOST_PIXELS:
             raise InputError(f"{self.megapixels:g} megapixels cannot be the limit; fid reads up to 536.")
 

@@ -1,7 +1,10 @@
 // The page of `fid-run serve` and of the static site that `fid-export --web` makes. Where faces are encoded and composed,
 // by a server or in this browser, is the business of source.js, of which there is one for each.
 
+import { askWhich, thumbnail } from "./faces.js";
+import { link, stopRecording } from "./keep.js";
 import * as source from "./source.js";
+import * as videos from "./videos.js";
 
 const $ = (selector, within = document) => within.querySelector(selector);
 const MOST_PHOTOS = 8; // of one person
@@ -32,7 +35,8 @@ function complain(error) {
 const chosen = (kind) => kind.faces.find((face) => face.name === $("input:checked", kind.tiles)?.value);
 const toward = (kind) => kind.faces.find((face) => face.name === kind.select.value);
 const mix = (kind) => kind.slider.valueAsNumber / 100;
-const onCamera = () => $("input[name=source]:checked").value === "camera";
+const from = () => $("input[name=source]:checked").value; // photo, camera or video
+const onCamera = () => from() === "camera";
 
 function addFace(kind, face) {
   kind.faces.push(face);
@@ -40,9 +44,45 @@ function addFace(kind, face) {
   const radio = Object.assign(document.createElement("input"), { type: "radio", name: kind.name, value: face.name });
   const picture = Object.assign(document.createElement("img"), { src: face.picture, alt: "", loading: "lazy" });
   tile.append(radio, picture, Object.assign(document.createElement("span"), { textContent: face.label }));
-  kind.tiles.append(tile);
+  const item = Object.assign(document.createElement("div"), { className: "tile" });
+  item.append(tile);
+  if (face.code) item.append(removeButton(kind, face));
+  kind.tiles.append(item);
   kind.select.append(new Option(face.label.charAt(0).toUpperCase() + face.label.slice(1), face.name));
   return radio;
+}
+
+function removeButton(kind, face) {
+  const button = Object.assign(document.createElement("button"), { type: "button", className: "remove", textContent: "×" });
+  button.setAttribute("aria-label", `Remove ${face.label}`);
+  button.title = `Remove ${face.label}`;
+  button.addEventListener("click", () => removeFace(kind, face));
+  return button;
+}
+
+function removeFace(kind, face) {
+  const radio = $(`input[value="${face.name}"]`, kind.tiles);
+  const wasChosen = radio.checked;
+  kind.faces = kind.faces.filter((other) => other !== face);
+  if (face.picture.startsWith("blob:")) URL.revokeObjectURL(face.picture);
+  if (kind.select.value === face.name) kind.select.value = kind.toward;
+  $(`option[value="${face.name}"]`, kind.select).remove();
+  radio.closest(".tile").remove();
+  const next = wasChosen ? $(`input[value="${kind.start}"]`, kind.tiles) || $("input", kind.tiles) : $("input:checked", kind.tiles);
+  next.checked = true;
+  next.focus(); // where the button was there is nothing any more
+  change();
+}
+
+// The face that is meant in a photo, {number, box}: the only one, or the one that the user points at; undefined where the
+// user turned away. Of several photos the largest face is taken in each.
+async function whichFace(photos) {
+  const [photo] = photos.filter((file) => !file.name.endsWith(".npz"));
+  if (!photo) return { photo: null, face: null };
+  const { faces, shown } = await source.faces(photo);
+  if (photos.length > 1 || faces.length < 2) return { photo: shown, face: faces[0] || null };
+  const face = await askWhich(shown, faces);
+  return face ? { photo: shown, face } : undefined;
 }
 
 async function upload(kind, files) {
@@ -51,8 +91,11 @@ async function upload(kind, files) {
   complain(null);
   try {
     const taken = files.slice(0, kind.name === "identity" ? MOST_PHOTOS : 1);
-    const { code, picture } = await source.encode(kind.name, taken);
-    const number = kind.faces.filter((face) => face.code).length + 1;
+    const meant = await whichFace(taken);
+    if (!meant) return;
+    const { code } = await source.encode(kind.name, taken, meant.face?.number);
+    const picture = meant.photo && (await thumbnail(meant.photo, meant.face?.box));
+    const number = (kind.own = (kind.own || 0) + 1);
     const some = taken.length < files.length ? ` (${taken.length} of ${files.length})` : "";
     const shown = picture ? URL.createObjectURL(picture) : NO_PICTURE;
     const radio = addFace(kind, { name: `own ${number}`, label: `yours ${number}${some}`, picture: shown, code });
@@ -76,7 +119,7 @@ for (const kind of Object.values(kinds)) {
   for (const name of ["dragleave", "drop"]) kind.panel.addEventListener(name, () => kind.panel.classList.remove("over"));
   kind.panel.addEventListener("drop", (event) => {
     event.preventDefault();
-    if (kind.name === "attributes" && onCamera()) $("input[name=source][value=photo]").click();
+    if (kind.name === "attributes" && from() !== "photo") $("input[name=source][value=photo]").click();
     upload(kind, [...event.dataTransfer.files]);
   });
   kind.tiles.addEventListener("change", () => change());
@@ -99,13 +142,9 @@ function change() {
   $("#save-identity").hidden = !own;
   if (own) link($("#save-identity"), source.identityFile(own));
   if (onCamera()) return tell();
+  if (from() === "video") return;
   wanted = true;
   if (!composing) compose();
-}
-
-function link(anchor, blob) {
-  if (anchor.href) URL.revokeObjectURL(anchor.href);
-  anchor.href = URL.createObjectURL(blob);
 }
 
 function wish(kind) {
@@ -115,13 +154,13 @@ function wish(kind) {
 
 async function compose() {
   composing = true;
-  while (wanted && !onCamera()) {
+  while (wanted && from() === "photo") {
     wanted = false;
     try {
       const start = performance.now();
-      const { blob, by, ms: own } = await source.compose({ identity: wish(kinds.identity), attributes: wish(kinds.attributes) });
+      const { blob, by, ms: own } = await source.compose({ identity: wish(kinds.identity), attributes: wish(kinds.attributes) }, Number($("#size").value) || null);
       const ms = Math.round(own ?? performance.now() - start); // its own figure leaves the fetching out
-      if (onCamera()) break;
+      if (from() !== "photo") break;
       link($("#save"), blob);
       const picture = $("#picture");
       picture.src = $("#save").href;
@@ -232,7 +271,7 @@ function leave(mine) {
 function stopCamera() {
   const mine = live;
   live = null;
-  if (recorder?.state === "recording") recorder.stop();
+  stopRecording();
   if (mine) leave(mine);
   for (const video of [$("#self"), $("#video")]) video.srcObject = null;
   $("#hint").hidden = true;
@@ -246,21 +285,29 @@ function end(mine, why) {
 }
 
 function showSource() {
-  const camera = onCamera();
-  $("#from-photo").hidden = camera;
+  const [photo, camera, film] = ["photo", "camera", "video"].map((name) => from() === name);
+  $("#from-photo").hidden = !photo;
   $("#from-camera").hidden = !camera;
-  $("#full-line").hidden = camera; // live pictures come from the light generator
+  $("#from-video").hidden = !film;
+  $("#full-line").hidden = !photo; // moving pictures come from the light generator
+  $("#size-line").hidden = !photo || $("#size").options.length < 2;
   $("#video").hidden = !live;
-  $("#picture").hidden = Boolean(live) || !$("#picture").src;
-  $("#save").hidden = Boolean(live) || !$("#picture").src;
+  $("#film").hidden = !film || !$("#film").src;
+  $("#save-video").hidden = $("#film").hidden;
+  if (!film) $("#film").pause();
+  $("#picture").hidden = Boolean(live) || !$("#picture").src || !$("#film").hidden;
+  $("#save").hidden = !photo || !$("#picture").src;
   $("#self").hidden = !live;
-  $("#stage").classList.toggle("wide", Boolean(live) && $("#view").value !== "result-only");
+  $("#stage").classList.toggle("wide", (Boolean(live) && $("#view").value !== "result-only") || !$("#film").hidden);
   for (const video of [$("#self"), $("#video")])
     video.classList.toggle("mirrored", $("#mirror").checked && !(video.id === "video" && $("#view").value === "side-by-side"));
+  $("#snapshot").hidden = !live;
   $("#record").hidden = !live || !window.MediaRecorder;
+  $("#clip").hidden = !camera || !$("#clip").href;
   $("#camera").textContent = live ? "Stop camera" : "Start camera";
   $("#camera").disabled = false;
   if (!live && camera) $("#figures").textContent = "The camera is off.";
+  if (film) $("#figures").textContent = $("#film").hidden ? "Choose a person, then a video." : "";
 }
 
 $("#camera").addEventListener("click", () => {
@@ -273,7 +320,7 @@ for (const radio of document.querySelectorAll("input[name=source]"))
     if (!onCamera()) stopCamera();
     complain(null);
     showSource();
-    if (!onCamera()) change();
+    if (from() === "photo") change();
   });
 $("#cameras").addEventListener("change", () => {
   if (!live) return;
@@ -285,28 +332,14 @@ for (const id of ["#view", "#no-face", "#mirror"])
     showSource();
     tell();
   });
-addEventListener("pagehide", () => stopCamera());
-
-// ---- recording what is shown
-
-const CLIP_TYPES = ["video/mp4;codecs=avc1.42E01E", "video/webm;codecs=vp9", "video/webm;codecs=vp8", "video/webm"];
-let recorder = null;
-
-$("#record").addEventListener("click", () => {
-  if (recorder?.state === "recording") return recorder.stop();
-  const type = CLIP_TYPES.find((one) => MediaRecorder.isTypeSupported(one));
-  const parts = [];
-  recorder = new MediaRecorder($("#video").srcObject, { mimeType: type });
-  recorder.addEventListener("dataavailable", (event) => event.data.size && parts.push(event.data));
-  recorder.addEventListener("stop", async () => {
-    $("#record").textContent = "Record clip";
-    const kind = type.split(";")[0];
-    link($("#clip"), await source.noted(new Blob(parts, { type: kind })));
-    $("#clip").download = `fid.${kind.split("/")[1]}`;
-    $("#clip").hidden = false;
-  });
-  recorder.start(1000);
-  $("#record").textContent = "Stop recording";
+$("#size").addEventListener("change", () => change());
+addEventListener("pagehide", () => {
+  stopCamera();
+  videos.stop();
+});
+addEventListener("keydown", (event) => {
+  const tile = event.target.closest?.(".tile");
+  if (event.key === "Delete" && tile) $(".remove", tile)?.click();
 });
 
 // ---- the start
@@ -315,6 +348,18 @@ async function begin() {
   try {
     const start = await source.begin();
     $("#runs").textContent = start.runs;
+    $("#size").replaceChildren(...start.resolutions.map((side) => new Option(`${side} px`, side)));
+    if (start.video)
+      videos.begin({
+        limits: start.video,
+        wish: () => ({ identity: wish(kinds.identity), view: $("#video-view").value, noFace: "pass" }),
+        complain,
+        done: (blob) => {
+          link($("#film"), blob);
+          showSource();
+        },
+      });
+    else $("input[name=source][value=video]").disabled = true;
     if (!start.live) $("input[name=source][value=camera]").disabled = true;
     for (const kind of Object.values(kinds)) {
       for (const face of start.faces[kind.name]) addFace(kind, { ...face, label: face.name, code: null });
@@ -337,7 +382,7 @@ $("#token").addEventListener("submit", (event) => {
   for (const kind of Object.values(kinds)) {
     kind.faces = [];
     kind.select.replaceChildren();
-    kind.tiles.querySelectorAll("label").forEach((tile) => tile.remove());
+    kind.tiles.querySelectorAll(".tile").forEach((tile) => tile.remove());
   }
   complain(null);
   begin();

@@ -50,10 +50,12 @@ async function ask(path, options = {}) {
 // The faces that ship, and what the page says it runs on.
 export async function begin() {
   const health = await (await ask("api/health")).json();
+  const video = health.video.mb > 0 ? health.video : null;
+  const { resolutions } = health;
   uploadBytes = 1e6 * health.upload.mb;
   const faces = {};
   for (const [kind, list] of Object.entries(LISTS)) faces[kind] = (await (await ask(`api/${list}`)).json())[list];
-  return { runs: `fid ${health.version} on ${health.provider}`, live: health.live.limit > 0, faces };
+  return { runs: `fid ${health.version} on ${health.provider}`, live: health.live.limit > 0, faces, video, resolutions };
 }
 
 let uploadBytes = 12e6; // of one request, as the server says
@@ -81,25 +83,41 @@ async function smaller(photo, room) {
   return made;
 }
 
-// The code of one photo, or of several of one person, and a picture for its tile: null for an identity file.
-export async function encode(kind, files) {
+// The faces of a photo, [{number, box, problem}], the largest first, and the photo as it was sent.
+export async function faces(file) {
+  const shown = await smaller(file, 0.9 * uploadBytes);
   const form = new FormData();
-  let picture = null;
+  form.append("photo", shown, "photo");
+  return { ...(await (await ask("api/faces", { method: "POST", body: form })).json()), shown };
+}
+
+// The code of one photo, or of several of one person; of face number `face` of each, without one of the largest.
+export async function encode(kind, files, face = null) {
+  const form = new FormData();
   for (const file of files) {
-    const known = file.name.endsWith(".npz");
-    const photo = known ? file : await smaller(file, (0.9 * uploadBytes) / files.length);
-    if (!known) picture = photo;
+    const photo = file.name.endsWith(".npz") ? file : await smaller(file, (0.9 * uploadBytes) / files.length);
     form.append("photo", photo, "photo");
   }
+  if (files.length === 1 && face) form.append("face", face);
   const answer = await ask(`api/${LISTS[kind]}`, { method: "POST", body: form });
-  return { code: await answer.blob(), picture };
+  return { code: await answer.blob() };
+}
+
+let known = null;
+
+// The bytes of the note that files get, by what they are.
+export async function notes() {
+  known ||= await (await ask("api/notes")).json();
+  return known;
 }
 
 export const identityFile = (code) => code;
 
 // The composed picture as a file. `wish` holds for each kind {face, to, mix}; `to` is null where nothing is blended.
-export async function compose(wish) {
+// `side`: px, or null for the server's own.
+export async function compose(wish, side = null) {
   const form = new FormData();
+  if (side) form.append("resolution", side);
   for (const [kind, { face, to, mix }] of Object.entries(wish)) {
     form.append(kind, face.code || face.name);
     if (to) {
@@ -125,6 +143,37 @@ async function settings({ identity, view, noFace }) {
     no_face: noFace,
   };
 }
+
+// ---- whole videos
+
+// Send a video file; `heard` is told which part has arrived, and `mine` gets abort() while it lasts.
+export function sendVideo(file, heard, mine) {
+  return new Promise((resolve, reject) => {
+    const request = new XMLHttpRequest(); // fetch does not tell how far an upload is
+    request.open("POST", "api/videos");
+    if (token) request.setRequestHeader("Authorization", `Bearer ${token}`);
+    request.setRequestHeader("Content-Type", "application/octet-stream");
+    request.responseType = "json";
+    request.upload.addEventListener("progress", (event) => heard(event.loaded / event.total));
+    request.addEventListener("load", () => {
+      if (request.status === 201) resolve(request.response);
+      else reject(new Error(sentence(request.response?.error || `The server answered ${request.status}.`)));
+    });
+    request.addEventListener("error", () => reject(new Error("The upload broke off. Is fid-run serve still running?")));
+    request.addEventListener("abort", () => reject(new Error("")));
+    mine.abort = () => request.abort();
+    request.send(file);
+  });
+}
+
+export async function startVideo(name, wish) {
+  const body = JSON.stringify(await settings(wish));
+  return (await ask(`api/videos/${name}`, { method: "POST", body, headers: { "Content-Type": "application/json" } })).json();
+}
+
+export const videoProgress = async (name) => (await ask(`api/videos/${name}`)).json();
+export const videoResult = async (name) => (await ask(`api/videos/${name}/result`)).blob();
+export const dropVideo = (name) => ask(`api/videos/${name}`, { method: "DELETE", keepalive: true });
 
 // Live video: one peer connection, its settings and figures on a data channel. `hooks`: wish() is what to show now,
 // show(stream), say(figures) and fail(error) are told what comes.

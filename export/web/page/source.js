@@ -3,6 +3,7 @@
 // threads need. No photo, picture or code is sent anywhere: there is nowhere to send it to.
 
 import { writeIdentity } from "./identity.js";
+import { noted } from "./note.js";
 
 const CONTROL_MS = 4000; // at most so long for the service worker to take over
 export const wantsToken = { now: false };
@@ -85,16 +86,19 @@ export async function begin() {
     localStorage.setItem("full", $("#full").checked ? "1" : "0");
     say({ redo: true });
   });
-  return { runs: $("#runs").textContent, live: true, faces };
+  return { runs: $("#runs").textContent, live: true, faces, video: null, resolutions: [site.bundle.resolution] };
 }
 
 const codeOf = (kind, face) => face && (face.code || codes.get(`${kind} ${face.name}`));
 const coded = (kind, { face, to, mix }) => ({ code: codeOf(kind, face), to: codeOf(kind, to), mix });
 
-export async function encode(kind, files) {
-  const made = await call("encode", { kind, files });
-  const shown = files.find((file) => !file.name.endsWith(".npz"));
-  return { code: kind === "attributes" ? made.code : made, picture: shown || null };
+// The faces of a photo, [{number, box, problem}], the largest first, and the photo.
+export const faces = async (file) => ({ faces: await call("faces", { file }), shown: file });
+
+// The code of one photo, or of several of one person; of face number `face` of each, without one of the largest.
+export async function encode(kind, files, face = null) {
+  const made = await call("encode", { kind, files, face: files.length === 1 ? face : null });
+  return { code: kind === "attributes" ? made.code : made };
 }
 
 export const identityFile = (code) => writeIdentity(code, site.bundle);
@@ -102,18 +106,11 @@ export const identityFile = (code) => writeIdentity(code, site.bundle);
 export async function compose(wish) {
   const asked = { identity: coded("identity", wish.identity), attributes: coded("attributes", wish.attributes), full: $("#full").checked };
   const { blob, ms, by } = await call("compose", asked);
-  return { blob: await noted(blob, wish.identity.to || wish.attributes.to ? "interpolation" : "composition"), ms, by };
+  return { blob: noted(blob, site.notes[wish.identity.to || wish.attributes.to ? "interpolation" : "composition"]), ms, by };
 }
 
-const bytes = (text) => Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
-
-// A file with the note that it is synthetic; the note's bytes come from the exporter. A WebM clip has no place for it.
-export async function noted(blob, kind = "reenactment") {
-  const note = site.notes[kind];
-  if (blob.type === "image/png") return new Blob([blob.slice(0, 33), bytes(note.png), blob.slice(33)], { type: blob.type }); // after IHDR
-  if (blob.type === "video/mp4") return new Blob([blob, bytes(note.mp4)], { type: blob.type });
-  return blob;
-}
+// The bytes of the note that files get, by what they are; they come from the exporter.
+export const notes = async () => site.notes;
 
 // The camera: the newest frame goes to the worker when it is idle; what comes back is drawn on a canvas, whose stream is
 // what the page shows and records.

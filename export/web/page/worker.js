@@ -197,18 +197,35 @@ function pixels(bitmap, width = bitmap.width, height = bitmap.height) {
   return fromRgba(context.getImageData(0, 0, width, height));
 }
 
-async function crop(photo, name) {
-  const face = chooseFace(await detector.faces(photo), name);
+// Where a photo's faces are, in parts of its sides, and why one cannot be used.
+async function faces({ file }) {
+  const photo = await opened(file);
+  return (await detector.faces(photo)).map((face, i) => {
+    let problem = null;
+    try {
+      chooseFace([face], file.name);
+    } catch (error) {
+      problem = error.message;
+    }
+    const [x, y, wide, high] = face.box;
+    return { number: i + 1, box: [x / photo.width, y / photo.height, wide / photo.width, high / photo.height], problem };
+  });
+}
+
+async function crop(photo, name, number = 1) {
+  const found = await detector.faces(photo);
+  const face = chooseFace(found.slice(number - 1), name);
   return align(await detector.refine(photo, face)).crop(photo);
 }
 
-async function encode({ kind, files }) {
-  if (kind === "attributes") return { code: await attributeCode(await crop(await opened(files[0]), files[0].name)), crop: null };
+async function encode({ kind, files, face }) {
+  const number = face || 1;
+  if (kind === "attributes") return { code: await attributeCode(await crop(await opened(files[0]), files[0].name, number)), crop: null };
   const people = [];
   for (const file of files) {
     if (file.name.endsWith(".npz")) people.push(readIdentity(new Uint8Array(await file.arrayBuffer()), file.name, site.bundle));
     else {
-      const seen = await crop(await opened(file), file.name);
+      const seen = await crop(await opened(file), file.name, number);
       people.push({ code: await identityCode(seen), appearance: site.bundle.takesAppearance ? await attributeCode(seen) : null, sources: 1 });
     }
   }
@@ -322,7 +339,7 @@ function beside(left, right) {
 
 // ---- requests, one after another
 
-const calls = { start, encode, compose, startLive, frame };
+const calls = { start, faces, encode, compose, startLive, frame };
 let queue = Promise.resolve();
 
 addEventListener("message", ({ data: { id, call, args } }) => {

@@ -55,7 +55,7 @@ def read_report(path: str = "out.png.json") -> dict:
 @pytest.mark.usefixtures("nobody_matches")
 def test_a_photo(bundle: str) -> None:
     result = fid_run("deidentify", "--bundle", bundle, ADA, "-o", "out.png")
-    assert "1 people replaced in 1 places, 0 hidden" in result.stdout
+    assert "1 person replaced in 1 place, 0 hidden" in result.stdout
     report = read_report()
     assert (report["people"], report["replaced"], report["still_matching"], report["failed"]) == (1, 1, 0, [])
     assert report["recognisers"] == ["sface", "dlib"]

