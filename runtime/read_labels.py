@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import io
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
+
+import numpy as np
 
 from .errors import FidError
 from .labels.credentials import Credentials, read_credentials
 from .labels.mark import Found, detect_mark
-from .labels.provenance import Note, read_note
+from .labels.provenance import Note, note_in, read_note
 from .media.images import read_image
 from .media.video import VIDEO_INPUTS, open_clip, read_frames
 
@@ -61,9 +64,18 @@ def check_labels(path: Path, *, sizes: bool = True) -> Labels:
             mark = detect_mark(chosen, sizes=sizes)
     else:
         mark = detect_mark(read_image(path), sizes=sizes)
-    credentials, unchecked = None, ""
+    with path.open("rb") as file:
+        return Labels(path, *_credentials(file), read_note(path), mark)
+
+
+def labels_of(data: bytes, name: str, image: np.ndarray) -> Labels:
+    """Look for all layers in the bytes of a picture file of that name, decoded RGB uint8 [height, width, 3]."""
+    return Labels(Path(name), *_credentials(io.BytesIO(data)), note_in(data), detect_mark(image))
+
+
+def _credentials(file: BinaryIO) -> tuple[Credentials | None, str]:
+    """The credentials of an open file, and why they were not looked for."""
     try:
-        credentials = read_credentials(path)
+        return read_credentials(file), ""
     except FidError as error:
-        unchecked = str(error)
-    return Labels(path, credentials, unchecked, read_note(path), mark)
+        return None, str(error)

@@ -35,6 +35,10 @@ light_option = click.option(
     "CPU, else full]",
 )
 
+badge_option = click.option(
+    "--badge", is_flag=True, help="Draw a small visible label 'AI-generated' into a corner. [default: none]"
+)
+
 
 def moving(command: Callable[..., None]) -> Callable[..., None]:
     """Give a command the options of moving pictures."""
@@ -63,6 +67,7 @@ def moving(command: Callable[..., None]) -> Callable[..., None]:
             help="What is shown while there is no face: the last picture, the frame, or grey.",
         ),
         light_option,
+        badge_option,
     ]
     for option in reversed(options):
         command = option(command)
@@ -124,6 +129,7 @@ def webcam(
     smooth: float,
     no_face: str,
     light: bool | None,
+    badge: bool,
     record: Path | None,
     vcam: bool,
     headless: bool,
@@ -160,7 +166,7 @@ def webcam(
 
     reenactor, people = _get_ready(settings, identities, identity_face, light)
     composer = reenactor.composer
-    wishes = Wishes(people[0], view or "paste", no_face, smooth, mirror)
+    wishes = Wishes(people[0], view or "paste", no_face, smooth, mirror, badge)
     show = Webcam(
         Camera(source, width=width, height=height, fps=fps_cap, again=duration is not None, notice=say),
         Reenactment(reenactor, wishes),
@@ -218,6 +224,7 @@ def video(
     smooth: float,
     no_face: str,
     light: bool | None,
+    badge: bool,
     identity_face: int | None,
 ) -> None:
     """Compose a whole video, with its sound.
@@ -235,7 +242,7 @@ def video(
     clip = open_clip(driving)
     composer = settings.composer()
     who = average([composer.identify(photo, identity_face) for photo in identities])
-    wishes = Wishes(who, view or "result-only", no_face, smooth)
+    wishes = Wishes(who, view or "result-only", no_face, smooth, badge=badge)
     film = Film(composer, wishes, light=bool(light))
     film.warm_up()
     settings.tell_fallbacks(composer)

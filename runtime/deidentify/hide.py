@@ -12,7 +12,7 @@ AROUND = 0.25  # how much larger than its box a face is hidden, in sides of the 
 
 def mosaic(image: np.ndarray, box: tuple[float, float, float, float]) -> np.ndarray:
     """Return a copy of RGB uint8 [height, width, 3] in which the box (left, top, width, height, px) and a margin around
-    it are a mosaic of `CELLS`."""
+    it are a mosaic of `CELLS`; where the border cuts it, of cells as large as if it did not."""
     left, top, width, height = box
     corner = np.array([left - AROUND * width, top - AROUND * height])
     far = np.array([left + (1 + AROUND) * width, top + (1 + AROUND) * height])
@@ -23,7 +23,10 @@ def mosaic(image: np.ndarray, box: tuple[float, float, float, float]) -> np.ndar
         return result
     part = result[y:y_end, x:x_end]
     for cells in CELLS:
-        coarse = cv2.resize(part, (min(cells, x_end - x), min(cells, y_end - y)), interpolation=cv2.INTER_AREA)
+        across, down = (far - corner) / cells  # px of one
+        size = max(1, round((x_end - x) / across)), max(1, round((y_end - y) / down))
+        size = min(size[0], x_end - x), min(size[1], y_end - y)
+        coarse = cv2.resize(part, size, interpolation=cv2.INTER_AREA)
         hidden = cv2.resize(coarse, (x_end - x, y_end - y), interpolation=cv2.INTER_NEAREST).reshape(part.shape)
         result[y:y_end, x:x_end] = hidden
         if middle_difference(image, result, box) >= CHANGED:

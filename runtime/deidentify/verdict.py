@@ -2,7 +2,8 @@
 
 A face counts as still there when both recognisers take what stands in its place for the same person, or when the middle
 of it has hardly changed. Where the recognisers do not even know the original again in other frames (too small, a
-profile, blurred), their silence says nothing, and the verdict is "unknown" unless the pixels tell.
+profile, blurred), their silence says nothing, and the verdict is "unknown" unless the pixels tell. They are not asked
+about a face of which less than half lies in the picture: there, pixels alone tell.
 """
 
 from __future__ import annotations
@@ -15,13 +16,14 @@ import numpy as np
 
 from ..face.align import align
 from ..face.detect import MIN_SCORE, Detector, Face
-from ..face.search import find_all
+from ..face.search import find_all, visible_part
 from .hide import middle_difference
 from .judges import STRICT, Codes, Judges, likeness, recognisable
 from .places import Place, Track, same_place
 from .scan import CAREFUL_S
 
 UNCHANGED = 6.0  # 0..255, mean difference in the middle of a face below which it is the original
+JUDGED = 0.5  # part of a face that must lie in the picture if recognisers are to be asked: beyond it, a crop is made up
 LOOK_EVERY = 10  # frames of one face from one look at the original to the next
 REFERENCES = 24  # looks at the original, at most
 
@@ -94,7 +96,11 @@ class Verdict:
 
     def _compare(self, track: Track, place: Place, original: np.ndarray, output: np.ndarray, frame: int) -> None:
         own = self.evidence.setdefault(track.number, Evidence(track))
+        if middle_difference(original, output, place.box) < UNCHANGED:
+            own.unchanged.append(frame)
         assert place.points is not None
+        if visible_part(Face(place.box, place.points, place.score), output.shape) < JUDGED:
+            return
         alignment = align(place.points)
         own.frames.append(frame)
         own.after.append(self._judges.look(alignment.crop(output)))
@@ -103,8 +109,6 @@ class Verdict:
             own.originals.append(self._judges.look(crop))
             if len(own.originals) == 1:  # so that a face of one frame has another view of itself
                 own.originals.append(self._judges.look(np.ascontiguousarray(crop[:, ::-1])))
-        if middle_difference(original, output, place.box) < UNCHANGED:
-            own.unchanged.append(frame)
 
     def _search(self, original: np.ndarray, output: np.ndarray, frame: int, places: Sequence[Place]) -> None:
         """Look with all care for faces in the output that are faces of the original."""

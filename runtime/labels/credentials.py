@@ -11,7 +11,7 @@ import io
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from ..errors import FidError, InputError
 
@@ -102,22 +102,21 @@ class Credentials:
     complaints: tuple[str, ...]  # codes of what does not hold
 
 
-def read_credentials(path: Path) -> Credentials | None:
-    """Return the Content Credentials of a file; None where it holds none. `FidError` when c2pa-python is missing."""
-    c2pa = _c2pa()
-    with path.open("rb") as file:
-        kind = kind_of(file.read(16))
-        file.seek(0)
-        if kind is None:
-            return None
-        try:
-            reader = c2pa.Reader(f"{_family(kind)}/{kind}", file, None, c2pa.Context.from_dict(QUIET))
-        except c2pa.C2paError.ManifestNotFound:
-            return None
-        except c2pa.C2paError as error:
-            return Credentials("invalid", "", "", "", 0, (str(error),))
-        with reader:
-            told, state = json.loads(reader.json()), str(reader.get_validation_state() or "invalid").lower()
+def read_credentials(file: BinaryIO) -> Credentials | None:
+    """Return the Content Credentials of an open file; None where it holds none. `FidError` when c2pa-python is
+    missing."""
+    c2pa, kind = _c2pa(), kind_of(file.read(16))
+    file.seek(0)
+    if kind is None:
+        return None
+    try:
+        reader = c2pa.Reader(f"{_family(kind)}/{kind}", file, None, c2pa.Context.from_dict(QUIET))
+    except c2pa.C2paError.ManifestNotFound:
+        return None
+    except c2pa.C2paError as error:
+        return Credentials("invalid", "", "", "", 0, (str(error),))
+    with reader:
+        told, state = json.loads(reader.json()), str(reader.get_validation_state() or "invalid").lower()
     manifest = told["manifests"].get(told.get("active_manifest"), {})
     generator = next((info.get("name", "") for info in manifest.get("claim_generator_info", [])), "")
     actions = [

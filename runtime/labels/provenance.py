@@ -130,7 +130,11 @@ def append_note(path: Path, note: Note) -> None:
 
 def read_note(path: str | os.PathLike[str]) -> Note | None:
     """Return the note in the file; None when it holds none, or none that fid wrote."""
-    data = Path(path).read_bytes()
+    return note_in(Path(path).read_bytes())
+
+
+def note_in(data: bytes) -> Note | None:
+    """Return the note in the bytes of a file; None when they hold none, or none that fid wrote."""
     packets = _png_packets(data) if data.startswith(_PNG_HEAD) else _marked_packets(data)
     for packet in packets:
         fields = dict(re.findall(rb'\bfid:(\w+)="([^"]*)"', packet)) if _NAMESPACE.encode() in packet else {}

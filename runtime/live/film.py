@@ -41,7 +41,7 @@ class Film:
         composer, wishes = self.composer, self.wishes
         made_of = {"identity": wishes.identity.fingerprint, "bundle": composer.bundle.to_json()}
         made_of |= {"engine": composer.provider, "view": wishes.view, "smooth": wishes.smooth}
-        made_of |= {"no_face": wishes.no_face, "resolution": composer.resolution}
+        made_of |= {"no_face": wishes.no_face, "resolution": composer.resolution, "badge": wishes.badge}
         return made_of | {"generator": "light" if self.light else "full"}
 
     def write(

@@ -14,6 +14,7 @@ import numpy as np
 from ..errors import InputError
 from ..face.paste import Paster, PasteState
 from ..identity import Identity
+from ..labels.badge import draw_badge
 from ..timing import Timings, collect_timings, stage
 from .reenact import Reenactor, ReenactorState, Step
 
@@ -32,6 +33,7 @@ class Wishes:
     no_face: str = "hold"  # one of NO_FACE: the last picture held, the frame passed through, or grey
     smooth: float = 1.0  # strength of the smoothing of alignment and w; 0 is none, MAX_SMOOTH the most
     mirror: bool = False  # left and right of what is shown swapped
+    badge: bool = False  # a small label that people can read, see `labels.badge`
 
     def __post_init__(self) -> None:
         if self.view not in VIEWS or self.no_face not in NO_FACE:
@@ -145,6 +147,8 @@ class Reenactment:
                 shown = self._layout.picture(image, step, time_s, wishes)
                 if wishes.mirror:
                     shown = np.ascontiguousarray(shown[:, ::-1])
+                if wishes.badge:
+                    shown = draw_badge(shown)
         return Picture(shown, step is not None, timings)
 
     def picture(self, image: np.ndarray, time_s: float) -> np.ndarray:

@@ -89,7 +89,8 @@ def test_a_video_is_signed_after_its_note(tmp_path: Path, signer: Signer) -> Non
     assert labels.credentials.state == "valid"
     assert labels.note == NOTE
     append_note(path, NOTE)  # whatever is added later breaks the signature
-    changed = read_credentials(path)
+    with path.open("rb") as file:
+        changed = read_credentials(file)
     assert changed is not None
     assert changed.state == "invalid"
     assert not [other for other in tmp_path.iterdir() if other != path]
@@ -108,7 +109,8 @@ def test_inputs_are_named_and_not_contained(tmp_path: Path, signer: Signer) -> N
         path = tmp_path / f"out{number}.png"
         write_image(path, PICTURE, replace(NOTE, signer=signer, inputs=given))
         sizes.append(path.stat().st_size)
-        told = read_credentials(path)
+        with path.open("rb") as file:
+            told = read_credentials(file)
         assert told is not None
         assert (told.state, told.ingredients) == ("valid", len(given))
     assert sizes[1] - sizes[0] < 15_000  # a thumbnail of noise would need 100,000

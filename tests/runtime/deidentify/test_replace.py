@@ -44,6 +44,13 @@ def three_people() -> np.ndarray:
     return photo
 
 
+def test_a_mosaic_that_the_border_cuts_is_as_coarse_as_a_whole_one(rng: np.random.Generator) -> None:
+    image = rng.integers(0, 256, (200, 200, 3), np.uint8)
+    whole, cut = mosaic(image, (60.0, 60, 80, 80)), mosaic(image, (-40.0, 60, 80, 80))
+    widths = [np.diff(np.flatnonzero(np.diff(row, axis=0).any(axis=1))) for row in (whole[100, 40:160], cut[100, :60])]
+    assert min(widths[1]) >= min(widths[0]) == 20
+
+
 def one_track(composer: Composer, frames: list[np.ndarray]) -> Track:
     """The largest face of each frame, as the first pass gives it."""
     track = Track(0)

@@ -61,6 +61,18 @@ def test_pixels_tell_where_recognisers_cannot() -> None:
     assert own.report(None)["verdict"] == "matches"
 
 
+def test_of_less_than_half_a_face_pixels_alone_tell() -> None:
+    """Its crop is more border than picture, and would be like itself whatever was put into the picture."""
+    frame, box = np.full((100, 100, 3), 90, np.uint8), (-42.0, 20.0, 60.0, 60.0)
+    place = Place(box, np.array([[-24.0, 40], [0, 40], [-12, 52], [-22, 64], [-2, 64]]), 0.9, True)
+    track = Track(0, {0: place})
+    judges = SimpleNamespace(look=lambda crop: SAME, names=["toy"], absent="")
+    for output, said in ((np.full_like(frame, 140), "unknown"), (frame, "matches")):
+        verdict = Verdict(None, judges, lambda number: [(track, place)], 9, 1)  # type: ignore[arg-type]
+        verdict.add(frame, output)
+        assert verdict.report({})["faces"][0]["verdict"] == said
+
+
 def test_one_pair_of_strangers_in_a_thousand_is_accepted_strictly(rng: np.random.Generator) -> None:
     """Codes drawn with mean and covariance of those of 4,281 people."""
     with np.load(Path(__file__).parents[3] / "trainer" / "data" / "sface_real_codes.npz", allow_pickle=False) as known:

@@ -4,6 +4,7 @@ import json
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,6 +20,7 @@ from fid.runtime.assets import FACES
 from fid.runtime.commands.bench import read_frames as first_frames
 from fid.runtime.errors import FidError, InputError
 from fid.runtime.identity import Identity
+from fid.runtime.labels.badge import draw_badge
 from fid.runtime.live import pipeline as live_module
 from fid.runtime.live import webcam as webcam_module
 from fid.runtime.live.ages import Ages
@@ -269,6 +271,20 @@ def test_a_picture_says_what_came_of_its_frame_and_is_mirrored_at_the_end() -> N
     assert np.array_equal(with_face.image, frame[:32, :32][:, ::-1])
     assert (without.image == BLANK).all()
     assert with_face.timings.keys() == {"paste"}
+
+
+def test_the_badge_is_on_what_is_shown_and_not_in_what_is_held() -> None:
+    from fid.runtime.face.align import Alignment
+
+    frame = np.arange(128 * 128 * 3, dtype=np.uint8).reshape(128, 128, 3)
+    steps = iter([Step(frame, frame, Alignment(np.eye(2, 3), 128), None), None, None])
+    reenactor = SimpleNamespace(composer=SimpleNamespace(resolution=128), step=lambda *_: next(steps))
+    plain = Wishes(SOMEBODY, "result-only")
+    work = Reenactment(reenactor, replace(plain, badge=True))  # type: ignore[arg-type]
+    for time_s in (0.0, 0.1):
+        assert np.array_equal(work.show(frame, time_s).image, draw_badge(frame))
+    assert np.array_equal(work.show(frame, 0.2, plain).image, frame)
+    assert not np.array_equal(frame, draw_badge(frame))
 
 
 @pytest.mark.parametrize("wrong", [{"view": "upside-down"}, {"no_face": "cry"}, {"smooth": -0.1}, {"smooth": 10.5}])

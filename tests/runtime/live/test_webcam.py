@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,7 +20,8 @@ from fid.runtime.assets import FACES
 from fid.runtime.commands import options
 from fid.runtime.composer import Composer
 from fid.runtime.errors import FidError
-from fid.runtime.labels.mark import embed_mark
+from fid.runtime.labels.mark import FOUND, detect_mark, embed_mark
+from fid.runtime.labels.provenance import Note
 from fid.runtime.live import webcam as webcam_module
 from fid.runtime.live.layout import Picture
 from fid.runtime.live.webcam import Sinks, Webcam, fitted, process_age_s
@@ -27,7 +29,7 @@ from fid.runtime.media import camera_list, video_write
 from fid.runtime.media.camera import Camera
 from fid.runtime.media.camera_list import CameraInfo
 from fid.runtime.media.images import read_image
-from fid.runtime.media.video import open_clip
+from fid.runtime.media.video import open_clip, read_frames
 from filming import ScriptedWindow, show_of, wait, write_clip
 
 
@@ -212,6 +214,30 @@ def test_the_virtual_camera_gets_what_is_shown(tmp_path: Path, pyvirtualcam: typ
     assert not brighter_right(shown[0])
     assert pyvirtualcam.last.closed
     assert said == ["the virtual camera is /dev/video9."]
+
+
+def test_the_invisible_mark_is_in_what_is_saved_and_nowhere_in_the_way_of_live_output(
+    tmp_path: Path, pyvirtualcam: type[VirtualCamera]
+) -> None:
+    pytest.importorskip("av")
+    faces = np.hstack([read_image(FACES / f"identity-{name}.jpg") for name in ("ada", "ben")])
+
+    def sigma(note: Note | None) -> tuple[float, float, float]:
+        """Of the mark in the window, in the virtual camera and in the recording."""
+        path = tmp_path / f"{note is None}.mp4"
+        sinks = Sinks(window=False, record=path, virtual_camera=True)
+        show, work, _ = show_of(tmp_path, sinks, frames=3, note=lambda kind, view: note)
+        work.show = lambda image, *_: Picture(faces, True, {})  # type: ignore[method-assign]
+        show.overlay = False
+        window = play(show, lambda window: wait(lambda: False))
+        with closing(read_frames(open_clip(path))) as recorded:
+            places = window[-1], pyvirtualcam.last.sent[-1], next(recorded)[1]
+        return tuple(detect_mark(picture, sizes=False).sigma for picture in places)  # type: ignore[return-value]
+
+    live, sent, saved = sigma(Note("toy", "1", "reenactment"))
+    assert max(live, sent) < 6
+    assert saved > FOUND
+    assert max(sigma(None)) < 6
 
 
 def test_a_frame_of_another_size_fits_into_what_was_begun(tmp_path: Path, pyvirtualcam: type[VirtualCamera]) -> None:
