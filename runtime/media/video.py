@@ -15,11 +15,18 @@ import numpy as np
 
 from ..errors import InputError
 from .frame import FrameReader, deinterlaced, fitted, pyav
+from .images import TooLargeError
 
 VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv")  # what can be written
 VIDEO_INPUTS = (".mp4", ".mov", ".mkv", ".avi", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv", ".ts")  # what is looked for
 BACK_S = 10  # seconds; how long before a time its keyframe is looked for in files without an index
 ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}  # FFmpeg's own do not see the transparency of WebM
+FORMATS = (  # FFmpeg's names of containers that hold the film themselves: no playlist and no list of other files
+    "mov,matroska,webm,avi,mpegts,mpeg,mpegvideo,asf,flv,ogg,nut,h264,hevc,vvc,obu,av1,ivf,m4v,mjpeg,dv,mxf,gif,apng,"
+    "rm,wtv,yuv4mpegpipe,mp3,wav,flac,aac"  # those of sound are told to be sound
+)
+MOST_PIXELS = 1 << 27  # px of a frame that is decoded: 16K
+EDGES = 1 << 16  # px that decoders put around a small frame
 STILLS = ("mjpeg", "png", "bmp", "gif", "webp", "tiff")  # codecs of covers
 
 
@@ -35,6 +42,7 @@ class Clip:
     time_base: Fraction  # seconds in one unit of its time stamps
     sound: int  # how many sound tracks; 0 leaves them out
     first: int = 0  # time stamp of its first frame
+    max_pixels: int = MOST_PIXELS  # larger frames are passed over as damaged ones are
 
     @property
     def fps(self) -> float:
@@ -63,9 +71,10 @@ class Reading:
         return len(gone) if self.damaged else 0
 
 
-def open_clip(path: Path) -> Clip:
-    """Look at a video file. Raises `InputError` when it is none, or when nothing in it can be decoded."""
-    with _packets(path, None) as (container, stream, packets):
+def open_clip(path: Path, max_pixels: int = MOST_PIXELS) -> Clip:
+    """Look at a video file. Raises `InputError` when it is none, when nothing in it can be decoded, and `TooLargeError`
+    when its frames have more than `max_pixels`, which are not decoded then."""
+    with _packets(path, None, max_pixels) as (container, stream, packets):
         first = next(_decoded(packets, stream, path, Reading()), None)
         if first is None:
             raise InputError(f"{path} has no frame that can be decoded.")
@@ -73,7 +82,8 @@ def open_clip(path: Path) -> Clip:
         duration_s = float(stream.duration * stream.time_base) if stream.duration else (container.duration or 0) / 1e6
         height, width = FrameReader().picture(first, stream.sample_aspect_ratio).shape[:2]
         frames = stream.frames or max(1, round(duration_s * rate))
-        return Clip(path, width, height, rate, frames, stream.time_base, len(container.streams.audio), first.pts or 0)
+        sound = len(container.streams.audio)
+        return Clip(path, width, height, rate, frames, stream.time_base, sound, first.pts or 0, max_pixels)
 
 
 def read_frames(
@@ -93,7 +103,7 @@ def read_frames(
     reading = reading or Reading()
     reading.start = start
     before = None if start is None else start - clip.step  # what is interlaced is joined with the frame before
-    with _packets(clip.path, before) as (_, stream, packets):
+    with _packets(clip.path, before, clip.max_pixels) as (_, stream, packets):
         last: int | None = None
         reader, shape = FrameReader(exact), (clip.height, clip.width, 3)
         shortest = round(1 / (Fraction(stream.guessed_rate or clip.rate) * clip.time_base))
@@ -132,15 +142,18 @@ def open_container(path: Path) -> Any:
     if not path.is_file():
         raise InputError(f"{path} does not exist." if not path.exists() else f"{path} is not a file.")
     try:
-        return av.open(str(path), metadata_errors="ignore")
+        return av.open(str(path), metadata_errors="ignore", container_options={"format_whitelist": FORMATS})
     except (av.error.FFmpegError, ValueError, OSError) as error:
         raise InputError(
             f"{path} is not a video that can be read: it is broken, cut off, or of another kind."
         ) from error
 
 
-def _picture_stream(container: Any, path: Path) -> Any:
-    """The film: not its cover, and of several tracks the one that players show when nobody chooses."""
+def _picture_stream(container: Any, path: Path, max_pixels: int) -> Any:
+    """The film: not its cover, and of several tracks the one that players show when nobody chooses.
+
+    `TooLargeError` when its frames have more than `max_pixels`.
+    """
     disposition = pyav().stream.Disposition
     tracks = [track for track in container.streams.video if not track.disposition & disposition.attached_pic]
     if not tracks:
@@ -150,22 +163,31 @@ def _picture_stream(container: Any, path: Path) -> Any:
         raise InputError(f"{path} is in a codec that this build of PyAV does not know; convert it to H.264 first.")
     moving = [track for track in tracks if track.codec_context.name not in STILLS or track.frames > 1]
     tracks = moving or tracks  # some programs write a cover as a plain track
-    return next((track for track in tracks if track.disposition & disposition.default), tracks[0])
+    film = next((track for track in tracks if track.disposition & disposition.default), tracks[0])
+    pixels = film.codec_context.width * film.codec_context.height
+    if pixels > max_pixels:
+        raise TooLargeError(
+            f"{path} has frames of {pixels / 1e6:.4g} megapixels, and {max_pixels / 1e6:.4g} are the limit; make it "
+            "smaller."
+        )
+    wall = max_pixels + max_pixels // 4 + EDGES  # the second one: a file's head may say something else
+    film.codec_context.options = {"max_pixels": str(wall)}
+    return film
 
 
 @contextmanager
-def _packets(path: Path, start: int | None) -> Iterator[tuple[Any, Any, Iterator[Any]]]:
+def _packets(path: Path, start: int | None, max_pixels: int) -> Iterator[tuple[Any, Any, Iterator[Any]]]:
     """A file's container, its stream of pictures and the packets of that, from a keyframe not later than the time stamp
     `start`; from the first where none can be found."""
     if start is not None:
         with open_container(path) as container:
-            stream = _picture_stream(container, path)
+            stream = _picture_stream(container, path, max_pixels)
             packets = _sought(container, stream, start)
             if packets is not None:
                 yield container, stream, packets
                 return
     with open_container(path) as container:
-        stream = _picture_stream(container, path)
+        stream = _picture_stream(container, path, max_pixels)
         yield container, stream, container.demux(stream)
 
 
@@ -218,6 +240,8 @@ def _alpha_decoder(stream: Any) -> Any:
     if name is None or stream.metadata.get("alpha_mode") != "1":
         return None
     try:
-        return av.CodecContext.create(name, "r")
+        decoder = av.CodecContext.create(name, "r")
+        decoder.options = stream.codec_context.options
+        return decoder
     except av.codec.codec.UnknownCodecError:
         return None
