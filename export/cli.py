@@ -39,6 +39,14 @@ FOLDER = click.Path(path_type=Path)
     ".h5, .safetensors). [default: the shipped one]",
 )
 @click.option(
+    "--identity-encoder",
+    multiple=True,
+    type=FOLDER,
+    metavar="FILE",
+    help="The identity encoder that CHECKPOINT was trained with, a file of yours; several, `sface` among them, are "
+    "joined. [default: sface]",
+)
+@click.option(
     "--light",
     type=FOLDER,
     help="Run or checkpoint of `fid-train distill --narrow`: a second, quicker generator, for live pictures on a CPU."
@@ -98,6 +106,7 @@ def command(
     checkpoint: Path | None,
     output: Path,
     generator: Path | None,
+    identity_encoder: tuple[Path, ...],
     light: Path | None,
     resolution: str | None,
     noise: bool,
@@ -144,7 +153,8 @@ def command(
     from .read import read_networks
     from .to_bundle import ExportConfig
 
-    networks = read_networks(checkpoint, generator, int(resolution) if resolution else None, noise, light)
+    side = int(resolution) if resolution else None
+    networks = read_networks(checkpoint, generator, side, noise, light, identity_encoder)
     config = ExportConfig(
         name=name,
         fp16_weights=weights == "fp16",

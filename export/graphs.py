@@ -3,21 +3,28 @@
 Pictures are uint8 NHWC RGB at every border. Scaling, layout and resizing happen here; the networks know nothing of it.
 """
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ..runtime.face.crop import CROP_SIZE, identity_matrices
+from ..runtime.face.crop import CROP_SIZE
 from ..runtime.tensor import Tensor
 from ..runtime.weights.bundle import LIGHT
 from ..trainer.networks.sface import SFace
+from ..trainer.networks.vggface2 import JoinedEncoder, VGGFace2
 from ..trainer.pixels import to_bytes, to_float
 from .read import Networks
 
-IDENTITY_SIZE, W_SIZE = 128, 512
+W_SIZE = 512
 CROP = Tensor("crop", ("batch", CROP_SIZE, CROP_SIZE, 3), "uint8", (0, 255), "RGB")
-IDENTITY = Tensor("identity", ("batch", IDENTITY_SIZE), "float32")
 W = Tensor("w", ("batch", W_SIZE), "float32")
+
+
+def identity_of(size: int) -> Tensor:
+    """Return the identity code: float32 [batch, size], unit length."""
+    return Tensor("identity", ("batch", size), "float32")
 
 
 def w_plus_of(n_styles: int) -> Tensor:
@@ -53,23 +60,32 @@ class GraphModule(nn.Module):
 
 
 class IdentityGraph(GraphModule):
-    """Aligned crop -> unit identity code."""
+    """Aligned crop -> unit identity code, of one encoder or of several side by side."""
 
-    inputs, outputs = (CROP,), (IDENTITY,)
-    rows: torch.Tensor
-    columns: torch.Tensor
+    inputs = (CROP,)
 
-    def __init__(self, identity: SFace) -> None:
+    def __init__(self, identity: SFace | VGGFace2 | JoinedEncoder) -> None:
         super().__init__()
         self.identity = identity
-        rows, columns = identity_matrices()
-        self.register_buffer("rows", torch.from_numpy(rows.copy()))
-        self.register_buffer("columns", torch.from_numpy(columns.T.copy()))
+        self.outputs = (identity_of(identity.code_size),)
+        for i, encoder in enumerate(self.encoders):
+            rows, columns = encoder.placement.matrices(CROP_SIZE)
+            self.register_buffer(f"rows{i or ''}", rows.clone())
+            self.register_buffer(f"columns{i or ''}", columns.clone())
+
+    @property
+    def encoders(self) -> list[SFace | VGGFace2]:
+        """The encoders whose codes stand side by side."""
+        joined = self.identity.encoders if isinstance(self.identity, JoinedEncoder) else [self.identity]
+        return list(joined)  # pyright: ignore[reportReturnType] - a ModuleList of them
 
     def forward(self, crop: torch.Tensor) -> torch.Tensor:
-        """Map crop uint8 [N, 256, 256, 3] -> code float32 [N, 128]."""
-        face = self.rows @ crop.permute(0, 3, 1, 2).float() @ self.columns
-        return F.normalize(self.identity.raw_code(face), dim=1)
+        """Map crop uint8 [N, 256, 256, 3] -> code float32 [N, code_size]."""
+        picture, codes = crop.permute(0, 3, 1, 2).float(), []
+        for i, encoder in enumerate(self.encoders):
+            face = getattr(self, f"rows{i or ''}") @ picture @ getattr(self, f"columns{i or ''}")
+            codes.append(F.normalize(encoder.raw_code(face), dim=1))
+        return codes[0] if len(codes) == 1 else torch.cat(codes, dim=1) / math.sqrt(len(codes))
 
 
 class AttributesGraph(GraphModule):
@@ -95,12 +111,16 @@ class MapperGraph(GraphModule):
     def __init__(self, networks: Networks) -> None:
         super().__init__()
         self.mapper = networks.mapper
-        self.inputs = (IDENTITY, attributes_of(networks.attributes_size), *appearance_of(networks))
+        self.inputs = (
+            identity_of(networks.identity_size),
+            attributes_of(networks.attributes_size),
+            *appearance_of(networks),
+        )
 
     def forward(
         self, identity: torch.Tensor, attributes: torch.Tensor, appearance: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """Map codes float32 [N, 128] and one or two [N, attributes_size] -> w float32 [N, 512]."""
+        """Map codes float32 [N, identity_size] and one or two [N, attributes_size] -> w float32 [N, 512]."""
         return self.mapper(identity, attributes, *(() if appearance is None else (appearance,)))
 
 
@@ -123,7 +143,8 @@ class ReenactGraph(GraphModule):
 
     def __init__(self, networks: Networks) -> None:
         super().__init__()
-        self.inputs = (CROP, IDENTITY, w_plus_offset_of(styles_of(networks.synthesis)), *appearance_of(networks))
+        identity, offset = identity_of(networks.identity_size), w_plus_offset_of(styles_of(networks.synthesis))
+        self.inputs = (CROP, identity, offset, *appearance_of(networks))
         self.attributes = networks.attributes
         self.mapper = networks.mapper
         self.synthesis = networks.synthesis
@@ -136,7 +157,7 @@ class ReenactGraph(GraphModule):
         w_plus_offset: torch.Tensor,
         appearance: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Map crop uint8 [N, 256, 256, 3], code float32 [N, 128], offset float32 [N, n_styles, 512], appearance ->
+        """Map crop uint8 [N, 256, 256, 3], code float32 [N, D], offset float32 [N, n_styles, 512], appearance ->
         picture uint8 [N, R, R, 3]."""
         codes = (self.attributes(from_crop(crop)), *(() if appearance is None else (appearance,)))
         return to_picture(self.synthesis(self.mapper(identity, *codes)[:, None] + w_plus_offset))

@@ -73,7 +73,8 @@ class Parity:
             return f"mean {found.mean:.3g} {allowed.unit}, allowed {allowed.mean:g}"
         psnr = self.unrounded.psnr_db
         if allowed.rounding_psnr_db is not None and psnr is not None and not psnr >= allowed.rounding_psnr_db:
-            return f"FP16 weights leave {psnr:.1f} dB, at least {allowed.rounding_psnr_db:g} are wanted"
+            wanted = f"at least {allowed.rounding_psnr_db:g} are wanted (--weights fp32 stores them whole)"
+            return f"FP16 weights leave {psnr:.1f} dB, {wanted}"
         return None
 
     def to_json(self) -> dict[str, Any]:
@@ -101,7 +102,7 @@ def parity_inputs(networks: Networks, count: int, seed: int = 0) -> Arrays:
     image = torch.cat(small)
     crop = to_picture(image).contiguous()
     attributes = torch.cat([networks.attributes(part) for part in from_crop(crop).split(8)])
-    identity = RealIdentities().draw(count, generator)
+    identity = identity_codes(networks, image, generator)
     z = torch.randn(count, len(mapper.w_mean), generator=generator)
     shape = count, styles_of(networks.synthesis), len(mapper.w_mean)
     offset = OFFSET * mapper.w_std * torch.randn(shape, generator=generator)
@@ -109,6 +110,14 @@ def parity_inputs(networks: Networks, count: int, seed: int = 0) -> Arrays:
     inputs |= {"identity": identity, "z": z}
     inputs["appearance"] = attributes.roll(1, 0)  # of somebody else
     return {name: values.numpy() for name, values in inputs.items()}
+
+
+def identity_codes(networks: Networks, image: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """Return as many unit identity codes as there are pictures [N, 3, 256, 256] in about [-1, 1]: like those of
+    photographed people, or with an encoder of the user's, of which no such are known, those of the pictures."""
+    if networks.identity is None:
+        return RealIdentities().draw(len(image), generator)
+    return torch.cat([networks.identity(part.clamp(-1, 1)) for part in image.split(8)])
 
 
 def measure(

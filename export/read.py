@@ -1,5 +1,6 @@
 """First stage: the networks to export, from checkpoints or from the bundle that ships with fid."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -15,17 +16,22 @@ from ..runtime.weights.bundle import LIGHT, Bundle
 from ..runtime.weights.cache import sha256
 from ..runtime.weights.prepare import SKELETON_WEIGHTS
 from ..trainer.loop import source_commit
+from ..trainer.networks.exported import BundleIdentity
 from ..trainer.networks.inception import FEATURES
 from ..trainer.networks.mobilestylegan import Synthesis
+from ..trainer.networks.trained import IDENTITY_SIZE
+from ..trainer.networks.vggface2 import JoinedEncoder, VGGFace2
 from ..trainer.presets import FitConfig
 from ..trainer.weights.checkpoint import read_record
 from ..trainer.weights.from_bundle import appearance_size, load_graph, load_synthesis
 from ..trainer.weights.generator import read_generator
+from ..trainer.weights.identity import check_identity_encoder, load_identity_encoder
 from ..trainer.weights.trained import Trainable, load_generator, load_trained
 from .fold import fold_batch_norms, frozen, rounded_to_fp16, with_transposed_wavelets
 
 PUBLISHED = 1024  # px, of MobileStyleGAN
 W_DISTANCE = 0.5  # see `w_distance`; a generator with another mapping network lies far above it
+ENCODER_LICENCE = "that of the file, which the user brought; VGGFace2's own weights: CC BY-SA 4.0"
 USERS_LICENCE = (
     "that of the file, which the user brought; NVIDIA's own StyleGAN2 weights: Nvidia Source Code License-NC, its "
     "StyleGAN weights: CC BY-NC 4.0, research or evaluation only"
@@ -44,6 +50,12 @@ class Networks:
     attributes_size: int = 512
     mapping: nn.Module | None = None  # z [N, 512] -> w, of a generator of the user's; None: the fetched one
     light: nn.Module | None = None  # a narrower G of the same W and resolution
+    identity: VGGFace2 | JoinedEncoder | None = None  # E_id of the user's; None: SFace, which is fetched
+
+    @property
+    def identity_size(self) -> int:
+        """Numbers of an identity code."""
+        return IDENTITY_SIZE if self.identity is None else self.identity.code_size
 
     @property
     def takes_appearance(self) -> bool:
@@ -85,6 +97,7 @@ def read_networks(
     resolution: int | None = None,
     noise: bool = True,
     light: Path | None = None,
+    identity_encoder: Sequence[Path] = (),
 ) -> Networks:
     """Return the networks to export.
 
@@ -92,7 +105,7 @@ def read_networks(
     a StyleGAN. What is None comes from the bundle that ships with fid. resolution: px; None for the generator's own;
     with 1024 and no generator it is the published one, fetched when it is missing. noise: keep the constant noise of
     such a file. light: a run or checkpoint of `fid-train distill --narrow`; None for the shipped one beside the shipped
-    generator.
+    generator. identity_encoder: files of E_id, as training was given.
 
     Raises InputError when a folder holds no checkpoint or a mapper into W+, for a resolution that the generator does
     not make, for a light generator of another one, and for a file whose W is not the mapper's; FidError when something
@@ -104,6 +117,18 @@ def read_networks(
         raise InputError("--light is for bundles of a distilled generator.")
     shipped = None if checkpoint is not None and (full or generator is not None) else read_bundle(Bundle.load())
     networks = _mapper_of(checkpoint, shipped)
+    encoder = load_identity_encoder(identity_encoder)
+    if checkpoint is not None:
+        check_identity_encoder(checkpoint, encoder)
+    elif encoder is not None:
+        raise InputError(
+            "the shipped mapper knows codes of SFace: name a run that was trained with --identity-encoder."
+        )
+    if encoder is not None:
+        assert not isinstance(encoder.network, BundleIdentity)
+        networks = replace(networks, identity=encoder.network)
+        networks.provenance["identity_encoder"] = encoder.origin
+        networks.provenance["licences"] |= {"identity_encoder": ENCODER_LICENCE}
     if generator is not None and own:
         return _with_users_generator(networks, generator, resolution, noise)
     if generator is not None:
@@ -184,7 +209,7 @@ def read_bundle(bundle: Bundle) -> Networks:
     """
     encoder = "inception" if bundle.attributes_size == FEATURES else "light"
     config = FitConfig(attribute_encoder=encoder, appearance=appearance_size(bundle))
-    trained, synthesis = Trainable(config), load_synthesis(bundle)
+    trained, synthesis = Trainable(config, bundle.identity_size), load_synthesis(bundle)
     attributes = fold_batch_norms(trained.attributes, torch.zeros(1, 3, CROP_SIZE, CROP_SIZE))
     for module, graph in ((attributes, "attributes"), (trained.mapper, "mapper")):
         load_graph(module, bundle, graph)

@@ -248,7 +248,8 @@ def refine_round(networks: Networks, sface: SFace, config: RefineConfig | None =
 
 def can_refine(networks: Networks) -> bool:
     """Return whether there is such a round for the networks."""
-    return networks.light is not None and isinstance(networks.attributes, AttributeEncoder)
+    own = networks.identity is not None  # whose codes of real people are not known
+    return networks.light is not None and isinstance(networks.attributes, AttributeEncoder) and not own
 
 
 def refine_model(one: Round) -> onnx.ModelProto:

@@ -17,7 +17,7 @@ from ..trainer.networks.sface import SFace
 from .fold import rounded_to_fp16
 from .fp16.gate import MIN_INPUTS as GATE_INPUTS
 from .fp16.gate import Progress, Verdict, gate, gate_inputs, latent_names
-from .graphs import IDENTITY_SIZE, W_SIZE, GraphModule, IdentityGraph, bundle_graphs, styles_of
+from .graphs import W_SIZE, GraphModule, IdentityGraph, bundle_graphs, styles_of
 from .parity import Arrays, Parity, measure, parity_inputs, run_module
 from .read import Networks
 from .refine import can_refine, write_refine
@@ -84,7 +84,8 @@ class _Export:
         self.report, self.progress = report, progress
         original = networks.for_inference()
         self.stored = original.rounded_to_fp16() if config.fp16_weights else original
-        self.stored_sface = identity = SFace.load()
+        self.stored_sface = SFace.load()
+        identity = networks.identity or self.stored_sface
         self.modules, self.references = bundle_graphs(self.stored), bundle_graphs(original)
         self.references["identity"] = IdentityGraph(identity)
         self.identity = self.references["identity"]
@@ -115,7 +116,7 @@ class _Export:
             graphs=self.graphs,
             weights=tuple(Weights(file.name, sha256(file)) for file in files),
             precision=_precision(self.config.fp16_weights, self.graphs),
-            identity_size=IDENTITY_SIZE,
+            identity_size=self.networks.identity_size,
             attributes_size=self.networks.attributes_size,
             w_size=W_SIZE,
             n_styles=styles_of(self.networks.synthesis),
@@ -129,7 +130,8 @@ class _Export:
 
     def write_graphs(self) -> None:
         """Write every float32 graph and the weights that they share."""
-        modules = {**self.modules, **({"identity": self.identity} if self.config.self_contained else {})}
+        whole = self.config.self_contained or self.networks.identity is not None
+        modules = {**self.modules, **({"identity": self.identity} if whole else {})}
         for graph, module in modules.items():
             model = to_onnx(module)
             if self.config.fp16_graphs and graph != LIGHT:  # which is for CPUs
@@ -137,7 +139,7 @@ class _Export:
             file = f"{graph}.onnx"
             store(model, self.folder / file, self.weights)
             self.graphs[graph] = Graph(file, sha256(self.folder / file), module.inputs, module.outputs)
-        if not self.config.self_contained:
+        if not whole:
             module = self.references["identity"]
             self.graphs["identity"] = Graph(None, None, module.inputs, module.outputs, prepared="identity")
             modules["identity"] = module

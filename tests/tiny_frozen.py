@@ -25,6 +25,8 @@ class TinySynthesis(nn.Module):
 class TinyIdentity(nn.Module):
     """Crop [N, 3, S, S] -> unit codes [N, 128]."""
 
+    code_size = 128
+
     def __init__(self) -> None:
         super().__init__()
         self.code = nn.Linear(3 * 8 * 8, 128)

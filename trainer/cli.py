@@ -35,6 +35,24 @@ generator_option = click.option(
     help="The generator to look through: a `fid-train distill` run or checkpoint, a bundle, or a StyleGAN file of "
     "yours; none: the shipped one, or at 1024 px the published one.",
 )
+
+
+class EncoderFile(click.Path):
+    """An existing file, or `sface`."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """See `click.Path.convert`."""
+        return Path(value) if str(value) == "sface" else super().convert(value, param, ctx)
+
+
+encoder_option = click.option(
+    "--identity-encoder",
+    multiple=True,
+    metavar="FILE",
+    type=EncoderFile(path_type=Path, exists=True, dir_okay=False),
+    help="A file of VGGFace2's ResNet-50 or SE-ResNet-50 as identity encoder; several, `sface` among them, are joined."
+    " [default: sface]",
+)
 dry_run_option = click.option("--dry-run", is_flag=True, help="Print the resolved configuration and stop.")
 
 
@@ -130,6 +148,7 @@ def distill(
     help="Share with dark skin, which the generator seldom draws.",
 )
 @generator_option
+@encoder_option
 @minutes_option
 @dry_run_option
 def dataset(
@@ -140,12 +159,14 @@ def dataset(
     seed: int,
     rare: float,
     generator: Path | None,
+    identity_encoder: tuple[Path, ...],
     max_minutes: float | None,
     dry_run: bool,
 ) -> None:
     """Write generated faces with their w, identity codes and landmarks; goes on where an earlier call stopped."""
     from .data.dataset import BATCH, FACE_BYTES, SHARD, FrozenNetworks, write_dataset
     from .loop import Budget, best_device, tune_machine
+    from .weights.identity import load_identity_encoder
     from .weights.trained import drawing_memory, generator_name, load_generator, load_mapping
 
     made = {"psi": psi, "seed": seed, "rare": rare, "generator": generator_name(generator, int(resolution))}
@@ -156,7 +177,8 @@ def dataset(
     with budget.catching_signals():
         tune_machine()
         synthesis = load_generator(generator, int(resolution))
-        frozen = FrozenNetworks.load(synthesis, best_device(), mapping=load_mapping(generator))
+        encoder = load_identity_encoder(identity_encoder)
+        frozen = FrozenNetworks.load(synthesis, best_device(), mapping=load_mapping(generator), encoder=encoder)
         write_dataset(output, count, frozen, **made, stop=lambda: budget.over, log=console.print)
 
 
@@ -208,6 +230,7 @@ def _changed(config: Any, settings: tuple[str, ...]) -> Any:
 @_file_option("--fan", "Use this file of face-alignment's FAN for landmarks, not the face mesh.")
 @click.option("--compile", "compiled", is_flag=True, help="Let torch.compile speed all but the mapper up.")
 @generator_option
+@encoder_option
 @minutes_option
 @resume_option
 @dry_run_option
@@ -227,6 +250,7 @@ def fit(
     """
     from .fit.run import fit as run
     from .weights.checkpoint import check_new, latest
+    from .weights.identity import load_identity_encoder
     from .weights.trained import kept_config, memory_estimate, parameter_counts
 
     check_new(output, resume)
@@ -235,8 +259,11 @@ def fit(
         config = kept_config(output)
     given = {"steps": steps, "resolution": int(resolution) if resolution else None}
     config = _changed(replace(config, **{name: value for name, value in given.items() if value is not None}), settings)
-    sizes = {name: f"{count:,} parameters" for name, count in parameter_counts(config).items()}
-    _plan("fit", {**asdict(config), **sizes, **_about({"memory": memory_estimate(config)})}, dry_run)
+    encoder = load_identity_encoder(options["identity_encoder"])
+    own = () if encoder is None else (int(encoder.network.code_size),)
+    named = {} if encoder is None else {"identity_encoder": encoder.name}
+    sizes = {name: f"{count:,} parameters" for name, count in parameter_counts(config, *own).items()}
+    _plan("fit", {**asdict(config), **named, **sizes, **_about({"memory": memory_estimate(config, *own)})}, dry_run)
     checkpoint = run(output, config, resume=resume, console=console, **options)
     console.print(f"saved {checkpoint}")
 
@@ -285,9 +312,11 @@ def fit(
 )
 @click.option("--arcface", type=click.Path(path_type=Path, exists=True), help="An ArcFace network of yours, ONNX.")
 @click.option("--inception", type=click.Path(path_type=Path, exists=True), help="InceptionV3 weights of yours.")
+@_file_option("--pose", "A HopeNet or 6DRepNet of yours, ONNX, for head poses.")
 @click.option("--page", type=click.Path(path_type=Path, file_okay=False), help="Folder for index.html and the tables.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Write the figures to this JSON file.")
 @generator_option
+@encoder_option
 def evaluate(
     subject: Path | None,
     pairs: int,
@@ -302,9 +331,11 @@ def evaluate(
     ablations: tuple[str, ...],
     arcface: Path | None,
     inception: Path | None,
+    pose: Path | None,
     page: Path | None,
     output: Path | None,
     generator: Path | None,
+    identity_encoder: tuple[Path, ...],
 ) -> None:
     """Measure a checkpoint or a bundle as the paper does; without an argument, the bundle that ships.
 
@@ -330,12 +361,14 @@ def evaluate(
         subject,
         EvaluateConfig(pairs=pairs, psi=psi, frames=frames, refine=refine, rounds=rounds),
         generator=generator,
+        identity_encoder=identity_encoder,
         resolution=int(resolution),
         photos=photos,
         clips=clips,
         ablations={name: Path(path) for name, _, path in named},
         arcface=arcface,
         inception=inception,
+        pose=pose,
         groups=groups,
         log=make_console(stderr=True).print,
     )

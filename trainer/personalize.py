@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from ..runtime.composer import Composer
 from ..runtime.errors import FidError, InputError
 from ..runtime.face.crop import CROP_SIZE
-from ..runtime.identity import SUFFIX, Identity, average, fingerprint, mapper_name
+from ..runtime.identity import SUFFIX, Identity, average, encoder_name, fingerprint, mapper_name
 from ..runtime.media.images import check_output, find_photos
 from ..runtime.weights.catalogue import ensure
 from . import losses
@@ -41,6 +41,7 @@ from .networks.tfjs import TfjsGraph
 from .networks.trained import Mapper
 from .weights.checkpoint import read_record
 from .weights.from_bundle import appearance_size, is_bundle, load_graph, load_synthesis
+from .weights.identity import check_identity_encoder
 from .weights.trained import load_generator, load_mapping, load_trained
 
 SAME_PERSON = 0.363  # cosine of SFace codes from which OpenCV, its publisher, takes two photos for one person
@@ -195,6 +196,10 @@ def bundle_networks(composer: Composer, device: torch.device) -> Networks:
             f"the bundle {composer.bundle.name} has a generator of its own: "
             "name the run that it was exported from with --checkpoint and the generator's file with --generator."
         )
+    if encoder_name(composer.bundle) != "sface":
+        raise InputError(
+            f"the bundle {composer.bundle.name} has an identity encoder of its own: fid personalises people by SFace."
+        )
     mapper = Mapper(composer.bundle.attributes_size, appearance=appearance_size(composer.bundle))
     load_graph(mapper, composer.bundle, "mapper")
     synthesis = load_synthesis(composer.bundle)
@@ -209,6 +214,7 @@ def bundle_networks(composer: Composer, device: torch.device) -> Networks:
 def trained_networks(checkpoint: Path, generator: Path, device: torch.device) -> Networks:
     """Return the networks of one's own training: a `fid-train fit` run or checkpoint, and the generator it went
     through."""
+    check_identity_encoder(checkpoint, None)
     trained = load_trained(checkpoint).requires_grad_(False).to(device)
     distilled = not (generator.is_file() or is_bundle(generator))
     side = int(read_record(generator)["configuration"]["resolution"]) if distilled else CROP_SIZE

@@ -5,7 +5,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..runtime.face.crop import CROP_SIZE
+from ..runtime.face.crop import CROP_SIZE, resample_matrix
 
 
 def to_float(pixels: Tensor) -> Tensor:
@@ -41,3 +41,33 @@ def as_crops(images: np.ndarray) -> np.ndarray:
         return images
     method = cv2.INTER_AREA if images.shape[1] > CROP_SIZE else cv2.INTER_LINEAR
     return np.stack([cv2.resize(image, (CROP_SIZE, CROP_SIZE), interpolation=method) for image in images])
+
+
+class Placement:
+    """Takes aligned crops of any size to the square that a network looks at, as two small matrix products.
+
+    A point p of the 256 px crop lies at `scale * p + shift` (x, y) of the square.
+    """
+
+    def __init__(self, size: int, scale: float, shift: tuple[float, float]) -> None:
+        """`size`: px, side of the square."""
+        self.size, self.scale, self.shift = size, scale, shift
+        self._known: dict[tuple[int, torch.device], tuple[Tensor, Tensor]] = {}
+
+    def __call__(self, crop: Tensor) -> Tensor:
+        """Map crop [N, 3, S, S] -> [N, 3, size, size], values in the same range."""
+        rows, columns = self.matrices(crop.shape[-1], crop.device)
+        return rows @ crop @ columns
+
+    def matrices(self, side: int, device: torch.device | None = None) -> tuple[Tensor, Tensor]:
+        """Return rows [size, side] and columns [side, size] for crops of `side` px."""
+        key = (side, device or torch.device("cpu"))
+        if key not in self._known:
+            # Pixel p of an S px crop is pixel (p + 0.5) * 256 / S - 0.5 of the 256 px crop of the placement.
+            ratio = CROP_SIZE / side
+            columns, rows = (
+                resample_matrix(self.size, side, self.scale * ratio, shift + self.scale * (ratio - 1) / 2)
+                for shift in self.shift
+            )
+            self._known[key] = torch.from_numpy(rows).to(device), torch.from_numpy(columns.T.copy()).to(device)
+        return self._known[key]

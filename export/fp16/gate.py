@@ -21,12 +21,11 @@ from ...runtime.errors import InputError
 from ...runtime.face.crop import CROP_SIZE
 from ...runtime.weights.bundle import Graph
 from ...runtime.weights.prepare import prepared
-from ...trainer.data.statistics import RealIdentities
 from ...trainer.networks.mobilestylegan import W_SIZE
 from ...trainer.networks.mobilestylegan import Mapping as MappingNetwork
 from ...trainer.pixels import as_crops
 from ..graphs import from_crop, styles_of, to_picture
-from ..parity import OFFSET, Arrays
+from ..parity import OFFSET, Arrays, identity_codes
 from ..read import Networks
 from .convert import FP16Model, to_fp16
 from .emulate import open_emulated
@@ -110,7 +109,7 @@ def gate_inputs(networks: Networks, count: int = MIN_INPUTS, seed: int = 1) -> A
         crops.append(to_picture(image))
     crop = torch.cat(crops).contiguous()
     attributes = torch.cat([networks.attributes(from_crop(part)) for part in crop.split(8)])
-    identity = RealIdentities().draw(count, generator)
+    identity = identity_codes(networks, from_crop(crop), generator)
     n_styles = styles_of(networks.synthesis)
     offset = OFFSET * samples.std(0) * torch.randn(count, n_styles, W_SIZE, generator=generator)
     inputs = {"w_plus": w[:, None].repeat(1, n_styles, 1), "w_plus_offset": offset, "crop": crop, "identity": identity}

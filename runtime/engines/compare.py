@@ -70,11 +70,12 @@ def _codes(folder: Path) -> dict[str, NDArray]:
     faces = [read_image(face) for face in sorted(FACES.glob("*.jpg"))[:INPUTS]]
     size = (CROP_SIZE, CROP_SIZE)
     crop = np.stack([cv2.resize(face, size, interpolation=cv2.INTER_AREA) for face in faces])
-    code = np.random.default_rng(1).standard_normal((len(crop), 128)).astype(np.float32)
+    mapper = _reference(folder / "mapper.onnx")
+    numbers = next(int(tensor.shape[1]) for tensor in mapper.inputs if tensor.name == "identity")
+    code = np.random.default_rng(1).standard_normal((len(crop), numbers)).astype(np.float32)
     identity = code / np.linalg.norm(code, axis=1, keepdims=True)
     attributes = _reference(folder / "attributes.onnx").run(crop=crop)["attributes"]
     codes = {"identity": identity, "attributes": attributes, "appearance": attributes[::-1].copy()}
-    mapper = _reference(folder / "mapper.onnx")
     w = mapper.run(**{tensor.name: codes[tensor.name] for tensor in mapper.inputs})["w"]
     return {"crop": crop, **codes, "w_plus": w}
 

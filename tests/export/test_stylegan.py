@@ -39,7 +39,19 @@ def bundle(file, fetched, tmp_path_factory):
     settings = [part for value in QUICK for part in ("--set", value)]
     invoke(main_group, "fit", "-o", folder / "run", "--generator", file, "--steps", 50, *settings)
     assert read_record(folder / "run")["step"] == 50
-    invoke(export_cli.command, folder / "run", "--generator", file, "--fp16", "--threads", 1, "-o", folder / "bundle")
+    invoke(
+        export_cli.command,
+        folder / "run",
+        "--generator",
+        file,
+        "--fp16",
+        "--weights",
+        "fp32",
+        "--threads",
+        1,
+        "-o",
+        folder / "bundle",
+    )
     return Bundle.load(folder / "bundle")
 
 

@@ -20,13 +20,16 @@ from ...runtime.errors import FidError, InputError
 from ...runtime.weights.records import decode
 from ..loop import Preparing, StoppedError
 from ..losses import border_colours, skin_colour
+from ..networks.exported import BundleIdentity
 from ..networks.facemesh import FaceMesh
 from ..networks.fan import FAN
 from ..networks.mobilestylegan import W_SIZE, Mapping, Synthesis
 from ..networks.sface import SFace
+from ..networks.vggface2 import JoinedEncoder, VGGFace2
 from ..pixels import to_bytes, to_float
 from ..weights.checkpoint import make_folder, write_json, writing
 from ..weights.generator import Synthesis as UsersSynthesis
+from ..weights.identity import IdentityEncoder
 from .statistics import Lightness
 
 SHARD = 256  # faces in one file
@@ -44,7 +47,7 @@ class Faces:
 
     w: Tensor  # [N, 512] float32
     image: Tensor  # [N, 3, S, S] uint8 RGB
-    identity: Tensor  # [N, 128] unit codes
+    identity: Tensor  # [N, D] unit codes; D is 128 of SFace
     landmarks: Tensor  # [N, K, 2] float32, inner face, pixels of a 256 px crop
 
     def __len__(self) -> int:
@@ -88,10 +91,11 @@ class FrozenNetworks:
 
     mapping: Mapping
     synthesis: Synthesis | UsersSynthesis
-    identity: SFace
+    identity: SFace | VGGFace2 | JoinedEncoder | BundleIdentity
     landmarks: FaceMesh | FAN
     w_mean: Tensor  # [512]
     w_std: Tensor  # [512], of untruncated w
+    encoder: str | None = None  # which identity encoder it is; None: SFace
 
     @classmethod
     def load(
@@ -100,19 +104,23 @@ class FrozenNetworks:
         device: torch.device,
         fan: Path | None = None,
         mapping: Mapping | None = None,
+        encoder: IdentityEncoder | None = None,
     ) -> "FrozenNetworks":
         """Read the fetched networks; `synthesis` is the generator to train through. All are frozen, on `device`.
 
         `fan` is the user's own file of FAN, the landmark network to use instead of the face mesh; `mapping` is the
-        mapping network of the generator where it is not the fetched one.
+        mapping network of the generator where it is not the fetched one; `encoder` the identity encoder in the place
+        of SFace.
         """
         mapping = mapping or Mapping.load()
         samples = torch.cat([mapping(z) for z in torch.randn(20_000, W_SIZE, generator=_generator(0)).split(1000)])
-        identity, landmarks = SFace.load(), FaceMesh.load() if fan is None else FAN.load(fan)
+        identity = SFace.load() if encoder is None else encoder.network
+        landmarks = FaceMesh.load() if fan is None else FAN.load(fan)
         for network in (mapping, synthesis, identity, landmarks):
             network.to(device).eval().requires_grad_(False)
         synthesis.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue] - torch's stubs lack it
-        return cls(mapping, synthesis, identity, landmarks, samples.mean(0).to(device), samples.std(0).to(device))
+        mean, std = (x.to(device) for x in (samples.mean(0), samples.std(0)))
+        return cls(mapping, synthesis, identity, landmarks, mean, std, None if encoder is None else encoder.name)
 
     def inner_face(self, crop: Tensor) -> Tensor:
         """Return landmarks [N, K, 2] off the jaw line (eyes, eyebrows, nose, lips), pixels of a 256 px crop."""
@@ -177,17 +185,18 @@ def write_dataset(
     InputError where the folder's shards were made otherwise, FidError when one cannot be written.
     """
     record = {"psi": psi, "seed": seed, "rare": rare, "generator": generator, "resolution": frozen.synthesis.resolution}
-    made = folder / "dataset.json"
-    before: dict[str, Any] = record
-    if made.is_file():
-        before = decode(made.read_bytes(), dict[str, Any], lambda why: FidError(f"{made} {why}; name another folder."))
+    if frozen.encoder is not None:
+        record["identity_encoder"] = frozen.encoder
+    before = made_with(folder) or record
     if before != record:
-        name = next(name for name in record if before.get(name) != record[name])
+        names = {**record, **before}
+        name = next(name for name in names if before.get(name) != record.get(name))
         raise InputError(
-            f"the faces in {folder} were made with {name} {before.get(name)}, not {record[name]}: name another folder."
+            f"the faces in {folder} were made with {name} {before.get(name)}, not {record.get(name)}: "
+            "name another folder."
         )
     make_folder(folder)
-    write_json(made, record)
+    write_json(folder / "dataset.json", record)
     count, start = -(-n // SHARD), time.monotonic()
     plain, lightness, preparing = count - round(rare * count), None, Preparing(log, stop)
     for index in range(count):
@@ -206,6 +215,15 @@ def write_dataset(
         with writing(path) as partial, partial.open("wb") as file:
             np.savez(file, **{field.name: getattr(faces, field.name).cpu().numpy() for field in fields(faces)})
         log(f"shard {index + 1} of {count}, {time.monotonic() - start:.0f} s")
+
+
+def made_with(folder: Path) -> dict[str, Any]:
+    """Return how the faces of a dataset folder were made; empty where it does not say. Raises FidError when what it
+    says is damaged."""
+    made = folder / "dataset.json"
+    if not made.is_file():
+        return {}
+    return decode(made.read_bytes(), dict[str, Any], lambda why: FidError(f"{made} {why}; name another folder."))
 
 
 def read_dataset(folder: Path, first: int | None = None) -> Faces:

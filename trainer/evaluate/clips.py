@@ -72,7 +72,7 @@ def measure_clip(
         "people": {},
     }
     for name, person in people:
-        code = torch.from_numpy(person.codes["SFace"]).to(frozen.w_mean.device).expand(len(driving), -1)
+        code = torch.from_numpy(person.codes[judges.encoder]).to(frozen.w_mean.device).expand(len(driving), -1)
         _, crops = compose_crops(
             networks, frozen, code, clip.crops, np.repeat(person.crops[:1], len(driving), axis=0), config.batch
         )

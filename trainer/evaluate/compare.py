@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..data.dataset import FrozenNetworks
+from ..data.dataset import Faces, FrozenNetworks
 from ..networks.mobilestylegan import W_SIZE
 from . import measures
-from .compose import EvaluateConfig
+from .compose import EvaluateConfig, Networks
 from .judges import ACCEPT, Judges, Seen
 from .measures import summary
 
@@ -111,6 +111,50 @@ def w_space(
             "deviation": float(np.sqrt((((w - mean) / std) ** 2).mean())),
         }
     return figures, clouds
+
+
+@torch.no_grad()
+def w_factors(
+    networks: Networks, people: Faces, attributes: Faces, frozen: FrozenNetworks, config: EvaluateConfig
+) -> tuple[dict[str, Any], dict[str, dict[str, np.ndarray]]]:
+    """Return which share of the mapper's variance in W comes from the identity, from the attributes, and from both
+    together, of every person with all attributes: on the two widest axes of the generator's w and over all 512.
+
+    The shares are those of a two-way analysis of variance without repetition, in standard deviations of W. The second
+    answer is where each person, and each attribute image, lies on the two axes. A w per layer counts by its mean.
+    """
+    n = min(config.grid, len(people))
+    rows = []
+    for i in range(n):
+        person, portrait = people.identity[i : i + 1], people.crop[i : i + 1]
+        rows.append(networks(person.expand(n, -1), attributes.crop[:n], portrait.expand(n, -1, -1, -1)))
+    w = torch.stack(rows)
+    w = ((w.mean(2) if w.ndim == 4 else w) - frozen.w_mean) / frozen.w_std
+    own = frozen.draw_w(config.cloud, config.psi, torch.Generator().manual_seed(config.seed + 1))
+    pca = measures.Pca.fit(((own - frozen.w_mean) / frozen.w_std).cpu().numpy())
+    points = pca.project(w.flatten(0, 1).cpu().numpy()).reshape(n, n, 2)
+    parts = variance_shares(np.concatenate((points, w.cpu().numpy()), axis=2))
+    sums = {name: np.array([*squares[:2], squares[2:].sum()]) for name, squares in parts.items()}
+    total = np.maximum(np.sum(list(sums.values()), axis=0), 1e-12)
+    clouds = {
+        "identity": {f"person {i + 1}": points[i] for i in range(min(n, 6))},
+        "attributes": {f"attributes {i + 1}": points[:, i] for i in range(min(n, 6))},
+    }
+    return {"n": n * n, "shares": {name: (squares / total).tolist() for name, squares in sums.items()}}, clouds
+
+
+def variance_shares(values: np.ndarray) -> dict[str, np.ndarray]:
+    """Return the sums of squares [D] of values [people, attributes, D] by identity, by attributes, and of the rest,
+    which both make together."""
+    mean = values.mean((0, 1))
+    of_people, of_attributes = values.mean(1) - mean, values.mean(0) - mean
+    rest = values - mean - of_people[:, None] - of_attributes[None]
+    counts = values.shape[1], values.shape[0]
+    return {
+        "identity": counts[0] * (of_people**2).sum(0),
+        "attributes": counts[1] * (of_attributes**2).sum(0),
+        "both together": (rest**2).sum((0, 1)),
+    }
 
 
 def distributions(title: str, identity: Seen, attributes: Seen, output: Seen) -> dict[str, dict[str, np.ndarray]]:

@@ -31,6 +31,7 @@ class EvaluateConfig:
     frames: int = 120  # of a driving clip, from its start
     clip_people: int = 2  # identities a clip drives: so many generated ones, and as many of the photographs
     cloud: int = 2000  # w of the generator that show its W
+    grid: int = 12  # people, and attributes, whose compositions show what moves w
     refine: int = 0  # people of the photographs that are personalised, too; each on as many photos of others
     refine_on: int = 8
     rounds: int | None = None  # in which a bundle looks closer at each photograph; None: as it does by default
@@ -63,6 +64,7 @@ class Report:
     figures: dict[str, Any]
     pictures: dict[str, np.ndarray] = field(default_factory=dict)  # title -> RGB uint8
     clouds: dict[str, np.ndarray] = field(default_factory=dict)  # name -> [N, 2] on the axes of the generator's w
+    factors: dict[str, dict[str, np.ndarray]] = field(default_factory=dict)  # factor -> each level of it -> the same
     identity: dict[str, dict[str, np.ndarray]] = field(default_factory=dict)  # title -> output, leak, random -> [N]
 
     def record(self) -> dict[str, Any]:

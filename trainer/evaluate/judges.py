@@ -12,6 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import torch
 from torch import Tensor
@@ -25,6 +26,7 @@ from ..data.dataset import FrozenNetworks
 from ..networks.facemesh import INNER_FACE, FaceMesh
 from ..networks.inception import InceptionV3
 from ..networks.lpips import LPIPS
+from ..networks.sface import SFace
 from ..pixels import from_uint8
 from .eyes import Gaze, openness
 from .measures import dlib_pose, head_pose
@@ -72,11 +74,24 @@ class Judges:
     features: Callable[[Tensor], Tensor]
     features_name: str
     absent: dict[str, str]
+    sface: SFace | None = None  # where the identity encoder is another one
+    pose: "PoseNetwork | None" = None
+
+    @property
+    def encoder(self) -> str:
+        """Under which name the codes of the identity encoder stand among those of the recognisers."""
+        return self.frozen.encoder or "SFace"
 
     @classmethod
-    def load(cls, frozen: FrozenNetworks, arcface: Path | None = None, inception: Path | None = None) -> "Judges":
-        """Return `arcface`: an ONNX file of a 112 px ArcFace network. `inception`: torchvision's weights of
-        InceptionV3."""
+    def load(
+        cls,
+        frozen: FrozenNetworks,
+        arcface: Path | None = None,
+        inception: Path | None = None,
+        pose: Path | None = None,
+    ) -> "Judges":
+        """Load the judges. `arcface`: an ONNX file of a 112 px ArcFace network. `inception`: torchvision's weights of
+        InceptionV3. `pose`: an ONNX file of HopeNet or 6DRepNet."""
         device, lpips, absent = frozen.w_mean.device, LPIPS.load("alex"), {}
         dlib = Dlib.load() if find_spec("dlib") else None
         if dlib is None:
@@ -92,9 +107,9 @@ class Judges:
             )
         own = frozen.landmarks  # FAN, when training used it
         mesh = own if isinstance(own, FaceMesh) else FaceMesh.load().to(device)
-        return cls(
-            frozen, mesh, lpips.to(device), Gaze.load(), dlib, arcface and ArcFace(arcface), network, name, absent
-        )
+        sface = None if frozen.encoder is None else SFace.load().to(device)
+        files = arcface and ArcFace(arcface), pose and PoseNetwork(pose)
+        return cls(frozen, mesh, lpips.to(device), Gaze.load(), dlib, files[0], network, name, absent, sface, files[1])
 
     @torch.no_grad()
     def look(self, crops: np.ndarray, batch: int = 16) -> Seen:
@@ -115,7 +130,7 @@ class Judges:
         mesh = self.mesh(image).cpu().numpy()
         seen = Seen(
             crops,
-            {"SFace": self.frozen.identity(image).cpu().numpy()},
+            {"SFace": (self.sface or self.frozen.identity)(image).cpu().numpy()},
             {"face mesh": mesh[:, list(INNER_FACE), :2]},
             {"face mesh": head_pose(mesh)},
             np.linalg.norm(mesh[:, UPPER_LIP] - mesh[:, LOWER_LIP], axis=1),
@@ -123,6 +138,9 @@ class Judges:
             self.gaze.look(crops, mesh),
             self.features(image[:, :, top:bottom, left:right]).cpu().numpy().astype(np.float64),
         )
+        if self.frozen.encoder is not None:
+            codes = {self.encoder: self.frozen.identity(image).cpu().numpy()}
+            seen = replace(seen, codes=seen.codes | codes)
         if self.dlib is not None:
             points, codes = self.dlib.look(crops)
             seen = replace(
@@ -133,6 +151,8 @@ class Judges:
             )
         if self.arcface is not None:
             seen = replace(seen, codes=seen.codes | {"ArcFace": self.arcface.codes(crops)})
+        if self.pose is not None:
+            seen = replace(seen, poses=seen.poses | {self.pose.name: self.pose.angles(crops)})
         return seen
 
     @torch.no_grad()
@@ -201,3 +221,54 @@ class ArcFace:
         faces = (identity_view(crops) / 127.5 - 1).transpose(0, 3, 1, 2).astype(np.float32)
         codes = [next(iter(self._session.run(**{self._input: face[None]}).values()))[0] for face in faces]
         return np.stack(codes)
+
+
+class PoseNetwork:
+    """HopeNet (Ruiz et al. 2018) or 6DRepNet (Hempel et al. 2022) from an ONNX file of the user's: one input
+    [N, 3, 224, 224], RGB with ImageNet's mean and deviation. It sees the whole aligned crop, as large as the boxes that
+    both were trained on.
+
+    HopeNet answers yaw, pitch and roll as 66 bins of 3 degrees each, 6DRepNet a rotation [N, 3, 3]; a single output
+    [N, 3] is taken for pitch, yaw and roll in degrees.
+    """
+
+    SIZE = 224  # px
+    MEAN, STD = np.array([0.485, 0.456, 0.406], np.float32), np.array([0.229, 0.224, 0.225], np.float32)
+    BINS = 66
+
+    def __init__(self, path: Path) -> None:
+        """Raises FidError in one sentence when the file is no such network."""
+        self._session = open_session(path, engine="onnxruntime")
+        inputs, outputs = self._session.inputs, self._session.outputs
+        shapes = [tuple(port.shape[1:]) for port in outputs]
+        known = {((self.BINS,),) * 3: "HopeNet", ((3, 3),): "6DRepNet", ((3,),): "pose network"}
+        name = known.get(tuple(shapes))
+        if name is None or len(inputs) != 1 or tuple(inputs[0].shape[1:]) != (3, self.SIZE, self.SIZE):
+            raise FidError(
+                f"{path} is no HopeNet and no 6DRepNet: expected one input [batch, 3, 224, 224] and three outputs "
+                f"[batch, 66] or one [batch, 3, 3]; it has {[list(port.shape) for port in (*inputs, *outputs)]}."
+            )
+        self.name, self._input, self._outputs = name, inputs[0].name, [port.name for port in outputs]
+
+    def angles(self, crops: np.ndarray) -> np.ndarray:
+        """Return pitch, yaw, roll [N, 3] in degrees of crops uint8 [N, 256, 256, 3] RGB, with the network's signs."""
+        size, angles = (self.SIZE, self.SIZE), []
+        for crop in crops:
+            face = cv2.resize(crop, size, interpolation=cv2.INTER_AREA).astype(np.float32) / 255
+            face = ((face - self.MEAN) / self.STD).transpose(2, 0, 1)[None]
+            found = self._session.run(**{self._input: np.ascontiguousarray(face)})
+            angles.append(self._angles([found[name][0].astype(np.float64) for name in self._outputs]))
+        return np.stack(angles)
+
+    def _angles(self, found: list[np.ndarray]) -> np.ndarray:
+        if self.name == "HopeNet":
+            shares = [np.exp(bins - bins.max()) for bins in found]
+            yaw, pitch, roll = (3 * (s @ np.arange(self.BINS)) / s.sum() - 99 for s in shares)
+            return np.array([pitch, yaw, roll])
+        if self.name == "6DRepNet":
+            r = found[0]
+            across = np.hypot(r[0, 0], r[1, 0])
+            return np.degrees(
+                [np.arctan2(r[2, 1], r[2, 2]), np.arctan2(-r[2, 0], across), np.arctan2(r[1, 0], r[0, 0])]
+            )
+        return found[0]

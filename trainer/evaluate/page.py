@@ -67,6 +67,7 @@ def page(report: Report) -> str:
         *pictures("Ablations"),
         *table("Fig. 9"),
         Plots([("w on the two widest axes of the generator", scatter(report.clouds))]),
+        Plots([(f"Our w there, coloured by {name}", scatter(levels)) for name, levels in report.factors.items()]),
         *table("Figs 13 and 15"),
     ]
     for name, clip in figures.get("clips", {}).items():

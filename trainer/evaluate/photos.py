@@ -88,7 +88,7 @@ def measure_photos(
     """Tables 1 and 2 on photographs, and what the judges say about each photo; with `unseen` also by group."""
     frozen, names = judges.frozen, photos.people
     seen = judges.look(photos.crops)
-    codes = torch.from_numpy(seen.codes["SFace"]).to(frozen.w_mean.device)
+    codes = torch.from_numpy(seen.codes[judges.encoder]).to(frozen.w_mean.device)
     index = photo_pairs(names, config.pairs, config.seed)
     identity, attributes = seen[index[:, 0]], seen[index[:, 1]]
     found = networks.offsets(photos.crops) if isinstance(networks, BundleNetworks) else None
@@ -130,7 +130,7 @@ def measure_photos(
     left = left[:: max(1, len(left) // 5)][:5] or firsts[:5]
     of_top = None if found is None else found[top]
     report.pictures["Photographs"] = _table(
-        networks, judges, seen.codes["SFace"][top], seen.crops[top], seen.crops[left], config.batch, of_top
+        networks, judges, seen.codes[judges.encoder][top], seen.crops[top], seen.crops[left], config.batch, of_top
     )
     report.pictures["Pairs of photographs"] = sorted_pairs(identity, attributes, output)
     report.pictures["Reconstruction of photographs"] = tile([seen.crops[:8], own.crops[:8]])

@@ -21,17 +21,19 @@ import torch
 
 from ...runtime.composer import Composer
 from ...runtime.errors import InputError
+from ...runtime.identity import encoder_name
 from ...runtime.weights.cache import sha256
 from .. import personalize
 from ..data.dataset import FrozenNetworks
 from ..loop import best_device, machine_record, tune_machine
-from ..networks.exported import BundleMapping, BundleNetworks, BundleSynthesis
+from ..networks.exported import BundleIdentity, BundleMapping, BundleNetworks, BundleSynthesis
 from ..networks.mobilestylegan import Synthesis
 from ..weights.checkpoint import read_record
 from ..weights.generator import Synthesis as UsersSynthesis
+from ..weights.identity import IdentityEncoder, check_identity_encoder, load_identity_encoder
 from ..weights.trained import generator_name, load_generator, load_mapping, load_trained
 from .clips import Clip, measure_clip, read_clip
-from .compare import distributions, pair_measures, reconstruction_measures, w_space
+from .compare import distributions, pair_measures, reconstruction_measures, w_factors, w_space
 from .compose import (
     EvaluateConfig,
     Networks,
@@ -98,19 +100,25 @@ def run(
     config: EvaluateConfig,
     *,
     generator: Path | None = None,
+    identity_encoder: Sequence[Path] = (),
     resolution: int = SHIPPED_SIDE,
     photos: Path | None = None,
     clips: Sequence[Path] = (),
     ablations: Mapping[str, Path] | None = None,
     arcface: Path | None = None,
     inception: Path | None = None,
+    pose: Path | None = None,
     groups: Path | None = None,
     log: Callable[[str], None] = lambda line: None,
 ) -> Report:
     """Reads everything that is named, so that mistakes show at once, and measures it; `log` gets a line per stage."""
     tune_machine()
     device = best_device()
-    subject = Subject.read(path, device, resolution, config.rounds)
+    subject, encoder = Subject.read(path, device, resolution, config.rounds), load_identity_encoder(identity_encoder)
+    if subject.composer is not None:
+        encoder = bundle_encoder(subject.composer, encoder)
+    for other in (*([path] if subject.composer is None and path else []), *(ablations or {}).values()):
+        check_identity_encoder(other, encoder)
     others = {name: Subject.read(other, device).networks for name, other in (ablations or {}).items()}
     for option, given in (("--refine", config.refine), ("--groups", groups)):
         if given and photos is None:
@@ -122,8 +130,8 @@ def run(
     mapping = load_mapping(generator)
     if isinstance(synthesis, BundleSynthesis) and synthesis.composer.bundle.own_generator:
         mapping = BundleMapping(synthesis.composer)
-    frozen = FrozenNetworks.load(synthesis, device, mapping=mapping)  # pyright: ignore[reportArgumentType] - alike
-    judges = Judges.load(frozen, arcface, inception)
+    frozen = FrozenNetworks.load(synthesis, device, mapping=mapping, encoder=encoder)  # pyright: ignore[reportArgumentType] - alike
+    judges = Judges.load(frozen, arcface, inception, pose)
     unseen = UnseenJudges.load() if photos else None
     report = evaluate_all(
         subject.networks,
@@ -170,6 +178,7 @@ def evaluate_all(
     figures = report.figures
     figures["judges"] = {
         "identity": ["SFace", *(["dlib"] if judges.dlib else []), *(["ArcFace"] if judges.arcface else [])],
+        "encoder": judges.encoder,
         "features": judges.features_name,
         "not_measured": judges.absent,
     }
@@ -183,7 +192,7 @@ def evaluate_all(
     }
     report.identity |= distributions("generated pairs", people, attributes, output)
     report.pictures["Generated people"] = _table(
-        networks, judges, people.codes["SFace"][:5], people.crops[:5], attributes.crops[:5], config.batch
+        networks, judges, people.codes[judges.encoder][:5], people.crops[:5], attributes.crops[:5], config.batch
     )
     report.pictures["Generated pairs"] = sorted_pairs(people, attributes, output)
     report.pictures["Reconstruction of generated faces"] = tile([attributes.crops[:8], own.crops[:8]])
@@ -200,6 +209,7 @@ def evaluate_all(
             rows.append(crops[:8])
         report.pictures["Ablations"] = tile(rows)
     figures["w_space"], report.clouds = w_space(frozen, spaces, config)
+    figures["w_space"]["factors"], report.factors = w_factors(networks, pairs.people, pairs.attributes, frozen, config)
 
     drivers = [(f"generated {i + 1}", people[[i]]) for i in range(min(config.clip_people, config.pairs))]
     if photos is not None:
@@ -215,6 +225,20 @@ def evaluate_all(
             log(f"clip {clip.name}, {len(clip.crops)} frames, {len(drivers)} identities")
             figures["clips"][clip.name] = measure_clip(networks, judges, clip, drivers, config, report)
     return report
+
+
+def bundle_encoder(composer: Composer, given: IdentityEncoder | None) -> IdentityEncoder | None:
+    """Return the identity encoder of a bundle that has one of its own; None for SFace. Raises InputError when another
+    is given."""
+    name = encoder_name(composer.bundle)
+    if given is not None:
+        raise InputError(
+            f"the bundle {composer.bundle.name} has its identity encoder in it: leave --identity-encoder out."
+        )
+    if name == "sface":
+        return None
+    origin = composer.bundle.provenance.get("identity_encoder", {"kind": name})
+    return IdentityEncoder(BundleIdentity(composer), str(origin["kind"]), dict(origin))
 
 
 def _plain(value: Any) -> Any:

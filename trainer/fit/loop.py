@@ -17,7 +17,7 @@ from ..data.augment import augment
 from ..data.dataset import UNWATCHED, Faces, FrozenNetworks
 from ..data.statistics import Light, Transfer
 from ..loop import Preparing, move_average
-from ..networks.trained import WDiscriminator
+from ..networks.trained import IDENTITY_SIZE, WDiscriminator
 from ..pixels import to_bytes
 from ..presets import FitConfig
 from ..weights.checkpoint import (
@@ -83,10 +83,11 @@ class FitLoop:
         self.processes = processes or Processes()
         self._draws = Draws(config, frozen, dataset, photos, self.processes, device)
         torch.manual_seed(config.seed)
-        self.networks = Trainable(config).to(device)
+        size = frozen.identity.code_size
+        self.networks = Trainable(config, size).to(device)
         self.networks.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue] - torch's stubs lack it
         self.discriminator = WDiscriminator().to(device)
-        self.probe = Probe(len(frozen.landmarks.inner_face)).to(device)
+        self.probe = Probe(len(frozen.landmarks.inner_face), identity_size=size).to(device)
         for module in (self.networks.mapper, self.discriminator, self.probe):
             module.w_mean.copy_(frozen.w_mean)
             module.w_std.copy_(frozen.w_std)
@@ -223,9 +224,10 @@ class FitLoop:
         return config.cross_rate * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * fraction)))
 
     def identity_loss(self, code: Tensor, target: Tensor) -> Tensor:
-        """Return the configured form of equation (4)."""
-        loss = losses.identity_l1 if self.config.identity_loss == "l1" else losses.identity_cosine
-        return self.config.identity_weight * loss(code, target)
+        """Return the configured form of equation (4). Weights of the L1 form are those of codes of 128 numbers."""
+        if self.config.identity_loss == "cosine":
+            return self.config.identity_weight * losses.identity_cosine(code, target)
+        return self.config.identity_weight * IDENTITY_SIZE / code.shape[1] * losses.identity_l1(code, target)
 
     def landmarks_loss(self, points: Tensor, target: Tensor) -> Tensor:
         """Return the configured form of equation (5), of points [N, K, 2] as fractions of the crop."""
@@ -388,7 +390,9 @@ class FitLoop:
         for name, optimizer in self.optimizers.items():
             state |= optimizer_tensors(name, optimizer)
         state |= {f"memory.{k}": v for k, v in self.memory.state().items()}
-        return save(run, self.done, weights, state, {"kind": "fit", "configuration": asdict(self.config), **record})
+        own = {} if self.frozen.encoder is None else {"identity_encoder": self.frozen.encoder}
+        kept = {"kind": "fit", "configuration": asdict(self.config), **own, **record}
+        return save(run, self.done, weights, state, kept)
 
     def restore(self, checkpoint: Path) -> None:
         """Take everything from a checkpoint's state. Raises FidError when it is another configuration's."""

@@ -32,12 +32,13 @@ class Probe(nn.Module):
     skin_mean: Tensor
     skin_std: Tensor
 
-    def __init__(self, n_landmarks: int, width: int = 1024) -> None:
+    def __init__(self, n_landmarks: int, width: int = 1024, identity_size: int = IDENTITY_SIZE) -> None:
         super().__init__()
+        self.identity_size = identity_size
         hidden: list[nn.Module] = [nn.Dropout(0.15)]
         for size in (W_SIZE, width):
             hidden += [nn.Linear(size, width), nn.GELU(), nn.Dropout(0.3)]
-        self.layers = nn.Sequential(*hidden, nn.Linear(width, IDENTITY_SIZE + 3 + 2 * n_landmarks))
+        self.layers = nn.Sequential(*hidden, nn.Linear(width, identity_size + 3 + 2 * n_landmarks))
         self.register_buffer("w_mean", torch.zeros(W_SIZE))
         self.register_buffer("w_std", torch.ones(W_SIZE))
         self.register_buffer("landmarks_mean", torch.zeros(n_landmarks, 2))
@@ -47,7 +48,7 @@ class Probe(nn.Module):
 
     def forward(self, w: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         answers = self.layers((w - self.w_mean) / self.w_std)
-        code, skin, landmarks = answers.split((IDENTITY_SIZE, 3, answers.shape[1] - IDENTITY_SIZE - 3), dim=1)
+        code, skin, landmarks = answers.split((self.identity_size, 3, answers.shape[1] - self.identity_size - 3), dim=1)
         return (
             F.normalize(code, dim=1),
             self.landmarks_mean + self.landmarks_std * landmarks.unflatten(1, (-1, 2)),

@@ -20,7 +20,8 @@ All randomness is a function of the seed and the step, so a resumed run equals o
 processes (`torchrun`) equal one.
 """
 
-from dataclasses import asdict
+from collections.abc import Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,11 +32,12 @@ from rich.console import Console
 from ...runtime.errors import FidError, InputError
 from ...runtime.terminal import make_console
 from ...runtime.weights.records import decode
-from ..data.dataset import Faces, FrozenNetworks, read_dataset, read_photos
+from ..data.dataset import Faces, FrozenNetworks, made_with, read_dataset, read_photos
 from ..loop import Budget, Preparing, Progress, StoppedError, Watch, best_device, kept_on, machine_record, tune_machine
 from ..networks.inception import InceptionV3
 from ..presets import FitConfig
 from ..weights.checkpoint import check_new, latest, make_folder, write_json, writing
+from ..weights.identity import check_identity_encoder, load_identity_encoder
 from ..weights.trained import generator_name, load_generator, load_mapping, load_trained
 from .loop import FitLoop
 from .processes import Processes
@@ -66,6 +68,7 @@ def fit(
     photos: Path | None = None,
     fan: Path | None = None,
     encoder: Path | None = None,
+    identity_encoder: Sequence[Path] = (),
     max_minutes: float | None = None,
     resume: bool = False,
     init: Path | None = None,
@@ -74,11 +77,12 @@ def fit(
 ) -> Path:
     """Train into `run` and return its last checkpoint folder.
 
-    `generator` is a `fid-train distill` run or checkpoint, or a StyleGAN2 file of the user's; `dataset` a folder of
+    `generator` is a `fid-train distill` run or checkpoint, or a StyleGAN file of the user's; `dataset` a folder of
     `fid-train dataset` (None: faces drawn online); `photos` a folder of the user's own photographs, further inputs;
-    `fan` a file of FAN to use for landmarks; `encoder` a file of InceptionV3 weights to start from; `resume` goes on
-    from the run's newest checkpoint; `init` starts from another run's or a bundle's weights; `compiled` lets
-    torch.compile speed all but the mapper up. `run/run.json` keeps the configuration, the generator and the machine;
+    `fan` a file of FAN to use for landmarks; `encoder` a file of InceptionV3 weights to start from; `identity_encoder`
+    files of E_id in the place of SFace (`weights.identity`); `resume` goes on from the run's newest checkpoint; `init`
+    starts from another run's or a bundle's weights; `compiled` lets torch.compile speed all but the mapper up.
+    `run/run.json` keeps the configuration, the generator and the machine;
     TensorBoard reads the scalars and grids in `run/`.
     """
     check_new(run, resume)
@@ -93,17 +97,24 @@ def fit(
                 f"W+ is not trained through {generator}: use --set w_plus=false, or a distilled generator."
             )
         synthesis = load_generator(generator, config.resolution)
-        frozen = FrozenNetworks.load(synthesis, device, fan, load_mapping(generator))
+        own = load_identity_encoder(identity_encoder)
+        if own is not None and config.real_identities:
+            console.print(f"real_identities=0: codes of real people are known of SFace, not of {own.name}")
+            config = replace(config, real_identities=0.0)
+        frozen = FrozenNetworks.load(synthesis, device, fan, load_mapping(generator), own)
         preparing = Preparing(console.print, lambda: processes.any(budget.over, device))
         known_photos = read_photos(photos, frozen, console.print, preparing) if photos else None
-        known_faces = faces_of(dataset, config.resolution, device) if dataset else None
+        known_faces = faces_of(dataset, config.resolution, device, frozen) if dataset else None
         loop = FitLoop(config, frozen, known_faces, device, photos=known_photos, processes=processes)
         sources: dict[str, str | None] = {"generator": generator_name(generator, config.resolution)}
         for name, path in {"dataset": dataset, "photos": photos, "fan": fan}.items():
             sources[name] = path.resolve().name if path else None
+        if own is not None:
+            sources["identity-encoder"] = own.name
         found = latest(run) if resume else None
         if found:
             check_sources(run, sources)
+            check_identity_encoder(found, own)
             loop.restore(found)
             console.print(f"resumed from {found.name}")
         elif init:
@@ -123,9 +134,15 @@ def fit(
     return checkpoint
 
 
-def faces_of(dataset: Path, resolution: int, device: torch.device) -> Faces:
-    """Return the faces of a dataset folder, on the device where it has room. Raises InputError for another size."""
-    faces = read_dataset(dataset)
+def faces_of(dataset: Path, resolution: int, device: torch.device, frozen: FrozenNetworks) -> Faces:
+    """Return the faces of a dataset folder, on the device where it has room. Raises InputError for another size, or
+    another identity encoder."""
+    faces, encoder = read_dataset(dataset), made_with(dataset).get("identity_encoder")
+    if encoder != frozen.encoder:
+        raise InputError(
+            f"the faces in {dataset} were made with the identity encoder {encoder or 'SFace'} and training takes "
+            f"{frozen.encoder or 'SFace'}: make a dataset with the same --identity-encoder."
+        )
     if faces.image.shape[-1] != resolution:
         raise InputError(
             f"the faces in {dataset} have {faces.image.shape[-1]} px and training sees {resolution}: "

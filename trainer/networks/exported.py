@@ -9,7 +9,6 @@ from torch import Tensor, nn
 
 from ...runtime.commands.progress import progress_of
 from ...runtime.composer import Composer
-from ...runtime.errors import InputError
 from ...runtime.identity import Identity, encoder_name
 from ..pixels import as_crops, from_uint8, to_uint8
 
@@ -18,16 +17,10 @@ class BundleNetworks:
     """E_attr and M of a bundle, called as `trained.Trainable` is."""
 
     def __init__(self, composer: Composer) -> None:
-        """Raises InputError for a bundle with an identity encoder of its own: the codes would not fit."""
-        if encoder_name(composer.bundle) != "sface":
-            raise InputError(
-                f"the bundle {composer.bundle.name} has an identity encoder of its own, and only bundles with SFace "
-                "can be evaluated."
-            )
         self.composer = composer
 
     def __call__(self, identity: Tensor, crop: Tensor, portrait: Tensor) -> Tensor:
-        """Identity codes [N, 128], attribute and identity crops [N, 3, S, S] in [-1, 1] -> w [N, 512]."""
+        """Identity codes [N, D], attribute and identity crops [N, 3, S, S] in [-1, 1] -> w [N, 512]."""
         codes, crops, portraits = identity.cpu().numpy(), as_crops(to_uint8(crop)), as_crops(to_uint8(portrait))
         w = []
         for code, attributes, person in zip(codes, crops, portraits, strict=True):
@@ -59,6 +52,18 @@ class BundleSynthesis(nn.Module):
 
     def forward(self, w: Tensor) -> Tensor:
         return from_uint8(np.stack([self.composer.image(code) for code in w.cpu().numpy()])).to(w.device)
+
+
+class BundleIdentity(nn.Module):
+    """E_id of a bundle that has one of its own: crop [N, 3, S, S] in [-1, 1] -> unit codes [N, code_size]."""
+
+    def __init__(self, composer: Composer) -> None:
+        super().__init__()
+        self.composer, self.code_size = composer, composer.bundle.identity_size
+
+    def forward(self, crop: Tensor) -> Tensor:
+        codes = [self.composer.identity_code(one) for one in as_crops(to_uint8(crop))]
+        return torch.from_numpy(np.stack(codes)).to(crop.device)
 
 
 class BundleMapping(nn.Module):

@@ -16,9 +16,10 @@ from google.protobuf.message import DecodeError
 from torch import Tensor, nn
 
 from ...runtime.errors import FidError
-from ...runtime.face.crop import CROP_SIZE, IDENTITY_SCALE, IDENTITY_SHIFT, IDENTITY_SIZE, resample_matrix
+from ...runtime.face.crop import IDENTITY_SCALE, IDENTITY_SHIFT, IDENTITY_SIZE
 from ...runtime.weights import catalogue as models
 from ...runtime.weights.prepare import dequantised
+from ..pixels import Placement
 
 SFACE_FILE = "face_recognition_sface_2021dec_int8bq.onnx"
 CODE_SIZE = 128
@@ -47,6 +48,8 @@ def _blocks() -> list[_Block]:
 class SFace(nn.Module):
     """The frozen identity encoder. `SFace.load()` reads the published weights; `SFace()` alone has random ones."""
 
+    code_size = CODE_SIZE
+
     def __init__(self) -> None:
         super().__init__()
         convolutions: list[nn.Conv2d] = []
@@ -61,7 +64,7 @@ class SFace(nn.Module):
         self.convolutions = nn.ModuleList(convolutions)
         self.activations = nn.ModuleList(activations)
         self.code = nn.Linear(channels * 7 * 7, CODE_SIZE)
-        self._matrices: dict[tuple[int, torch.device], tuple[Tensor, Tensor]] = {}
+        self.placement = Placement(IDENTITY_SIZE, IDENTITY_SCALE, IDENTITY_SHIFT)
         self.eval().requires_grad_(False)
 
     @classmethod
@@ -84,8 +87,7 @@ class SFace(nn.Module):
         """Map aligned crop [N, 3, S, S], float RGB in [-1, 1], S = 256 or less -> unit identity codes [N, 128]
         float32."""
         with torch.autocast(crop.device.type, enabled=False):
-            rows, columns = self._resampling(crop.shape[-1], crop.device)
-            face = rows @ crop.float() @ columns
+            face = self.placement(crop.float())
         return self.encode_112(face * 127.5 + 127.5)
 
     def encode_112(self, face: Tensor) -> Tensor:
@@ -116,19 +118,6 @@ class SFace(nn.Module):
         scale_out, shift_out = _batchnorm(weights, "fc1", epsilon=2e-5)
         _set(self.code.weight, weight * scale_in * scale_out[:, None])
         _set(self.code.bias, (bias + weight @ shift_in) * scale_out + shift_out)
-
-    def _resampling(self, size: int, device: torch.device) -> tuple[Tensor, Tensor]:
-        """The constant matrices (rows [112, S], columns [S, 112]) that place an S x S crop on the ArcFace template."""
-        key = (size, device)
-        if key not in self._matrices:
-            # Pixel p of an S px crop is pixel (p + 0.5) * 256 / S - 0.5 of the 256 px crop of the placement.
-            ratio = CROP_SIZE / size
-            columns, rows = (
-                resample_matrix(IDENTITY_SIZE, size, IDENTITY_SCALE * ratio, shift + IDENTITY_SCALE * (ratio - 1) / 2)
-                for shift in IDENTITY_SHIFT
-            )
-            self._matrices[key] = torch.from_numpy(rows).to(device), torch.from_numpy(columns.T.copy()).to(device)
-        return self._matrices[key]
 
 
 def _set(parameter: Tensor | None, value: np.ndarray) -> None:

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-IDENTITY_SIZE = 128
+IDENTITY_SIZE = 128  # of SFace; another encoder has its own
 ATTRIBUTES_SIZE = 512
 W_SIZE = 512
 
@@ -84,11 +84,12 @@ class Mapper(nn.Module):
         n_styles: int | None = None,
         width: int = 1024,
         appearance: int = 0,
+        identity_size: int = IDENTITY_SIZE,
     ) -> None:
         super().__init__()
-        self.n_styles = n_styles
+        self.n_styles, self.identity_size = n_styles, identity_size
         self.appearance = nn.Linear(attributes_size, appearance) if appearance else None
-        sizes = (IDENTITY_SIZE + appearance + attributes_size, width, width, width, W_SIZE * (n_styles or 1))
+        sizes = (identity_size + appearance + attributes_size, width, width, width, W_SIZE * (n_styles or 1))
         self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(sizes))
         for layer in self.layers:
             assert isinstance(layer, nn.Linear)
@@ -98,9 +99,9 @@ class Mapper(nn.Module):
         self.register_buffer("w_std", torch.ones(W_SIZE))
 
     def forward(self, identity: Tensor, attributes: Tensor, appearance: Tensor | None = None) -> Tensor:
-        """Return identity codes [N, 128], attribute codes [N, A] of the attribute images and, where it takes them, of
-        the identity images."""
-        parts = [identity * math.sqrt(IDENTITY_SIZE)]
+        """Map identity codes [N, identity_size], attribute codes [N, A] of the attribute images and, where it takes
+        them, of the identity images -> w."""
+        parts = [identity * math.sqrt(self.identity_size)]
         if self.appearance is not None:
             parts.append(self.appearance(appearance))
         x = torch.cat((*parts, attributes), dim=1)

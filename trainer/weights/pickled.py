@@ -75,6 +75,18 @@ def key_of(value: Any) -> Any:
     raise RefusedError("has a dictionary whose keys are no names")
 
 
+def all_ascii(data: memoryview) -> bool:
+    """Whether bytes are plain text."""
+    return not np.any(np.frombuffer(data, np.uint8) & 128)
+
+
+def _encoded(text: Any, encoding: Any = "latin1") -> bytearray:
+    """Bytes as Python 3 writes them for Python 2: text, one character for each of them."""
+    if not isinstance(text, str) or encoding not in ("latin1", "latin-1"):
+        raise RefusedError("holds bytes in an encoding that is not known")
+    return bytearray(text, "latin-1")
+
+
 def sizes_of(values: Any) -> tuple[int, ...]:
     """Return a shape or strides: a short tuple of numbers that are not negative. Raises ValueError."""
     if not isinstance(values, tuple) or len(values) > MAX_DIMENSIONS:
@@ -95,6 +107,8 @@ def array_of(dtype: Any, shape: Any, raw: Any, fortran: bool = False) -> np.ndar
     """Return the array of a dtype and shape that `raw` bytes are, as a view. Raises TypeError, ValueError."""
     if not isinstance(dtype, Dtype) or dtype.order not in ("<", ">", "="):
         raise TypeError("not a type of NumPy")
+    if isinstance(raw, str):  # numbers that happen to be text, such as zeros, in a file of Python 2
+        raw = bytearray(raw, "ascii")
     shape = sizes_of(shape)
     kind = np.dtype(dtype.order + dtype.code)
     if len(raw) != math.prod(shape) * kind.itemsize:
@@ -157,6 +171,7 @@ BUILDERS: dict[tuple[str, str], Callable[..., Any]] = {
     ("collections", "OrderedDict"): _ordered,
     ("builtins", "set"): _set,
     ("__builtin__", "set"): _set,
+    ("_codecs", "encode"): _encoded,
     ("copyreg", "__newobj__"): new_object,
     ("copy_reg", "__newobj__"): new_object,
     ("copyreg", "_reconstructor"): lambda cls, *_: new_object(cls),

@@ -19,7 +19,7 @@ from ...runtime.weights.bundle import Bundle
 from ...runtime.weights.records import convert
 from ..networks.inception import FEATURES, InceptionV3
 from ..networks.mobilestylegan import CHANNELS, STYLES_PER_BLOCK, W_SIZE, Mapping, Synthesis
-from ..networks.trained import ATTRIBUTES_SIZE, AttributeEncoder, Mapper
+from ..networks.trained import ATTRIBUTES_SIZE, IDENTITY_SIZE, AttributeEncoder, Mapper
 from ..pixels import from_uint8
 from ..presets import FitConfig
 from .checkpoint import load_into, read_record, read_weights
@@ -33,16 +33,27 @@ PUBLISHED = 1024  # px, of MobileStyleGAN
 class Trainable(nn.Module):
     """The networks that ship: E_attr and M."""
 
-    def __init__(self, config: FitConfig | None = None) -> None:
+    def __init__(self, config: FitConfig | None = None, identity_size: int = IDENTITY_SIZE) -> None:
+        """`identity_size`: numbers of an identity code."""
         super().__init__()
         config = config or FitConfig()
         self.attributes = AttributeEncoder() if config.attribute_encoder == "light" else InceptionV3()
-        self.attributes_size = ATTRIBUTES_SIZE if config.attribute_encoder == "light" else FEATURES
+        self.attributes_size = self.attributes_size_of(config)
         styles = 2 + STYLES_PER_BLOCK * len(CHANNELS[: int(math.log2(config.resolution)) - 3])
-        self.mapper = Mapper(self.attributes_size, styles if config.w_plus else None, appearance=config.appearance)
+        self.mapper = Mapper(
+            self.attributes_size,
+            styles if config.w_plus else None,
+            appearance=config.appearance,
+            identity_size=identity_size,
+        )
+
+    @staticmethod
+    def attributes_size_of(config: FitConfig) -> int:
+        """Return the numbers of an attribute code."""
+        return ATTRIBUTES_SIZE if config.attribute_encoder == "light" else FEATURES
 
     def forward(self, identity: Tensor, crop: Tensor, portrait: Tensor) -> Tensor:
-        """Map identity codes [N, 128], attribute and identity crops [N, 3, S, S] in [-1, 1] -> w [N, 512] or W+.
+        """Map identity codes [N, D], attribute and identity crops [N, 3, S, S] in [-1, 1] -> w [N, 512] or W+.
 
         The identity crops count where the mapper takes appearance; W+ is [N, n_styles, 512].
         """
@@ -52,15 +63,15 @@ class Trainable(nn.Module):
         return self.mapper(identity, attributes, appearance)
 
 
-def parameter_counts(config: FitConfig | None = None) -> dict[str, int]:
+def parameter_counts(config: FitConfig | None = None, identity_size: int = IDENTITY_SIZE) -> dict[str, int]:
     """Return parameters of the networks that ship; of the `live` preset 5,820,160 of E_attr and 3,354,160 of M."""
     with torch.device("meta"):
-        networks = Trainable(config)
+        networks = Trainable(config, identity_size)
     parts = {"E_attr": networks.attributes, "M": networks.mapper}
     return {name: sum(p.numel() for p in part.parameters()) for name, part in parts.items()}
 
 
-def memory_estimate(config: FitConfig) -> int:
+def memory_estimate(config: FitConfig, identity_size: int = IDENTITY_SIZE) -> int:
     """Return bytes that training needs at its peak, about: weights with gradients, optimiser and average, and
     activations.
 
@@ -68,17 +79,20 @@ def memory_estimate(config: FitConfig) -> int:
     which see small pictures, are left out.
     """
     with torch.device("meta"):
-        networks, synthesis = Trainable(config), Synthesis(config.resolution).requires_grad_(False)
+        networks, synthesis = Trainable(config, identity_size), Synthesis(config.resolution).requires_grad_(False)
 
     def step() -> list[Tensor]:
         n = config.cross_batch
-        outputs = [synthesis(networks(torch.zeros(n, 128), *[torch.zeros(n, 3, 256, 256)] * 2))]
+        outputs = [synthesis(networks(torch.zeros(n, identity_size), *[torch.zeros(n, 3, 256, 256)] * 2))]
         if config.self_batch and config.train_attributes:
             n = config.self_batch
-            outputs.append(networks(torch.zeros(n, 128), *[torch.zeros(n, 3, 256, 256)] * 2))
+            outputs.append(networks(torch.zeros(n, identity_size), *[torch.zeros(n, 3, 256, 256)] * 2))
         return outputs
 
-    weights = sum(parameter_counts(config).values()) * 4 * 5 + sum(p.numel() for p in synthesis.parameters()) * 4
+    weights = (
+        sum(parameter_counts(config, identity_size).values()) * 4 * 5
+        + sum(p.numel() for p in synthesis.parameters()) * 4
+    )
     return weights + kept_by_autograd(step)
 
 
@@ -120,7 +134,10 @@ def load_trained(checkpoint: Path) -> Trainable:
         return _trained_of(Bundle.load(checkpoint))
     weights = read_weights(checkpoint)
     looks = weights.get("mapper.appearance.weight", ())  # older ones have none, whatever the default is now
-    networks = Trainable(replace(kept_config(checkpoint), appearance=len(looks)))
+    config = replace(kept_config(checkpoint), appearance=len(looks))
+    first = weights.get("mapper.layers.0.weight")
+    others = Trainable.attributes_size_of(config) + len(looks)
+    networks = Trainable(config, IDENTITY_SIZE if first is None else max(first.shape[-1] - others, 1))
     load_into(networks.attributes, weights, "attributes")
     load_into(networks.mapper, weights, "mapper")
     return networks.eval()
@@ -142,7 +159,8 @@ def kept_config(checkpoint: Path) -> FitConfig:
 
 def _trained_of(bundle: Bundle) -> Trainable:
     encoder = "inception" if bundle.attributes_size == FEATURES else "light"
-    networks = Trainable(FitConfig(attribute_encoder=encoder, appearance=appearance_size(bundle)))
+    config = FitConfig(attribute_encoder=encoder, appearance=appearance_size(bundle))
+    networks = Trainable(config, bundle.identity_size)
     size = (CROP_SIZE, CROP_SIZE)
     faces = [cv2.resize(read_image(path), size, interpolation=cv2.INTER_AREA) for path in sorted(FACES.glob("*.jpg"))]
     stored = float_tensors(bundle.graph_path("attributes"), "attributes.")

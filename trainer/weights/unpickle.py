@@ -25,6 +25,7 @@ from .pickled import (
     Record,
     RefusedError,
     Storage,
+    all_ascii,
     array_of,
     finished,
     key_of,
@@ -33,6 +34,7 @@ from .pickled import (
 
 MAX_STEPS = 5_000_000  # of one file
 STORAGE_STEPS = 1000  # what each storage costs of them, at most
+TEXT_STEPS = 100  # characters that are turned into bytes for one of them
 STORAGES = {
     "FloatStorage": torch.float32,
     "DoubleStorage": torch.float64,
@@ -144,6 +146,11 @@ class _Machine:
     def push_text(self, form: str) -> None:
         self.push(self.text(self.number(form)))
 
+    def push_old_string(self, form: str) -> None:
+        """A string of Python 2, which is text or the bytes of an array."""
+        data = self.take(self.number(form))
+        self.push(str(data, "ascii") if all_ascii(data) else data)
+
     def put(self, index: int) -> None:
         self.memo[index] = self.stack[-1]
 
@@ -200,7 +207,9 @@ class _Machine:
         builder = _BUILDERS.get((function.module, function.name))
         if builder is None:
             raise RefusedError(f"calls {function}, and files of weights need no such thing")
-        self.spend(STORAGE_STEPS if builder is _storage else sum(len(a) for a in arguments if isinstance(a, PLAIN)))
+        sizes = sum(len(a) for a in arguments if isinstance(a, PLAIN))
+        sizes += sum(len(a) // TEXT_STEPS for a in arguments if isinstance(a, str))
+        self.spend(STORAGE_STEPS if builder is _storage else sizes)
         self.push(builder(*arguments))
 
     def new(self) -> None:
@@ -215,6 +224,7 @@ class _Machine:
             target.order = "<" if state[1] == "|" else state[1]
         elif isinstance(target, Array):
             _, shape, dtype, fortran, raw = state
+            self.spend(len(raw) // TEXT_STEPS if isinstance(raw, str) else 0)
             target.value = array_of(dtype, shape, raw, bool(fortran))
         elif isinstance(target, Record) and isinstance(state, dict) and not target.state:
             target.state = state
@@ -250,8 +260,8 @@ _INSTRUCTIONS: dict[bytes, Callable[[_Machine], object]] = {
     b"B": lambda m: m.push_bytes("<I"),
     b"\x8e": lambda m: m.push_bytes("<Q"),
     b"\x96": lambda m: m.push_bytes("<Q"),
-    b"U": lambda m: m.push_text("<B"),
-    b"T": lambda m: m.push_text("<I"),
+    b"U": lambda m: m.push_old_string("<B"),
+    b"T": lambda m: m.push_old_string("<I"),
     b"\x8c": lambda m: m.push_text("<B"),
     b"X": lambda m: m.push_text("<I"),
     b"\x8d": lambda m: m.push_text("<Q"),

@@ -303,9 +303,12 @@ def test_the_shipped_bundle_runs_as_the_runtime_does():
     np.testing.assert_array_equal(to_uint8(synthesis(w[:, None].expand(-1, 17, -1)))[0], expected)
 
 
-def test_a_bundle_with_another_identity_encoder_is_refused(toy_bundle):
-    with pytest.raises(InputError, match="identity encoder of its own"):
-        Subject.read(toy_bundle, torch.device("cpu"))
+def test_a_bundle_with_another_identity_encoder_is_asked_for_its_codes(toy_bundle):
+    subject = Subject.read(toy_bundle, torch.device("cpu"))
+    encoder = evaluate.bundle_encoder(subject.composer, None)
+    crop = faces("identity-ada.jpg")
+    np.testing.assert_allclose(encoder.network(from_uint8(crop))[0], subject.composer.identity_code(crop[0]), atol=1e-6)
+    assert encoder.name.startswith("sha256:")
 
 
 def test_command_line(frozen, capsys, monkeypatch, tmp_path):
