@@ -1,9 +1,12 @@
 """FAN (Bulat and Tzimiropoulos 2017), 68 landmarks, for users who have its file.
 
-The file is the TorchScript archive that the `face-alignment` package downloads at its first use
-(`2DFAN4-*.zip` in torch's hub folder). Peaks of the heat maps are read by their centre of mass, so gradients pass.
+The file is what the `face-alignment` package downloads at its first use into torch's hub folder: a TorchScript archive
+(`2DFAN4-*.zip`, up to 1.4), or weights by name (`2DFAN4-*.pth.tar`, from 1.5 on), whose network the installed package
+has. Peaks of the heat maps are read by their centre of mass, so gradients pass.
 """
 
+import re
+import zipfile
 from pathlib import Path
 
 import torch
@@ -31,11 +34,12 @@ class FAN(nn.Module):
 
     @classmethod
     def load(cls, path: Path) -> "FAN":
-        """Read the TorchScript file. Raises InputError when there is none, FidError when it is another network."""
+        """Read the file. Raises InputError when there is none, FidError when it is another network, or weights by name
+        and face-alignment is not installed."""
         if not path.is_file():
-            raise InputError(f"there is no file {path}: expected face-alignment's 2DFAN4 as a TorchScript archive.")
+            raise InputError(f"there is no file {path}: expected face-alignment's 2DFAN4, a .zip or .pth.tar.")
         try:
-            network = torch.jit.load(str(path), "cpu")
+            network = _of_weights(path) if _has_weights_alone(path) else torch.jit.load(str(path), "cpu")
             with torch.no_grad():
                 maps = network(torch.zeros(1, 3, INPUT_SIZE, INPUT_SIZE))
         except RuntimeError as error:
@@ -58,3 +62,42 @@ class FAN(nn.Module):
         x, y = (weights.sum(2) * places).sum(2), (weights.sum(3) * places).sum(2)
         # Pixel p of a map of `side` px is pixel (p + 0.5) * 256 / side - 0.5 of the crop.
         return (torch.stack((x, y), dim=2) + 0.5) * (CROP_SIZE / side) - 0.5
+
+
+class _LastMaps(nn.Module):
+    """The heat maps of the last of the stacked hourglasses."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, picture: Tensor) -> Tensor:
+        return self.network(picture)[-1]
+
+
+def _has_weights_alone(path: Path) -> bool:
+    """Whether a file of torch.save holds weights and no program; the old form is no zip, TorchScript always is one."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            return not any(name.endswith("/constants.pkl") for name in archive.namelist())
+    return path.read_bytes()[:2] == b"\x80\x02"
+
+
+def _of_weights(path: Path) -> nn.Module:
+    """The network of weights by name, as the installed face-alignment builds it. Raises FidError."""
+    try:
+        weights = torch.load(path, "cpu", weights_only=True)
+        hourglasses = {name for name in weights if re.match(r"l\d+\.weight$", name)}
+    except Exception as error:  # torch raises errors of many kinds for unsafe and for broken content
+        raise FidError(
+            f"{path} is refused: it is broken or holds more than tensors ({type(error).__name__})."
+        ) from error
+    try:
+        from face_alignment import models
+    except ModuleNotFoundError as error:
+        raise FidError(
+            f"{path} holds weights by name, whose network face-alignment has: `pip install 'face-alignment>=1.5'`."
+        ) from error
+    network = models.FAN(min(len(hourglasses), 4))
+    network.load_state_dict(weights)
+    return _LastMaps(network).eval()

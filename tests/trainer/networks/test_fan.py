@@ -1,4 +1,6 @@
-"""FAN read from a TorchScript archive like face-alignment's, and its heat maps read as points."""
+"""FAN read from files like face-alignment's, and its heat maps read as points."""
+
+import sys
 
 import pytest
 import torch
@@ -45,3 +47,33 @@ def test_files_that_are_not_fan(tmp_path):
     torch.jit.script(torch.nn.AvgPool2d(4)).save(str(tmp_path / "other.zip"))
     with pytest.raises(FidError, match=r"is not FAN: expected heat maps \[1, 68, H, W\]"):
         FAN.load(tmp_path / "other.zip")
+
+
+@pytest.fixture
+def hourglasses():
+    """Two hourglasses of face-alignment's own network, with random weights."""
+    models = pytest.importorskip("face_alignment.models")
+    torch.manual_seed(2)
+    return models.FAN(2).eval()
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_weights_by_name_go_into_the_network_of_face_alignment(hourglasses, legacy, tmp_path):
+    path = tmp_path / "2DFAN4-toy.pth.tar"
+    torch.save(hourglasses.state_dict(), path, _use_new_zipfile_serialization=not legacy)
+    network = FAN.load(path)
+    picture = torch.rand(1, 3, 256, 256, generator=torch.Generator().manual_seed(3))
+    with torch.no_grad():
+        assert torch.equal(network.heat_maps(picture), hourglasses(picture)[-1])
+        assert network(picture * 2 - 1).shape == (1, 68, 2)
+
+
+def test_weights_of_another_network_and_a_missing_package_are_one_sentence(tmp_path, monkeypatch):
+    torch.save({"l0.weight": torch.zeros(3)}, tmp_path / "other.pth.tar")
+    torch.save({"l0.weight": Peaks()}, tmp_path / "code.pth.tar")
+    with pytest.raises(FidError, match="is refused: it is broken or holds more than tensors"):
+        FAN.load(tmp_path / "code.pth.tar")
+    monkeypatch.setitem(sys.modules, "face_alignment", None)
+    with pytest.raises(FidError, match=r"pip install 'face-alignment>=1\.5'") as raised:
+        FAN.load(tmp_path / "other.pth.tar")
+    assert "\n" not in str(raised.value)
