@@ -50,7 +50,10 @@ def write(name: str, folder: Path) -> Path:
 
 @pytest.mark.parametrize(
     "name",
-    [*NVIDIA, "keras-256", *ROSINALITY, pytest.param("nvidia-1024-published", marks=pytest.mark.slow)],
+    [
+        *("nvidia-256", "keras-256", "rosinality-256"),
+        *(pytest.param(name, marks=pytest.mark.slow) for name in GOLDEN if not name.endswith("-256")),
+    ],
 )
 def test_pictures_are_those_of_the_makers_own_code(name, tmp_path):
     if name == "keras-256":

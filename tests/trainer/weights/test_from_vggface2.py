@@ -14,7 +14,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from fid.runtime.errors import FidError, InputError
-from fid.trainer.networks.vggface2 import MEAN_RGB, SCALE, SHIFT, JoinedEncoder, VGGFace2
+from fid.trainer.networks.vggface2 import MEAN_RGB, SCALE, SHIFT, JoinedEncoder
 from fid.trainer.weights.from_vggface2 import read_vggface2
 from fid.trainer.weights.identity import load_identity_encoder
 from fid.trainer.weights.unpickle import unpickle
@@ -53,12 +53,14 @@ def test_resnet_50_gives_the_codes_of_its_makers_code(network):
     assert network.code_size == 2048
 
 
+@pytest.mark.slow
 def test_se_resnet_50_gives_the_codes_of_its_makers_code(tmp_path):
     network, origin = read_vggface2(write_pickle(tmp_path / "senet50.pkl", resnet(squeeze=True), protocol=4))
     assert origin["kind"] == "VGGFace2 SE-ResNet-50"
     assert apart_from_golden(network, "senet50") < 1e-6
 
 
+@pytest.mark.slow
 def test_other_layouts_hold_the_same(arrays, network, tmp_path):
     tensors = {name: torch.from_numpy(value) for name, value in arrays.items()}
     released = {name: torch.from_numpy(value.copy()) for name, value in released_names(arrays).items()}
@@ -83,6 +85,7 @@ def test_pickles_of_python_2_are_read():
         np.testing.assert_array_equal(ours[name], value)
 
 
+@pytest.mark.slow
 def test_kerass_file_has_codes_of_its_projection(arrays, tmp_path):
     """Keras pads the first convolution by 2 and 3 px, pools without the last column, and has an epsilon of 1e-3."""
     pytest.importorskip("h5py")
@@ -113,19 +116,19 @@ def test_kerass_file_has_codes_of_its_projection(arrays, tmp_path):
     torch.testing.assert_close(network.raw_code(face), code, atol=1e-3, rtol=1e-4)
 
 
-def test_the_view_is_that_of_the_authors_code():
+def test_the_view_is_that_of_the_authors_code(network):
     """`preprocess` of ID-disentanglement's id_encoder.py: the middle 80 % at 256 px, of that the middle 224."""
     crop = torch.from_numpy(np.kron(np.random.RandomState(0).rand(3, 16, 16), np.ones((16, 16))).astype(np.float32))[
         None
     ]
     low, high = int(0.1 * 256), int(0.9 * 256)
     expected = F.interpolate(crop[:, :, low:high, low:high], (256, 256), mode="bilinear")[:, :, 16:240, 16:240]
-    view = VGGFace2().placement(crop)
+    view = network.placement(crop)
     torch.testing.assert_close(view, expected, atol=1e-5, rtol=1e-5)
     first, last = SCALE * 25 + SHIFT, SCALE * 229 + SHIFT
     assert (first, last) == pytest.approx((-15.88, 238.88), abs=0.01)
     half = F.avg_pool2d(crop, 2)  # half the size of the same picture
-    assert (VGGFace2().placement(half) - view).abs().mean() < 0.05
+    assert (network.placement(half) - view).abs().mean() < 0.05
 
 
 @pytest.mark.parametrize("size", [128, 256])
@@ -156,14 +159,15 @@ def test_encoders_are_named_by_what_they_are(file):
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        ({"layer2.1.bn2.running_var": None}, r"it lacks layer2\.1\.bn2\.running_var"),
-        ({"layer2.1.bn2.running_var": np.zeros(3, np.float32)}, r"it has layer2\.1\.bn2\.running_var as \[3\]"),
+        ({}, r"it lacks layer1\.0\.bn1\.running_mean"),
+        ({"bn1.running_var": np.zeros(3, np.float32)}, r"it has bn1\.running_var as \[3\]"),
         ({"bn1.bias": np.full(64, np.inf, np.float32)}, "bn1.bias holds something else than finite numbers"),
         ({"layer1.0.conv1.weight": None}, "holds no such identity encoder"),
     ],
 )
 def test_weights_that_do_not_fit(arrays, change, sentence, tmp_path):
-    changed = {name: value for name, value in {**arrays, **change}.items() if value is not None}
+    first = {name: value for name, value in arrays.items() if name.startswith(("conv1", "bn1", "layer1.0.conv1"))}
+    changed = {name: value for name, value in {**first, **change}.items() if value is not None}
     with pytest.raises(FidError, match=sentence) as raised:
         read_vggface2(write_pickle(tmp_path / "r.pkl", changed))
     assert "\n" not in str(raised.value)
