@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import FidError, InputError
 from ..live.layout import Reenactment, Wishes
 from ..live.reenact import Reenactor
+from ..media.images import TooLargeError
 from ..media.video import Clip, open_clip
 from ..media.video_rework import rework
 from .form import stored_body
@@ -122,13 +123,13 @@ class Videos:
             path = folder / "upload"
             await stored_body(request, path, round(self._limits.video_mb * 1e6))
             try:
-                clip = await asyncio.to_thread(open_clip, path)
+                clip = await asyncio.to_thread(open_clip, path, round(self._limits.megapixels * 1e6))
+            except TooLargeError:
+                raise RefusedError(413, f"its frames have more than {self._limits.megapixels:g} megapixels.") from None
             except InputError as error:
                 raise RefusedError(415, "this is not a video that can be read; MP4, MOV and WebM are.") from error
             if clip.frames / float(clip.rate) > MOST_SECONDS:
                 raise RefusedError(413, f"the video is longer than {MOST_SECONDS / 60:.0f} minutes; cut it first.")
-            if clip.width * clip.height > self._limits.megapixels * 1e6:
-                raise RefusedError(413, f"its frames have more than {self._limits.megapixels:g} megapixels.")
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)
             raise

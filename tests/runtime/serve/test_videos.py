@@ -156,6 +156,9 @@ def test_what_is_no_video_too_large_too_long_or_too_many_is_refused(
             with monkeypatch.context() as patch:
                 patch.setattr(videos, "MOST_SECONDS", 1.0)
                 await refused(413, "longer than", content=clip)
+            with monkeypatch.context() as patch:
+                patch.setattr(server.videos, "_limits", Limits(megapixels=0.3))
+                await refused(413, "more than 0.3 megapixels", content=clip)
             assert list(tmp_path.glob("fid-video-*")) == []
             with monkeypatch.context() as patch:
                 patch.setattr(videos, "MOST_VIDEOS", 0)

