@@ -26,7 +26,16 @@ from .graphs import DETECT, GRAPHS, web_graph
 from .onnxruntime_web import BUILDS, COMPRESSED, FILES, LICENCE, PACKAGE, VERSION, onnxruntime_web
 
 PAGE = Path(__file__).parent / "page"
-SHARED = ("page.css", "page.js", "faces.js", "keep.js", "note.js", "videos.js", "icon.svg")  # with `fid-run serve`
+SHARED = (
+    "page.css",
+    "page.js",
+    "check.js",
+    "faces.js",
+    "keep.js",
+    "note.js",
+    "videos.js",
+    "icon.svg",
+)  # with `fid-run serve`
 RECORD = "site.json"
 KINDS = ("composition", "interpolation", "reenactment")
 POLICY = (

@@ -92,13 +92,14 @@ class Settings:
         are named in what is signed."""
         from ..labels.provenance import MADE_BY_ALGORITHM, PART_BY_ALGORITHM
 
-        signer = self._signer()
+        signer = self.signer()
         if not (self.provenance or self.mark or signer):
             return None
         note = composer.note(kind, PART_BY_ALGORITHM if with_photos else MADE_BY_ALGORITHM)
         return replace(note, packet=self.provenance, mark=self.mark, signer=signer, inputs=tuple(inputs))
 
-    def _signer(self) -> Signer | None:
+    def signer(self) -> Signer | None:
+        """Return the user's certificate and key, opened once; None without them. `InputError` for what cannot sign."""
         from ..labels.credentials import Signer
 
         if self.sign_cert is None or self.sign_key is None:

@@ -100,6 +100,7 @@ from .options import (
     show_default=True,
     help="The largest picture that is taken, in megapixels.",
 )
+@click.option("--badge", is_flag=True, help="Draw a small visible label 'AI-generated' into every video.")
 @composing
 def serve(
     settings: Settings,
@@ -111,6 +112,7 @@ def serve(
     key: Path | None,
     root_path: str,
     workers: int,
+    badge: bool,
     **limits: Any,
 ) -> None:
     """A page in the browser, with camera, and an HTTP API.
@@ -122,6 +124,7 @@ def serve(
     from ..serve.app import serve as answer
     from ..serve.guard import Access, is_loopback, new_token
     from ..serve.listen import check_certificate, check_extra, listen, page_address
+    from ..serve.picture import Labelling
     from ..serve.processes import Serving, serve_in_processes
     from ..serve.worker import Limits
 
@@ -129,6 +132,7 @@ def serve(
     check_certificate(certificate, key)
     access = Access(host, token or (None if is_loopback(host) else new_token()), names, root_path)
     allowed = Limits(**limits)
+    label = Labelling(settings.provenance, settings.mark, badge, settings.signer())
     with listen(host, port) as listening:
         address = page_address(access, listening, secure=certificate is not None)
         insecure = certificate is None and not is_loopback(host)
@@ -136,11 +140,11 @@ def serve(
             allowed = replace(allowed, video_mb=0.0)  # a video is known to the process that took it alone
             share = settings.threads or max(1, physical_cores() // workers)
             opened = replace(settings, threads=share).composer
-            serving = Serving(opened, access, allowed, settings.provenance, certificate, key)
+            serving = Serving(opened, access, allowed, label, certificate, key)
             said = partial(_say, settings, address, insecure, workers)
             serve_in_processes(serving, listening, workers, said)
             return
-        server = Server(settings.composer(), access, allowed, label=settings.provenance)
+        server = Server(settings.composer(), access, allowed, label)
         warm_up(server)
         settings.report(server.composer, _there(address, server.composer.provider, insecure), address=address)
         answer(server, listening, certificate, key)

@@ -33,7 +33,7 @@ from .form import read_body, read_form
 from .guard import Access, Guard, RefusedError, is_private
 from .listen import Peers, check_extra
 from .metrics import Metrics, merged
-from .picture import Settings
+from .picture import Labelling, Settings
 from .videos import MOST_SECONDS, Videos
 from .worker import Limits, Worker
 
@@ -64,17 +64,18 @@ class Server:
         composer: Composer,
         access: Access,
         limits: Limits | None = None,
-        label: bool = True,
+        label: Labelling | None = None,
         peers: Peers | None = None,
     ) -> None:
-        """`label`: put the note "synthetic" into every picture. `peers`: the other processes that answer on the same
+        """`label`: what every picture says about itself. `peers`: the other processes that answer on the same
         port. Raises `FidError` when the web extra is missing."""
         check_extra()
         self.peers = peers
-        self.composer, self.access, self.limits, self.label = composer, access, limits or Limits(), label
+        self.composer, self.access, self.limits = composer, access, limits or Limits()
+        self.label = label or Labelling()
         self.worker = Worker(self.limits.queue)
-        self.faces = Faces(composer, self.worker, self.limits, label)
-        self.videos = Videos(composer, self.worker, self.limits, label)
+        self.faces = Faces(composer, self.worker, self.limits, self.label)
+        self.videos = Videos(composer, self.worker, self.limits, self.label)
         self.sessions: dict[str, LiveSession] = {}
         build = {
             "version": installed_version() or "unknown",
@@ -109,6 +110,7 @@ class Server:
             Route("/compose", self.compose, methods=["POST"]),
             Route("/notes", self.notes),
             Route("/faces", self.find_faces, methods=["POST"]),
+            Route("/check", self.check, methods=["POST"]),
             Route("/videos", self.take_video, methods=["POST"]),
             Route("/videos/{video}", self.show_video, methods=["GET"]),
             Route("/videos/{video}", self.start_video, methods=["POST"]),
@@ -213,7 +215,7 @@ class Server:
         from starlette.responses import JSONResponse
 
         none = {"png": "", "mp4": ""}
-        note = inserted_note(self.composer.note("reenactment")) if self.label else none
+        note = inserted_note(self.composer.note("reenactment")) if self.label.provenance else none
         return JSONResponse({"reenactment": note})
 
     async def find_faces(self, request: Request) -> Response:
@@ -223,6 +225,14 @@ class Server:
         with self.worker.place():
             form = await read_form(request, ("photo",), self.limits.upload_bytes)
             return JSONResponse(await self.faces.places(form, "photo"))
+
+    async def check(self, request: Request) -> Response:
+        """Answer a picture with the labels of fid that it bears."""
+        from starlette.responses import JSONResponse
+
+        with self.worker.place():
+            form = await read_form(request, ("photo",), self.limits.upload_bytes)
+            return JSONResponse(await self.faces.labels(form, "photo"))
 
     async def take_video(self, request: Request) -> Response:
         """Store a video."""
@@ -307,7 +317,7 @@ class Server:
         def ended(name: str) -> None:
             self.sessions.pop(name, None)
 
-        session = LiveSession(self.composer, self.worker, self.metrics, self.faces.settings, ended)
+        session = LiveSession(self.composer, self.worker, self.metrics, self.faces.settings, ended, self.label.badge)
         if self.peers is not None:
             session.name = self.peers.own(session.name)
         self.sessions[session.name] = session
@@ -400,6 +410,7 @@ def _route(path: str) -> str:
         "/api/attributes",
         "/api/compose",
         "/api/faces",
+        "/api/check",
         "/api/videos",
     )
     known += ("/api/videos", "/api/live", "/metrics")

@@ -20,11 +20,12 @@ from ..identity import Identity, average
 from ..interpolate import SPACES, mixed_w
 from ..media.decoder import Decoder
 from ..media.images import PICTURE_SUFFIXES, TooLargeError, UnknownFormatError, encode_image
+from ..read_labels import labels_of
 from ..timing import stage
 from ..weights import catalogue
 from .form import Form, Upload
 from .guard import RefusedError
-from .picture import Settings
+from .picture import Labelling, Settings
 from .worker import Limits, Worker
 
 MAX_PHOTOS = 8  # of one person in one request
@@ -40,10 +41,10 @@ COMPOSE_FIELDS = (
 class Faces:
     """Reads faces out of forms, and composes pictures of them."""
 
-    def __init__(self, composer: Composer, worker: Worker, limits: Limits, label: bool) -> None:
-        """`label`: put the note "synthetic" into every picture."""
+    def __init__(self, composer: Composer, worker: Worker, limits: Limits, label: Labelling) -> None:
+        """`label`: what every picture says about itself."""
         self._composer, self._worker, self._limits, self._label = composer, worker, limits, label
-        self._decoder = Decoder()
+        self._decoder, self._checking = Decoder(), asyncio.Lock()
         self._composers = {composer.resolution: composer}
         self._shipped: dict[str, Any] = {}  # codes of the faces that ship, by file name, made when first asked for
 
@@ -125,6 +126,17 @@ class Faces:
                 told[-1]["problem"] = str(error)
         return {"width": width, "height": height, "faces": told}
 
+    async def labels(self, form: Form, field: str) -> dict[str, Any]:
+        """Return which of fid's labels the picture under `field` bears, as `fid-run check --json` tells it. Raises as
+        `places` does. One at a time, beside the worker: all sizes of the mark take seconds."""
+        values = form.values(field)
+        if len(values) != 1 or isinstance(values[0], str):
+            raise RefusedError(400, f"{field} is one photo.")
+        data, name = values[0].data, _called(field, 0, values)
+        image = await asyncio.to_thread(self._decoded, data, name)
+        async with self._checking:
+            return (await asyncio.to_thread(labels_of, data, values[0].name or name, image)).report()
+
     async def attributes(self, form: Form, field: str, face: str) -> np.ndarray:
         """Return the attribute code under `field`, float32 [attributes_size]. Raises as `identity` does."""
         values = form.values(field)
@@ -159,7 +171,7 @@ class Faces:
         def draw() -> bytes:
             image = composer.image(mixed_w(composer, people, codes, s or 0.0, t or 0.0, space))
             with stage("encode"):
-                return encode_image(image, suffix, note if self._label else None)
+                return encode_image(image, suffix, self._label.note(note))
 
         return await self._worker.run(draw), MEDIA_TYPES[suffix]
 

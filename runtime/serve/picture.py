@@ -16,9 +16,27 @@ from .guard import RefusedError
 
 if TYPE_CHECKING:
     from ..composer import Composer
+    from ..labels.credentials import Signer
+    from ..labels.provenance import Note
 
 
 MAX_SIDE = 1280  # px; larger frames are made smaller on arrival
+
+
+@dataclass(frozen=True)
+class Labelling:
+    """What says that the pictures of a server are synthetic."""
+
+    provenance: bool = True  # a note in every file
+    mark: bool = True  # the invisible mark in the pixels of every file; live videos bear none
+    badge: bool = False  # a small label that people can read in every video, see `labels.badge`
+    signer: Signer | None = None  # signs every file
+
+    def note(self, note: Note) -> Note | None:
+        """Return a note with what is chosen; None where that is nothing."""
+        if not (self.provenance or self.mark or self.signer):
+            return None
+        return replace(note, packet=self.provenance, mark=self.mark, signer=self.signer)
 
 
 @dataclass(frozen=True)
@@ -44,15 +62,15 @@ class Settings:
 class PictureMaker:
     """A frame becomes a picture; in the worker's thread only. Keeps what one live video needs from frame to frame."""
 
-    def __init__(self, composer: Composer) -> None:
-        self._composer = composer
+    def __init__(self, composer: Composer, badge: bool = False) -> None:
+        self._composer, self._badge = composer, badge
         self._person: tuple[tuple[Identity, ...], float, Identity] | None = None  # people, mix, and who that is
         self._reenactment: Reenactment | None = None
 
     def picture(self, frame: Any, settings: Settings) -> Picture:
         """Return what is shown of a video frame, even sides; its timings have the whole as "all"."""
         start = time.perf_counter()
-        wishes = Wishes(self._identity(settings), settings.view, settings.no_face, settings.smooth)
+        wishes = Wishes(self._identity(settings), settings.view, settings.no_face, settings.smooth, badge=self._badge)
         if self._reenactment is None:
             self._reenactment = Reenactment(Reenactor(self._composer, light=None), wishes)
         picture = self._reenactment.show(_rgb(frame), frame.time or 0.0, wishes)

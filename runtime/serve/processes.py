@@ -21,6 +21,7 @@ from ..errors import FidError
 from .app import Server, serve, warm_up
 from .guard import Access
 from .listen import Peers
+from .picture import Labelling
 from .worker import Limits
 
 HASTY_S = 10.0  # a process that ends sooner after its start than that is not started again for ever
@@ -35,7 +36,7 @@ class Serving:
     open: Callable[[], Composer]
     access: Access
     limits: Limits
-    label: bool  # put the note "synthetic" into every picture
+    label: Labelling
     certificate: Path | None = None
     key: Path | None = None
 

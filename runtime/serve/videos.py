@@ -24,7 +24,7 @@ from ..media.video import Clip, open_clip
 from ..media.video_rework import rework
 from .form import stored_body
 from .guard import RefusedError
-from .picture import Settings
+from .picture import Labelling, Settings
 
 if TYPE_CHECKING:
     import numpy as np
@@ -99,8 +99,8 @@ class InTurn:
 class Videos:
     """The videos that are here. All methods in the event loop."""
 
-    def __init__(self, composer: Composer, worker: Worker, limits: Limits, label: bool) -> None:
-        """`label`: put the note "synthetic" and the invisible mark into every video."""
+    def __init__(self, composer: Composer, worker: Worker, limits: Limits, label: Labelling) -> None:
+        """`label`: what every video says about itself."""
         self._composer, self._worker, self._limits, self._label = composer, worker, limits, label
         self._all: dict[str, Video] = {}
         self._endings: set[asyncio.Task[None]] = set()
@@ -150,9 +150,9 @@ class Videos:
         from ..interpolate import identity_between
 
         who = identity_between(settings.people[0], settings.people[-1], settings.identity_mix)
-        wishes = Wishes(who, settings.view, settings.no_face, settings.smooth)
+        wishes = Wishes(who, settings.view, settings.no_face, settings.smooth, badge=self._label.badge)
         work = Reenactment(Reenactor(self._composer, light=None), wishes)
-        note = self._composer.note("reenactment") if self._label else None
+        note = self._label.note(self._composer.note("reenactment"))
 
         def tick(frames: int) -> None:
             video.frames = frames

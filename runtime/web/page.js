@@ -4,6 +4,7 @@
 import { askWhich, thumbnail } from "./faces.js";
 import { link, stopRecording } from "./keep.js";
 import * as source from "./source.js";
+import "./check.js";
 import * as videos from "./videos.js";
 
 const $ = (selector, within = document) => within.querySelector(selector);

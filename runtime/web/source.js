@@ -144,6 +144,13 @@ async function settings({ identity, view, noFace }) {
   };
 }
 
+// Which of fid's labels a picture bears; the file is sent as it is, because a smaller copy would have lost its notes.
+export async function checkPicture(file) {
+  const form = new FormData();
+  form.append("photo", file, file.name);
+  return (await ask("api/check", { method: "POST", body: form })).json();
+}
+
 // ---- whole videos
 
 // Send a video file; `heard` is told which part has arrived, and `mine` gets abort() while it lasts.

@@ -108,6 +108,8 @@ def test_photos(page: Page, tmp_path: Path) -> None:
     with page.expect_download() as download:
         page.get_by_role("link", name="Save picture").click()
     download.value.save_as(tmp_path / "picture.png")
+    page.locator("#check").set_input_files([tmp_path / "picture.png"])
+    expect(page.locator("#check-text")).to_contain_text("picture.png: made by fid.", timeout=30_000)
     assert read_image(tmp_path / "picture.png").shape == (256, 256, 3)
     expect(page.locator("#alert")).to_be_hidden()
 

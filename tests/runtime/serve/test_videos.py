@@ -16,11 +16,14 @@ import pytest
 from fid.runtime.assets import FACES
 from fid.runtime.commands.bench import made_frames
 from fid.runtime.composer import Composer
+from fid.runtime.labels.mark import embed_mark
 from fid.runtime.labels.provenance import read_note
-from fid.runtime.media.images import read_image
+from fid.runtime.media.images import read_image, write_image
+from fid.runtime.read_labels import check_labels
 from fid.runtime.serve import videos
 from fid.runtime.serve.app import Server
 from fid.runtime.serve.guard import Access
+from fid.runtime.serve.picture import Labelling
 from fid.runtime.serve.worker import Limits
 from serving import check
 
@@ -200,6 +203,29 @@ def test_faces_are_told_with_their_places(server: Server) -> None:
     assert "only" in little["problem"]
 
 
+def test_labels_of_a_picture_are_told_as_the_command_tells_them(server: Server, tmp_path: Path) -> None:
+    face, note = read_image(FACES / "identity-ada.jpg"), server.composer.note("composition")
+    write_image(tmp_path / "ours.png", face, note)
+    marked = cv2.imencode(".jpg", embed_mark(face)[..., ::-1])[1].tobytes()  # without metadata
+    plain = cv2.imencode(".png", face)[1].tobytes()
+
+    async def whole() -> list[dict[str, Any]]:
+        async with client_of(server) as ask:
+            refused = await ask("POST", "/api/check", files=[("photo", (None, "ada"))])
+            assert refused.status_code == 400
+            large = await ask("POST", "/api/check", files=[("photo", ("a.png", bytes(3_000_000)))])
+            assert large.status_code in (413, 415)
+            files = (tmp_path / "ours.png").read_bytes(), marked, plain
+            return [(await ask("POST", "/api/check", files=[("photo", ("a.png", data))])).json() for data in files]
+
+    ours, marked_only, other = asyncio.run(whole())
+    assert ours == {**check_labels(tmp_path / "ours.png").report(), "file": "a.png"}
+    assert ours["made_by_fid"]
+    assert ours["note"]["kind"] == "composition"
+    assert (marked_only["made_by_fid"], marked_only["note"], marked_only["mark"]["found"]) == (True, None, True)
+    assert not other["made_by_fid"]
+
+
 def test_the_note_for_files_of_the_page(server: Server, composer: Composer, tmp_path: Path) -> None:
     import base64
 
@@ -213,7 +239,7 @@ def test_the_note_for_files_of_the_page(server: Server, composer: Composer, tmp_
     note = read_note(tmp_path / "a.png")
     assert note == composer.note("reenactment")
     assert read_image(tmp_path / "a.png").shape == (8, 8, 3)
-    unlabelled = Server(composer, Access("127.0.0.1"), label=False)
+    unlabelled = Server(composer, Access("127.0.0.1"), label=Labelling(provenance=False, mark=False))
     assert asyncio.run(whole(unlabelled)) == {"png": "", "mp4": ""}
     unlabelled.faces.close()
     unlabelled.worker.close()
