@@ -201,7 +201,8 @@ def numbers_in(record: Any, place: str = "") -> Iterator[tuple[set[str], float]]
             yield from numbers_in(value, f"{place} {key}")
     elif isinstance(record, list):
         for value in record:
-            yield from numbers_in(value, place)
+            name = value.get("name", "") if isinstance(value, dict) else ""
+            yield from numbers_in(value, f"{place} {name}")
     elif isinstance(record, int | float) and not isinstance(record, bool):
         yield words_of(place), float(record)
 
