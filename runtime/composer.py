@@ -17,6 +17,7 @@ from .errors import InputError
 from .face.align import align
 from .face.crop import CROP_SIZE
 from .face.detect import DOUBTFUL_SCORE, MIN_SCORE, Choice, Detector, choose_face
+from .face.exposure import exposed
 from .identity import SUFFIX, Identity, attributes_name, average, encoder_name, mapper_name, refiner_name
 from .labels.provenance import MADE_BY_ALGORITHM, Note
 from .media.images import find_photos, read_image
@@ -147,8 +148,9 @@ class Composer:
         return identity
 
     def identity_of(self, crop: np.ndarray, *, refine: bool = False) -> Identity:
-        """Return the identity of one aligned crop RGB uint8 [256, 256, 3]: what the encoders say and, with `refine`,
-        what the composer's rounds find beyond that."""
+        """Return the identity of one aligned crop RGB uint8 [256, 256, 3], brought to light if it is dark: what the
+        encoders say and, with `refine`, what the composer's rounds find beyond that."""
+        crop = exposed(crop)
         attributes = self.attribute_code(crop) if self.bundle.takes_appearance or (refine and self.rounds) else None
         identity = Identity(self.identity_code(crop), encoder_name(self.bundle))
         if self.bundle.takes_appearance:

@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from ..runtime.composer import Composer
 from ..runtime.errors import FidError, InputError
 from ..runtime.face.crop import CROP_SIZE
+from ..runtime.face.exposure import exposed
 from ..runtime.identity import SUFFIX, Identity, average, encoder_name, fingerprint, mapper_name
 from ..runtime.media.images import check_output, find_photos
 from ..runtime.weights.catalogue import ensure
@@ -143,7 +144,7 @@ def personalize(
     tune_machine()
     device, composer = best_device(), Composer(bundle)
     paths = find_photos(photos)
-    crops = [composer.crop(path) for path in paths]
+    crops = [exposed(composer.crop(path)) for path in paths]
     people = [composer.identity_of(crop) for crop in crops]
     if (stranger := odd_one_out(np.stack([one.code for one in people]))) is not None:
         console.print(

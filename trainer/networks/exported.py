@@ -3,12 +3,15 @@
 So `fid-train evaluate` measures what ships, FP16 weights and 8-bit pictures included.
 """
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from ...runtime.commands.progress import progress_of
 from ...runtime.composer import Composer
+from ...runtime.face.exposure import exposed
 from ...runtime.identity import Identity, encoder_name
 from ..pixels import as_crops, from_uint8, to_uint8
 
@@ -24,7 +27,9 @@ class BundleNetworks:
         codes, crops, portraits = identity.cpu().numpy(), as_crops(to_uint8(crop)), as_crops(to_uint8(portrait))
         w = []
         for code, attributes, person in zip(codes, crops, portraits, strict=True):
-            appearance = self.composer.attribute_code(person) if self.composer.bundle.takes_appearance else None
+            appearance = (
+                self.composer.attribute_code(exposed(person)) if self.composer.bundle.takes_appearance else None
+            )
             who = Identity(code, encoder_name(self.composer.bundle), appearance=appearance)
             w.append(self.composer.w(who, self.composer.attribute_code(attributes)))
         return torch.from_numpy(np.stack(w)).to(identity.device)
