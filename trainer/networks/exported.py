@@ -27,10 +27,9 @@ class BundleNetworks:
         codes, crops, portraits = identity.cpu().numpy(), as_crops(to_uint8(crop)), as_crops(to_uint8(portrait))
         w = []
         for code, attributes, person in zip(codes, crops, portraits, strict=True):
-            appearance = (
-                self.composer.attribute_code(exposed(person)) if self.composer.bundle.takes_appearance else None
-            )
-            who = Identity(code, encoder_name(self.composer.bundle), appearance=appearance)
+            who = Identity(code, encoder_name(self.composer.bundle))
+            if self.composer.bundle.takes_appearance:
+                who = replace(who, appearance=self.composer.attribute_code(exposed(person)))
             w.append(self.composer.w(who, self.composer.attribute_code(attributes)))
         return torch.from_numpy(np.stack(w)).to(identity.device)
 
