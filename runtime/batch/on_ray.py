@@ -63,16 +63,17 @@ def work_on_ray(setup: Setup, tasks: Iterator[Task], cluster: Cluster) -> Iterat
         actors = [actor.remote(setup) for _ in range(count)]
         opening = {one.ready.remote(): one for one in actors}
         working: dict[Any, tuple[Any, Task]] = {}
+        held: list[Task] = []  # looked at, to see whether there is one
 
         def give(one: Any) -> None:
-            if (task := next(tasks, None)) is not None:
+            if (task := held.pop() if held else next(tasks, None)) is not None:
                 working[one.file.remote(task)] = one, task
 
         while opening or working:
-            if opening and not working and (task := next(tasks, None)) is None:
-                return  # all is done, and some never found room
-            elif opening and not working:
-                tasks = _with_first(task, tasks)
+            if not working and not held:
+                if (task := next(tasks, None)) is None:
+                    return  # all is done, and some never found room
+                held.append(task)
             (ref,), _ = ray.wait([*working, *opening], num_returns=1)
             if ref in opening:
                 one = opening.pop(ref)
@@ -84,13 +85,8 @@ def work_on_ray(setup: Setup, tasks: Iterator[Task], cluster: Cluster) -> Iterat
                 continue
             one, task = working.pop(ref)
             line = _line(ray, ref, task)
+            yield line  # first, because it may bring another task
             give(one)
-            yield line
-
-
-def _with_first(task: Task, tasks: Iterator[Task]) -> Iterator[Task]:
-    yield task
-    yield from tasks
 
 
 def _result(ray: Any, ref: Any) -> str | None:
