@@ -147,6 +147,10 @@ def distill(
     default=0.25,
     help="Share with dark skin, which the generator seldom draws.",
 )
+@click.option("--ray", metavar="ADDRESS", help="Draw on this Ray cluster: auto, HOST:PORT, or local to start one.")
+@click.option("--workers", type=click.IntRange(min=1), help="With --ray. [default: as many as it holds]")
+@click.option("--cpus", type=click.FloatRange(0.1), default=1.0, help="With --ray: of the cluster, for each worker.")
+@click.option("--gpus", type=click.FloatRange(0), default=0.0, help="With --ray: of the cluster, for each worker.")
 @generator_option
 @encoder_option
 @minutes_option
@@ -162,9 +166,15 @@ def dataset(
     identity_encoder: tuple[Path, ...],
     max_minutes: float | None,
     dry_run: bool,
+    ray: str | None,
+    workers: int | None,
+    cpus: float,
+    gpus: float,
 ) -> None:
     """Write generated faces with their w, identity codes and landmarks; goes on where an earlier call stopped."""
-    from .data.dataset import BATCH, FACE_BYTES, SHARD, FrozenNetworks, write_dataset
+    from ..runtime.batch.on_ray import Cluster
+    from .data.dataset import BATCH, FACE_BYTES, SHARD, FrozenNetworks, Shards, write_dataset
+    from .data.on_ray import write_dataset_on_ray
     from .loop import Budget, best_device, tune_machine
     from .weights.identity import load_identity_encoder
     from .weights.trained import drawing_memory, generator_name, load_generator, load_mapping
@@ -175,6 +185,15 @@ def dataset(
     _plan("dataset", {"count": count, "resolution": int(resolution), **made, **_about(needed)}, dry_run)
     budget = Budget(max_minutes)
     with budget.catching_signals():
+        if ray is not None:
+            if identity_encoder:
+                raise click.UsageError("--ray draws with the identity encoder that ships; leave --identity-encoder out.")
+            shards = Shards(output.absolute(), count, psi, seed, rare)
+            where = None if generator is None else generator.absolute()
+            sides = {"name": made["generator"], "resolution": int(resolution)}
+            watched = {"stop": lambda: budget.over, "log": console.print}
+            write_dataset_on_ray(shards, Cluster(ray, workers, cpus, gpus), generator=where, **sides, **watched)
+            return
         tune_machine()
         synthesis = load_generator(generator, int(resolution))
         encoder = load_identity_encoder(identity_encoder)

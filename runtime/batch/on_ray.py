@@ -56,8 +56,8 @@ class Remote:
 
 def work_on_ray(setup: Setup, tasks: Iterator[Task], cluster: Cluster) -> Iterator[Line]:
     """Yield the lines of all tasks as they come. `FidError` when the cluster cannot be reached or no actor opens."""
-    with _joined(cluster) as ray:
-        count = cluster.workers or _room(ray, cluster)
+    with joined(cluster) as ray:
+        count = cluster.workers or room(ray, cluster)
         options = {"num_cpus": cluster.cpus, "num_gpus": cluster.gpus}
         actor = ray.remote(max_restarts=-1, max_task_retries=TRIES - 1, **options)(Remote)
         actors = [actor.remote(setup) for _ in range(count)]
@@ -107,16 +107,16 @@ def _line(ray: Any, ref: Any, task: Task) -> Line:
         return replace(task.line(), error=f"Ray could not do this file: {_first_line(error)}.")
 
 
-def _room(ray: Any, cluster: Cluster) -> int:
-    """How many actors the cluster holds, one at least."""
+def room(ray: Any, cluster: Cluster) -> int:
+    """Return how many actors the cluster holds, one at least."""
     there = ray.cluster_resources()
     wanted = {"CPU": cluster.cpus, "GPU": cluster.gpus}
     return max(1, int(min(there.get(name, 0.0) / amount for name, amount in wanted.items() if amount > 0)))
 
 
 @contextmanager
-def _joined(cluster: Cluster) -> Iterator[Any]:
-    """Ray, joined to the cluster, and left at the end with all actors; nothing of it is reported to its makers."""
+def joined(cluster: Cluster) -> Iterator[Any]:
+    """Give Ray, joined to the cluster, and left at the end with all actors; nothing of it is reported to its makers."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
         import ray
