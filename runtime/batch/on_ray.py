@@ -124,6 +124,7 @@ def joined(cluster: Cluster) -> Iterator[Any]:
         raise FidError(NO_RAY) from error
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": "error", "configure_logging": True}
     if cluster.address == "local":
+        os.environ.setdefault("RAY_worker_niceness", "0")  # by itself, 15: whatever else runs here would come first
         cpus = None if cluster.workers is None else max(1, round(cluster.workers * cluster.cpus))
         options |= {"include_dashboard": False, "object_store_memory": STORE_BYTES, "num_cpus": cpus}
     own = not ray.is_initialized()  # else who called has joined, as a test or a program of the user's does
