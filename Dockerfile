@@ -28,11 +28,11 @@ RUN if ! command -v python3; then \
         apt-get update && apt-get install -y --no-install-recommends python3 && rm -rf /var/lib/apt/lists/*; \
     fi \
     && useradd --uid 10001 --create-home fid \
-    && install -d -o fid -g fid /var/cache/fid
+    && install -d -o fid -g fid /var/cache/fid /data
 COPY --from=build /opt/fid /opt/fid
-ENV PATH=/opt/fid/bin:$PATH FID_CACHE=/var/cache/fid
+ENV PATH=/opt/fid/bin:$PATH FID_CACHE=/var/cache/fid /data
 USER 10001:10001
-WORKDIR /home/fid
+WORKDIR /data
 # "" leaves the models out: mount a folder with them and let FID_MODELS name it
 ARG MODELS="yunet sface"
 RUN for model in ${MODELS}; do fid-run models fetch "${model}" || exit 1; done
