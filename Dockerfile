@@ -30,7 +30,7 @@ RUN if ! command -v python3; then \
     && useradd --uid 10001 --create-home fid \
     && install -d -o fid -g fid /var/cache/fid /data
 COPY --from=build /opt/fid /opt/fid
-ENV PATH=/opt/fid/bin:$PATH FID_CACHE=/var/cache/fid /data
+ENV PATH=/opt/fid/bin:$PATH FID_CACHE=/var/cache/fid
 USER 10001:10001
 WORKDIR /data
 # "" leaves the models out: mount a folder with them and let FID_MODELS name it

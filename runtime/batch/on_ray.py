@@ -143,5 +143,7 @@ def joined(cluster: Cluster) -> Iterator[Any]:
 
 
 def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines() or [type(error).__name__]
+    cause = getattr(error, "cause", None)  # what a worker raised
+    text = f"{type(cause).__name__}: {cause}" if isinstance(cause, Exception) else str(error)
+    lines = text.strip().splitlines() or [type(error).__name__]
     return lines[0].rstrip(".")[:300]

@@ -126,7 +126,7 @@ def read_frames(
 def frame_stamps(clip: Clip) -> list[int] | None:
     """Return the time stamp of every frame in order, in units of `clip.time_base`, without decoding any; None for a
     file that does not tell them, or in which reading cannot begin anywhere."""
-    with _packets(clip.path, None) as (container, _, packets):
+    with _packets(clip.path, None, clip.max_pixels) as (container, _, packets):
         if container.format.name in UNSOUGHT:
             return None
         stamps = [packet.pts for packet in packets if packet.size and not packet.is_discard]
