@@ -11,6 +11,7 @@ import click
 
 from ..runtime.assets import BUNDLE
 from ..runtime.commands.group import end_with_one_line
+from ..runtime.commands.options import ray_options
 from ..runtime.errors import InputError
 from ..runtime.terminal import make_console
 from .presets import PRESETS
@@ -147,10 +148,7 @@ def distill(
     default=0.25,
     help="Share with dark skin, which the generator seldom draws.",
 )
-@click.option("--ray", metavar="ADDRESS", help="Draw on this Ray cluster: auto, HOST:PORT, or local to start one.")
-@click.option("--workers", type=click.IntRange(min=1), help="With --ray. [default: as many as it holds]")
-@click.option("--cpus", type=click.FloatRange(0.1), default=1.0, help="With --ray: of the cluster, for each worker.")
-@click.option("--gpus", type=click.FloatRange(0), default=0.0, help="With --ray: of the cluster, for each worker.")
+@ray_options
 @generator_option
 @encoder_option
 @minutes_option
@@ -167,18 +165,17 @@ def dataset(
     max_minutes: float | None,
     dry_run: bool,
     ray: str | None,
-    workers: int | None,
-    cpus: float,
-    gpus: float,
+    **share: Any,
 ) -> None:
     """Write generated faces with their w, identity codes and landmarks; goes on where an earlier call stopped."""
-    from ..runtime.batch.on_ray import Cluster
     from .data.dataset import BATCH, FACE_BYTES, SHARD, FrozenNetworks, Shards, write_dataset
-    from .data.on_ray import write_dataset_on_ray
+    from .data.on_ray import Drawing, write_dataset_on_ray
     from .loop import Budget, best_device, tune_machine
     from .weights.identity import load_identity_encoder
     from .weights.trained import drawing_memory, generator_name, load_generator, load_mapping
 
+    if ray is None and share["workers"] is not None:
+        raise click.UsageError("--workers goes with --ray.")
     made = {"psi": psi, "seed": seed, "rare": rare, "generator": generator_name(generator, int(resolution))}
     face = 3 * int(resolution) ** 2 + FACE_BYTES
     needed = {"disk": count * face, "memory": drawing_memory(int(resolution), BATCH) + 2 * SHARD * face}
@@ -187,12 +184,10 @@ def dataset(
     with budget.catching_signals():
         if ray is not None:
             if identity_encoder:
-                raise click.UsageError("--ray draws with the identity encoder that ships; leave --identity-encoder out.")
+                raise click.UsageError("--ray draws with the identity encoder that ships, without --identity-encoder.")
             shards = Shards(output.absolute(), count, psi, seed, rare)
-            where = None if generator is None else generator.absolute()
-            sides = {"name": made["generator"], "resolution": int(resolution)}
-            watched = {"stop": lambda: budget.over, "log": console.print}
-            write_dataset_on_ray(shards, Cluster(ray, workers, cpus, gpus), generator=where, **sides, **watched)
+            drawn = Drawing(shards, generator, made["generator"], int(resolution))
+            write_dataset_on_ray(drawn, ray, share, stop=lambda: budget.over, log=console.print)
             return
         tune_machine()
         synthesis = load_generator(generator, int(resolution))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .options import FILE, Settings, composing, face_option, identity_face_option, identity_option
+from .options import FILE, Settings, composing, face_option, identity_face_option, identity_option, ray_options
 from .progress import file_progress
 
 if TYPE_CHECKING:
@@ -80,34 +80,9 @@ def batching(command: Callable[..., Job]) -> Callable[..., None]:
             metavar="I/N",
             help="Do part I of N, counted from 0; parts are disjoint and the same on every machine. [default: all]",
         ),
-        click.option(
-            "--workers",
-            type=click.IntRange(1, 4096),
-            metavar="N",
-            help="Work with N processes. [default: 1; on Ray as many as it holds]",
-        ),
-        click.option(
-            "--ray",
-            metavar="ADDRESS",
-            help="Work on a Ray cluster: auto, HOST:PORT, or local to start one here. [default: none]",
-        ),
-        click.option(
-            "--cpus",
-            type=click.FloatRange(0.1),
-            metavar="N",
-            help="CPUs that Ray reserves for each worker. [default: as --threads]",
-        ),
-        click.option(
-            "--gpus",
-            type=click.FloatRange(0),
-            metavar="N",
-            default=0.0,
-            show_default=True,
-            help="GPUs that Ray reserves for each worker.",
-        ),
         click.option("--dry-run", is_flag=True, help="Say how many files are to be done, and stop."),
     ]
-    wrapped = composing(run_job)
+    wrapped = ray_options(composing(run_job))
     for option in reversed(options):
         wrapped = option(wrapped)
     return wrapped

@@ -3,6 +3,8 @@ into a folder that all machines share."""
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +13,21 @@ from ...runtime.errors import FidError
 from .dataset import FIRST_SHARDS, Shards
 
 
+@dataclass(frozen=True)
+class Drawing:
+    """What is drawn, and by which generator."""
+
+    shards: Shards
+    generator: Path | None  # as in `weights.trained.load_generator`
+    name: str  # of the generator, for dataset.json
+    resolution: int
+
+
 class ShardWriter:
     """The actor: writes shards with the networks of one generator."""
 
-    def __init__(self, shards: Shards, generator: Path | None, resolution: int, threads: int) -> None:
-        self._shards, self._generator, self._resolution, self._threads = shards, generator, resolution, threads
+    def __init__(self, drawing: Drawing, threads: int) -> None:
+        self._drawing, self._threads = drawing, threads
         self._frozen: Any = None
 
     def write(self, index: int) -> int:
@@ -29,43 +41,38 @@ class ShardWriter:
         if self._frozen is None:
             torch.set_num_threads(self._threads)
             tune_machine()
-            synthesis = load_generator(self._generator, self._resolution)
-            self._frozen = FrozenNetworks.load(synthesis, best_device(), mapping=load_mapping(self._generator))
-        self._shards.write(index, self._frozen)
+            generator = self._drawing.generator
+            synthesis = load_generator(generator, self._drawing.resolution)
+            self._frozen = FrozenNetworks.load(synthesis, best_device(), mapping=load_mapping(generator))
+        self._drawing.shards.write(index, self._frozen)
         return index
 
 
 def write_dataset_on_ray(
-    shards: Shards,
-    cluster: Cluster,
-    *,
-    generator: Path | None,
-    name: str,
-    resolution: int,
-    stop: Callable[[], bool],
-    log: Callable[[str], None],
+    drawing: Drawing, address: str, share: dict[str, Any], *, stop: Callable[[], bool], log: Callable[[str], None]
 ) -> None:
-    """Write the shards that are not there yet; the same as `dataset.write_dataset` writes with as many threads. `name`:
-    of the generator, for dataset.json.
+    """Write the shards that are not there yet; the same as `dataset.write_dataset` writes with as many threads.
+    `share`: workers, cpus and gpus, as in `commands.options.ray_options`.
 
     Shards with rare faces wait for the first ones, from which it is seen what is rare. Raises `FidError` when the
     cluster cannot be reached or a shard cannot be written.
     """
-    shards.begin(name, resolution)
+    generator = None if drawing.generator is None else drawing.generator.absolute()
+    shards, drawing = drawing.shards, replace(drawing, generator=generator)
+    cluster = Cluster(address, share["workers"], share["cpus"] or 1.0, share["gpus"])
+    shards.begin(drawing.name, drawing.resolution)
     start, done = time.monotonic(), 0
     missing = shards.missing()
     first = [index for index in missing if index < min(FIRST_SHARDS, shards.plain)]
     with joined(cluster) as ray:
         options = {"num_cpus": cluster.cpus, "num_gpus": cluster.gpus}
         actor = ray.remote(max_restarts=-1, max_task_retries=TRIES - 1, **options)(ShardWriter)
-        arguments = (shards, generator, resolution, max(1, int(cluster.cpus)))
         count = min(cluster.workers or room(ray, cluster), max(1, len(missing)))
-        pool = ray.util.ActorPool([actor.remote(*arguments) for _ in range(count)])
+        pool = ray.util.ActorPool([actor.remote(drawing, max(1, int(cluster.cpus))) for _ in range(count)])
         for indices in (first, [index for index in missing if index not in set(first)]):
             waiting = iter(indices)
-            for index in (next(waiting, None) for _ in range(count)):
-                if index is not None:
-                    pool.submit(_write, index)
+            for index in islice(waiting, count):
+                pool.submit(_write, index)
             while pool.has_next():
                 try:
                     index = pool.get_next_unordered()
