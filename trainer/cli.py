@@ -11,6 +11,7 @@ import click
 
 from ..runtime.assets import BUNDLE
 from ..runtime.commands.group import end_with_one_line
+from ..runtime.commands.options import ray_options
 from ..runtime.errors import InputError
 from ..runtime.terminal import make_console
 from .presets import PRESETS
@@ -147,6 +148,7 @@ def distill(
     default=0.25,
     help="Share with dark skin, which the generator seldom draws.",
 )
+@ray_options
 @generator_option
 @encoder_option
 @minutes_option
@@ -162,19 +164,31 @@ def dataset(
     identity_encoder: tuple[Path, ...],
     max_minutes: float | None,
     dry_run: bool,
+    ray: str | None,
+    **share: Any,
 ) -> None:
     """Write generated faces with their w, identity codes and landmarks; goes on where an earlier call stopped."""
-    from .data.dataset import BATCH, FACE_BYTES, SHARD, FrozenNetworks, write_dataset
+    from .data.dataset import BATCH, FACE_BYTES, SHARD, FrozenNetworks, Shards, write_dataset
+    from .data.on_ray import Drawing, write_dataset_on_ray
     from .loop import Budget, best_device, tune_machine
     from .weights.identity import load_identity_encoder
     from .weights.trained import drawing_memory, generator_name, load_generator, load_mapping
 
+    if ray is None and share["workers"] is not None:
+        raise click.UsageError("--workers goes with --ray.")
     made = {"psi": psi, "seed": seed, "rare": rare, "generator": generator_name(generator, int(resolution))}
     face = 3 * int(resolution) ** 2 + FACE_BYTES
     needed = {"disk": count * face, "memory": drawing_memory(int(resolution), BATCH) + 2 * SHARD * face}
     _plan("dataset", {"count": count, "resolution": int(resolution), **made, **_about(needed)}, dry_run)
     budget = Budget(max_minutes)
     with budget.catching_signals():
+        if ray is not None:
+            if identity_encoder:
+                raise click.UsageError("--ray draws with the identity encoder that ships, without --identity-encoder.")
+            shards = Shards(output.absolute(), count, psi, seed, rare)
+            drawn = Drawing(shards, generator, made["generator"], int(resolution))
+            write_dataset_on_ray(drawn, ray, share, stop=lambda: budget.over, log=console.print)
+            return
         tune_machine()
         synthesis = load_generator(generator, int(resolution))
         encoder = load_identity_encoder(identity_encoder)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from ..composer import Composer
 from ..errors import InputError
 from ..identity import SUFFIX, average
+from ..live.film import Film
 from ..media.images import PHOTO_SUFFIXES, PICTURE_SUFFIXES, find_photos, write_image
 from ..media.video import VIDEO_INPUTS, VIDEO_SUFFIXES, open_clip
 from .manifest import sha256_of
@@ -179,19 +180,40 @@ class Video:
 
     def open(self, opening: Opening, composer: Composer) -> Work:
         """See `Job.open`."""
-        from ..live.film import Film
         from ..live.layout import Wishes
 
         who = average([composer.identify(photo, self.identity_face) for photo in self.identities])
         film = Film(composer, Wishes(who, self.view, self.no_face, self.smooth), self.light)
         film.warm_up()
-        note = opening.note(composer, "reenactment", with_photos=self.view != "result-only")
+        return FilmWork(film, opening.note(composer, "reenactment", with_photos=self.view != "result-only"))
 
-        def work(path: Path, output: Path) -> Made:
-            frames, missing = film.write(open_clip(path), output, note=note)
-            return Made(more={"frames": frames, "missing": missing})
 
-        return work
+@dataclass(frozen=True)
+class FilmWork:
+    """The work of `Video`, which may also be done on spans of a clip that are joined."""
+
+    film: Film
+    note: Note | None
+
+    def __call__(self, path: Path, output: Path) -> Made:
+        """Compose a whole clip."""
+        frames, missing = self.film.write(open_clip(path), output, note=self.note)
+        return Made(more={"frames": frames, "missing": missing})
+
+    def span(self, path: Path, folder: Path, span: tuple[int, int]) -> None:
+        """Compose the frames of a span, numbers of the first and of the one after the last, into an empty folder."""
+        from ..live.spans import write_span
+
+        write_span(self.film, open_clip(path), folder, span, marked=self.note is not None and self.note.mark)
+
+    def join(self, path: Path, folders: Sequence[Path], output: Path) -> Made:
+        """Join the folders of all spans in order."""
+        from ..media.video_rework import check_rework, join_spans
+
+        clip = open_clip(path)
+        check_rework(clip, output, self.note)
+        frames, missing = join_spans(clip, folders, output, self.note)
+        return Made(more={"frames": frames, "missing": missing, "spans": len(folders)})
 
 
 @dataclass(frozen=True)

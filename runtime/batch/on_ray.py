@@ -56,23 +56,24 @@ class Remote:
 
 def work_on_ray(setup: Setup, tasks: Iterator[Task], cluster: Cluster) -> Iterator[Line]:
     """Yield the lines of all tasks as they come. `FidError` when the cluster cannot be reached or no actor opens."""
-    with _joined(cluster) as ray:
-        count = cluster.workers or _room(ray, cluster)
+    with joined(cluster) as ray:
+        count = cluster.workers or room(ray, cluster)
         options = {"num_cpus": cluster.cpus, "num_gpus": cluster.gpus}
         actor = ray.remote(max_restarts=-1, max_task_retries=TRIES - 1, **options)(Remote)
         actors = [actor.remote(setup) for _ in range(count)]
         opening = {one.ready.remote(): one for one in actors}
         working: dict[Any, tuple[Any, Task]] = {}
+        held: list[Task] = []  # looked at, to see whether there is one
 
         def give(one: Any) -> None:
-            if (task := next(tasks, None)) is not None:
+            if (task := held.pop() if held else next(tasks, None)) is not None:
                 working[one.file.remote(task)] = one, task
 
         while opening or working:
-            if opening and not working and (task := next(tasks, None)) is None:
-                return  # all is done, and some never found room
-            elif opening and not working:
-                tasks = _with_first(task, tasks)
+            if not working and not held:
+                if (task := next(tasks, None)) is None:
+                    return  # all is done, and some never found room
+                held.append(task)
             (ref,), _ = ray.wait([*working, *opening], num_returns=1)
             if ref in opening:
                 one = opening.pop(ref)
@@ -84,13 +85,8 @@ def work_on_ray(setup: Setup, tasks: Iterator[Task], cluster: Cluster) -> Iterat
                 continue
             one, task = working.pop(ref)
             line = _line(ray, ref, task)
+            yield line  # first, because it may bring another task
             give(one)
-            yield line
-
-
-def _with_first(task: Task, tasks: Iterator[Task]) -> Iterator[Task]:
-    yield task
-    yield from tasks
 
 
 def _result(ray: Any, ref: Any) -> str | None:
@@ -111,16 +107,16 @@ def _line(ray: Any, ref: Any, task: Task) -> Line:
         return replace(task.line(), error=f"Ray could not do this file: {_first_line(error)}.")
 
 
-def _room(ray: Any, cluster: Cluster) -> int:
-    """How many actors the cluster holds, one at least."""
+def room(ray: Any, cluster: Cluster) -> int:
+    """Return how many actors the cluster holds, one at least."""
     there = ray.cluster_resources()
     wanted = {"CPU": cluster.cpus, "GPU": cluster.gpus}
     return max(1, int(min(there.get(name, 0.0) / amount for name, amount in wanted.items() if amount > 0)))
 
 
 @contextmanager
-def _joined(cluster: Cluster) -> Iterator[Any]:
-    """Ray, joined to the cluster, and left at the end with all actors; nothing of it is reported to its makers."""
+def joined(cluster: Cluster) -> Iterator[Any]:
+    """Give Ray, joined to the cluster, and left at the end with all actors; nothing of it is reported to its makers."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
         import ray
@@ -128,6 +124,7 @@ def _joined(cluster: Cluster) -> Iterator[Any]:
         raise FidError(NO_RAY) from error
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": "error", "configure_logging": True}
     if cluster.address == "local":
+        os.environ.setdefault("RAY_worker_niceness", "0")  # by itself, 15: whatever else runs here would come first
         cpus = None if cluster.workers is None else max(1, round(cluster.workers * cluster.cpus))
         options |= {"include_dashboard": False, "object_store_memory": STORE_BYTES, "num_cpus": cpus}
     own = not ray.is_initialized()  # else who called has joined, as a test or a program of the user's does
@@ -146,5 +143,7 @@ def _joined(cluster: Cluster) -> Iterator[Any]:
 
 
 def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines() or [type(error).__name__]
+    cause = getattr(error, "cause", None)  # what a worker raised
+    text = f"{type(cause).__name__}: {cause}" if isinstance(cause, Exception) else str(error)
+    lines = text.strip().splitlines() or [type(error).__name__]
     return lines[0].rstrip(".")[:300]

@@ -6,6 +6,7 @@ An address is read and written through local temporary files, so every job sees 
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 import time
 from collections.abc import Iterator
@@ -46,6 +47,14 @@ class Place(Protocol):
     @contextmanager
     def writing(self, name: str) -> Iterator[Path]:
         """Give a local path to write; what lies there at the end is the file of that name, whole or not at all."""
+        ...
+
+    def has(self, name: str) -> bool:
+        """Return whether there is a file of that name."""
+        ...
+
+    def remove(self, name: str) -> None:
+        """Remove a file or a folder with all that is in it, if it is there."""
         ...
 
     def open_log(self, name: str) -> Log:
@@ -103,6 +112,18 @@ class Folder:
         except OSError as error:
             raise FidError(f"the folder {path.parent} cannot be made: {error.strerror or error}.") from error
         yield path
+
+    def has(self, name: str) -> bool:
+        """See `Place.has`."""
+        return (self.path / name).is_file()
+
+    def remove(self, name: str) -> None:
+        """See `Place.remove`."""
+        path = self.path / name
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
 
     def open_log(self, name: str) -> FileLog:
         """See `Place.open_log`."""
@@ -207,6 +228,19 @@ class Address:
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
             address = f"{self.url.rstrip('/')}/{name}" if name else self.url
             raise FidError(f"{address} could not be {done}: {reason}.") from error
+
+    def has(self, name: str) -> bool:
+        """See `Place.has`."""
+        fs, root = self._opened()
+        with self._told("looked at", name):
+            return bool(fs.isfile(f"{root}/{name}"))
+
+    def remove(self, name: str) -> None:
+        """See `Place.remove`."""
+        fs, root = self._opened()
+        with self._told("removed", name):
+            if fs.exists(f"{root}/{name}"):
+                fs.rm(f"{root}/{name}", recursive=True)
 
     def open_log(self, name: str) -> UploadedLog:
         """See `Place.open_log`."""

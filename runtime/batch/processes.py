@@ -65,9 +65,9 @@ def work_in_processes(setup: Setup, tasks: Iterator[Task], count: int) -> Iterat
                 line = _line_of(lane, lanes, setup)
                 if line is not None:
                     lane.task = None
+                    yield line  # first, because it may bring another task
                     if (task := next(tasks, None)) is not None:
                         lane.give(task)
-                    yield line
     finally:
         for lane in lanes:
             lane.stop()

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import shutil
+import tempfile
 import time
 import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from ..composer import Composer
 from ..errors import FidError
 from ..files import replacing
-from .jobs import Job, Made, Opening, Work
+from .jobs import FilmWork, Job, Made, Opening, Work
 from .manifest import Line, sha256_of
 from .places import Item, Place
 
@@ -27,12 +31,28 @@ class Setup:
 
 
 @dataclass(frozen=True)
+class Span:
+    """A part of a long clip, or at the end the joining of all."""
+
+    number: int  # from 0; that of the joining is `count`
+    count: int
+    frames: tuple[int, int]  # numbers of the first, and of the one after the last
+
+
+@dataclass(frozen=True)
 class Task:
-    """One file to do."""
+    """One file to do, or a part of one."""
 
     item: Item
     output: str  # below the target
     made_of: str  # see `manifest.Line`
+    span: Span | None = None
+
+    @property
+    def spans(self) -> str:
+        """The folder below the target in which the parts of a clip wait for each other."""
+        key = f"{self.item.name}\0{self.item.size}\0{self.item.changed}\0{self.made_of}"
+        return f".spans/{hashlib.sha256(key.encode('utf-8', 'surrogateescape')).hexdigest()[:24]}"
 
     def line(self, error: str | None = None) -> Line:
         """Return the line of this file, with nothing done yet."""
@@ -73,6 +93,8 @@ class Worker:
     def _made(self, task: Task) -> tuple[Line, Made]:
         setup = self._setup
         with setup.source.reading(task.item.name) as path:
+            if task.span is not None:
+                return replace(task.line(), sha256=sha256_of(path)), self._span(task, task.span, path)
             line = replace(task.line(), sha256=sha256_of(path))
             with setup.target.writing(task.output) as output:
                 made = self._work(path, output)
@@ -80,6 +102,28 @@ class Worker:
             with setup.target.writing(f"{task.output}.json") as record, replacing(record) as temporary:
                 temporary.write_text(json.dumps(made.report, indent=1) + "\n")
         return line, made
+
+    def _span(self, task: Task, span: Span, path: Path) -> Made:
+        """Do a part of a clip, or join them."""
+        work, target = self._work, self._setup.target
+        assert isinstance(work, FilmWork)
+        with tempfile.TemporaryDirectory(prefix="fid-span-") as temporary:
+            if span.number < span.count:
+                folder = Path(temporary) / "span"
+                folder.mkdir()
+                work.span(path, folder, span.frames)
+                packed = shutil.make_archive(f"{temporary}/packed", "tar", folder)
+                with target.writing(f"{task.spans}/{span.number}.tar") as place, replacing(place) as new:
+                    shutil.copyfile(packed, new)
+                return Made(more={"span": span.number})
+            folders = [Path(temporary) / str(number) for number in range(span.count)]
+            for number, folder in enumerate(folders):
+                with target.reading(f"{task.spans}/{number}.tar") as packed:
+                    shutil.unpack_archive(packed, folder, "tar", filter="data")
+            with target.writing(task.output) as output:
+                made = work.join(path, folders, output)
+        target.remove(task.spans)
+        return made
 
 
 def work_here(setup: Setup, tasks: Iterator[Task]) -> Iterator[Line]:

@@ -4,25 +4,40 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, fields, replace
 from functools import partial, wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from .options import FILE, Settings, composing, face_option, identity_face_option, identity_option
+from .options import FILE, Settings, composing, face_option, identity_face_option, identity_option, ray_options
 from .progress import file_progress
 
 if TYPE_CHECKING:
     from ..batch.jobs import Job
     from ..batch.manifest import Line
-    from ..batch.on_ray import Cluster
     from ..batch.run import Doing, Plan, Tally
     from ..batch.worker import Setup
 
 SOME_FAILED = 3  # exit code when not every file is done
 NAMED = 10  # failures that are named at the end; the manifest has all
+
+
+@dataclass(frozen=True)
+class How:
+    """By whom the files are done."""
+
+    shard: str | None
+    workers: int | None
+    ray: str | None
+    cpus: float | None
+    gpus: float
+    dry_run: bool
+    chunk: float | None = None  # of clips alone
+
+
+HOW = tuple(field.name for field in fields(How))
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -40,8 +55,8 @@ def batching(command: Callable[..., Job]) -> Callable[..., None]:
 
     @wraps(command)
     def run_job(settings: Settings, source: str, target: str, **values: Any) -> None:
-        own = {name: values.pop(name) for name in ("shard", "workers", "ray", "cpus", "gpus", "dry_run")}
-        _run(command(**values), settings, source, target, **own)
+        how = How(**{name: values.pop(name) for name in HOW if name in values})
+        _run(command(**values), settings, source, target, how)
 
     options = [
         click.option(
@@ -65,34 +80,9 @@ def batching(command: Callable[..., Job]) -> Callable[..., None]:
             metavar="I/N",
             help="Do part I of N, counted from 0; parts are disjoint and the same on every machine. [default: all]",
         ),
-        click.option(
-            "--workers",
-            type=click.IntRange(1, 4096),
-            metavar="N",
-            help="Work with N processes. [default: 1; on Ray as many as it holds]",
-        ),
-        click.option(
-            "--ray",
-            metavar="ADDRESS",
-            help="Work on a Ray cluster: auto, HOST:PORT, or local to start one here. [default: none]",
-        ),
-        click.option(
-            "--cpus",
-            type=click.FloatRange(0.1),
-            metavar="N",
-            help="CPUs that Ray reserves for each worker. [default: as --threads]",
-        ),
-        click.option(
-            "--gpus",
-            type=click.FloatRange(0),
-            metavar="N",
-            default=0.0,
-            show_default=True,
-            help="GPUs that Ray reserves for each worker.",
-        ),
         click.option("--dry-run", is_flag=True, help="Say how many files are to be done, and stop."),
     ]
-    wrapped = composing(run_job)
+    wrapped = ray_options(composing(run_job))
     for option in reversed(options):
         wrapped = option(wrapped)
     return wrapped
@@ -158,6 +148,12 @@ def pairs(identities: Path, face: int | None, identity_face: int | None) -> Job:
     default=False,
     show_default=True,
     help="Compose by the light generator, which is quicker, or by the full one.",
+)
+@click.option(
+    "--chunk",
+    type=click.FloatRange(min=4),
+    metavar="S",
+    help="Share long clips out in spans of S seconds. [default: a clip in one piece]",
 )
 @identity_face_option
 @batching
@@ -232,41 +228,27 @@ def _absolute(paths: tuple[Path, ...]) -> tuple[Path, ...]:
     return tuple(path.absolute() for path in paths)
 
 
-def _run(
-    job: Job,
-    settings: Settings,
-    source: str,
-    target: str,
-    *,
-    shard: str | None,
-    workers: int | None,
-    ray: str | None,
-    cpus: float | None,
-    gpus: float,
-    dry_run: bool,
-) -> None:
+def _run(job: Job, settings: Settings, source: str, target: str, how: How) -> None:
     """Plan, do, and say what came of it."""
-    from ..batch.on_ray import Cluster
     from ..batch.places import source_place, target_place
     from ..batch.run import Tally, make_plan, parse_shard, run
     from ..batch.worker import Setup
     from ..engines.machine import physical_cores
 
-    part = None if shard is None else parse_shard(shard)
+    part = None if how.shard is None else parse_shard(how.shard)
     inputs, results = source_place(source), target_place(target)
     plan = make_plan(job, inputs, results, settings.made_of(), part)
     tally = Tally(len(plan.tasks), matching=plan.matching)
-    if dry_run or not plan.tasks:
+    if how.dry_run or not plan.tasks:
         _finish(settings, tally, plan, [], target)
         return
-    if settings.threads is None and ray is not None:
-        settings = replace(settings, threads=max(1, int(cpus or 1)))
-    elif settings.threads is None and workers is not None and workers > 1:
-        settings = replace(settings, threads=max(1, physical_cores() // workers))
+    if settings.threads is None and how.ray is not None:
+        settings = replace(settings, threads=max(1, int(how.cpus or 1)))
+    elif settings.threads is None and how.workers is not None and how.workers > 1:
+        settings = replace(settings, threads=max(1, physical_cores() // how.workers))
     if settings.bundle is not None:
         settings = replace(settings, bundle=settings.bundle.absolute())
-    cluster = None if ray is None else Cluster(ray, workers, cpus or settings.threads or 1, gpus)
-    doing = _doing(Setup(job, settings, inputs, results), workers or 1, cluster)
+    doing = _doing(Setup(job, settings, inputs, results), settings, how)
     errors: list[str] = []
     with file_progress() as show:
 
@@ -281,14 +263,22 @@ def _run(
     _finish(settings, tally, plan, errors, target)
 
 
-def _doing(setup: Setup, workers: int, cluster: Cluster | None) -> Doing:
-    from ..batch.on_ray import work_on_ray
+def _doing(setup: Setup, settings: Settings, how: How) -> Doing:
+    """Where the files are done: here, in processes or on Ray; and long clips in spans where that is asked for."""
+    from ..batch.on_ray import Cluster, work_on_ray
     from ..batch.processes import work_in_processes
+    from ..batch.split import work_in_spans
     from ..batch.worker import work_here
 
-    if cluster is not None:
-        return partial(work_on_ray, setup, cluster=cluster)
-    return partial(work_here, setup) if workers == 1 else partial(work_in_processes, setup, count=workers)
+    doing = partial(work_here, setup)
+    if how.ray is not None:
+        cluster = Cluster(how.ray, how.workers, how.cpus or settings.threads or 1, how.gpus)
+        doing = partial(work_on_ray, setup, cluster=cluster)
+    elif how.workers is not None and how.workers > 1:
+        doing = partial(work_in_processes, setup, count=how.workers)
+    if how.chunk is None:
+        return doing
+    return partial(work_in_spans, doing=doing, source=setup.source, target=setup.target, seconds=how.chunk)
 
 
 def _finish(settings: Settings, tally: Tally, plan: Plan, errors: list[str], target: str) -> None:

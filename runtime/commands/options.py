@@ -347,3 +347,37 @@ def columns(rows: Iterable[tuple[str, ...]]) -> list[str]:
     table = [tuple(map(str, row)) for row in rows]
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     return ["  ".join(word.ljust(width) for word, width in zip(row, widths, strict=True)).rstrip() for row in table]
+
+
+def ray_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command that many workers share the options --workers, --ray, --cpus and --gpus."""
+    options = [
+        click.option(
+            "--workers",
+            type=click.IntRange(1, 4096),
+            metavar="N",
+            help="Work with N processes. [default: 1; on Ray as many as it holds]",
+        ),
+        click.option(
+            "--ray",
+            metavar="ADDRESS",
+            help="Work on a Ray cluster: auto, HOST:PORT, or local to start one here. [default: none]",
+        ),
+        click.option(
+            "--cpus",
+            type=click.FloatRange(0.1),
+            metavar="N",
+            help="CPUs that Ray reserves for each worker. [default: as --threads]",
+        ),
+        click.option(
+            "--gpus",
+            type=click.FloatRange(0),
+            metavar="N",
+            default=0.0,
+            show_default=True,
+            help="GPUs that Ray reserves for each worker.",
+        ),
+    ]
+    for option in reversed(options):
+        command = option(command)
+    return command

@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 
 from ..errors import InputError
+from ..face.align import Alignment
 from ..face.paste import Paster, PasteState
 from ..identity import Identity
 from ..labels.badge import draw_badge
@@ -150,6 +151,12 @@ class Reenactment:
                 if wishes.badge:
                     shown = draw_badge(shown)
         return Picture(shown, step is not None, timings)
+
+    def hold(self, image: np.ndarray, time_s: float, alignment: Alignment) -> None:
+        """Remember the picture of a frame with a face, as that which is held when none follows."""
+        crop = alignment.crop(image, quick=True)
+        composed, w = self.reenactor.compose(crop, time_s, self.wishes.identity, self.wishes.smooth)
+        self._layout.picture(image, Step(composed, crop, alignment, w), time_s, self.wishes)
 
     def picture(self, image: np.ndarray, time_s: float) -> np.ndarray:
         """Return `show`, the pixels alone: RGB uint8 [height, width, 3]; see `video_rework.FrameWork`."""

@@ -6,7 +6,7 @@ a user sees of it is laid out by `Layout`: the frame with the head pasted in, bo
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -73,9 +73,7 @@ class Reenactor:
         `smooth`: strength of the smoothing of alignment and w, 0 for none. Another identity than in the frame before
         begins with a w of its own.
         """
-        self._tracker.smooth = smooth
-        with stage("track"):
-            alignment = self._tracker.follow(image, time_s)
+        alignment = self.track(image, time_s, smooth)
         if alignment is None:
             self._filter.reset()
             return None
@@ -83,6 +81,17 @@ class Reenactor:
             crop = alignment.crop(image, quick=True)
         composed, w = self.compose(crop, time_s, identity, smooth)
         return Step(composed, crop, alignment, w)
+
+    def track(self, image: np.ndarray, time_s: float, smooth: float = 1.0) -> Alignment | None:
+        """Return where the face of the next frame is, and compose nothing; None when there is none."""
+        self._tracker.smooth = smooth
+        with stage("track"):
+            return self._tracker.follow(image, time_s)
+
+    def begin_at(self, frame: int) -> None:
+        """Begin as if so many frames had come before, without a face: what takes turns from frame to frame does so as
+        in a clip that was seen from its start."""
+        self._tracker.state = replace(self._tracker.state, frames=frame)
 
     def compose(
         self, crop: np.ndarray, time_s: float, identity: Identity, smooth: float = 1.0

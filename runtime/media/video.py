@@ -27,6 +27,7 @@ FORMATS = (  # FFmpeg's names of containers that hold the film themselves: no pl
 )
 MOST_PIXELS = 1 << 27  # px of a frame that is decoded: 16K
 EDGES = 1 << 16  # px that decoders put around a small frame
+UNSOUGHT = ("avi", "mpeg")  # formats in which reading begins at the first frame
 STILLS = ("mjpeg", "png", "bmp", "gif", "webp", "tiff")  # codecs of covers
 
 
@@ -122,6 +123,17 @@ def read_frames(
                 yield stamp, fitted(reader.picture(frame, stream.sample_aspect_ratio), shape)
 
 
+def frame_stamps(clip: Clip) -> list[int] | None:
+    """Return the time stamp of every frame in order, in units of `clip.time_base`, without decoding any; None for a
+    file that does not tell them, or in which reading cannot begin anywhere."""
+    with _packets(clip.path, None, clip.max_pixels) as (container, _, packets):
+        if container.format.name in UNSOUGHT:
+            return None
+        stamps = [packet.pts for packet in packets if packet.size and not packet.is_discard]
+    known = sorted({stamp for stamp in stamps if stamp is not None})
+    return known if len(known) == len(stamps) else None
+
+
 def parse_trim(text: str) -> tuple[float, float | None]:
     """Read "a:b" in seconds, either left out, as (start, stop or None); `InputError` for anything else."""
     parts = text.split(":")
@@ -193,7 +205,7 @@ def _packets(path: Path, start: int | None, max_pixels: int) -> Iterator[tuple[A
 
 def _sought(container: Any, stream: Any, start: int) -> Iterator[Any] | None:
     """The packets from a keyframe not later than a time stamp; None where the file does not lead to one."""
-    if container.format.name in ("avi", "mpeg"):
+    if container.format.name in UNSOUGHT:
         return None  # the same frame may have another time stamp when reading begins elsewhere
     for back_s in (0, BACK_S):
         try:

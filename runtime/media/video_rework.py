@@ -13,7 +13,7 @@ import heapq
 import json
 import math
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from fractions import Fraction
 from io import BytesIO
@@ -64,9 +64,7 @@ def rework(
     on: parts that a former run left are used again when theirs are equal. `tick` hears how many frames are ready. The
     output appears complete or not at all.
     """
-    check_output(output, VIDEO_SUFFIXES)
-    _check_sound(clip, output)
-    check_label(output, note)
+    check_rework(clip, output, note)
     marked = note is not None and note.mark
     folder = output.with_name(f".{output.name}.parts")
     parts: list[Path] = []
@@ -108,6 +106,37 @@ def rework(
             f"{output} could not be written: {getattr(failed, 'strerror', '') or failed}; {kept}."
         ) from error
     return done, missing
+
+
+def rework_span(clip: Clip, folder: Path, work: FrameWork, start: int, stop: int | None, *, marked: bool) -> None:
+    """Write the parts of one span of a clip into an empty folder: frames with time stamps from `start` on and before
+    `stop`, all that are left for None. `marked`: put the invisible mark into each picture."""
+    reading, count = Reading(), 0
+    with closing(read_frames(clip, start, stop, reading)) as frames:
+        while _write_part(clip, folder / f"{count:06d}.nut", frames, reading, work, marked, lambda ready: None):
+            count += 1
+    record = {"shown": reading.shown, "missing": reading.take(stop)}
+    (folder / "span.json").write_text(json.dumps(record))
+
+
+def join_spans(clip: Clip, folders: Sequence[Path], output: Path, note: Note | None) -> tuple[int, int]:
+    """Write `output` from the spans of a whole clip in order, with its sound; returns what `rework` does."""
+    parts = [part for folder in folders for part in sorted(folder.glob("*.nut"))]
+    records = [json.loads((folder / "span.json").read_text()) for folder in folders]
+    with replacing(output) as temporary:
+        _join(clip, parts, temporary, False, None, records[-1]["shown"])
+        if note is not None:
+            append_note(temporary, note)
+    states = [_read_state(part) for part in parts]
+    missing = sum(int(state["part.missing"]) for state in states) + sum(record["missing"] for record in records)
+    return sum(int(state["part.frames"]) for state in states), missing
+
+
+def check_rework(clip: Clip, output: Path, note: Note | None) -> None:
+    """Raise `InputError` for what `rework` refuses before its work."""
+    check_output(output, VIDEO_SUFFIXES)
+    _check_sound(clip, output)
+    check_label(output, note)
 
 
 def _kept(folder: Path, parts: list[Path]) -> str:

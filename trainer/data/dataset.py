@@ -8,6 +8,7 @@ import time
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass, fields
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -166,6 +167,67 @@ def _generator(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
+@dataclass(frozen=True)
+class Shards:
+    """What the shards of a dataset are made from: each is a function of this and of its number."""
+
+    folder: Path
+    n: int  # faces
+    psi: float
+    seed: int
+    rare: float  # share of shards, the last ones, with dark skin
+
+    @property
+    def count(self) -> int:
+        """Return how many shards there are."""
+        return -(-self.n // SHARD)
+
+    @property
+    def plain(self) -> int:
+        """Return how many of them, the first ones, are drawn as they come."""
+        return self.count - round(self.rare * self.count)
+
+    def path(self, index: int) -> Path:
+        """Return the file of a shard."""
+        return self.folder / f"faces_{index:05d}.npz"
+
+    def missing(self) -> list[int]:
+        """Return the numbers of the shards that are not there yet."""
+        return [index for index in range(self.count) if not self.path(index).exists()]
+
+    def begin(self, generator: str, resolution: int, identity_encoder: str | None = None) -> None:
+        """Make the folder and write dataset.json. Raises InputError where the folder's shards were made otherwise."""
+        record: dict[str, Any] = {"psi": self.psi, "seed": self.seed, "rare": self.rare, "generator": generator}
+        record["resolution"] = resolution
+        if identity_encoder is not None:
+            record["identity_encoder"] = identity_encoder
+        before = made_with(self.folder) or record
+        if before != record:
+            names = {**record, **before}
+            name = next(name for name in names if before.get(name) != record.get(name))
+            raise InputError(
+                f"the faces in {self.folder} were made with {name} {before.get(name)}, not {record.get(name)}: "
+                "name another folder."
+            )
+        make_folder(self.folder)
+        write_json(self.folder / "dataset.json", record)
+
+    def write(self, index: int, frozen: FrozenNetworks, preparing: Preparing = UNWATCHED) -> None:
+        """Write one shard. Those of rare faces need the first `FIRST_SHARDS`."""
+        random, size = _generator(self.seed * 1_000_003 + index), min(SHARD, self.n - index * SHARD)
+        w = frozen.draw_w(size if index < self.plain else RARE * size, self.psi, random)
+        if index >= self.plain:
+            w = w[_lightness_of(self.folder)(w).argsort()[:size]]
+        faces = frozen.make(w, preparing=preparing)
+        with writing(self.path(index)) as partial, partial.open("wb") as file:
+            np.savez(file, **{field.name: getattr(faces, field.name).cpu().numpy() for field in fields(faces)})
+
+
+@lru_cache(1)
+def _lightness_of(folder: Path) -> Lightness:
+    return _lightness(read_dataset(folder, FIRST_SHARDS))
+
+
 def write_dataset(
     folder: Path,
     n: int,
@@ -184,37 +246,15 @@ def write_dataset(
     seldom seen it makes people lighter than they are. `generator` is the name of the one that makes them. Raises
     InputError where the folder's shards were made otherwise, FidError when one cannot be written.
     """
-    record = {"psi": psi, "seed": seed, "rare": rare, "generator": generator, "resolution": frozen.synthesis.resolution}
-    if frozen.encoder is not None:
-        record["identity_encoder"] = frozen.encoder
-    before = made_with(folder) or record
-    if before != record:
-        names = {**record, **before}
-        name = next(name for name in names if before.get(name) != record.get(name))
-        raise InputError(
-            f"the faces in {folder} were made with {name} {before.get(name)}, not {record.get(name)}: "
-            "name another folder."
-        )
-    make_folder(folder)
-    write_json(folder / "dataset.json", record)
-    count, start = -(-n // SHARD), time.monotonic()
-    plain, lightness, preparing = count - round(rare * count), None, Preparing(log, stop)
-    for index in range(count):
-        path = folder / f"faces_{index:05d}.npz"
-        if path.exists():
-            continue
-        random, size = _generator(seed * 1_000_003 + index), min(SHARD, n - index * SHARD)
-        w = frozen.draw_w(size if index < plain else RARE * size, psi, random)
-        if index >= plain:
-            lightness = lightness or _lightness(read_dataset(folder, FIRST_SHARDS))
-            w = w[lightness(w).argsort()[:size]]
+    shards, start, preparing = Shards(folder, n, psi, seed, rare), time.monotonic(), Preparing(log, stop)
+    shards.begin(generator, frozen.synthesis.resolution, frozen.encoder)
+    _lightness_of.cache_clear()
+    for index in shards.missing():
         try:
-            faces = frozen.make(w, preparing=preparing)
+            shards.write(index, frozen, preparing)
         except StoppedError:
             return
-        with writing(path) as partial, partial.open("wb") as file:
-            np.savez(file, **{field.name: getattr(faces, field.name).cpu().numpy() for field in fields(faces)})
-        log(f"shard {index + 1} of {count}, {time.monotonic() - start:.0f} s")
+        log(f"shard {index + 1} of {shards.count}, {time.monotonic() - start:.0f} s")
 
 
 def made_with(folder: Path) -> dict[str, Any]:

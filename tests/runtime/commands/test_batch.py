@@ -11,12 +11,16 @@ from typing import Any
 import numpy as np
 import pytest
 from fid.runtime.assets import FACES
+from fid.runtime.batch import jobs, worker
 from fid.runtime.batch import run as batch_run
-from fid.runtime.batch import worker
 from fid.runtime.batch.jobs import Compose
+from fid.runtime.commands.bench import made_frames
 from fid.runtime.deidentify import judges
 from fid.runtime.identity import Identity
-from fid.runtime.media.video import open_clip
+from fid.runtime.live import spans
+from fid.runtime.media import video_rework
+from fid.runtime.media.images import read_image
+from fid.runtime.media.video import open_clip, read_frames
 from fid.runtime.timing import stage
 
 from ..media.test_video import write_clip
@@ -175,3 +179,36 @@ def test_mistakes_are_one_line(bundle: str) -> None:
     ]
     for arguments, sentence in cases:
         assert sentence in one_line(fid_run("batch", *arguments, *common, exit_code=2)), arguments
+
+
+def test_long_clips_are_shared_out_in_spans(bundle: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Spans that are done when a run is stopped are not done again; the result is that of one worker."""
+    for module in (spans, video_rework):
+        monkeypatch.setattr(module, "PART_FRAMES", 20)
+    shutil.rmtree("in")
+    Path("in").mkdir()
+    frames = made_frames(read_image(LAUGHING), 60)
+    write_clip(Path("in/clip.mp4"), [18000 * number for number in range(60)], pictures=frames.__getitem__)
+    Path("in/broken.mp4").write_bytes(b"no clip")
+    batch("video", bundle, "--identity", ADA, exit_code=3)
+    Path("out").rename("whole")
+    real = jobs.FilmWork.span
+
+    def stopped(self: jobs.FilmWork, path: Path, folder: Path, span: tuple[int, int]) -> None:
+        if span[0] == 40:
+            raise KeyboardInterrupt
+        real(self, path, folder, span)
+
+    monkeypatch.setattr(jobs.FilmWork, "span", stopped)
+    fid_run("batch", "video", "-i", "in", "-o", "out", "--bundle", bundle, "--threads", "1", "--identity", ADA,
+            "--chunk", "4", exit_code=130)  # fmt: skip
+    assert len(list(Path("out/.spans").rglob("*.tar"))) == 2
+    monkeypatch.setattr(jobs.FilmWork, "span", real)
+    report = batch("video", bundle, "--identity", ADA, "--chunk", "4", exit_code=3)
+    assert (report["done"], report["failed"]) == (1, 1)
+    assert lines()["clip.mp4"]["more"] == {"frames": 60, "missing": 0, "spans": 3}
+    assert not list(Path("out").rglob("*.tar"))
+    whole, joined = (read_frames(open_clip(Path(folder) / "clip.mp4")) for folder in ("whole", "out"))
+    for (stamp, left), (same, right) in zip(whole, joined, strict=True):
+        assert stamp == same
+        assert np.mean((left.astype(float) - right) ** 2) < 255**2 / 10**4.5, "45 dB"
