@@ -69,8 +69,8 @@ def setting_lines(figures: Mapping[str, Any]) -> list[str]:
             f"people{skipped}."
         )
     lines.append(
-        "SFace and the face mesh were part of training, so they flatter; dlib's networks were not. dlib's cosines are "
-        "high for anybody: its measure is the distance, and 0.6 or less counts as one person."
+        f"{judges.get('encoder', 'SFace')} and the face mesh were part of training, so they flatter; dlib's networks "
+        "were not. dlib's cosines are high for all: its measure is the distance, and 0.6 or less counts as one person."
     )
     lines += [f"Not measured: {name} ({how})." for name, how in judges["not_measured"].items()]
     return lines
@@ -150,7 +150,7 @@ def _identity(figures: Mapping[str, Any]) -> Table:
         rows,
         [
             "The first column should be near the last, the second near the third.",
-            "SFace is the network that training used; dlib's and ArcFace's never took part.",
+            f"{figures['judges'].get('encoder', 'SFace')} took part in training; dlib's and ArcFace's never did.",
         ],
     )
 
