@@ -82,6 +82,16 @@ class Judges:
         """Under which name the codes of the identity encoder stand among those of the recognisers."""
         return self.frozen.encoder or "SFace"
 
+    @property
+    def record(self) -> dict[str, Any]:
+        """Who judges, as it stands among the figures."""
+        return {
+            "identity": ["SFace", *(["dlib"] if self.dlib else []), *(["ArcFace"] if self.arcface else [])],
+            "encoder": self.encoder,
+            "features": self.features_name,
+            "not_measured": self.absent,
+        }
+
     @classmethod
     def load(
         cls,

@@ -176,12 +176,7 @@ def evaluate_all(
     pairs = generated_pairs(networks, frozen, config)
     report = Report(short_figures(pairs, frozen, config))
     figures = report.figures
-    figures["judges"] = {
-        "identity": ["SFace", *(["dlib"] if judges.dlib else []), *(["ArcFace"] if judges.arcface else [])],
-        "encoder": judges.encoder,
-        "features": judges.features_name,
-        "not_measured": judges.absent,
-    }
+    figures["judges"] = judges.record
     log("judging them")
     people, attributes = (judges.look(_crops(faces)) for faces in (pairs.people, pairs.attributes))
     output, own = judges.look(pairs.output.crops), judges.look(pairs.own.crops)

@@ -37,12 +37,21 @@ from ..loop import Budget, Preparing, Progress, StoppedError, Watch, best_device
 from ..networks.inception import InceptionV3
 from ..presets import FitConfig
 from ..weights.checkpoint import check_new, latest, make_folder, write_json, writing
-from ..weights.identity import check_identity_encoder, load_identity_encoder
+from ..weights.identity import IdentityEncoder, check_identity_encoder, load_identity_encoder
 from ..weights.trained import generator_name, load_generator, load_mapping, load_trained
 from .loop import FitLoop
 from .processes import Processes
 
 SAVE_EVERY_S = 240
+
+
+def sources_of(
+    generator: Path | None, config: FitConfig, encoder: IdentityEncoder | None, others: dict[str, Path | None]
+) -> dict[str, str | None]:
+    """Return what a run learns from, by the name of the option, as run.json keeps it: paths say nothing elsewhere."""
+    sources: dict[str, str | None] = {"generator": generator_name(generator, config.resolution)}
+    sources |= {name: path.resolve().name if path else None for name, path in others.items()}
+    return sources if encoder is None else sources | {"identity-encoder": encoder.name}
 
 
 def check_sources(run: Path, sources: dict[str, str | None]) -> None:
@@ -106,11 +115,7 @@ def fit(
         known_photos = read_photos(photos, frozen, console.print, preparing) if photos else None
         known_faces = faces_of(dataset, config.resolution, device, frozen) if dataset else None
         loop = FitLoop(config, frozen, known_faces, device, photos=known_photos, processes=processes)
-        sources: dict[str, str | None] = {"generator": generator_name(generator, config.resolution)}
-        for name, path in {"dataset": dataset, "photos": photos, "fan": fan}.items():
-            sources[name] = path.resolve().name if path else None
-        if own is not None:
-            sources["identity-encoder"] = own.name
+        sources = sources_of(generator, config, own, {"dataset": dataset, "photos": photos, "fan": fan})
         found = latest(run) if resume else None
         if found:
             check_sources(run, sources)
