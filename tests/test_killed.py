@@ -180,9 +180,9 @@ def generator(tmp_path: Path) -> str:
     return str(write_rosinality(tmp_path / "tiny.pt", random_weights((16, 16, 8, 8, 8, 8), layers=2)))
 
 
-def fit_arguments(generator: str, steps: int) -> tuple[str, ...]:
+def fit_arguments(generator: str, steps: int, resolution: int = 128) -> tuple[str, ...]:
     own = (part for name, value in SMALL.items() for part in ("--set", f"{name}={value}"))
-    shared = ("--generator", generator, "--resolution", "128", "--steps", str(steps), "--resume")
+    shared = ("--generator", generator, "--resolution", str(resolution), "--steps", str(steps), "--resume")
     return ("fit", "-o", "run", *shared, *own)
 
 
@@ -225,16 +225,19 @@ def test_dataset(generator: str, tmp_path: Path) -> None:
     assert f"{KILLS} kills" in report
 
 
-def test_personalize_and_export(generator: str, tmp_path: Path) -> None:
+def test_personalize_and_export(tmp_path: Path) -> None:
     """Neither keeps anything on the way: each begins anew, and replaces nothing before it is done."""
-    Command(TRAIN, fit_arguments(generator, 1), tmp_path, digests()).run()
-    shared = ("--generator", generator)
-    person = ("personalize", ADA, "--checkpoint", str(tmp_path / "run"), *shared, "--steps", "3", "-o", "ada.npz")
+    large = str(write_rosinality(tmp_path / "large.pt", random_weights((16, 16, 8, 8, 8, 8, 8), layers=2)))
+    caches(tmp_path)
+    learning = Command(TRAIN, fit_arguments(large, 1, 256), tmp_path / "learning", digests())
+    learning.run()
+    checkpoint, shared = str(learning.folder / "run"), ("--generator", large)
+    person = ("personalize", ADA, "--checkpoint", checkpoint, *shared, "--steps", "3", "-o", "ada.npz")
     report = endure(TRAIN, person, tmp_path / "person", digests("ada.npz"), equal_or_absent("ada.npz"))
     print(report)
     assert f"{KILLS} kills" in report
     graphs = digests("bundle/*.onnx", "bundle/*.bin")
-    export = (str(tmp_path / "run"), *shared, "-o", "bundle")
+    export = (checkpoint, *shared, "-o", "bundle")
 
     def whole(folder: Path) -> bool:
         return not (folder / "bundle").exists() or graphs(folder) == graphs(folder.parent / "peace")
