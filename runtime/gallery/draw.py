@@ -25,7 +25,7 @@ from ..sample import Sampler
 from .page import Section
 
 MOST_PEOPLE = 6  # in the table
-ROWS = ("aside", "laughing", "shade")  # shipped faces that give pose, expression and light
+ROWS = ("laughing", "outdoors", "aside")  # shipped faces that give pose, expression and light
 TURN = ("aside", "laughing", "outdoors", "aside")  # shipped faces that a person turns through
 TURN_STEPS = 8  # pictures from one of them to the next
 STEPS = 6

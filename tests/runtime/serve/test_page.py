@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import axe_core_python
 import cv2
 import httpx
 import numpy as np
@@ -15,8 +16,9 @@ from fid.runtime.labels.provenance import read_note
 from fid.runtime.media.images import read_image
 from fid.runtime.media.video import open_clip
 from filming import write_camera
+from firefox import firefox
 from playwright.sync_api import Browser, Page, Route, expect, sync_playwright
-from serving import CHROMIUM, running
+from serving import CHROMIUM, FIREFOX, running
 
 from ..media.test_video import write_clip
 
@@ -323,6 +325,47 @@ def test_a_video_is_uploaded_composed_and_kept(page: Page, tmp_path: Path) -> No
     assert (clip.frames, clip.width, clip.height, clip.sound) == (5, 640, 480, 1)
     page.get_by_role("radio", name="Photo", exact=True).check()
     expect(page.locator("#picture")).to_be_visible()
+
+
+@pytest.mark.skipif(FIREFOX is None, reason="no Firefox is installed here")
+def test_firefox_has_the_same_page(address: str, size: str, tmp_path: Path) -> None:
+    drop = """(async () => {
+        const canvas = Object.assign(document.createElement('canvas'), { width: 800, height: 300 });
+        const context = canvas.getContext('2d');
+        for (const [name, x] of [['ada', 20], ['ben', 500]]) {
+            const image = Object.assign(new Image(), { src: `faces/identity-${name}.jpg` });
+            await image.decode();
+            context.drawImage(image, x, 20, name === 'ada' ? 256 : 220, name === 'ada' ? 256 : 220);
+        }
+        const photo = await new Promise((done) => canvas.toBlob(done, 'image/png'));
+        const all = new DataTransfer();
+        all.items.add(new File([photo], 'group.png', { type: 'image/png' }));
+        document.querySelector('[data-kind=identity]').dispatchEvent(new DragEvent('drop', { dataTransfer: all }));
+    })()"""
+    axe = (Path(axe_core_python.__file__).parent / "axe.min.js").read_text()
+    audit = "axe.run().then((found) => found.violations.map((one) => one.id + ': ' + one.nodes[0].html).join())"
+    with firefox(tmp_path / "profile") as browser:
+        browser.open(address, *SIZES[size])
+        browser.wait("document.querySelector('#picture').naturalWidth === 256")
+        browser.evaluate(f"{axe}; 1")
+        browser.evaluate(drop)
+        browser.wait("document.querySelectorAll('#which[open] .choices button').length === 2")
+        assert browser.evaluate(audit) == ""
+        browser.evaluate("document.querySelectorAll('#which .choices button')[1].click()")
+        browser.wait("document.querySelector('[data-kind=identity] input:checked').value === 'own 1'")
+        browser.evaluate("document.querySelector('.remove').click()")
+        for source in ("camera", "video", "photo"):
+            browser.evaluate(f"document.querySelector('input[value={source}]').click()")
+            assert browser.evaluate(audit) == "", source
+            assert browser.evaluate("document.documentElement.scrollWidth <= innerWidth")
+        browser.evaluate("document.querySelector('input[value=camera]').click()")
+        browser.evaluate("document.querySelector('#camera').click()")  # it shows a pattern, so nobody is seen
+        browser.wait("!document.querySelector('#hint').hidden && document.querySelector('#video').videoWidth > 0")
+        assert browser.evaluate(
+            "!document.querySelector('#snapshot').hidden && !document.querySelector('#record').hidden"
+        )
+        assert browser.evaluate("document.querySelector('#alert').hidden")
+        assert browser.evaluate(audit) == ""
 
 
 def test_the_token(browser: Browser, address: str) -> None:
