@@ -163,9 +163,9 @@ class Scanner:
         there = (track.places.get(frame) for track in self._open)
         return any(same_place(other.box, place.box) for other in there if other is not None)
 
-    def _begin(self, frame: int, place: Place) -> None:
+    def _begin(self, frame: int, first: Place) -> None:
         """A new track, followed backwards; where it meets one that was lost, both are one."""
-        track = Track(len(self._tracks), {frame: place})
+        track = Track(len(self._tracks), {frame: first})
         failed = 0
         for before, image in reversed(self._recent):
             place = self._look_where(image, _expected(track, before))
