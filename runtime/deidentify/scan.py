@@ -19,8 +19,8 @@ import cv2
 import numpy as np
 
 from ..face.align import align
-from ..face.detect import Detector, Face
-from ..face.search import find_all, find_quickly
+from ..face.detect import SURE_SCORE, Detector, Face
+from ..face.search import find_all, find_quickly, surest_turn
 from .places import Place, Track, between, place_of, same_place
 
 QUICK_SIDE = 640  # px, longest side of a frame as it is searched for upright faces, every frame
@@ -34,6 +34,7 @@ VIEW_SIDE = 256  # px, side of the upright view in which that is done
 CUT = 28.0  # 0..255, mean difference of two frames (32 x 18 px): another scene
 MOTION_FRAMES = 6  # from which a face's motion is taken at its ends
 GROWTH = 0.02  # by which a place that is carried on grows in each frame
+UPRIGHT_DEGREES = 20.0  # by which a face may be turned if its points are to be believed as they are
 DRIFT = 0.5  # of the width: a view that finds a face further off from where it ought to be found another one
 
 
@@ -110,7 +111,7 @@ class Scanner:
         there = [place for track in self._tracks if (place := track.places.get(frame)) is not None]
         for face in faces:
             if not any(same_place(face.box, place.box) for place in there):
-                self._begin(frame, face)
+                self._begin(frame, self._first_place(image, face))
         self._recent.append((frame, image))
 
     def _is_cut(self, image: np.ndarray) -> bool:
@@ -133,7 +134,7 @@ class Scanner:
             if number not in matched and any(face is other for other in left):
                 matched.add(number)
                 left = [other for other in left if other is not face]
-                track.put(frame, place_of(face))
+                track.put(frame, self._upright(image, track, frame, face))
         for track in self._open:
             if track.number not in matched and frame - track.last <= LOST_S * self._fps:
                 place = self._look_where(image, _expected(track, frame))
@@ -141,16 +142,30 @@ class Scanner:
                     track.put(frame, place)
         for face in left:
             if not self._taken(frame, place_of(face)):
-                self._begin(frame, face)
+                self._begin(frame, self._first_place(image, face))
         self._open = [track for track in self._open if frame - track.last <= 1.2 * CAREFUL_S * self._fps]
+
+    def _upright(self, image: np.ndarray, track: Track, frame: int, face: Face) -> Place:
+        """The place of a face that continues a track; measured in a view in which it is upright, where it is not."""
+        if _is_upright(face):
+            return place_of(face)
+        measured = self._look_where(image, _expected(track, frame))
+        return place_of(face) if measured is None else replace(measured, score=max(measured.score, face.score))
+
+    def _first_place(self, image: np.ndarray, face: Face) -> Place:
+        """The place of a face that is new, with the same care."""
+        if _is_upright(face):
+            return place_of(face)
+        place = place_of(surest_turn(self._detector, image, face))
+        return self._look_where(image, place) or place
 
     def _taken(self, frame: int, place: Place) -> bool:
         there = (track.places.get(frame) for track in self._open)
         return any(same_place(other.box, place.box) for other in there if other is not None)
 
-    def _begin(self, frame: int, face: Face) -> None:
+    def _begin(self, frame: int, first: Place) -> None:
         """A new track, followed backwards; where it meets one that was lost, both are one."""
-        track = Track(len(self._tracks), {frame: place_of(face)})
+        track = Track(len(self._tracks), {frame: first})
         failed = 0
         for before, image in reversed(self._recent):
             place = self._look_where(image, _expected(track, before))
@@ -210,6 +225,12 @@ class Scanner:
         """The first frame of a frame's scene, and that of the next one."""
         begin = max((scene for scene in self._scenes if scene <= frame), default=0)
         return begin, min((scene for scene in self._scenes if scene > frame), default=self._count)
+
+
+def _is_upright(face: Face) -> bool:
+    """Whether YuNet saw a face as it wants it; else its points may be wrong."""
+    right, down = face.points[1] - face.points[0]
+    return face.score >= SURE_SCORE and abs(np.degrees(np.arctan2(down, right))) < UPRIGHT_DEGREES
 
 
 def _meets(track: Track, frame: int, place: Place) -> bool:

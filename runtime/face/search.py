@@ -25,6 +25,7 @@ TILE_PX, COMMON_PX = 1280, 128  # side of a tile in its level, and how far two o
 BEYOND_PX = 48  # of each level: so far it is mirrored outwards
 SMALLEST_LEVEL = 320  # px, longest side of the last level, and what a smaller picture is enlarged to
 LEAST = 0.6  # 0..1, YuNet's certainty of what is looked at once more, upright
+ROOM = 2.2  # side of a view around a face, in sides of its box
 VIEW_SIDE = 192  # px, side of the upright view of that second look
 
 
@@ -58,6 +59,28 @@ def find_quickly(detector: Detector, image: np.ndarray, side: int, turns: Sequen
         view, home = _turned(padded, degrees)
         found += [_moved(face, home, np.full(2, -BEYOND_PX), scale) for face in detector.look(view, MIN_SCORE)]
     return distinct([face for face in found if _inside(face, image.shape)])
+
+
+def surest_turn(detector: Detector, image: np.ndarray, face: Face) -> Face:
+    """Return a face of a picture RGB uint8 [height, width, 3] with the points of that of eight turns in which YuNet is
+    surest of it; the face itself where none is surer.
+
+    Points of a face that is turned by 45 degrees are wrong in an upright view, in which YuNet is sure of it to 0.9.
+    """
+    left, top, width, height = face.box
+    home = np.array([[1.0, 0, left + width / 2], [0, 1.0, top + height / 2]])  # from the view into the picture
+    home[:, :2] *= ROOM * max(width, height) / VIEW_SIDE
+    home[:, 2] -= home[:, :2] @ np.full(2, (VIEW_SIDE - 1) / 2)
+    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    around = cv2.warpAffine(image, home, (VIEW_SIDE, VIEW_SIDE), flags=flags, borderMode=cv2.BORDER_REFLECT_101)
+    around, best = cv2.cvtColor(around, cv2.COLOR_RGB2BGR), face
+    for degrees in TURNS:
+        view, back = _turned(around, degrees)
+        for seen in detector.look(view, MIN_SCORE):
+            points = transform(back, seen.points)
+            if seen.score > best.score and np.abs(points.mean(axis=0) - VIEW_SIDE / 2).max() < VIEW_SIDE / 6:
+                best = replace(face, points=transform(home, points), score=seen.score)
+    return best
 
 
 def visible_part(face: Face, shape: tuple[int, ...]) -> float:
