@@ -139,16 +139,14 @@ def distill(
 @main_group.command()
 @click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="The graph, parts.onnx.")
 @click.option("--photos", type=click.Path(path_type=Path, exists=True, file_okay=False), help="Aligned crops, 256 px.")
-@click.option("--steps", type=click.IntRange(min=1), default=1200)
-@click.option("--max-minutes", type=float, help="Learn so long at most.")
+@minutes_option
 @dry_run_option
-def parts(output: Path, photos: Path | None, steps: int, max_minutes: float | None, dry_run: bool) -> None:
+def parts(output: Path, photos: Path | None, max_minutes: float | None, dry_run: bool) -> None:
     """Teach the small network that tells hair from face and neck, for pasting."""
     from .parts.run import PartsConfig, make
 
-    config = PartsConfig(steps=steps)
-    _plan("parts", asdict(config), dry_run)
-    make(output, config, photos, console, max_minutes)
+    _plan("parts", asdict(PartsConfig()), dry_run)
+    make(output, PartsConfig(), photos, console, max_minutes)
     console.print(f"saved {output}")
 
 

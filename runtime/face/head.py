@@ -18,7 +18,8 @@ import numpy as np
 from .align import Alignment
 from .crop import CROP_SIZE
 from .parts import BACKGROUND, BODY, FACE, HAIR, NECK, OCCLUDER, PARTS, PARTS_SIDE, WIDER, FindParts
-from .paste import head_mask, put_back, smoothstep
+from .paste import EDGE as MARGIN
+from .paste import ROUNDNESS, put_back, smoothstep
 
 MEMORY_S = 0.08  # seconds; time constant of the average of the parts
 CUT = 0.07  # 0..1; a mean change of the parts beyond it is another scene
@@ -28,6 +29,7 @@ FADE = 0.74, 0.96  # sides of the crop from the top, between which the neck goes
 GAIN = 0.4, 2.5  # the neck's colour is changed by factors between these
 PLATE_ERROR = 10.0  # 0..255; where what is behind is seen otherwise than remembered, the camera has moved
 PLATE_RATE = 0.2  # how much of it a frame renews
+ROUND_ABOVE = 2.2  # exponent of the superellipse that ends a head above; see `paste.ROUNDNESS` for below
 FEATHER = 0.05  # sides of the crop, over which a composed head ends that the crop cuts
 EDGE = 0.03  # sides of the wide view, over which what is taken away ends at its border
 
@@ -85,15 +87,15 @@ class HeadPaster:
             colours, opacity = _face(driver, parts[1], detail, composed)
         else:
             if look:
-                filling = self._filling(image, wide, parts[0])
                 gain = _skin_gain(driver, parts[1], crop, composed)
+                filling = self._filling(image, wide, parts[0], gain)
                 self.state = state = replace(self.state, filling=filling, gain=gain)
             assert state.filling is not None
             assert state.gain is not None
             opacity = state.filling[..., 3].astype(np.float32) / 255
             image = self._put(image, state.filling[..., :3], wide.resized(PARTS_SIDE), opacity)
             colours, opacity = _head(driver, parts[1], detail, composed, state.gain)
-        return self._put(image, colours, framing, opacity * head_mask(side, FEATHER))
+        return self._put(image, colours, framing, opacity * _reach(side))
 
     def _put(self, image: np.ndarray, colours: np.ndarray, framing: Alignment, opacity: np.ndarray) -> np.ndarray:
         return framing.paste(image, colours, opacity) if self._still else put_back(image, colours, framing, opacity)
@@ -114,8 +116,9 @@ class HeadPaster:
                 cv2.addWeighted(new, share, former[number], 1 - share, 0, parts[number])
         return parts
 
-    def _filling(self, image: np.ndarray, wide: Alignment, around: np.ndarray) -> np.ndarray:
-        """Colours and opacity uint8 [128, 128, 4] that take the driver's head out of the frame, in the wide view."""
+    def _filling(self, image: np.ndarray, wide: Alignment, around: np.ndarray, gain: np.ndarray) -> np.ndarray:
+        """Colours and opacity uint8 [128, 128, 4] that take the driver's head out of the frame, in the wide view; the
+        neck in the new skin's colour."""
         seen = _reduced(wide.crop(image, quick=True))
         head = around[HAIR] + around[FACE]
         edge = cv2.dilate(head, np.ones((AROUND, AROUND), np.uint8)) * (1 - around[NECK] - around[BODY])
@@ -123,7 +126,8 @@ class HeadPaster:
         body = around[BODY] + NECK_COUNTS * around[NECK]
         behind = self._behind(image, seen, around[BACKGROUND], wide)
         wall = spread(behind[..., :3] / np.maximum(behind[..., 3:], 1e-3), behind[..., 3])
-        cloth = spread(seen, body**2)
+        skin = seen * (1 + (gain - 1) * around[NECK][..., None])
+        cloth = spread(skin, (around[BODY] + around[NECK]) ** 2)
         either = body + around[BACKGROUND]
         part = smoothstep((spread((body / np.maximum(either, 1e-3))[..., None], either) - 0.35) / 0.3)
         return np.rint(np.clip(np.dstack((wall + (cloth - wall) * part, 255 * gone)), 0, 255)).astype(np.uint8)
@@ -228,6 +232,19 @@ def _inside(image: np.ndarray, framing: Alignment) -> np.ndarray:
     """1 where a crop shows the frame and not its mirror image, else 0: float32 [size, size]."""
     whole = np.ones(image.shape[:2], np.uint8)
     return cv2.warpAffine(whole, framing.matrix, (framing.size,) * 2, flags=cv2.INTER_NEAREST).astype(np.float32)
+
+
+@cache
+def _reach(side: int) -> np.ndarray:
+    """How far a composed head reaches that the crop cuts: 1 inside, 0 at the edge, round above and square below;
+    float32 [side, side], read-only."""
+    across = np.abs((np.arange(side, dtype=np.float32) + 0.5) / side - 0.5)
+    down = (np.arange(side, dtype=np.float32)[:, None] + 0.5) / side - 0.5
+    round_above = (across**ROUND_ABOVE + np.abs(down) ** ROUND_ABOVE) ** (1 / ROUND_ABOVE)
+    square_below = (across**ROUNDNESS + np.abs(down) ** ROUNDNESS) ** (1 / ROUNDNESS)
+    mask = smoothstep((0.5 - MARGIN - np.where(down < 0, round_above, square_below)) / FEATHER)
+    mask.flags.writeable = False
+    return mask
 
 
 @cache

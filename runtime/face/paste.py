@@ -151,10 +151,10 @@ def put_back(image: np.ndarray, crop: np.ndarray, alignment: Alignment, mask: np
 
 
 @cache
-def head_mask(side: int, feather: float = FEATHER) -> np.ndarray:
+def head_mask(side: int) -> np.ndarray:
     """Return the opacity of the head in an aligned crop, float32 [side, side], 0..1, read-only: 1 inside, 0 at the
-    edge; `feather`: width of the band in which it rises, in sides of the crop."""
-    mask = smoothstep(_depth(side) / feather)
+    edge."""
+    mask = smoothstep(_depth(side) / FEATHER)
     mask.flags.writeable = False
     return mask
 
