@@ -305,6 +305,7 @@ def video(
     A run that was stopped goes on where it was when the same command is given again.
     """
     from ..live.casting import Casting
+    from ..live.crowd import Crowd
     from ..live.film import Film
     from ..live.layout import Wishes
     from ..media.images import check_output
