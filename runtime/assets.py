@@ -9,6 +9,7 @@ ROOT = Path(__file__).parent
 FACES = ROOT / "faces"  # of people who do not exist; made by docs/pictures/make_demo_faces.py
 BUNDLE = ROOT / "bundles" / "default"
 SKELETONS = ROOT / "graphs"
+PARTS = SKELETONS / "parts.onnx"  # tells hair from face and neck; made by `fid-train parts`
 WEB = ROOT / "web"
 MODELS = ROOT / "models.toml"
 

@@ -10,14 +10,17 @@ from pathlib import Path
 
 import numpy as np
 
+from .assets import PARTS
 from .engines.machine import return_freed_memory
 from .engines.open import open_session
 from .engines.session import Session, checked
 from .errors import InputError
-from .face.align import align
+from .face.align import Alignment, align
 from .face.crop import CROP_SIZE
 from .face.detect import DOUBTFUL_SCORE, MIN_SCORE, Choice, Detector, choose_face
 from .face.exposure import exposed
+from .face.head import HeadPaster
+from .face.paste import MASKS, AnyPaster, Paster
 from .identity import SUFFIX, Identity, attributes_name, average, encoder_name, mapper_name, refiner_name
 from .labels.provenance import MADE_BY_ALGORITHM, Note
 from .media.images import find_photos, read_image
@@ -26,6 +29,7 @@ from .timing import stage
 from .weights.bundle import LIGHT, REFINE, Bundle
 from .weights.catalogue import model_file
 
+PARTS_GRAPH = "parts"
 FULL_RESOLUTION = 1024  # px; the full generator, fetched when first asked for
 
 Photo = str | os.PathLike[str] | np.ndarray  # a file, or RGB uint8 [height, width, 3], 0..255
@@ -97,17 +101,41 @@ class Composer:
         self.identity = average([self.identify(photo) for photo in photos])
         return self.identity
 
-    def compose(self, photo: Photo, face: int | None = None) -> np.ndarray:
-        """Compose the person of `set_identity` with pose, expression and light of `photo`: RGB uint8 [R, R, 3].
+    def compose(
+        self, photo: Photo, face: int | None = None, *, paste: bool | None = False, mask: str = "head"
+    ) -> np.ndarray:
+        """Compose the person of `set_identity` with pose, expression and light of `photo`: RGB uint8 [R, R, 3], or
+        with `paste` the whole photo with the composed head in it, RGB uint8 [height, width, 3].
 
-        `face`: which face of the photo, counted from 1 by size; None takes the largest.
+        `face`: which face of the photo, counted from 1 by size; None takes the largest. `paste`: None pastes where the
+        photo shows more than the head. `mask`: what of the composition is pasted, one of `paste.MASKS`.
         """
         if self.identity is None:
             raise InputError(
                 "call set_identity(photo) before compose(photo): it is not known yet whose face to compose."
             )
-        attributes = self.attribute_code(self.crop(photo, face))
-        return self.image(self.w(self.identity, attributes))
+        image, alignment = self.locate(photo, face)
+        crop = alignment.crop(image)
+        composed = self.image(self.w(self.identity, self.attribute_code(crop)))
+        if not (alignment.is_part_of(image) if paste is None else paste):
+            return composed
+        with stage("paste"):
+            return self.paster(mask, still=True).paste(image, composed, alignment, crop=crop)
+
+    def paster(self, mask: str = "head", *, still: bool = False) -> AnyPaster:
+        """Return what pastes heads into frames, or with `still` into single photos; `mask` is one of `paste.MASKS`:
+        head and hair, the face alone, or the whole composition with its background. `InputError` for another one."""
+        if mask not in MASKS:
+            raise InputError(f"there is no mask {mask!r}; known are {', '.join(MASKS)}.")
+        if mask == "square":
+            return Paster(exact=still)
+        return HeadPaster(self.parts, face_only=mask == "face", still=still)
+
+    def parts(self, crops: np.ndarray) -> np.ndarray:
+        """Return what is where in aligned crops RGB uint8 [n, 256, 256, 3]: float32 [n, 6, 128, 128], the shares of
+        `face.parts.PARTS`, which sum to 1."""
+        with stage("parts"):
+            return self._session(PARTS_GRAPH).run(crop=crops)["parts"]
 
     def identify(self, photo: Photo | Identity, face: int | None = None) -> Identity:
         """Return the identity of one photo, of an identity file (.npz), of a folder with photos of one person, or the
@@ -175,6 +203,15 @@ class Composer:
     ) -> np.ndarray:
         """Return the aligned crop RGB uint8 [256, 256, 3] of a photo's largest face, or of face number `face`; a
         complaint calls the photo `name`, and `on_choice` is told whether it gives an identity."""
+        image, alignment = self.locate(photo, face, name, of_identity=of_identity)
+        with stage("align"):
+            return alignment.crop(image)
+
+    def locate(
+        self, photo: Photo, face: int | None = None, name: str | None = None, *, of_identity: bool = False
+    ) -> tuple[np.ndarray, Alignment]:
+        """Return a photo RGB uint8 [height, width, 3] and where its largest face is aligned, or face number `face`; as
+        `crop`."""
         image, called = self._open(photo)
         name = name or called
         with stage("detect"):
@@ -184,7 +221,7 @@ class Composer:
             self.on_choice(Choice(name, image.shape[1], tuple(faces), chosen, face), of_identity)
         with stage("align"):
             refined = self.detector.refine(image, chosen)
-            return align(refined.points, CROP_SIZE).crop(image)
+            return image, align(refined.points, CROP_SIZE)
 
     def identity_code(self, crop: np.ndarray) -> np.ndarray:
         """Compute E_id: aligned crop RGB uint8 [256, 256, 3] -> unit code float32 [identity_size]."""
@@ -328,6 +365,8 @@ class Composer:
 
     def _opened(self, graph: str) -> Session:
         options = self._options
+        if graph == PARTS_GRAPH:  # small, and beside the others: a GPU has better to do
+            return open_session(PARTS, engine="onnxruntime", threads=options["threads"])
         if graph == REFINE and not self._engine.startswith(("onnxruntime", "openvino", "triton")):
             options = {"engine": "onnxruntime", "threads": options["threads"]}  # seconds once are not worth a build
         return open_session(self._graph_path(graph), fp16_graph=self._fp16_graph_path(graph), **options)

@@ -2,16 +2,32 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from .errors import InputError
+
 if TYPE_CHECKING:
     import numpy as np
 
     from .composer import Composer
+    from .face.align import Alignment
     from .identity import Identity
+
+
+@dataclass(frozen=True)
+class Home:
+    """A photo, and where in it the face is that gave the attributes."""
+
+    image: np.ndarray  # RGB uint8 [height, width, 3]
+    alignment: Alignment
+
+    def with_head(self, composer: Composer, composed: np.ndarray, mask: str) -> np.ndarray:
+        """Return the photo with a composition RGB uint8 [R, R, 3] pasted in; `mask`: one of `paste.MASKS`."""
+        return composer.paster(mask, still=True).paste(self.image, composed, self.alignment)
 
 
 @dataclass(frozen=True)
@@ -22,6 +38,7 @@ class Look:
     crop: np.ndarray | None  # RGB uint8 [256, 256, 3]; an identity file has none
     identity: Identity | None  # of an identity
     attributes: np.ndarray | None  # attribute code float32 [attributes_size], of an attribute photo
+    home: Home | None = None  # of an attribute photo, where compositions are pasted
 
 
 def look_at_identity(composer: Composer, path: Path, face: int | None = None) -> Look:
@@ -34,15 +51,41 @@ def look_at_identity(composer: Composer, path: Path, face: int | None = None) ->
     return Look(path, crop, composer.identity_of(crop, refine=True), None)
 
 
-def look_at_attributes(composer: Composer, path: Path, face: int | None = None) -> Look:
-    """Read, align and encode one attribute photo."""
-    crop = composer.crop(path, face)
-    return Look(path, crop, None, composer.attribute_code(crop))
+def look_at_attributes(composer: Composer, path: Path, face: int | None = None, paste: bool = False) -> Look:
+    """Read, align and encode one attribute photo; with `paste` the photo is kept, for what is composed to go into."""
+    image, alignment = composer.locate(path, face)
+    crop = alignment.crop(image)
+    return Look(path, crop, None, composer.attribute_code(crop), Home(image, alignment) if paste else None)
 
 
-def compose_cells(composer: Composer, tops: Sequence[Look], lefts: Sequence[Look]) -> Iterator[np.ndarray]:
-    """Compose every identity with every attributes, row after row: pictures RGB uint8 [R, R, 3]."""
+def compose_cells(
+    composer: Composer, tops: Sequence[Look], lefts: Sequence[Look], mask: str = "head"
+) -> Iterator[np.ndarray]:
+    """Compose every identity with every attributes, row after row: pictures RGB uint8 [R, R, 3], or the attribute
+    photos with these pasted in, where they have a home; `mask`: one of `paste.MASKS`."""
     for left in lefts:
         for top in tops:
             if top.identity is not None and left.attributes is not None:
-                yield composer.image(composer.w(top.identity, left.attributes))
+                composed = composer.image(composer.w(top.identity, left.attributes))
+                yield composed if left.home is None else left.home.with_head(composer, composed, mask)
+
+
+def labels(paths: list[Path]) -> list[str]:
+    """Return file names without their endings; with them where two would be the same. `InputError` when even that does
+    not tell them apart."""
+    times = Counter(path.stem for path in paths)
+    labels = [path.stem if times[path.stem] == 1 else path.name for path in paths]
+    twice = [label for label, number in Counter(labels).items() if number > 1]
+    if twice:
+        raise InputError(f"two inputs are called {twice[0]}, so their results would have one name; rename one.")
+    return labels
+
+
+def by_stem(paths: list[Path]) -> dict[str, Path]:
+    """Return files by their names without endings. `InputError` for two of one name."""
+    files: dict[str, Path] = {}
+    for path in paths:
+        if path.stem in files:
+            raise InputError(f"{files[path.stem]} and {path} have the same name, so pairs are not clear; rename one.")
+        files[path.stem] = path
+    return files

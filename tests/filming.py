@@ -46,7 +46,7 @@ class SlowWork:
     def __init__(self, work_s: float, mirror: bool = False) -> None:
         self._work_s = work_s
         self.wishes = Wishes("ada", mirror=mirror)  # type: ignore[arg-type] - anybody
-        self.reenactor = SimpleNamespace(composer=SimpleNamespace(provider="toy CPU"))
+        self.composer, self.light = SimpleNamespace(provider="toy CPU"), False
         self.resets = 0
 
     def show(self, image: np.ndarray, time_s: float, wishes: Wishes) -> Picture:

@@ -137,6 +137,20 @@ def distill(
 
 
 @main_group.command()
+@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="The graph, parts.onnx.")
+@click.option("--photos", type=click.Path(path_type=Path, exists=True, file_okay=False), help="Aligned crops, 256 px.")
+@minutes_option
+@dry_run_option
+def parts(output: Path, photos: Path | None, max_minutes: float | None, dry_run: bool) -> None:
+    """Teach the small network that tells hair from face and neck, for pasting."""
+    from .parts.run import PartsConfig, make
+
+    _plan("parts", asdict(PartsConfig()), dry_run)
+    make(output, PartsConfig(), photos, console, max_minutes)
+    console.print(f"saved {output}")
+
+
+@main_group.command()
 @click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="Folder for the shards.")
 @click.option("-n", "--count", type=click.IntRange(min=1), default=8192, help="Faces, in shards of 256.")
 @click.option("--psi", type=float, default=0.8, help="Truncation.")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,14 +17,18 @@ from .options import (
     composing,
     expand,
     identity_face_option,
-    identity_option,
     json_line,
+    mask_option,
 )
 from .progress import frame_progress
 
 if TYPE_CHECKING:
     from ..identity import Identity
+    from ..live.casting import Casting
+    from ..live.crowd import Cast, Crowd
+    from ..live.layout import Reenactment
     from ..live.reenact import Reenactor
+    from ..live.webcam import Webcam
 
 IMPORTED_S = time.perf_counter()  # about when the process began, where the system tells nothing better
 
@@ -43,7 +47,9 @@ badge_option = click.option(
 def moving(command: Callable[..., None]) -> Callable[..., None]:
     """Give a command the options of moving pictures."""
     options = [
-        click.option("--paste", "view", flag_value="paste", default=None, help="Show the head pasted into the frame."),
+        click.option(
+            "--paste", "view", flag_value="paste", default=None, help="Show the head pasted into the frame. [default]"
+        ),
         click.option(
             "--side-by-side",
             "view",
@@ -66,8 +72,33 @@ def moving(command: Callable[..., None]) -> Callable[..., None]:
             show_default=True,
             help="What is shown while there is no face: the last picture, the frame, or grey.",
         ),
+        mask_option,
         light_option,
         badge_option,
+    ]
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def casting_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the options that say who becomes whom, besides `--identity`."""
+    options = [
+        click.option(
+            "--who",
+            multiple=True,
+            metavar="WHO.jpg=ANN.jpg",
+            help="Whoever looks like the person of WHO.jpg becomes the one of ANN.jpg; repeatable.",
+        ),
+        click.option(
+            "--face",
+            type=click.IntRange(min=1),
+            metavar="N",
+            help="Replace person N alone, counted in the order of appearance and by size. [default: the largest face]",
+        ),
+        click.option(
+            "--faces", type=click.Choice(["largest", "all"]), help="Replace everybody. [default: the largest face]"
+        ),
     ]
     for option in reversed(options):
         command = option(command)
@@ -80,8 +111,11 @@ def moving(command: Callable[..., None]) -> Callable[..., None]:
     "identities",
     type=FILE,
     multiple=True,
-    help="A photo, identity file, or folder of photos of a person; repeat for more people, who are on the keys 1 to 9.",
+    metavar="FILE[@N]",
+    help="A photo, identity file, or folder of photos of a person; repeat for more people, who are on the keys 1 to 9. "
+    "FILE@N: for person N before the camera.",
 )
+@casting_options
 @click.option(
     "--camera",
     default="0",
@@ -120,6 +154,9 @@ def moving(command: Callable[..., None]) -> Callable[..., None]:
 def webcam(
     settings: Settings,
     identities: tuple[Path, ...],
+    who: tuple[str, ...],
+    face: int | None,
+    faces: str | None,
     camera: str,
     list_only: bool,
     mirror: bool,
@@ -128,6 +165,7 @@ def webcam(
     view: str | None,
     smooth: float,
     no_face: str,
+    mask: str,
     light: bool | None,
     badge: bool,
     record: Path | None,
@@ -140,8 +178,10 @@ def webcam(
 
     Press h in the window for its keys. A file in the place of a camera is played at its own speed.
     """
+    from ..live.casting import Casting
+    from ..live.crowd import Crowd
     from ..live.layout import Reenactment, Wishes
-    from ..live.webcam import Sinks, Webcam, process_age_s, resident_mb, virtual_cameras
+    from ..live.webcam import Sinks, Webcam, virtual_cameras
     from ..media.camera import Camera
     from ..media.camera_list import find_camera
     from ..media.images import check_output
@@ -151,36 +191,52 @@ def webcam(
     if list_only:
         _list_cameras(settings.as_json)
         return
-    if not identities:
+    if not (identities or who):
         raise click.UsageError("Missing option '--identity'.")
+    casting = Casting.parse(identities, who, face, faces)
     if record is not None:  # before a camera is looked for or anything is loaded
         pyav()
-        check_output(record, VIDEO_SUFFIXES, [*expand(identities), *([Path(camera)] if Path(camera).is_file() else [])])
+        check_output(
+            record, VIDEO_SUFFIXES, [*expand(casting.photos), *([Path(camera)] if Path(camera).is_file() else [])]
+        )
     width, height = _parse_size(size)
     source = find_camera(camera)
     if vcam:
         virtual_cameras()  # before the models are loaded, who has none learns of it
 
-    def say(sentence: str) -> None:
-        click.echo(f"fid-run: {sentence}", err=True)
-
-    reenactor, people = _get_ready(settings, identities, identity_face, light)
+    reenactor, people, cast = _get_ready(settings, casting, identity_face, light)
     composer = reenactor.composer
-    wishes = Wishes(people[0], view or "paste", no_face, smooth, mirror, badge)
+    wishes = Wishes(people[0], view or "paste", no_face, smooth, mirror, badge, mask)
+    work = Reenactment(reenactor, wishes)
+    if cast is not None:
+        work, people = Crowd(composer, cast, wishes, light=reenactor.light), []
     show = Webcam(
-        Camera(source, width=width, height=height, fps=fps_cap, again=duration is not None, notice=say),
-        Reenactment(reenactor, wishes),
+        Camera(source, width=width, height=height, fps=fps_cap, again=duration is not None, notice=_say),
+        work,
         people,
         Sinks(not headless, record, vcam),
         fps_cap=fps_cap,
         note=lambda kind, view: settings.note(composer, kind, with_photos=view != "result-only"),
-        say=say,
+        say=_say,
     )
     show.run(duration)
-    report = show.report()
+    _tell(settings, show, work, start, record)
+
+
+def _say(sentence: str) -> None:
+    click.echo(f"fid-run: {sentence}", err=True)
+
+
+def _tell(settings: Settings, show: Webcam, work: Reenactment | Crowd, start: float, record: Path | None) -> None:
+    """Report on a camera's run that began at `start`, as `time.perf_counter`."""
+    from ..live.crowd import Crowd
+    from ..live.webcam import process_age_s, resident_mb
+
+    composer, report = work.composer, show.report()
     text = f"{report['frames']} pictures at {report['fps']:.1f} a second on {composer.provider}, frame age p50 "
     text += "{p50:.0f}, p95 {p95:.0f}, p99 {p99:.0f} ms".format(**report["frame_age_ms"])
-    more: dict[str, Any] = {"generator": "light" if reenactor.light else "full"}
+    text += f"; {work.summary()}" if isinstance(work, Crowd) else ""
+    more: dict[str, Any] = {"generator": "light" if work.light else "full"}
     now = time.perf_counter()
     first_s = process_age_s(now - IMPORTED_S) - (now - show.live.first_s) if show.live.first_s else None
     more |= {"ready_s": round(show.live.started_s - start, 2), "first_frame_s": first_s and round(first_s, 2)}
@@ -189,23 +245,36 @@ def webcam(
 
 
 def _get_ready(
-    settings: Settings, identities: Sequence[Path], identity_face: int | None, light: bool | None
-) -> tuple[Reenactor, list[Identity]]:
-    """Return a reenactor whose sessions are open and warm, and everybody who is to be composed."""
+    settings: Settings, casting: Casting, identity_face: int | None, light: bool | None
+) -> tuple[Reenactor, list[Identity], Cast | None]:
+    """Return a reenactor whose sessions are open and warm, everybody who is to be composed, and who becomes whom."""
     from ..live.reenact import Reenactor
 
     composer = settings.composer()
     reenactor = Reenactor(composer, light=light)
     composer.open_ahead(light=reenactor.light)
-    people = [composer.identify(photo, identity_face) for photo in identities]
-    composer.close_identity()
+    cast = casting.cast(composer, identity_face) if casting.several else None
+    if cast is None:
+        people = [composer.identify(photo, identity_face) for photo in casting.everybody]
+        composer.close_identity()
+    else:
+        people = list(cast.identities)
     composer.warm_up(people[0], light=reenactor.light)
     settings.tell_fallbacks(composer)
-    return reenactor, people
+    return reenactor, people, cast
 
 
 @click.command()
-@identity_option
+@click.option(
+    "--identity",
+    "identities",
+    type=FILE,
+    multiple=True,
+    metavar="FILE[@N]",
+    help="A photo of the person, an identity file (.npz), or a folder of their photos; may be repeated, and all are "
+    "averaged. FILE@N: for person N of the clip.",
+)
+@casting_options
 @click.option("--driving", type=FILE, required=True, help="The video that gives pose, expression and light.")
 @click.option("-o", "--output", type=FILE, required=True, help="The video to write: MP4, MOV or MKV.")
 @click.option(
@@ -217,12 +286,16 @@ def _get_ready(
 def video(
     settings: Settings,
     identities: tuple[Path, ...],
+    who: tuple[str, ...],
+    face: int | None,
+    faces: str | None,
     driving: Path,
     output: Path,
     trim: str | None,
     view: str | None,
     smooth: float,
     no_face: str,
+    mask: str,
     light: bool | None,
     badge: bool,
     identity_face: int | None,
@@ -231,30 +304,37 @@ def video(
 
     A run that was stopped goes on where it was when the same command is given again.
     """
-    from ..identity import average
+    from ..live.casting import Casting
+    from ..live.crowd import Crowd
     from ..live.film import Film
     from ..live.layout import Wishes
     from ..media.images import check_output
     from ..media.video import VIDEO_SUFFIXES, open_clip, parse_trim
 
-    check_output(output, VIDEO_SUFFIXES, [driving, *expand(identities)])
+    if not (identities or who):
+        raise click.UsageError("Missing option '--identity'.")
+    casting = Casting.parse(identities, who, face, faces)
+    check_output(output, VIDEO_SUFFIXES, [driving, *expand(casting.photos)])
     span = parse_trim(trim) if trim is not None else (0.0, None)
     clip = open_clip(driving)
     composer = settings.composer()
-    who = average([composer.identify(photo, identity_face) for photo in identities])
-    wishes = Wishes(who, view or "result-only", no_face, smooth, badge=badge)
-    film = Film(composer, wishes, light=bool(light))
+    cast = casting.cast(composer, identity_face) if casting.several else None
+    person = casting.person(composer, identity_face) if cast is None else cast.identities[0]
+    wishes = Wishes(person, view or "paste", no_face, smooth, badge=badge, mask=mask)
+    film = Film(composer, wishes, light=bool(light), cast=cast)
     film.warm_up()
     settings.tell_fallbacks(composer)
     note = settings.note(composer, "reenactment", with_photos=wishes.view != "result-only")
     total = max(1, round(min((span[1] or 1e9) - span[0], clip.frames / clip.fps - span[0]) * clip.fps))
-    start = time.perf_counter()
+    start, work = time.perf_counter(), film.reenactment()
     with frame_progress(driving.name, total) as tick:
-        frames, missing = film.write(clip, output, trim=span, note=note, tick=tick)
+        frames, missing = film.write(clip, output, trim=span, note=note, tick=tick, work=work)
     fps = frames / max(time.perf_counter() - start, 1e-9)
     text = f"{output} ({frames} frames, {fps:.1f} a second, on {composer.provider})"
+    text += f"; {work.summary()}" if isinstance(work, Crowd) else ""
     text += f"; {driving} is damaged, frames missing: {missing}" if missing else ""
     report = {"output": output, "frames": frames, "missing": missing, "fps": round(fps, 2), "sound_tracks": clip.sound}
+    report |= {"people": work.people} if isinstance(work, Crowd) else {}
     settings.report(composer, text, **report)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,6 +24,7 @@ from .options import (
     identity_face_option,
     identity_option,
     make_folder,
+    paste_option,
 )
 from .progress import progress_of
 
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from ..composer import Composer
 
-from ..looks import Look, compose_cells, look_at_attributes, look_at_identity
+from ..looks import Look, by_stem, compose_cells, labels, look_at_attributes, look_at_identity
 
 STRIP_STEPS, ANIMATION_STEPS = 7, 48
 
@@ -48,6 +48,7 @@ STRIP_STEPS, ANIMATION_STEPS = 7, 48
     metavar="FILE.npz",
     help="Also write the identity as a file that can be given as --identity later, without any photo in it.",
 )
+@paste_option("--paste where the photo shows more than the head")
 @face_option
 @identity_face_option
 @composing
@@ -57,6 +58,8 @@ def compose(
     attributes: Path,
     output: Path,
     save_identity: Path | None,
+    paste: bool | None,
+    mask: str,
     face: int | None,
     identity_face: int | None,
 ) -> None:
@@ -72,13 +75,15 @@ def compose(
     composer = settings.composer()
     with collect_timings() as ms:
         who = composer.set_identity(average([composer.identify(photo, identity_face) for photo in identities]))
-        image = composer.compose(attributes, face)
+        image = composer.compose(attributes, face, paste=paste, mask=mask)
+    pasted = "paste" in ms
     inputs = [path for path in inputs if path.suffix.lower() != SUFFIX]
-    write_image(output, image, settings.note(composer, "composition", inputs=inputs))
+    write_image(output, image, settings.note(composer, "composition", pasted, inputs=inputs))
     if save_identity is not None:
         who.save(save_identity)
-    text = f"{output} ({composer.resolution} px, {_face_ms(ms):.0f} ms on {composer.provider})"
-    settings.report(composer, text, output=output, ms=ms, identity_file=save_identity)
+    what = f"{image.shape[1]} x {image.shape[0]} px, the head replaced" if pasted else f"{composer.resolution} px"
+    text = f"{output} ({what}, {_face_ms(ms):.0f} ms on {composer.provider})"
+    settings.report(composer, text, output=output, ms=ms, identity_file=save_identity, pasted=pasted)
 
 
 @click.command()
@@ -100,6 +105,7 @@ def compose(
 @click.option(
     "--files", type=FILE, metavar="DIR", help="Also write every cell into this folder, as IDENTITY--ATTRIBUTES.png."
 )
+@paste_option("--crop")
 @face_option
 @identity_face_option
 @composing
@@ -109,6 +115,8 @@ def grid(
     attributes: tuple[Path, ...],
     output: Path,
     files: Path | None,
+    paste: bool | None,
+    mask: str,
     face: int | None,
     identity_face: int | None,
 ) -> None:
@@ -122,13 +130,13 @@ def grid(
     make_folder(files)
     composer = settings.composer()
     tops, failed = attempt("identities", top, lambda path: look_at_identity(composer, path, identity_face))
-    lefts, failed_left = attempt("attributes", left, lambda path: look_at_attributes(composer, path, face))
+    lefts, failed_left = attempt("attributes", left, lambda path: look_at_attributes(composer, path, face, bool(paste)))
     failed += failed_left
     if not tops or not lefts:
         finish(failed)
-    top_names, left_names = _labels([one.path for one in tops]), _labels([one.path for one in lefts])
+    top_names, left_names = labels([one.path for one in tops]), labels([one.path for one in lefts])
     with collect_timings() as ms:
-        cells = _composed(composer, tops, lefts)
+        cells = _composed(composer, tops, lefts, mask)
     table = _table(tops, lefts, cells, top_names, left_names)
     write_image(output, table, settings.note(composer, "grid", with_photos=True))
     written = []
@@ -137,7 +145,7 @@ def grid(
             for identity, cell in zip(top_names, row, strict=True):
                 written.append(files / f"{identity}--{attribute}.png")
                 check_not_input(written[-1], inputs)
-                write_image(written[-1], cell, settings.note(composer, "composition"))
+                write_image(written[-1], cell, settings.note(composer, "composition", bool(paste)))
     each_ms = _face_ms(ms) / (len(tops) * len(lefts))
     size = f"{counted(len(tops), 'person', 'people')} x {counted(len(lefts), 'photo')}"
     text = f"{output} ({size}, {each_ms:.0f} ms each on {composer.provider})"
@@ -164,23 +172,28 @@ def grid(
 @click.option(
     "-o", "--output", type=FILE, required=True, metavar="DIR", help="The folder that gets a PNG for each pair."
 )
+@paste_option("--crop")
 @face_option
 @identity_face_option
 @composing
 def pairs(
-    settings: Settings, identities: Path, attributes: Path, output: Path, face: int | None, identity_face: int | None
+    settings: Settings,
+    identities: Path,
+    attributes: Path,
+    output: Path,
+    paste: bool | None,
+    mask: str,
+    face: int | None,
+    identity_face: int | None,
 ) -> None:
-    """Compose photos of the same name in two folders.
-
-    What has no partner is named at the end.
-    """
+    """Compose photos of the same name in two folders; what has no partner is named at the end."""
     from ..identity import SUFFIX
     from ..media.images import check_not_input, find_photos, write_image
 
     for folder in (identities, attributes):
         if not folder.is_dir():
             raise InputError(f"{folder} is not a folder; pairs are matched between the files of two folders.")
-    who, what = _by_stem(find_photos([identities], (SUFFIX,))), _by_stem(find_photos([attributes]))
+    who, what = by_stem(find_photos([identities], (SUFFIX,))), by_stem(find_photos([attributes]))
     matched = [name for name in who if name in what]
     alone = [str(who.get(name) or what[name]) for name in sorted(who.keys() ^ what.keys())]
     if not matched:
@@ -194,7 +207,8 @@ def pairs(
     def compose_pair(name: str) -> Path:
         composer.set_identity(composer.identify(who[name], identity_face))
         path = output / f"{name}.png"
-        write_image(path, composer.compose(what[name], face), settings.note(composer, "composition"))
+        image = composer.compose(what[name], face, paste=bool(paste), mask=mask)
+        write_image(path, image, settings.note(composer, "composition", bool(paste)))
         return path
 
     with collect_timings() as ms:
@@ -245,6 +259,7 @@ def pairs(
 @click.option(
     "--fps", type=click.FloatRange(1, 60), default=25.0, show_default=True, help="Pictures a second of an animation."
 )
+@paste_option("--crop")
 @face_option
 @identity_face_option
 @composing
@@ -256,6 +271,8 @@ def interpolate(
     space: str,
     steps: int | None,
     fps: float,
+    paste: bool | None,
+    mask: str,
     face: int | None,
     identity_face: int | None,
 ) -> None:
@@ -269,18 +286,22 @@ def interpolate(
 
     check_output(output, OUTPUT_SUFFIXES, [*identities, *attributes])
     check_numbers(len(identities), len(attributes))
+    if paste and len(attributes) > 1:
+        raise InputError("--paste needs one attribute photo: there is no photo between two to paste into.")
     animated = output.suffix.lower() in ANIMATION_SUFFIXES
     steps = steps or (ANIMATION_STEPS if animated else STRIP_STEPS)
     composer = settings.composer()
     who = [look_at_identity(composer, path, identity_face) for path in identities]
-    what = [look_at_attributes(composer, path, face) for path in attributes]
+    what = [look_at_attributes(composer, path, face, bool(paste)) for path in attributes]
     people = [one.identity for one in who if one.identity is not None]
     codes = [one.attributes for one in what if one.attributes is not None]
-    way = interpolate_between(composer, people, codes, steps, space)
+    way, home = interpolate_between(composer, people, codes, steps, space), what[0].home
+    if home is not None:
+        way = (home.with_head(composer, frame, mask) for frame in way)
     frames = list(progress_of("interpolating", way, steps))
     moving = [one.crop for one in (who if len(who) == 2 else what)]
     ends = [] if animated else [crop for crop in moving if crop is not None]
-    note = settings.note(composer, "interpolation", with_photos=bool(ends))
+    note = settings.note(composer, "interpolation", with_photos=bool(ends) or bool(paste))
     write_interpolation(output, frames, ends if len(ends) == 2 else (), frames_per_second=fps, note=note)
     text = f"{output} ({steps} steps in {space}, {composer.resolution} px, on {composer.provider})"
     settings.report(composer, text, output=output, steps=steps, space=space)
@@ -397,10 +418,12 @@ def _write_demo(settings: Settings, output: Path) -> None:
     settings.report(composer, text, output=output.absolute(), faces=count, ms_per_face=round(face_ms, 2))
 
 
-def _composed(composer: Composer, tops: Sequence[Look], lefts: Sequence[Look]) -> list[list[np.ndarray]]:
-    """Compose every cell of a table, with a progress bar: [attributes][identities] of RGB uint8 [R, R, 3]."""
+def _composed(
+    composer: Composer, tops: Sequence[Look], lefts: Sequence[Look], mask: str = "head"
+) -> list[list[np.ndarray]]:
+    """Compose every cell of a table, with a progress bar: [attributes][identities] of `looks.compose_cells`."""
     count = len(tops) * len(lefts)
-    cells = list(progress_of("composing", compose_cells(composer, tops, lefts), count))
+    cells = list(progress_of("composing", compose_cells(composer, tops, lefts, mask), count))
     return [cells[start : start + len(tops)] for start in range(0, count, len(tops))]
 
 
@@ -411,31 +434,13 @@ def _table(
     top_names: list[str],
     left_names: list[str],
 ) -> np.ndarray:
-    from ..media.table import compose_table, text_strip
+    from ..media.table import compose_table, squared, text_strip
 
-    side = cells[0][0].shape[0]
+    side = max(lefts[0].crop.shape[0] if lefts[0].crop is not None else 0, min(cells[0][0].shape[:2]))
+    cells = [[squared(cell, side) for cell in row] for row in cells]
     crops = [text_strip("identity file", side, side // 9) if one.crop is None else one.crop for one in tops]
     left_crops = [one.crop for one in lefts if one.crop is not None]
     return compose_table(crops, left_crops, cells, top_names, left_names)
-
-
-def _labels(paths: list[Path]) -> list[str]:
-    """File names without their endings; with them where two would be the same."""
-    times = Counter(path.stem for path in paths)
-    labels = [path.stem if times[path.stem] == 1 else path.name for path in paths]
-    twice = [label for label, number in Counter(labels).items() if number > 1]
-    if twice:
-        raise InputError(f"two inputs are called {twice[0]}, so their results would have one name; rename one.")
-    return labels
-
-
-def _by_stem(paths: list[Path]) -> dict[str, Path]:
-    files: dict[str, Path] = {}
-    for path in paths:
-        if path.stem in files:
-            raise InputError(f"{files[path.stem]} and {path} have the same name, so pairs are not clear; rename one.")
-        files[path.stem] = path
-    return files
 
 
 def _face_ms(ms: Timings) -> float:

@@ -30,6 +30,7 @@ EYE_TO_MOUTH = 1.8  # and at least this many distances from the eyes to the mout
 CENTRE_DOWN = 0.1  # the crop's centre lies below the eyes by this part of the way to the mouth
 BLUR_BEYOND = 0.02  # sigma of the blur outside the photo, in sides of the crop; as FFHQ does it
 BLUR_WITHIN = 0.1  # the blur is complete this far outside the photo, in sides of the crop
+LARGER = 1.25  # a photo of so many times the area of its crop shows more than the head
 FLAT_WITHIN = 0.3  # and all detail is gone here
 
 
@@ -55,10 +56,24 @@ class Alignment:
         """How far the head is tilted in the photo, clockwise, in degrees."""
         return -float(np.degrees(np.arctan2(self.matrix[1, 0], self.matrix[0, 0])))
 
+    def is_part_of(self, image: np.ndarray) -> bool:
+        """Whether a photo uint8 [height, width, 3] shows more than this crop: a quarter more at least."""
+        height, width = image.shape[:2]
+        corners = transform(self.inverse, np.array([[0, 0], [1, 0], [1, 1], [0, 1]]) * self.size - 0.5)
+        inside, _ = cv2.intersectConvexConvex(
+            corners.astype(np.float32), np.array([[0, 0], [width, 0], [width, height], [0, height]], np.float32) - 0.5
+        )
+        return height * width > LARGER * inside
+
     def resized(self, size: int) -> Alignment:
         """Return the same framing with a crop of `size` px."""
         factor = size / self.size
         return Alignment(factor * self.matrix + np.array([[0, 0, 1], [0, 0, 1]]) * (factor - 1) / 2, size)
+
+    def widened(self, factor: float) -> Alignment:
+        """Return a framing of the same middle, `factor` times as wide, in as many px."""
+        middle = np.array([[0, 0, 1], [0, 0, 1]]) * (self.size - 1) / 2
+        return Alignment(self.matrix / factor + middle * (1 - 1 / factor), self.size)
 
     def crop(self, image: np.ndarray, *, quick: bool = False) -> np.ndarray:
         """Return the aligned crop uint8 [size, size, 3] of a photo uint8 [height, width, 3], in the photo's colour

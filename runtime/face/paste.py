@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
+from typing import Any, Protocol
 
 import cv2
 import numpy as np
@@ -34,6 +35,33 @@ MEMORY_S = 0.25  # seconds; time constant of the average of the difference
 DOUBLE_FROM = 0.75  # px of the frame for one of the composition, from which it is doubled first
 SHARPEN = np.array([-0.04, 1.08, -0.04], np.float32)  # along both axes; as much as linear interpolation then blurs
 CUT = 45.0  # 0..255; a mean jump of the difference beyond it is a cut to another scene, and nothing is remembered
+
+
+MASKS = ("head", "face", "square")
+"""What of a composition is pasted: head and hair, the face within the driver's hair, or all of it with a soft edge."""
+
+
+class AnyPaster(Protocol):
+    """What puts composed heads into frames: `Paster`, or `head.HeadPaster`."""
+
+    state: Any
+    """What it remembers, a dataclass; may be set to what another one of its kind remembered."""
+
+    def paste(
+        self,
+        image: np.ndarray,
+        composed: np.ndarray,
+        alignment: Alignment,
+        *,
+        step_s: float = 1 / 25,
+        crop: np.ndarray | None = None,
+    ) -> np.ndarray:
+        """Return a copy of the frame with the composed head; see `Paster.paste`."""
+        ...
+
+    def reset(self) -> None:
+        """Forget former frames."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -103,17 +131,17 @@ def put_back(image: np.ndarray, crop: np.ndarray, alignment: Alignment, mask: np
     if left >= right or top >= bottom:
         return result
     opacity = np.rint(255 * mask).astype(np.uint8)
-    colours = cv2.multiply(crop, cv2.cvtColor(opacity, cv2.COLOR_GRAY2RGB), scale=1 / 255)
     grown = alignment.side_px / alignment.size
     side = alignment.size
-    if grown > DOUBLE_FROM:
-        colours, side = cv2.sepFilter2D(colours, -1, SHARPEN, SHARPEN), 2 * alignment.size
-    elif grown < 0.5:
-        side = max(1, alignment.size // int(1 / grown))
+    if grown > DOUBLE_FROM:  # apart: multiplied, colours would overshoot at a hard edge of the opacity
+        side = 2 * alignment.size
+        crop = cv2.resize(cv2.sepFilter2D(crop, -1, SHARPEN, SHARPEN), (side, side), interpolation=cv2.INTER_CUBIC)
+        opacity = cv2.resize(opacity, (side, side), interpolation=cv2.INTER_LINEAR)
+    colours = cv2.multiply(crop, cv2.cvtColor(opacity, cv2.COLOR_GRAY2RGB), scale=1 / 255)
     layers = cv2.merge([colours, opacity])
-    if side != alignment.size:
-        method = cv2.INTER_CUBIC if side > alignment.size else cv2.INTER_AREA
-        layers = cv2.resize(layers, (side, side), interpolation=method)
+    if grown < 0.5:
+        side = max(1, alignment.size // int(1 / grown))
+        layers = cv2.resize(layers, (side, side), interpolation=cv2.INTER_AREA)
     home = alignment.resized(side).inverse - np.array([[0, 0, left], [0, 0, top]])
     layers = cv2.warpAffine(layers, home, (right - left, bottom - top), flags=cv2.INTER_LINEAR)
     behind = cv2.cvtColor(cv2.bitwise_not(layers[..., 3]), cv2.COLOR_GRAY2RGB)

@@ -11,9 +11,11 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
+from ..composer import Composer
 from ..errors import InputError
 from ..face.align import Alignment
-from ..face.paste import Paster, PasteState
+from ..face.head import HeadPaster, HeadState
+from ..face.paste import MASKS, AnyPaster, Paster, PasteState
 from ..identity import Identity
 from ..labels.badge import draw_badge
 from ..timing import Timings, collect_timings, stage
@@ -35,10 +37,13 @@ class Wishes:
     smooth: float = 1.0  # strength of the smoothing of alignment and w; 0 is none, MAX_SMOOTH the most
     mirror: bool = False  # left and right of what is shown swapped
     badge: bool = False  # a small label that people can read, see `labels.badge`
+    mask: str = "head"  # what is pasted, one of `paste.MASKS`
 
     def __post_init__(self) -> None:
         if self.view not in VIEWS or self.no_face not in NO_FACE:
             raise InputError(f"there is no view {self.view!r} with {self.no_face!r}; known are {VIEWS} and {NO_FACE}.")
+        if self.mask not in MASKS:
+            raise InputError(f"there is no mask {self.mask!r}; known are {', '.join(MASKS)}.")
         if not 0 <= self.smooth <= MAX_SMOOTH:
             raise InputError(f"a smoothing of {self.smooth:g} is outside 0 (none) to {MAX_SMOOTH:g}.")
 
@@ -53,21 +58,44 @@ class Picture:
 
 
 @dataclass(frozen=True)
+class PasterState:
+    """What a paster remembers, of whichever kind it is."""
+
+    square: PasteState | None
+    head: HeadState | None
+
+    @classmethod
+    def of(cls, paster: AnyPaster) -> PasterState:
+        """Return the state of a paster."""
+        square, head = isinstance(paster, Paster), isinstance(paster, HeadPaster)
+        return cls(paster.state if square else None, paster.state if head else None)
+
+    def bring_back(self, paster: AnyPaster) -> None:
+        """Let a paster remember this, if it is of that kind; else it begins anew."""
+        if isinstance(paster, Paster) and self.square is not None:
+            paster.state = self.square
+        elif isinstance(paster, HeadPaster) and self.head is not None:
+            paster.state = self.head
+        else:
+            paster.reset()
+
+
+@dataclass(frozen=True)
 class LayoutState:
     """What a layout remembers of former frames."""
 
     time_s: float
     held: np.ndarray | None  # RGB uint8 [height, width, 3], the last picture with a face
-    paste: PasteState
+    paste: PasterState
 
 
 class Layout:
     """Lay out frame after frame: always the same size for the same size of frame and view. For one thread."""
 
-    def __init__(self, side: int) -> None:
-        """`side`: px, of the composition."""
-        self._side = side
-        self._paster = Paster()
+    def __init__(self, composer: Composer, mask: str = "head") -> None:
+        """`composer`: of the compositions. `mask`: see `Wishes`."""
+        self._composer, self._side, self._mask = composer, composer.resolution, mask
+        self._paster = composer.paster(mask)
         self._held: np.ndarray | None = None
         self._time_s = 0.0
 
@@ -83,6 +111,8 @@ class Layout:
         with "result-only" it is the composition.
         """
         step_s, self._time_s = max(time_s - self._time_s, 0.0), time_s
+        if wishes.mask != self._mask:
+            self._mask, self._paster = wishes.mask, self._composer.paster(wishes.mask)
         shape, view = self._shape(image, wishes.view), wishes.view
         if step is not None:
             shown = self._held = self._composed(image, step, step_s, view)
@@ -107,11 +137,12 @@ class Layout:
     @property
     def state(self) -> LayoutState:
         """What it remembers of former frames; may be set to what another layout remembered."""
-        return LayoutState(self._time_s, self._held, self._paster.state)
+        return LayoutState(self._time_s, self._held, PasterState.of(self._paster))
 
     @state.setter
     def state(self, state: LayoutState) -> None:
-        self._time_s, self._held, self._paster.state = state.time_s, state.held, state.paste
+        self._time_s, self._held = state.time_s, state.held
+        state.paste.bring_back(self._paster)
 
 
 @dataclass(frozen=True)
@@ -128,7 +159,8 @@ class Reenactment:
     def __init__(self, reenactor: Reenactor, wishes: Wishes) -> None:
         """`wishes`: what holds for frames that come without their own."""
         self.reenactor, self.wishes = reenactor, wishes
-        self._layout = Layout(reenactor.composer.resolution)
+        self.composer, self.light = reenactor.composer, reenactor.light
+        self._layout = Layout(reenactor.composer, wishes.mask)
         self._shape: tuple[int, ...] = ()  # of the last frame
 
     def reset(self) -> None:

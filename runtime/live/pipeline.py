@@ -20,6 +20,7 @@ import numpy as np
 from ..media.camera import Camera, Frame
 from ..timing import Timings
 from .ages import Ages, percentiles
+from .crowd import Crowd
 from .layout import Picture, Reenactment
 
 WAIT_S = 0.1  # how often a waiting thread looks whether it should stop
@@ -53,7 +54,7 @@ class Live:
     shown = live.take(0.1)  # None: nothing new yet
     """
 
-    def __init__(self, camera: Camera, reenactment: Reenactment, *, fps_cap: float | None = None) -> None:
+    def __init__(self, camera: Camera, reenactment: Reenactment | Crowd, *, fps_cap: float | None = None) -> None:
         """`fps_cap`: at most so many pictures a second."""
         self.wishes, self.paused = reenactment.wishes, False
         self.ages, self.taken = Ages(), 0

@@ -53,6 +53,7 @@ def _begun(film: Film, clip: Clip, stamps: list[int], first: int) -> Reenactment
     while True:
         begin = max(0, first - lead)
         work = film.reenactment()
+        assert isinstance(work, Reenactment)  # a crowd is not split
         work.reenactor.begin_at(begin)
         shown = stamps[max(begin, first - round(SHOWN_S * clip.fps))]
         with closing(read_frames(clip, stamps[begin], stamps[first])) as frames:

@@ -22,6 +22,7 @@ from ..media.frame import fitted
 from ..media.images import write_image
 from ..media.video_write import Recorder
 from ..media.window import Window, draw_text, help_lines
+from .crowd import Crowd
 from .layout import MAX_SMOOTH, VIEWS, Reenactment
 from .pipeline import Live, Shown
 
@@ -53,7 +54,7 @@ class Webcam:
     def __init__(
         self,
         camera: Camera,
-        reenactment: Reenactment,
+        reenactment: Reenactment | Crowd,
         identities: Sequence[Identity],
         sinks: Sinks,
         *,
@@ -64,7 +65,7 @@ class Webcam:
         """`note` gives the provenance note for a kind of picture and a view; `say` hears what happens."""
         self.live = Live(camera, reenactment, fps_cap=fps_cap)
         self.overlay, self.help, self.over = True, False, False
-        self._camera, self._composer, self._identities = camera, reenactment.reenactor.composer, list(identities)
+        self._camera, self._composer, self._identities = camera, reenactment.composer, list(identities)
         self._sinks, self._note, self._tell = sinks, note, say
         self._window = Window("fid") if sinks.window else None
         self._recorder = Recorder(sinks.record, note=self._made()) if sinks.record else None
@@ -117,6 +118,9 @@ class Webcam:
             self.live.change(smooth=strength)
             self._say(f"smoothing {strength:g}.")
         elif action == "view":
+            if not self._identities:
+                self._say("several people are always shown pasted into the frame.")
+                return
             if self._recorder is not None or self._virtual is not None:
                 self._say("the view stays while it is recorded or sent to the virtual camera.")
                 return
@@ -193,6 +197,9 @@ class Webcam:
         return lines
 
     def _choose(self, number: int) -> None:
+        if not self._identities:
+            self._say("with several people, who becomes whom stays as it is.")
+            return
         if number > len(self._identities):
             there = "is 1 identity" if len(self._identities) == 1 else f"are {len(self._identities)} identities"
             self._say(f"identity {number} was asked for and there {there}.")

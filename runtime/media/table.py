@@ -85,6 +85,20 @@ def compose_table(
     return table
 
 
+def squared(picture: np.ndarray, side: int) -> np.ndarray:
+    """Return a picture RGB uint8 amid a square of `side` px, RGB uint8 [side, side, 3], on paper."""
+    height, width = picture.shape[:2]
+    if height == width:
+        return picture
+    factor = side / max(height, width)
+    small = max(1, round(width * factor)), max(1, round(height * factor))
+    square = np.full((side, side, 3), PAPER, np.uint8)
+    left, top = (side - small[0]) // 2, (side - small[1]) // 2
+    method = cv2.INTER_AREA if factor < 1 else cv2.INTER_CUBIC
+    square[top : top + small[1], left : left + small[0]] = cv2.resize(picture, small, interpolation=method)
+    return square
+
+
 def text_strip(text: str, width: int, height: int, colour: tuple[int, int, int] = INK) -> np.ndarray:
     """Draw `text` amid a strip, RGB uint8 [height, width, 3], shortened in its middle if it does not fit."""
     strip = np.full((height, width, 3), PAPER, np.uint8)

@@ -237,6 +237,13 @@ def test_a_missing_virtual_camera_is_explained(monkeypatch: pytest.MonkeyPatch) 
         open_virtual_camera((48, 64, 3))
 
 
+def composer_of(resolution: int) -> SimpleNamespace:
+    """In the place of a composer: pastes squares."""
+    from fid.runtime.face.paste import Paster
+
+    return SimpleNamespace(resolution=resolution, paster=lambda mask: Paster())
+
+
 @pytest.mark.parametrize(
     ("view", "shape"), [("paste", (40, 60, 3)), ("side-by-side", (40, 100, 3)), ("result-only", (32, 32, 3))]
 )
@@ -247,7 +254,8 @@ def test_layouts_and_what_is_shown_without_a_face(view: str, shape: tuple[int, .
     step = Step(np.full((32, 32, 3), 200, np.uint8), frame[:32, :32], Alignment(np.eye(2, 3), 32), None)
     pictures = {}
     for no_face in ("hold", "pass", "blank"):
-        layout, wishes = Layout(32), Wishes(SOMEBODY, view, no_face)
+        layout = Layout(composer_of(32), "square")  # type: ignore[arg-type]
+        wishes = Wishes(SOMEBODY, view, no_face, mask="square")
         before = layout.picture(frame, None, 0.0, wishes)
         with_face = layout.picture(frame, step, 0.1, wishes)
         pictures[no_face] = layout.picture(frame, None, 0.2, wishes)
@@ -264,7 +272,7 @@ def test_a_picture_says_what_came_of_its_frame_and_is_mirrored_at_the_end() -> N
 
     frame = np.arange(40 * 60 * 3, dtype=np.uint8).reshape(40, 60, 3)
     steps = iter([Step(frame[:32, :32], frame[:32, :32], Alignment(np.eye(2, 3), 32), None), None])
-    reenactor = SimpleNamespace(composer=SimpleNamespace(resolution=32), step=lambda *_: next(steps))
+    reenactor = SimpleNamespace(composer=composer_of(32), light=False, step=lambda *_: next(steps))
     work = Reenactment(reenactor, Wishes(SOMEBODY, "result-only", "blank", mirror=True))  # type: ignore[arg-type]
     with_face, without = work.show(frame, 0.0), work.show(frame, 0.1)
     assert (with_face.seen, without.seen) == (True, False)
@@ -278,7 +286,7 @@ def test_the_badge_is_on_what_is_shown_and_not_in_what_is_held() -> None:
 
     frame = np.arange(128 * 128 * 3, dtype=np.uint8).reshape(128, 128, 3)
     steps = iter([Step(frame, frame, Alignment(np.eye(2, 3), 128), None), None, None])
-    reenactor = SimpleNamespace(composer=SimpleNamespace(resolution=128), step=lambda *_: next(steps))
+    reenactor = SimpleNamespace(composer=composer_of(128), light=False, step=lambda *_: next(steps))
     plain = Wishes(SOMEBODY, "result-only")
     work = Reenactment(reenactor, replace(plain, badge=True))  # type: ignore[arg-type]
     for time_s in (0.0, 0.1):
@@ -287,7 +295,9 @@ def test_the_badge_is_on_what_is_shown_and_not_in_what_is_held() -> None:
     assert not np.array_equal(frame, draw_badge(frame))
 
 
-@pytest.mark.parametrize("wrong", [{"view": "upside-down"}, {"no_face": "cry"}, {"smooth": -0.1}, {"smooth": 10.5}])
+@pytest.mark.parametrize(
+    "wrong", [{"view": "upside-down"}, {"no_face": "cry"}, {"smooth": -0.1}, {"smooth": 10.5}, {"mask": "cap"}]
+)
 def test_wishes_that_cannot_be(wrong: dict[str, Any]) -> None:
     with pytest.raises(InputError):
         Wishes(SOMEBODY, **wrong)
@@ -342,7 +352,7 @@ def test_live_pictures_on_a_cpu_come_from_the_light_generator(
     live = ["webcam", *common, "--camera", str(clip), "--headless", "--duration", "0.5"]
     for option, generator in (((), "light"), (("--light",), "light"), (("--full",), "full")):
         assert json.loads(run(*live, *option).splitlines()[-1])["generator"] == generator
-    film = ["video", *common, "--driving", str(clip), "--trim", "0:0.2", "-o"]
+    film = ["video", *common, "--driving", str(clip), "--result-only", "--trim", "0:0.2", "-o"]
     bright, dim = tmp_path / "full.mp4", tmp_path / "light.mp4"
     run(*film, str(bright))
     run(*film, str(dim), "--light")

@@ -1,0 +1,271 @@
+"""Put in the composed head and hair alone, and take away what of the driver's head would show beside it.
+
+What is what in the frame and in the composition tells a small network (`parts`). From the back to the front lie: the
+frame; where the driver's head was, what is behind it, known from former frames or carried in from around; the driver's
+neck in the colour of the new skin; the composed head; and what stood before the driver's face in the frame. The driver
+is looked at in a wider view than the aligned crop, since long hair reaches beyond it. All else of the frame stays as it
+is, to the last bit.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cache
+
+import cv2
+import numpy as np
+
+from .align import Alignment
+from .crop import CROP_SIZE
+from .parts import BACKGROUND, BODY, FACE, HAIR, NECK, OCCLUDER, PARTS, PARTS_SIDE, WIDER, FindParts
+from .paste import EDGE as MARGIN
+from .paste import ROUNDNESS, put_back, smoothstep
+
+MEMORY_S = 0.08  # seconds; time constant of the average of the parts
+CUT = 0.07  # 0..1; a mean change of the parts beyond it is another scene
+AROUND = 9  # px of 128 of the wide view; the driver's hair is taken away with so wide an edge
+NECK_COUNTS = 0.25  # how much the neck takes part in what is behind hair; the rest of the body takes 1
+FADE = 0.74, 0.96  # sides of the crop from the top, between which the neck goes over into the frame's own colour
+GAIN = 0.4, 2.5  # the neck's colour is changed by factors between these
+PLATE_ERROR = 10.0  # 0..255; where what is behind is seen otherwise than remembered, the camera has moved
+PLATE_RATE = 0.2  # how much of it a frame renews
+ROUND_ABOVE = 2.2  # exponent of the superellipse that ends a head above; see `paste.ROUNDNESS` for below
+FEATHER = 0.05  # sides of the crop, over which a composed head ends that the crop cuts
+EDGE = 0.03  # sides of the wide view, over which what is taken away ends at its border
+
+
+@dataclass(frozen=True)
+class HeadState:
+    """What a head paster remembers."""
+
+    frames: int = 0  # so many were pasted
+    parts: np.ndarray | None = None  # float32 [2, 6, 128, 128], of wide view and composition, averaged over time
+    filling: np.ndarray | None = None  # uint8 [128, 128, 4]: RGB and opacity of what is behind the driver's head
+    gain: np.ndarray | None = None  # float32 [3], from the driver's skin to the new one
+    plate: np.ndarray | None = None  # float32 [h, w, 4]: what is behind, RGB times how well known, and how well known
+    scale: float = 1.0  # px of the plate for one of the frame
+
+
+class HeadPaster:
+    """Paste one head, frame after frame, as `paste.Paster` does and with its interface.
+
+    In a clip, the driver is looked at in one frame and the composition in the next: both move little meanwhile.
+    """
+
+    def __init__(self, find_parts: FindParts, *, face_only: bool = False, still: bool = False) -> None:
+        """`face_only`: the composed face alone, within the driver's own hair. `still`: single pictures, in full detail
+        and with no memory."""
+        self.state = HeadState()
+        self._find, self._face_only, self._still = find_parts, face_only, still
+
+    def reset(self) -> None:
+        """Forget former frames."""
+        self.state = HeadState()
+
+    def paste(
+        self,
+        image: np.ndarray,
+        composed: np.ndarray,
+        alignment: Alignment,
+        *,
+        step_s: float = 1 / 25,
+        crop: np.ndarray | None = None,
+    ) -> np.ndarray:
+        """Return a copy of the frame with the composed head in the place of its own; see `paste.Paster.paste`."""
+        crop = alignment.crop(image) if crop is None else crop
+        wide, side, state = alignment.widened(WIDER), composed.shape[0], self.state
+        small = composed if side == CROP_SIZE else cv2.resize(composed, crop.shape[:2], interpolation=cv2.INTER_AREA)
+        first = self._still or state.parts is None
+        look = first or state.frames % 2 == 0  # at the driver
+        parts = self._parts(
+            wide.crop(image, quick=True) if look else None, small if first or not look else None, step_s
+        )
+        driver, framing = _middle(parts[0]), alignment.resized(side)
+        detail = crop if side == CROP_SIZE else framing.crop(image)
+        self.state = state = replace(self.state, frames=state.frames + 1, parts=parts)
+        if self._face_only:
+            colours, opacity = _face(driver, parts[1], detail, composed)
+        else:
+            if look:
+                gain = _skin_gain(driver, parts[1], crop, composed)
+                filling = self._filling(image, wide, parts[0], gain)
+                self.state = state = replace(self.state, filling=filling, gain=gain)
+            assert state.filling is not None
+            assert state.gain is not None
+            opacity = state.filling[..., 3].astype(np.float32) / 255
+            image = self._put(image, state.filling[..., :3], wide.resized(PARTS_SIDE), opacity)
+            colours, opacity = _head(driver, parts[1], detail, composed, state.gain)
+        return self._put(image, colours, framing, opacity * _reach(side))
+
+    def _put(self, image: np.ndarray, colours: np.ndarray, framing: Alignment, opacity: np.ndarray) -> np.ndarray:
+        return framing.paste(image, colours, opacity) if self._still else put_back(image, colours, framing, opacity)
+
+    def _parts(self, view: np.ndarray | None, composed: np.ndarray | None, step_s: float) -> np.ndarray:
+        """float32 [2, 6, 128, 128], of wide view and composition, averaged over time; those that are looked at now."""
+        former = None if self._still else self.state.parts
+        pictures = [picture for picture in (view, composed) if picture is not None]
+        found = iter(self._find(np.stack(pictures)))
+        parts = np.empty((2, len(PARTS), PARTS_SIDE, PARTS_SIDE), np.float32)
+        for number, picture in enumerate((view, composed)):
+            new = None if picture is None else next(found)
+            if former is None or new is None:
+                parts[number] = former[number] if new is None and former is not None else new
+            else:
+                moved = np.abs(new - former[number]).mean() >= CUT
+                share = 1.0 if moved else 1 - np.exp(-2 * step_s / MEMORY_S)  # two frames have gone by
+                cv2.addWeighted(new, share, former[number], 1 - share, 0, parts[number])
+        return parts
+
+    def _filling(self, image: np.ndarray, wide: Alignment, around: np.ndarray, gain: np.ndarray) -> np.ndarray:
+        """Colours and opacity uint8 [128, 128, 4] that take the driver's head out of the frame, in the wide view; the
+        neck in the new skin's colour."""
+        seen = _reduced(wide.crop(image, quick=True))
+        head = around[HAIR] + around[FACE]
+        edge = cv2.dilate(head, np.ones((AROUND, AROUND), np.uint8)) * (1 - around[NECK] - around[BODY])
+        gone = smoothstep((np.maximum(head, edge) - 0.08) / 0.4) * (1 - _before(around)) * _border()
+        body = around[BODY] + NECK_COUNTS * around[NECK]
+        behind = self._behind(image, seen, around[BACKGROUND], wide)
+        wall = spread(behind[..., :3] / np.maximum(behind[..., 3:], 1e-3), behind[..., 3])
+        skin = seen * (1 + (gain - 1) * around[NECK][..., None])
+        cloth = spread(skin, (around[BODY] + around[NECK]) ** 2)
+        either = body + around[BACKGROUND]
+        part = smoothstep((spread((body / np.maximum(either, 1e-3))[..., None], either) - 0.35) / 0.3)
+        return np.rint(np.clip(np.dstack((wall + (cloth - wall) * part, 255 * gone)), 0, 255)).astype(np.uint8)
+
+    def _behind(self, image: np.ndarray, seen: np.ndarray, background: np.ndarray, wide: Alignment) -> np.ndarray:
+        """What is behind everybody in the wide view, float32 [128, 128, 4]: RGB times trust, and trust 0..1."""
+        framing = wide.resized(PARTS_SIDE)
+        sure = cv2.erode(background, np.ones((5, 5), np.uint8)) ** 2 * _inside(image, framing)
+        known = np.dstack((seen * sure[..., None], sure))
+        if self._still:
+            return known
+        plate, scale = self.state.plate, self.state.scale
+        size = None if plate is None else plate.shape[:2]
+        if plate is None or size != (round(image.shape[0] * scale), round(image.shape[1] * scale)):
+            scale = min(1.0, PARTS_SIDE / wide.side_px)
+            plate = np.zeros((round(image.shape[0] * scale), round(image.shape[1] * scale), 4), np.float32)
+        home = np.diag([scale, scale]) @ framing.inverse  # to px of the plate
+        remembered = cv2.warpAffine(plate, home, (PARTS_SIDE,) * 2, flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP)
+        both = sure * remembered[..., 3]
+        change = np.abs(remembered[..., :3] / np.maximum(remembered[..., 3:], 1e-3) - seen).mean(-1)
+        if float((both * change).sum()) > PLATE_ERROR * max(float(both.sum()), 1.0):
+            plate, remembered = np.zeros_like(plate), np.zeros_like(remembered)
+        moved = cv2.warpAffine(known, home, (plate.shape[1], plate.shape[0]), flags=cv2.INTER_LINEAR)
+        rate = np.where(plate[..., 3:] > 0.5, PLATE_RATE, 1.0) * moved[..., 3:]
+        fresh = np.dstack((moved[..., :3] / np.maximum(moved[..., 3:], 1e-3), np.ones(plate.shape[:2], np.float32)))
+        plate = (plate + (fresh - plate) * rate).astype(np.float32)
+        self.state = replace(self.state, plate=plate, scale=scale)
+        return known + remembered * (1 - sure)[..., None]
+
+
+def _head(
+    driver: np.ndarray, head: np.ndarray, crop: np.ndarray, composed: np.ndarray, gain: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Colours uint8 [S, S, 3] and opacity float32 [S, S] of the composed head and of the neck below it."""
+    side = composed.shape[0]
+    neck = head[NECK] * np.minimum(driver[NECK] + driver[FACE] + driver[HAIR], 1)
+    height = (np.arange(PARTS_SIDE, dtype=np.float32)[:, None] + 0.5) / PARTS_SIDE
+    skin = driver[NECK] * smoothstep((FADE[1] - height) / (FADE[1] - FADE[0]))
+    maps = np.dstack((_firm(head[FACE] + head[HAIR] + neck), skin, 1 - _before(driver)))
+    new, skin, free = cv2.split(cv2.resize(maps, (side, side), interpolation=cv2.INTER_LINEAR))
+    inside = spread(_reduced(composed), (head[FACE] + head[HAIR] + head[NECK]) ** 4)
+    inside = cv2.resize(inside, (side, side), interpolation=cv2.INTER_LINEAR)
+    clean = inside + (composed - inside) * smoothstep((new - 0.5) / 0.4)[..., None]
+    below = (1 - new) * skin
+    colours = clean * new[..., None] + crop * gain * below[..., None]
+    colours = colours / np.maximum(new + below, 1e-3)[..., None]
+    return np.rint(np.clip(colours, 0, 255)).astype(np.uint8), (new + below) * free
+
+
+def _face(
+    driver: np.ndarray, head: np.ndarray, crop: np.ndarray, composed: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """The composed face where both have a face, in its own colours; as `_head`."""
+    side = composed.shape[0]
+    both = cv2.GaussianBlur(_firm(np.minimum(driver[FACE], head[FACE])), (0, 0), 1.5)
+    both = cv2.resize(cv2.erode(both, np.ones((3, 3), np.uint8)), (side, side), interpolation=cv2.INTER_LINEAR)
+    weight = np.minimum(driver[FACE], head[FACE])[..., None]
+    means = [(_reduced(x) * weight).sum((0, 1)) / max(float(weight.sum()), 1.0) for x in (crop, composed)]
+    gain = np.clip((means[0] + 1) / (means[1] + 1), *GAIN)
+    return np.rint(np.clip(composed * gain, 0, 255)).astype(np.uint8), both
+
+
+def _skin_gain(driver: np.ndarray, head: np.ndarray, crop: np.ndarray, composed: np.ndarray) -> np.ndarray:
+    """Factors float32 [3] from the driver's neck to the new skin."""
+    lower = np.linspace(0, 1, PARTS_SIDE, dtype=np.float32)[:, None] > 0.6
+    weights = driver[NECK], head[NECK] + 0.1 * head[FACE] * lower
+    ours, new = (
+        (_reduced(x) * w[..., None]).sum((0, 1)) / max(float(w.sum()), 1.0)
+        for x, w in zip((crop, composed), weights, strict=True)
+    )
+    return np.clip((new + 1) / (ours + 1), *GAIN).astype(np.float32)
+
+
+def spread(values: np.ndarray, trust: np.ndarray) -> np.ndarray:
+    """Return values float32 [128, 128, c], those of little trust (float32 [128, 128], 0..1) replaced by what is around:
+    down a pyramid of means and up again, each level filled from the coarser one (push-pull, Gortler et al. 1996)."""
+    levels: list[np.ndarray] = [np.dstack((values * trust[..., None], trust)).astype(np.float32)]
+    while levels[-1].shape[0] > 1:
+        levels.append(cv2.resize(levels[-1], (levels[-1].shape[1] // 2,) * 2, interpolation=cv2.INTER_AREA))
+    known = levels[-1].reshape(1, 1, -1)
+    filled = known[..., :-1] / np.maximum(known[..., -1:], 1e-6)
+    for level in reversed(levels[:-1]):
+        side = level.shape[0]
+        coarser = cv2.resize(filled, (side, side), interpolation=cv2.INTER_LINEAR).reshape(side, side, -1)
+        part = np.minimum(level[..., -1:] * 4, 1)
+        filled = coarser + (level[..., :-1] / np.maximum(level[..., -1:], 1e-6) - coarser) * part
+    return filled
+
+
+def _middle(around: np.ndarray) -> np.ndarray:
+    """The parts of the aligned crop, float32 [6, 128, 128], out of those of the wide view."""
+    middle = (PARTS_SIDE - 1) / 2
+    matrix = np.array([[1, 0, middle * (WIDER - 1)], [0, 1, middle * (WIDER - 1)]]) / WIDER
+    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    halves = (np.ascontiguousarray(half.transpose(1, 2, 0)) for half in (around[:3], around[3:]))
+    return np.dstack([cv2.warpAffine(half, matrix, (PARTS_SIDE,) * 2, flags=flags) for half in halves]).transpose(
+        2, 0, 1
+    )
+
+
+def _inside(image: np.ndarray, framing: Alignment) -> np.ndarray:
+    """1 where a crop shows the frame and not its mirror image, else 0: float32 [size, size]."""
+    whole = np.ones(image.shape[:2], np.uint8)
+    return cv2.warpAffine(whole, framing.matrix, (framing.size,) * 2, flags=cv2.INTER_NEAREST).astype(np.float32)
+
+
+@cache
+def _reach(side: int) -> np.ndarray:
+    """How far a composed head reaches that the crop cuts: 1 inside, 0 at the edge, round above and square below;
+    float32 [side, side], read-only."""
+    across = np.abs((np.arange(side, dtype=np.float32) + 0.5) / side - 0.5)
+    down = (np.arange(side, dtype=np.float32)[:, None] + 0.5) / side - 0.5
+    round_above = (across**ROUND_ABOVE + np.abs(down) ** ROUND_ABOVE) ** (1 / ROUND_ABOVE)
+    square_below = (across**ROUNDNESS + np.abs(down) ** ROUNDNESS) ** (1 / ROUNDNESS)
+    mask = smoothstep((0.5 - MARGIN - np.where(down < 0, round_above, square_below)) / FEATHER)
+    mask.flags.writeable = False
+    return mask
+
+
+@cache
+def _border() -> np.ndarray:
+    """1 inside the wide view, falling to 0 at its border: float32 [128, 128], read-only."""
+    axis = smoothstep(np.minimum(np.arange(PARTS_SIDE), np.arange(PARTS_SIDE)[::-1]) / (EDGE * PARTS_SIDE))
+    border = axis[:, None] * axis
+    border.flags.writeable = False
+    return border
+
+
+def _reduced(picture: np.ndarray) -> np.ndarray:
+    """A picture uint8 [S, S, 3] as float32 [128, 128, 3]."""
+    return cv2.resize(picture, (PARTS_SIDE,) * 2, interpolation=cv2.INTER_AREA).astype(np.float32)
+
+
+def _before(parts: np.ndarray) -> np.ndarray:
+    """The opacity of what stands before the head, where that is quite sure: float32 [128, 128]."""
+    return smoothstep((parts[OCCLUDER] - 0.8) / 0.15)
+
+
+def _firm(x: np.ndarray) -> np.ndarray:
+    """An opacity without traces: 0 below 0.2, 1 above 0.8."""
+    return smoothstep((x - 0.2) / 0.6)
