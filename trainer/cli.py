@@ -9,52 +9,24 @@ from typing import Any
 
 import click
 
-from ..runtime.assets import BUNDLE
 from ..runtime.commands.group import end_with_one_line
 from ..runtime.commands.options import ray_options
 from ..runtime.errors import InputError
 from ..runtime.terminal import make_console
+from .options import (
+    Source,
+    dry_run_option,
+    encoder_option,
+    file_option,
+    folder_option,
+    generator_option,
+    minutes_option,
+    resume_option,
+)
 from .presets import PRESETS
 
 NEEDED = {"torch": "PyTorch", "safetensors": "safetensors"}  # of the train extra, by import name
-
-
-class Source(click.Path):
-    """An existing path, or `default` for the bundle that ships."""
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """See `click.Path.convert`."""
-        return BUNDLE if value == "default" else super().convert(value, param, ctx)
-
-
 console = make_console(quiet=os.environ.get("RANK", "0") != "0")  # of several processes one speaks
-minutes_option = click.option("--max-minutes", type=float, help="Save and stop after this many minutes.")
-resume_option = click.option("--resume", is_flag=True, help="Go on from the newest checkpoint in the output folder.")
-generator_option = click.option(
-    "--generator",
-    type=click.Path(path_type=Path, exists=True),
-    help="The generator to look through: a `fid-train distill` run or checkpoint, a bundle, or a StyleGAN file of "
-    "yours; none: the shipped one, or at 1024 px the published one.",
-)
-
-
-class EncoderFile(click.Path):
-    """An existing file, or `sface`."""
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """See `click.Path.convert`."""
-        return Path(value) if str(value) == "sface" else super().convert(value, param, ctx)
-
-
-encoder_option = click.option(
-    "--identity-encoder",
-    multiple=True,
-    metavar="FILE",
-    type=EncoderFile(path_type=Path, exists=True, dir_okay=False),
-    help="A file of VGGFace2's ResNet-50 or SE-ResNet-50 as identity encoder; several, `sface` among them, are joined."
-    " [default: sface]",
-)
-dry_run_option = click.option("--dry-run", is_flag=True, help="Print the resolved configuration and stop.")
 
 
 def _plan(title: str, plan: dict[str, Any], dry_run: bool) -> None:
@@ -210,14 +182,6 @@ def dataset(
         write_dataset(output, count, frozen, **made, stop=lambda: budget.over, log=console.print)
 
 
-def _folder_option(name: str, text: str) -> Any:
-    return click.option(name, type=click.Path(path_type=Path, exists=True, file_okay=False), help=text)
-
-
-def _file_option(name: str, text: str) -> Any:
-    return click.option(name, type=click.Path(path_type=Path, exists=True, dir_okay=False), help=text)
-
-
 def _changed(config: Any, settings: tuple[str, ...]) -> Any:
     """The configuration with NAME=VALUE settings applied; values are read as the type that they replace."""
     changes: dict[str, Any] = {}
@@ -247,15 +211,15 @@ def _changed(config: Any, settings: tuple[str, ...]) -> Any:
 @click.option("--steps", type=click.IntRange(min=1), help="Of optimisation, in all.")
 @click.option("--resolution", type=click.Choice(["128", "256", "1024"]), help="Of the generator that training sees.")
 @click.option("--set", "settings", multiple=True, metavar="NAME=VALUE", help="Any other value that --dry-run shows.")
-@_folder_option("--dataset", "Folder of `fid-train dataset`; none: faces are drawn online.")
-@_folder_option("--photos", "Folder of your own photographs, as further identity and attribute images.")
+@folder_option("--dataset", "Folder of `fid-train dataset`; none: faces are drawn online.")
+@folder_option("--photos", "Folder of your own photographs, as further identity and attribute images.")
 @click.option(
     "--init",
     type=Source(path_type=Path, exists=True),
     help="Start from the weights of this checkpoint or bundle; `default` is the bundle that ships.",
 )
-@_file_option("--encoder", "Start the inception encoder from this file of InceptionV3 weights.")
-@_file_option("--fan", "Use this file of face-alignment's FAN for landmarks, not the face mesh.")
+@file_option("--encoder", "Start the inception encoder from this file of InceptionV3 weights.")
+@file_option("--fan", "Use this file of face-alignment's FAN for landmarks, not the face mesh.")
 @click.option("--compile", "compiled", is_flag=True, help="Let torch.compile speed all but the mapper up.")
 @generator_option
 @encoder_option
@@ -340,7 +304,7 @@ def fit(
 )
 @click.option("--arcface", type=click.Path(path_type=Path, exists=True), help="An ArcFace network of yours, ONNX.")
 @click.option("--inception", type=click.Path(path_type=Path, exists=True), help="InceptionV3 weights of yours.")
-@_file_option("--pose", "A HopeNet or 6DRepNet of yours, ONNX, for head poses.")
+@file_option("--pose", "A HopeNet or 6DRepNet of yours, ONNX, for head poses.")
 @click.option("--page", type=click.Path(path_type=Path, file_okay=False), help="Folder for index.html and the tables.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Write the figures to this JSON file.")
 @generator_option
