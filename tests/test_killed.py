@@ -6,6 +6,7 @@ default run, for it takes half an hour on two cores:
 
 from __future__ import annotations
 
+import faulthandler
 import hashlib
 import json
 import os
@@ -134,6 +135,7 @@ def endure(
 
     `whole`: whether everything in the folder that has the name of a result is one, asked after each kill.
     """
+    faulthandler.cancel_dump_traceback_later()  # this takes longer than a test that hangs may
     caches(folder)
     peace = Command(start, arguments, folder / "peace", results)
     war = Command(start, arguments, folder / "war", results)
@@ -225,23 +227,31 @@ def test_dataset(generator: str, tmp_path: Path) -> None:
     assert f"{KILLS} kills" in report
 
 
-def test_personalize_and_export(tmp_path: Path) -> None:
-    """Neither keeps anything on the way: each begins anew, and replaces nothing before it is done."""
+@pytest.fixture
+def learnt(tmp_path: Path) -> tuple[str, str]:
+    """A checkpoint of one step, and its generator of 256 px."""
     large = str(write_rosinality(tmp_path / "large.pt", random_weights((16, 16, 8, 8, 8, 8, 8), layers=2)))
     caches(tmp_path)
     learning = Command(TRAIN, fit_arguments(large, 1, 256), tmp_path / "learning", digests())
     learning.run()
-    checkpoint, shared = str(learning.folder / "run"), ("--generator", large)
-    person = ("personalize", ADA, "--checkpoint", checkpoint, *shared, "--steps", "3", "-o", "ada.npz")
-    report = endure(TRAIN, person, tmp_path / "person", digests("ada.npz"), equal_or_absent("ada.npz"))
+    return str(learning.folder / "run"), large
+
+
+def test_personalize(learnt: tuple[str, str], tmp_path: Path) -> None:
+    """It keeps nothing on the way, begins anew, and writes nothing before it is done."""
+    arguments = ("personalize", ADA, "--checkpoint", learnt[0], "--generator", learnt[1], "--steps", "3", "-o", "a.npz")
+    report = endure(TRAIN, arguments, tmp_path / "work", digests("a.npz"), equal_or_absent("a.npz"))
     print(report)
     assert f"{KILLS} kills" in report
+
+
+def test_export(learnt: tuple[str, str], tmp_path: Path) -> None:
+    """So does an export."""
     graphs = digests("bundle/*.onnx", "bundle/*.bin")
-    export = (checkpoint, *shared, "-o", "bundle")
 
     def whole(folder: Path) -> bool:
         return not (folder / "bundle").exists() or graphs(folder) == graphs(folder.parent / "peace")
 
-    report = endure(EXPORT, export, tmp_path / "export", graphs, whole)
+    report = endure(EXPORT, (learnt[0], "--generator", learnt[1], "-o", "bundle"), tmp_path / "work", graphs, whole)
     print(report)
     assert f"{KILLS} kills" in report
