@@ -142,7 +142,8 @@ def endure(
     seconds, said = peace.run()
     expected, listed = results(peace.folder), names(peace.folder)
     assert expected, said
-    rng, kills, ended = random.Random(arguments[0]), 0, 0
+    name = Path(arguments[0]).name
+    rng, kills, ended = random.Random(name), 0, 0
     while kills < KILLS:
         if war.killed(rng.uniform(0.1, 1.0) * seconds):
             kills += 1
@@ -155,7 +156,7 @@ def endure(
     again, said = war.run(limit_s=max(120.0, 5 * seconds))  # a stale lock would hold it for ever
     assert results(war.folder) == expected, said
     assert names(war.folder) == listed
-    return f"{arguments[0]}: {seconds:.0f} s in peace, {kills} kills, {ended} ended before, {again:.0f} s at last"
+    return f"{name}: {seconds:.0f} s in peace, {kills} kills, {ended} ended before, {again:.0f} s at last"
 
 
 def equal_or_absent(output: str) -> Callable[[Path], bool]:
