@@ -25,6 +25,8 @@ def nclx(primaries: int, transfer: int) -> bytes:
 
 def stating(data: bytes, primaries: int, transfer: int) -> bytes:
     """A file of AVIF or HEIC that states other numbers."""
+    if b"colrnclx" not in data:
+        pytest.skip("this pillow-heif is old and writes no numbers")
     at = data.index(b"colrnclx") + 8
     return data[:at] + nclx(primaries, transfer)[4:8] + data[at + 4 :]
 
