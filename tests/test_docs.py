@@ -41,6 +41,8 @@ NOT_RUN = {
     r"runs/(?:live|mine|g256)": "it needs what hours of training leave; tests/trainer and tests/export have small ones",
     r"mine\.pt|\.pkl|ffhq/": "it needs a StyleGAN2 that cannot be shipped; tests/export has small ones of every format",
     r"^sbatch|JOB_COMPLETION_INDEX": "it needs Slurm or Kubernetes; tests/runtime/batch runs shards",
+    r"serve --workers|^serve run|^docker": "it runs until it is stopped; tests of each start them",
+    r"^torchrun": "it needs two machines; tests/trainer runs two processes of one",
     r"--ray|--triton|triton:|triton\+": "it needs a cluster or a server; tests/runtime have stand-ins of both",
     r"--fp16|bundle16|bundle/": "it takes minutes; tests/export/fp16 and tests/export/test_to_bundle.py do it",
 }
