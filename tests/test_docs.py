@@ -35,12 +35,15 @@ NOT_RUN = {
     r"tensorrt-rtx": "it needs an RTX GPU; `pytest -m rtx` builds without one",
     r"openvino:gpu|ep:webgpu": "it needs the device; tests/runtime/engines has stand-ins",
     r"/api/videos/NAME": "it needs the name that the server gave; tests/runtime/serve/test_videos.py has one",
+    r"--sign-cert": "it needs a certificate that another one signed; tests/runtime/test_read_labels.py makes both",
     r"http\.server": "it serves until it is stopped; tests/export/web opens such a site in a browser",
     r"benchmarks/report\.py": "it takes 50 minutes; tests/test_benchmarks.py runs its parts",
     r"^fid-train (?:distill|--generator|--init)": "it takes hours; tests/trainer runs small ones to the end",
     r"runs/(?:live|mine|g256)": "it needs what hours of training leave; tests/trainer and tests/export have small ones",
     r"mine\.pt|\.pkl|ffhq/": "it needs a StyleGAN2 that cannot be shipped; tests/export has small ones of every format",
     r"^sbatch|JOB_COMPLETION_INDEX": "it needs Slurm or Kubernetes; tests/runtime/batch runs shards",
+    r"serve --workers|^serve run|^docker": "it runs until it is stopped; tests of each start them",
+    r"^torchrun": "it needs two machines; tests/trainer runs two processes of one",
     r"--ray|--triton|triton:|triton\+": "it needs a cluster or a server; tests/runtime have stand-ins of both",
     r"--fp16|bundle16|bundle/": "it takes minutes; tests/export/fp16 and tests/export/test_to_bundle.py do it",
 }
@@ -52,6 +55,8 @@ SMALL = {
     r"fid-run bench --camera clip\.mp4 --json": "fid-run bench --camera clip.mp4 --seconds 1 --json",
     r"(webcam .*--record out\.mp4)": r"\1 --camera clip.mp4 --headless --duration 1",
     r"--count 8": "--count 2",
+    r" --identity bob\.jpg@2": "",  # the clip shows one person
+    r"--who eve\.jpg": "--who ann1.jpg",
     r"--workers 8": "--workers 2",
     r"--shard 3/16": "--shard 0/1",
     r"-n 8192": "-n 4",
@@ -77,7 +82,7 @@ def test_no_reason_and_no_smaller_input_is_left_over() -> None:
 
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with everything that the pages name: photos, folders of photos, a clip, a certificate."""
+    """A folder with everything that the pages name: photos, folders of photos, a clip."""
     folder = tmp_path_factory.mktemp("docs")
     (folder / "ann").mkdir()
     shutil.copy(FACES / "identity-ada.jpg", folder / "ann")
@@ -101,8 +106,6 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copy(folder / "clip.mp4", folder / "clips")
     for name in ("picture.jpg", "picture.png"):
         fid_run(folder, f"fid-run compose --refine 0 --identity ann.jpg --attributes bob.jpg -o {name}")
-    make_certificate = "openssl req -x509 -newkey rsa:2048 -nodes -keyout key.pem -out cert.pem -days 2 -subj /CN=test"
-    subprocess.run(make_certificate.split(), cwd=folder, check=True, capture_output=True)
     return folder
 
 

@@ -125,8 +125,8 @@ def test_the_camera_and_a_clip(page: Page, tmp_path: Path) -> None:
     expect(page.locator("#hint")).to_be_hidden()
     playing = "([width, height]) => { const v = document.querySelector('#video');"
     playing += " return v.currentTime > 0 && v.videoWidth === width && v.videoHeight === height; }"
-    page.wait_for_function(playing, arg=[256, 256])
-    for view, shape in (("paste", [320, 240]), ("side-by-side", [560, 240])):
+    page.wait_for_function(playing, arg=[320, 240])
+    for view, shape in (("result-only", [256, 256]), ("side-by-side", [560, 240])):
         page.locator("#view").select_option(view)
         page.wait_for_function(playing, arg=shape)
     page.get_by_role("button", name="Record clip").click()

@@ -189,11 +189,11 @@ def test_the_camera(page: Page, address: str) -> None:
     expect(figures).to_have_text(re.compile(r"[\d.]+ fps · delay \d+ ms · \d+ frames dropped"), timeout=30_000)
     playing = "([width, height]) => { const v = document.querySelector('#video');"
     playing += " return v.currentTime > 0 && v.videoWidth === width && v.videoHeight === height; }"
-    page.wait_for_function(playing, arg=[256, 256])
+    page.wait_for_function(playing, arg=[320, 240])  # the head in the frame, as everywhere
     person(page, "identity", "carl")
     page.locator("[data-kind=identity] input[type=range]").fill("30")
-    page.locator("#view").select_option("paste")
-    page.wait_for_function(playing, arg=[320, 240])
+    page.locator("#view").select_option("result-only")
+    page.wait_for_function(playing, arg=[256, 256])
     page.locator("#view").select_option("side-by-side")
     page.wait_for_function(playing, arg=[560, 240])
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
@@ -288,11 +288,11 @@ def test_a_group_photo_asks_which_face_and_own_tiles_can_be_removed(page: Page, 
 def test_a_snapshot_and_a_clip_of_the_camera(page: Page, tmp_path: Path) -> None:
     page.get_by_role("radio", name="Camera").check()
     page.get_by_role("button", name="Start camera").click()
-    page.wait_for_function("() => document.querySelector('#video').videoWidth === 256", timeout=30_000)
+    page.wait_for_function("() => document.querySelector('#video').videoWidth === 320", timeout=30_000)
     with page.expect_download() as download:
         page.get_by_role("button", name="Save snapshot").click()
     download.value.save_as(tmp_path / "snapshot.png")
-    assert read_image(tmp_path / "snapshot.png").shape == (256, 256, 3)
+    assert read_image(tmp_path / "snapshot.png").shape == (240, 320, 3)
     note = read_note(tmp_path / "snapshot.png")
     assert note is not None
     assert note.kind == "reenactment"
