@@ -45,10 +45,10 @@ class Judges:
         """The names of those that judge."""
         return ["sface", "dlib"] if self._session is not None else ["sface"]
 
-    def look(self, crop: np.ndarray) -> Codes:
-        """Return both codes of an aligned crop RGB uint8 [256, 256, 3]."""
+    def look(self, crop: np.ndarray, both: bool = True) -> Codes:
+        """Return both codes of an aligned crop RGB uint8 [256, 256, 3], or SFace's alone."""
         own = None
-        if self._session is not None:  # a code that is no number is nobody's, and would clear everybody
+        if both and self._session is not None:  # a code that is no number is nobody's, and would clear everybody
             own = checked(self._session.run(crop=crop[None])["code"][0], "recogniser", self._session)
         return Codes(self._composer.identity_code(crop), own)
 

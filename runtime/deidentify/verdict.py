@@ -24,7 +24,8 @@ from .scan import CAREFUL_S
 
 UNCHANGED = 6.0  # 0..255, mean difference in the middle of a face below which it is the original
 JUDGED = 0.5  # part of a face that must lie in the picture if recognisers are to be asked: beyond it, a crop is made up
-LOOK_EVERY = 10  # frames of one face from one look at the original to the next
+NEAR = 0.25  # cosine of SFace from which on dlib's recogniser, which takes ten times as long, is asked in every frame
+LOOK_EVERY = 10  # frames of one face from one look at the original to the next, and to dlib's next look at the output
 REFERENCES = 24  # looks at the original, at most
 
 
@@ -102,13 +103,18 @@ class Verdict:
         if visible_part(Face(place.box, place.points, place.score), output.shape) < JUDGED:
             return
         alignment = align(place.points)
-        own.frames.append(frame)
-        own.after.append(self._judges.look(alignment.crop(output)))
-        if (len(own.frames) - 1) % LOOK_EVERY == 0 and len(own.originals) < REFERENCES:
+        told = len(own.frames) % LOOK_EVERY == 0
+        if told and len(own.originals) < REFERENCES:
             crop = alignment.crop(original)
             own.originals.append(self._judges.look(crop))
             if len(own.originals) == 1:  # so that a face of one frame has another view of itself
                 own.originals.append(self._judges.look(np.ascontiguousarray(crop[:, ::-1])))
+        crop = alignment.crop(output)
+        codes = self._judges.look(crop, both=told)
+        if not told and likeness(own.originals, codes).cosine >= NEAR:
+            codes = self._judges.look(crop)
+        own.frames.append(frame)
+        own.after.append(codes)
 
     def _search(self, original: np.ndarray, output: np.ndarray, frame: int, places: Sequence[Place]) -> None:
         """Look with all care for faces in the output that are faces of the original."""

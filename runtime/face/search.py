@@ -111,14 +111,20 @@ def _resized(image: np.ndarray, factor: float) -> tuple[np.ndarray, np.ndarray]:
 
 def _tiles(level: np.ndarray) -> Iterator[tuple[int, int, np.ndarray]]:
     """(top, left, tile) that cover a level."""
+    tall, wide = map(_extent, level.shape[:2])
     for top in _starts(level.shape[0]):
         for left in _starts(level.shape[1]):
-            yield top, left, level[top : top + TILE_PX, left : left + TILE_PX]
+            yield top, left, level[top : top + tall, left : left + wide]
+
+
+def _extent(length: int) -> int:
+    """The side of the tiles of a level: its whole length where two tiles would be nearly the same."""
+    return length if length <= TILE_PX + COMMON_PX else TILE_PX
 
 
 def _starts(length: int) -> list[int]:
-    if length <= TILE_PX + COMMON_PX:
-        return [0] if length <= TILE_PX else [0, length - TILE_PX]
+    if _extent(length) == length:
+        return [0]
     count = -(-(length - COMMON_PX) // (TILE_PX - COMMON_PX))
     return [round(i * (length - TILE_PX) / (count - 1)) for i in range(count)]
 

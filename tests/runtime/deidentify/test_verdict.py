@@ -66,11 +66,31 @@ def test_of_less_than_half_a_face_pixels_alone_tell() -> None:
     frame, box = np.full((100, 100, 3), 90, np.uint8), (-42.0, 20.0, 60.0, 60.0)
     place = Place(box, np.array([[-24.0, 40], [0, 40], [-12, 52], [-22, 64], [-2, 64]]), 0.9, True)
     track = Track(0, {0: place})
-    judges = SimpleNamespace(look=lambda crop: SAME, names=["toy"], absent="")
+    judges = SimpleNamespace(look=lambda crop, both=True: SAME, names=["toy"], absent="")
     for output, said in ((np.full_like(frame, 140), "unknown"), (frame, "matches")):
         verdict = Verdict(None, judges, lambda number: [(track, place)], 9, 1)  # type: ignore[arg-type]
         verdict.add(frame, output)
         assert verdict.report({})["faces"][0]["verdict"] == said
+
+
+def test_the_slow_recogniser_is_asked_wherever_it_could_make_a_match() -> None:
+    frame = np.full((100, 100, 3), 90, np.uint8)
+    place = Place((20.0, 20, 60, 60), np.array([[35.0, 40], [65, 40], [50, 52], [38, 64], [62, 64]]), 0.9, True)
+    track = Track(0, dict.fromkeys(range(4), place))
+    shown = iter([SAME, SAME, OTHER, SAME, OTHER, OTHER])  # two of the original; then the output's
+    asked: list[bool] = []
+
+    def look(crop: np.ndarray, both: bool = True) -> Codes:
+        asked.append(both)
+        own = next(shown)
+        return own if both else Codes(own.sface, None)
+
+    judges = SimpleNamespace(look=look, names=["toy"], absent="")
+    verdict = Verdict(None, judges, lambda number: [(track, place)], 9, 8)  # type: ignore[arg-type]
+    for output in (40, 40, 40):
+        verdict.add(frame, np.full_like(frame, output))
+    # originals, first frame; second frame: near, so once more; third: SFace alone
+    assert asked == [True, True, True, False, True, False]
 
 
 def test_one_pair_of_strangers_in_a_thousand_is_accepted_strictly(rng: np.random.Generator) -> None:
@@ -94,7 +114,7 @@ def detector(fetched: Callable[[str], Path]) -> Detector:
 def test_an_original_face_in_the_output_is_found_whether_anybody_knew_of_it_or_not(detector: Detector) -> None:
     frame = made_frames(read_image(FACES / "identity-ada.jpg"), 1)[0]
     face = detector.faces(frame)[0]
-    judges = SimpleNamespace(look=lambda crop: SAME, names=["toy"], absent="")
+    judges = SimpleNamespace(look=lambda crop, both=True: SAME, names=["toy"], absent="")
     track = Track(0, {0: Place(face.box, face.points, face.score, True)})
     known = Verdict(detector, judges, lambda number: [(track, track.places[0])], 1)  # type: ignore[arg-type]
     known.add(frame, frame)

@@ -98,10 +98,11 @@ def test_nobody_is_nobody(detector: Detector) -> None:
     assert find_all(detector, np.full((200, 300, 3), 150, np.uint8)) == []
 
 
-@pytest.mark.parametrize("length", [10, TILE_PX, TILE_PX + 1, 2 * TILE_PX, 5000])
+@pytest.mark.parametrize("length", [10, TILE_PX, TILE_PX + 1, TILE_PX + search.COMMON_PX + 1, 2 * TILE_PX, 5000])
 def test_tiles_cover_everything_and_overlap(length: int) -> None:
     starts = search._starts(length)
-    ends = [start + TILE_PX for start in starts]
+    ends = [start + search._extent(length) for start in starts]
+    assert len(starts) == 1 or length > TILE_PX + search.COMMON_PX
     assert starts[0] == 0
     assert ends[-1] >= length
     assert all(start + search.COMMON_PX <= end for start, end in zip(starts[1:], ends[:-1], strict=True))
