@@ -175,7 +175,7 @@ def _head(
         (new - 0.5) / 0.4
     )  # what is not is mixed with what was behind it: it takes the colour of the rest
     clean, below = cv2.blendLinear(composed, inside, sure, 1 - sure), (1 - new) * skin
-    tinted = cv2.multiply(crop, (*gain.tolist(), 1.0))
+    tinted = cv2.transform(crop, np.diag(gain))
     return cv2.blendLinear(clean, tinted, new, below), (new + below) * free
 
 
