@@ -25,7 +25,7 @@ MEMORY_S = 0.08  # seconds; time constant of the average of the parts
 CUT = 0.07  # 0..1; a mean change of the parts beyond it is another scene
 AROUND = 9  # px of 128 of the wide view; the driver's hair is taken away with so wide an edge
 NECK_COUNTS = 0.25  # how much the neck takes part in what is behind hair; the rest of the body takes 1
-FADE = 0.74, 0.96  # sides of the crop from the top, between which the neck goes over into the frame's own colour
+FADE = 0.86, 0.98  # sides of the crop from the top, between which the neck goes over into the frame's own colour
 GAIN = 0.4, 2.5  # the neck's colour is changed by factors between these
 PLATE_ERROR = 10.0  # 0..255; where what is behind is seen otherwise than remembered, the camera has moved
 PLATE_RATE = 0.2  # how much of it a frame renews
@@ -77,28 +77,27 @@ class HeadPaster:
         small = composed if side == CROP_SIZE else cv2.resize(composed, crop.shape[:2], interpolation=cv2.INTER_AREA)
         first = self._still or state.parts is None
         look = first or state.frames % 2 == 0  # at the driver
-        parts = self._parts(
-            wide.crop(image, quick=True) if look else None, small if first or not look else None, step_s
-        )
+        view = _view(image, wide) if look else None
+        parts = self._parts(view, small if first or not look else None, step_s)
         driver, framing = _middle(parts[0]), alignment.resized(side)
         detail = crop if side == CROP_SIZE else framing.crop(image)
         self.state = state = replace(self.state, frames=state.frames + 1, parts=parts)
         if self._face_only:
             colours, opacity = _face(driver, parts[1], detail, composed)
         else:
-            if look:
+            if view is not None:
                 gain = _skin_gain(driver, parts[1], crop, composed)
-                filling = self._filling(image, wide, parts[0], gain)
+                filling = self._filling(image, view, wide, parts[0], gain)
                 self.state = state = replace(self.state, filling=filling, gain=gain)
             assert state.filling is not None
             assert state.gain is not None
             opacity = state.filling[..., 3].astype(np.float32) / 255
-            image = self._put(image, state.filling[..., :3], wide.resized(PARTS_SIDE), opacity)
+            image = put_back(image, state.filling[..., :3], wide.resized(PARTS_SIDE), opacity, soft=True)
             colours, opacity = _head(driver, parts[1], detail, composed, state.gain)
-        return self._put(image, colours, framing, opacity * _reach(side))
-
-    def _put(self, image: np.ndarray, colours: np.ndarray, framing: Alignment, opacity: np.ndarray) -> np.ndarray:
-        return framing.paste(image, colours, opacity) if self._still else put_back(image, colours, framing, opacity)
+        opacity = opacity * _reach(side)
+        if self._still:
+            return framing.paste(image, colours, opacity)
+        return put_back(image, colours, framing, opacity, copy=self._face_only)
 
     def _parts(self, view: np.ndarray | None, composed: np.ndarray | None, step_s: float) -> np.ndarray:
         """float32 [2, 6, 128, 128], of wide view and composition, averaged over time; those that are looked at now."""
@@ -116,13 +115,15 @@ class HeadPaster:
                 cv2.addWeighted(new, share, former[number], 1 - share, 0, parts[number])
         return parts
 
-    def _filling(self, image: np.ndarray, wide: Alignment, around: np.ndarray, gain: np.ndarray) -> np.ndarray:
+    def _filling(
+        self, image: np.ndarray, view: np.ndarray, wide: Alignment, around: np.ndarray, gain: np.ndarray
+    ) -> np.ndarray:
         """Colours and opacity uint8 [128, 128, 4] that take the driver's head out of the frame, in the wide view; the
         neck in the new skin's colour."""
-        seen = _reduced(wide.crop(image, quick=True))
+        seen = _reduced(view)
         head = around[HAIR] + around[FACE]
         edge = cv2.dilate(head, np.ones((AROUND, AROUND), np.uint8)) * (1 - around[NECK] - around[BODY])
-        gone = smoothstep((np.maximum(head, edge) - 0.08) / 0.4) * (1 - _before(around)) * _border()
+        gone = smoothstep((np.maximum(head, edge) - 0.2) / 0.3) * (1 - _before(around)) * _border()
         body = around[BODY] + NECK_COUNTS * around[NECK]
         behind = self._behind(image, seen, around[BACKGROUND], wide)
         wall = spread(behind[..., :3] / np.maximum(behind[..., 3:], 1e-3), behind[..., 3])
@@ -169,12 +170,13 @@ def _head(
     maps = np.dstack((_firm(head[FACE] + head[HAIR] + neck), skin, 1 - _before(driver)))
     new, skin, free = cv2.split(cv2.resize(maps, (side, side), interpolation=cv2.INTER_LINEAR))
     inside = spread(_reduced(composed), (head[FACE] + head[HAIR] + head[NECK]) ** 4)
-    inside = cv2.resize(inside, (side, side), interpolation=cv2.INTER_LINEAR)
-    clean = inside + (composed - inside) * smoothstep((new - 0.5) / 0.4)[..., None]
-    below = (1 - new) * skin
-    colours = clean * new[..., None] + crop * gain * below[..., None]
-    colours = colours / np.maximum(new + below, 1e-3)[..., None]
-    return np.rint(np.clip(colours, 0, 255)).astype(np.uint8), (new + below) * free
+    inside = cv2.resize(np.rint(inside).clip(0, 255).astype(np.uint8), (side, side), interpolation=cv2.INTER_LINEAR)
+    sure = smoothstep(
+        (new - 0.5) / 0.4
+    )  # what is not is mixed with what was behind it: it takes the colour of the rest
+    clean, below = cv2.blendLinear(composed, inside, sure, 1 - sure), (1 - new) * skin
+    tinted = cv2.transform(crop, np.diag(gain))
+    return cv2.blendLinear(clean, tinted, new, below), (new + below) * free
 
 
 def _face(
@@ -215,6 +217,12 @@ def spread(values: np.ndarray, trust: np.ndarray) -> np.ndarray:
         part = np.minimum(level[..., -1:] * 4, 1)
         filled = coarser + (level[..., :-1] / np.maximum(level[..., -1:], 1e-6) - coarser) * part
     return filled
+
+
+def _view(image: np.ndarray, wide: Alignment) -> np.ndarray:
+    """The wide view uint8 [256, 256, 3], the frame's border repeated beyond it, as the network was taught."""
+    size = (wide.size, wide.size)
+    return cv2.warpAffine(image, wide.matrix, size, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
 
 
 def _middle(around: np.ndarray) -> np.ndarray:

@@ -114,26 +114,39 @@ class Paster:
         return framing.paste(image, matched, mask) if self._exact else put_back(image, matched, framing, mask)
 
 
-def put_back(image: np.ndarray, crop: np.ndarray, alignment: Alignment, mask: np.ndarray) -> np.ndarray:
+def put_back(
+    image: np.ndarray,
+    crop: np.ndarray,
+    alignment: Alignment,
+    mask: np.ndarray,
+    *,
+    soft: bool = False,
+    copy: bool = True,
+) -> np.ndarray:
     """Return a copy of the frame uint8 [height, width, 3] with an aligned crop uint8 [size, size, 3] where it came
     from.
 
     `mask` float32 [size, size], 0..1, is the crop's opacity. Colours, multiplied by it, and opacity are resampled
     together as four channels, for which OpenCV has its quickest code. Where the crop grows, it is sharpened a little
-    and doubled first, and linear interpolation from there looks like cubic (48 dB) in a quarter of the time.
+    and doubled first, and linear interpolation from there looks like cubic (48 dB) in a quarter of the time; `soft`
+    leaves that out, for what has no detail. Without `copy` the frame itself is changed.
     """
     height, width = image.shape[:2]
-    corners = np.array([[0, 0], [1, 0], [1, 1], [0, 1]]) * alignment.size - 0.5
-    around = transform(alignment.inverse, corners)
+    opacity = np.rint(255 * mask).astype(np.uint8)
+    result = image.copy() if copy else image
+    columns, rows = np.flatnonzero(opacity.any(axis=0)), np.flatnonzero(opacity.any(axis=1))
+    if not columns.size:
+        return result
+    grown = alignment.side_px / alignment.size
+    reach = 1 + 1 / min(grown, 1.0)  # px of the crop, of the interpolation
+    across, down = ((at[0] - reach, at[-1] + reach) for at in (columns, rows))
+    around = transform(alignment.inverse, np.array([(x, y) for x in across for y in down]))
     left, top = np.clip(np.floor(around.min(axis=0)).astype(int), 0, (width, height))
     right, bottom = np.clip(np.ceil(around.max(axis=0)).astype(int) + 1, 0, (width, height))
-    result = image.copy()
     if left >= right or top >= bottom:
         return result
-    opacity = np.rint(255 * mask).astype(np.uint8)
-    grown = alignment.side_px / alignment.size
     side = alignment.size
-    if grown > DOUBLE_FROM:  # apart: multiplied, colours would overshoot at a hard edge of the opacity
+    if grown > DOUBLE_FROM and not soft:  # apart: multiplied, colours would overshoot at a hard edge of the opacity
         side = 2 * alignment.size
         crop = cv2.resize(cv2.sepFilter2D(crop, -1, SHARPEN, SHARPEN), (side, side), interpolation=cv2.INTER_CUBIC)
         opacity = cv2.resize(opacity, (side, side), interpolation=cv2.INTER_LINEAR)
