@@ -393,7 +393,7 @@ def test_a_nan_stops_before_the_weights_are_touched():
 
 
 def test_fit_online_stops_on_time_and_resumes(generator, frozen, tmp_path, monkeypatch):
-    def load(synthesis, device, fan, mapping):
+    def load(synthesis, device, fan, mapping, encoder):
         assert all(
             torch.equal(a, b) for a, b in zip(synthesis.parameters(), frozen.synthesis.parameters(), strict=True)
         )
@@ -460,7 +460,7 @@ def test_fit_goes_through_a_stylegan2_file(tmp_path, monkeypatch):
     file = write_rosinality(tmp_path / "mine.pt", random_weights((16, 16, 8, 8, 8, 8), layers=2))
     frozen = tiny_frozen()
 
-    def load(synthesis, device, fan, mapping):
+    def load(synthesis, device, fan, mapping, encoder):
         assert (synthesis.native, synthesis.resolution, len(mapping.layers)) == (128, 128, 2)
         w = mapping(torch.randn(500, 512, generator=torch.Generator().manual_seed(0)))
         return replace(frozen, synthesis=synthesis, mapping=mapping, w_mean=w.mean(0), w_std=w.std(0))
