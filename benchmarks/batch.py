@@ -1,9 +1,10 @@
 """What do two workers bring over one, what does Ray cost per picture, how much memory has a worker, how long is a list?
 
 One process with one thread, two processes and two actors of Ray with one thread each compose the same photos
-(`fid-run batch compose`), in turns. Rates are those after every worker has delivered its first file: sessions are open
-by then. What a worker's seconds do not explain is overhead. Memory is the largest resident set of a worker. A folder of
-10,000 files is listed, and listed again when all are done, without a model.
+(`fid-run batch compose`), in turns. Rates are those after every worker has delivered its first files: sessions are open
+by then. On a machine that does other things as well, CPU seconds per file tell more than rates. Overhead is what lies
+between two files and no worker's seconds explain. Memory is the largest resident set of a worker when a file is done. A
+folder of 10,000 files is listed, and listed again when all are done, without a model.
 
     python benchmarks/batch.py --files 24 --rounds 2 -o benchmarks/results/batch.json
 """
@@ -13,66 +14,68 @@ import os
 import shutil
 import statistics
 import tempfile
-import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from dataclasses import MISSING, fields
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import click
 import psutil
 from fid.runtime.assets import FACES
-from fid.runtime.batch.jobs import Compose, Identify
+from fid.runtime.batch.jobs import Compose, Identify, with_people
+from fid.runtime.batch.manifest import Line
 from fid.runtime.batch.on_ray import Cluster, work_on_ray
-from fid.runtime.batch.places import Folder
+from fid.runtime.batch.places import Folder, Item
 from fid.runtime.batch.processes import work_in_processes
 from fid.runtime.batch.run import Tally, make_plan, run
-from fid.runtime.batch.worker import Setup, work_here
+from fid.runtime.batch.worker import Setup, Task, work_here
 from fid.runtime.commands.options import Settings
+from fid.runtime.face.detect import MIN_SCORE
 from machine import machine_record
 from records import write_json
 
-LISTED = 10_000
+LISTED = 10_000  # files
+TRIPS = 200  # to a worker and back
 
 
 def settings() -> Settings:
     """Return the options of `fid-run batch` with one thread and the engine that every install has."""
-    plain = {"require": None, "resolution": None, "refine": None, "provenance": True, "mark": True}
-    signing = {"sign_cert": None, "sign_key": None, "as_json": True}
-    return Settings(bundle=None, engine="onnxruntime", threads=1, **plain, **signing)  # type: ignore[arg-type]
+    chosen: dict[str, Any] = {"engine": "onnxruntime", "threads": 1, "provenance": True, "mark": True}
+    chosen |= {"min_confidence": MIN_SCORE, "as_json": True}
+    needed = [one.name for one in fields(Settings) if one.default is MISSING and one.default_factory is MISSING]
+    return Settings(**{**dict.fromkeys(needed), **chosen})
 
 
-@contextmanager
-def largest_mb(found: list[float]) -> Iterator[None]:
-    """Watch the processes below this one, and this one, and add the largest resident set of any worker at the end."""
-    peaks: dict[int, float] = {}
-    done = threading.Event()
+def workers_now(alone: bool) -> list[psutil.Process]:
+    """The processes that compose: this one, or those below it that hold a worker."""
+    if alone:
+        return [psutil.Process()]
+    found = []
+    for process in psutil.Process().children(recursive=True):
+        try:
+            words = " ".join(process.cmdline())
+            found += [process] if "spawn_main" in words or words.startswith("ray::Remote") else []
+        except psutil.Error:
+            continue
+    return found
 
-    def watch() -> None:
-        while not done.wait(0.2):
-            for process in psutil.Process().children(recursive=True):
-                try:
-                    words = " ".join(process.cmdline())
-                    if "spawn_main" in words or words.startswith("ray::Remote"):
-                        peaks[process.pid] = max(peaks.get(process.pid, 0.0), process.memory_info().rss / 1e6)
-                except psutil.Error:
-                    continue
 
-    thread = threading.Thread(target=watch)
-    thread.start()
-    try:
-        yield
-    finally:
-        done.set()
-        thread.join()
-        found.append(round(max(peaks.values(), default=psutil.Process().memory_info().rss / 1e6), 1))
+def cpu_and_mb(alone: bool) -> tuple[float, float]:
+    """CPU seconds of all workers so far, and the largest resident set of one, MB."""
+    seconds, sizes = 0.0, [0.0]
+    for process in workers_now(alone):
+        times = process.cpu_times()
+        seconds += times.user + times.system
+        sizes.append(process.memory_info().rss / 1e6)
+    return seconds, max(sizes)
 
 
 def measure(name: str, source: Path, target: Path) -> dict[str, float]:
     """Compose all photos one way; files per second after the first of each worker, and overhead per file."""
-    job = Compose((FACES / "identity-ada.jpg",))
+    job = with_people(Compose((FACES / "identity-ada.jpg",)), settings())
     setup = Setup(job, settings(), Folder(source), Folder(target))
     doing, workers = {
         "one process": (partial(work_here, setup), 1),
@@ -80,22 +83,37 @@ def measure(name: str, source: Path, target: Path) -> dict[str, float]:
         "two actors of Ray": (partial(work_on_ray, setup, cluster=Cluster("local", 2)), 2),
     }[name]
     plan = make_plan(job, setup.source, setup.target, setup.opening.made_of())  # type: ignore[attr-defined]
-    came: list[tuple[float, float]] = []  # when, and the worker's seconds
-    memory: list[float] = []
-    with largest_mb(memory):
-        run(
-            plan.tasks, doing, setup.target, None, Tally(len(plan.tasks)),
-            lambda tally, line: came.append((time.perf_counter(), line.seconds)),
-        )  # fmt: skip
+    came: list[tuple[float, float, float, float]] = []  # when, the worker's seconds, CPU s of all workers, MB
+
+    def watch(tally: Tally, line: Line) -> None:
+        came.append((time.perf_counter(), line.seconds, *cpu_and_mb(workers == 1)))
+
+    run(plan.tasks, doing, setup.target, None, Tally(len(plan.tasks)), watch)
     settled = 2 * workers  # files after which all sessions are open and warm
-    wall_s = came[-1][0] - came[settled - 1][0]
-    work_s = sum(seconds for _, seconds in came[settled:])
-    count = len(came) - settled
-    overhead_ms = 1e3 * (workers * wall_s - work_s) / count
+    first, last = came[settled - 1], came[-1]
+    count, work_s = len(came) - settled, sum(row[1] for row in came[settled:])
     return {
-        "files_per_s": count / wall_s, "seconds_per_file": work_s / count, "overhead_ms": overhead_ms,
-        "worker_mb": memory[0],
-    }  # fmt: skip
+        "files_per_s": count / (last[0] - first[0]),
+        "worker_s_per_file": work_s / count,
+        "cpu_s_per_file": (last[2] - first[2]) / count,
+        "worker_mb": max(row[3] for row in came),
+    }
+
+
+def round_trips(folder: Path) -> dict[str, float]:
+    """Milliseconds from one file to the next that no worker's seconds explain, median: of files that are not there, so
+    that nothing but the way to a worker and back is left."""
+    setup = Setup(Identify(), settings(), Folder(folder / "nowhere"), Folder(folder / "nothing"))
+    tasks = [Task(Item(f"{number}.jpg", 1, "0"), f"{number}.npz", "x") for number in range(TRIPS)]
+    found = {}
+    for name, doing in (
+        ("processes", partial(work_in_processes, setup, count=1)),
+        ("ray", partial(work_on_ray, setup, cluster=Cluster("local", 1))),
+    ):
+        came = [(time.perf_counter(), line.seconds) for line in doing(iter(tasks))]
+        gaps = [1e3 * (b[0] - a[0] - b[1]) for a, b in pairwise(came[20:])]
+        found[name] = round(statistics.median(gaps), 3)
+    return found
 
 
 def listing(folder: Path) -> dict[str, float]:
@@ -135,6 +153,7 @@ def main(files: int, rounds: int, output: Path) -> None:
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
+        trips = round_trips(folder)
         (folder / "in").mkdir()
         faces = sorted(FACES.glob("*.jpg"))
         for number in range(files):
@@ -150,10 +169,16 @@ def main(files: int, rounds: int, output: Path) -> None:
     }
     one = rows["one process"]["files_per_s"]
     ratios = {name: round(row["files_per_s"] / one, 2) for name, row in rows.items()}
+    cpu = {name: round(rows["one process"]["cpu_s_per_file"] / row["cpu_s_per_file"], 2) for name, row in rows.items()}
     record = {
-        "machine": machine, "settings": {"files": files, "rounds": rounds, "threads": 1}, "ways": rows,
-        "times_one_process": ratios, "list": lists,
-    }  # fmt: skip
+        "machine": machine,
+        "settings": {"files": files, "rounds": rounds, "threads": 1},
+        "ways": rows,
+        "times_one_process": ratios,
+        "cpu_of_one_process": cpu,
+        "overhead_ms": trips,
+        "list": lists,
+    }
     write_json(output, record)
     click.echo(json.dumps(record))
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import multiprocessing
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from ..composer import Composer
-from ..errors import InputError
-from ..identity import SUFFIX, average
+from ..errors import FidError, InputError
+from ..identity import SUFFIX, Identity, average
 from ..live.film import Film
 from ..media.images import PHOTO_SUFFIXES, PICTURE_SUFFIXES, find_photos, write_image
 from ..media.video import VIDEO_INPUTS, VIDEO_SUFFIXES, open_clip
@@ -19,6 +22,8 @@ from .manifest import sha256_of
 
 if TYPE_CHECKING:
     from ..labels.provenance import Note
+
+T = TypeVar("T")
 
 
 class Opening(Protocol):
@@ -80,6 +85,7 @@ class Compose:
     identities: tuple[Path, ...]
     face: int | None = None
     identity_face: int | None = None
+    who: tuple[Identity, ...] = ()  # of all `identities`, where they have been looked at
     suffixes = PHOTO_SUFFIXES
 
     @cached_property
@@ -96,8 +102,10 @@ class Compose:
 
     def open(self, opening: Opening, composer: Composer) -> Work:
         """See `Job.open`."""
-        composer.set_identity(average([composer.identify(photo, self.identity_face) for photo in self.identities]))
+        who = average(self.who or [composer.identify(photo, self.identity_face) for photo in self.identities])
+        composer.set_identity(who)
         composer.close_identity()
+        composer.warm_up(who)
         signed = [path for path in self.identities if path.suffix.lower() != SUFFIX]
 
         def work(photo: Path, output: Path) -> Made:
@@ -163,6 +171,7 @@ class Video:
     no_face: str = "hold"
     light: bool = False
     identity_face: int | None = None
+    who: tuple[Identity, ...] = ()  # as in `Compose`
     suffixes = VIDEO_INPUTS
 
     @cached_property
@@ -182,7 +191,7 @@ class Video:
         """See `Job.open`."""
         from ..live.layout import Wishes
 
-        who = average([composer.identify(photo, self.identity_face) for photo in self.identities])
+        who = average(self.who or [composer.identify(photo, self.identity_face) for photo in self.identities])
         film = Film(composer, Wishes(who, self.view, self.no_face, self.smooth), self.light)
         film.warm_up()
         return FilmWork(film, opening.note(composer, "reenactment", with_photos=self.view != "result-only"))
@@ -226,6 +235,7 @@ class Deidentify:
     unsure: str = "mosaic"
     mute: bool = False
     allow_none: bool = False
+    who: tuple[Identity, ...] = ()  # as in `Compose`
     suffixes = (*PHOTO_SUFFIXES, *VIDEO_INPUTS)
 
     @cached_property
@@ -241,14 +251,15 @@ class Deidentify:
 
     def made_of(self, name: str) -> dict[str, Any]:
         """See `Job.made_of`."""
-        return {"job": "deidentify", **asdict(self), "identities": self._people}
+        options = {name: value for name, value in vars(self).items() if name in ("seed", "faces", "unsure")}
+        return {"job": "deidentify", **options, "sound": not self.mute, "none": self.allow_none, "people": self._people}
 
     def open(self, opening: Opening, composer: Composer) -> Work:
         """See `Job.open`."""
         from ..deidentify.run import Options, open_worker, summary
 
         photos = find_photos(self.identities, (SUFFIX,)) if self.identities else []
-        given = tuple(composer.identify(photo) for photo in photos)
+        given = self.who or tuple(composer.identify(photo) for photo in photos)
         composer.close_identity()
         options = Options(self.seed, self.faces, self.unsure, self.mute, self.allow_none, given)
         note = opening.note(composer, "deidentification", with_photos=True)
@@ -287,6 +298,29 @@ class Identify:
             return Made(faces=1)
 
         return work
+
+
+def with_people(job: T, opening: Opening) -> T:
+    """Return the same job with the people of its identity photos, who were looked at in a process that has ended.
+
+    Looking closer takes several hundred MB, of which a process gives little back; workers then do without, and need
+    not find the photos where they are. Raises `FidError` as `Composer.identify` does.
+    """
+    if not isinstance(job, Compose | Video | Deidentify) or not job.identities:
+        return job
+    face = None if isinstance(job, Deidentify) else job.identity_face
+    context = multiprocessing.get_context("spawn")
+    try:
+        with ProcessPoolExecutor(1, context) as apart:
+            who = apart.submit(_identified, opening, job.identities, face).result()
+    except BrokenProcessPool:
+        raise FidError("the process that looks at identity photos died; is there enough memory?") from None
+    return replace(job, who=who)
+
+
+def _identified(opening: Opening, paths: Sequence[Path], face: int | None) -> tuple[Identity, ...]:
+    composer = opening.composer()
+    return tuple(composer.identify(photo, face) for photo in find_photos(paths, (SUFFIX,)))
 
 
 def _digests(paths: Sequence[Path]) -> list[str | None]:

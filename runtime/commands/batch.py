@@ -230,6 +230,7 @@ def _absolute(paths: tuple[Path, ...]) -> tuple[Path, ...]:
 
 def _run(job: Job, settings: Settings, source: str, target: str, how: How) -> None:
     """Plan, do, and say what came of it."""
+    from ..batch.jobs import with_people
     from ..batch.places import source_place, target_place
     from ..batch.run import Tally, make_plan, parse_shard, run
     from ..batch.worker import Setup
@@ -248,6 +249,8 @@ def _run(job: Job, settings: Settings, source: str, target: str, how: How) -> No
         settings = replace(settings, threads=max(1, physical_cores() // how.workers))
     if settings.bundle is not None:
         settings = replace(settings, bundle=settings.bundle.absolute())
+    if how.ray is not None or (how.workers or 1) > 1:
+        job = with_people(job, settings)
     doing = _doing(Setup(job, settings, inputs, results), settings, how)
     errors: list[str] = []
     with file_progress() as show:
