@@ -57,6 +57,7 @@ SMALL = {
     r"--count 8": "--count 2",
     r" --identity eve\.jpg@2": "",  # the clip shows one person
     r"--who bob\.jpg": "--who ann1.jpg",
+    r"--face 2 --driving": "--face 1 --driving",
     r"--workers 8": "--workers 2",
     r"--shard 3/16": "--shard 0/1",
     r"-n 8192": "-n 4",
