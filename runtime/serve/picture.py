@@ -45,7 +45,7 @@ class Settings:
 
     people: tuple[Identity, ...] = ()  # nobody yet, one, or two to go between
     identity_mix: float = 0.0  # 0..1, how far from the first to the second
-    view: str = "paste"  # see `layout.Wishes`
+    view: str = "result-only"  # see `layout.Wishes`
     no_face: str = "hold"  # see `layout.Wishes`
     smooth: float = 1.0  # see `layout.Wishes`
 
