@@ -55,8 +55,9 @@ SMALL = {
     r"fid-run bench --camera clip\.mp4 --json": "fid-run bench --camera clip.mp4 --seconds 1 --json",
     r"(webcam .*--record out\.mp4)": r"\1 --camera clip.mp4 --headless --duration 1",
     r"--count 8": "--count 2",
-    r" --identity bob\.jpg@2": "",  # the clip shows one person
-    r"--who eve\.jpg": "--who ann1.jpg",
+    r" --identity eve\.jpg@2": "",  # the clip shows one person
+    r"--who bob\.jpg": "--who ann1.jpg",
+    r"--face 2 --driving": "--face 1 --driving",
     r"--workers 8": "--workers 2",
     r"--shard 3/16": "--shard 0/1",
     r"-n 8192": "-n 4",
