@@ -93,7 +93,7 @@ def _of_weights(path: Path) -> nn.Module:
             f"{path} is refused: it is broken or holds more than tensors ({type(error).__name__})."
         ) from error
     try:
-        from face_alignment import models
+        from face_alignment import models  # pyright: ignore[reportMissingImports] - brought by the user
     except ModuleNotFoundError as error:
         raise FidError(
             f"{path} holds weights by name, whose network face-alignment has: `pip install 'face-alignment>=1.5'`."
