@@ -90,7 +90,7 @@ def test_what_cannot_open_is_one_sentence(bundle: str) -> None:
     shutil.copy(LAUGHING, "in/a.jpg")
     Path("nobody.jpg").write_bytes(b"no picture")
     common = ("batch", "compose", "-i", "in", "-o", "out", "--bundle", bundle, "--ray", "auto")
-    said = fid_run(*common, "--identity", "nobody.jpg", exit_code=1).stderr
+    said = fid_run(*common, "--identity", "nobody.jpg", exit_code=2).stderr
     assert "nobody.jpg is not a picture that can be read" in said
     assert not list(Path("out").glob("*.jpg"))
 
