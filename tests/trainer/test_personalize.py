@@ -380,7 +380,7 @@ def test_a_bundle_of_other_networks_is_a_sentence(
 ) -> None:
     fetched("yunet")
     code, _, err = run(capsys, ADA, "-o", tmp_path / "me.npz", "--bundle", toy_bundle)
-    assert code == 1
-    assert "does not hold the mapper network of this fid" in err
+    assert code == 2
+    assert "has an identity encoder of its own" in err
     assert err.count("\n") == 1
     assert not list(tmp_path.iterdir())

