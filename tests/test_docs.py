@@ -37,7 +37,7 @@ NOT_RUN = {
     r"/api/videos/NAME": "it needs the name that the server gave; tests/runtime/serve/test_videos.py has one",
     r"--sign-cert": "it needs a certificate that another one signed; tests/runtime/test_read_labels.py makes both",
     r"http\.server": "it serves until it is stopped; tests/export/web opens such a site in a browser",
-    r"benchmarks/report\.py": "it takes 50 minutes; tests/test_benchmarks.py runs its parts",
+    r"benchmarks/(?:report|batch)\.py": "it takes up to 50 minutes; tests/test_benchmarks.py runs parts of reports",
     r"^fid-train (?:distill|--generator|--init)": "it takes hours; tests/trainer runs small ones to the end",
     r"runs/(?:live|mine|g256)": "it needs what hours of training leave; tests/trainer and tests/export have small ones",
     r"mine\.pt|\.pkl|ffhq/|paper/": "it needs a StyleGAN that cannot be shipped; tests/export has small ones",
