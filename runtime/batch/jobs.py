@@ -18,6 +18,7 @@ from ..identity import SUFFIX, Identity, average
 from ..live.film import Film
 from ..media.images import PHOTO_SUFFIXES, PICTURE_SUFFIXES, find_photos, write_image
 from ..media.video import VIDEO_INPUTS, VIDEO_SUFFIXES, open_clip
+from ..timing import collect_timings
 from .manifest import sha256_of
 
 if TYPE_CHECKING:
@@ -85,6 +86,8 @@ class Compose:
     identities: tuple[Path, ...]
     face: int | None = None
     identity_face: int | None = None
+    paste: bool | None = None  # as in `Composer.compose`
+    mask: str = "head"
     who: tuple[Identity, ...] = ()  # of all `identities`, where they have been looked at
     suffixes = PHOTO_SUFFIXES
 
@@ -98,7 +101,8 @@ class Compose:
 
     def made_of(self, name: str) -> dict[str, Any]:
         """See `Job.made_of`."""
-        return {"job": "compose", "people": self._people, "face": [self.face, self.identity_face]}
+        looks = [self.face, self.identity_face, self.paste, self.mask]
+        return {"job": "compose", "people": self._people, "looks": looks}
 
     def open(self, opening: Opening, composer: Composer) -> Work:
         """See `Job.open`."""
@@ -109,8 +113,10 @@ class Compose:
         signed = [path for path in self.identities if path.suffix.lower() != SUFFIX]
 
         def work(photo: Path, output: Path) -> Made:
-            image = composer.compose(photo, self.face)
-            write_image(output, image, opening.note(composer, "composition", inputs=[*signed, photo]))
+            with collect_timings() as ms:
+                image = composer.compose(photo, self.face, paste=self.paste, mask=self.mask)
+            note = opening.note(composer, "composition", with_photos="paste" in ms, inputs=[*signed, photo])
+            write_image(output, image, note)
             return Made(faces=1)
 
         return work
@@ -123,6 +129,8 @@ class Pairs:
     identities: Path  # a folder of photos or identity files
     face: int | None = None
     identity_face: int | None = None
+    paste: bool = False
+    mask: str = "head"
     suffixes = PHOTO_SUFFIXES
 
     @cached_property
@@ -145,7 +153,8 @@ class Pairs:
         partner = self._partners.get(PurePosixPath(name).stem)
         status = None if partner is None else partner.stat()
         person = None if status is None else [status.st_size, status.st_mtime_ns]
-        return {"job": "pairs", "person": person, "face": [self.face, self.identity_face]}
+        looks = [self.face, self.identity_face, self.paste, self.mask]
+        return {"job": "pairs", "person": person, "looks": looks}
 
     def open(self, opening: Opening, composer: Composer) -> Work:
         """See `Job.open`."""
@@ -155,7 +164,8 @@ class Pairs:
             if partner is None:
                 raise InputError(f"{photo.name} has no partner of its name in {self.identities}.")
             composer.set_identity(composer.identify(partner, self.identity_face))
-            write_image(output, composer.compose(photo, self.face), opening.note(composer, "composition"))
+            image = composer.compose(photo, self.face, paste=self.paste, mask=self.mask)
+            write_image(output, image, opening.note(composer, "composition", with_photos=self.paste))
             return Made(faces=1)
 
         return work
@@ -166,10 +176,12 @@ class Video:
     """One person in every clip."""
 
     identities: tuple[Path, ...]
-    view: str = "result-only"
+    view: str = "paste"
     smooth: float = 1.0
     no_face: str = "hold"
+    mask: str = "head"
     light: bool = False
+    badge: bool = False
     identity_face: int | None = None
     who: tuple[Identity, ...] = ()  # as in `Compose`
     suffixes = VIDEO_INPUTS
@@ -184,7 +196,7 @@ class Video:
 
     def made_of(self, name: str) -> dict[str, Any]:
         """See `Job.made_of`."""
-        looks = [self.view, self.smooth, self.no_face, self.light, self.identity_face]
+        looks = [self.view, self.smooth, self.no_face, self.mask, self.light, self.badge, self.identity_face]
         return {"job": "video", "people": self._people, "looks": looks}
 
     def open(self, opening: Opening, composer: Composer) -> Work:
@@ -192,7 +204,8 @@ class Video:
         from ..live.layout import Wishes
 
         who = average(self.who or [composer.identify(photo, self.identity_face) for photo in self.identities])
-        film = Film(composer, Wishes(who, self.view, self.no_face, self.smooth), self.light)
+        wishes = Wishes(who, self.view, self.no_face, self.smooth, badge=self.badge, mask=self.mask)
+        film = Film(composer, wishes, self.light)
         film.warm_up()
         return FilmWork(film, opening.note(composer, "reenactment", with_photos=self.view != "result-only"))
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from .job_options import hiding, moving, paste_option
 from .options import FILE, Settings, composing, face_option, identity_face_option, identity_option, ray_options
 from .progress import file_progress
 
@@ -90,14 +91,15 @@ def batching(command: Callable[..., Job]) -> Callable[..., None]:
 
 @batch.command()
 @identity_option
+@paste_option("--paste where the photo shows more than the head")
 @face_option
 @identity_face_option
 @batching
-def compose(identities: tuple[Path, ...], face: int | None, identity_face: int | None) -> Job:
+def compose(identities: tuple[Path, ...], **options: Any) -> Job:
     """One person on every photo's pose, expression and light."""
     from ..batch.jobs import Compose
 
-    return Compose(_absolute(identities), face, identity_face)
+    return Compose(_absolute(identities), **options)
 
 
 @batch.command()
@@ -109,46 +111,20 @@ def compose(identities: tuple[Path, ...], face: int | None, identity_face: int |
     metavar="DIR",
     help="The folder with a photo or identity file of each person.",
 )
+@paste_option("--crop")
 @face_option
 @identity_face_option
 @batching
-def pairs(identities: Path, face: int | None, identity_face: int | None) -> Job:
+def pairs(identities: Path, paste: bool | None, **options: Any) -> Job:
     """On every photo the person of the same name in another folder."""
     from ..batch.jobs import Pairs
 
-    return Pairs(identities.absolute(), face, identity_face)
+    return Pairs(identities.absolute(), paste=bool(paste), **options)
 
 
 @batch.command()
 @identity_option
-@click.option(
-    "--view",
-    type=click.Choice(["result-only", "paste", "side-by-side"]),
-    default="result-only",
-    show_default=True,
-    help="Show the composed square, the head pasted into the frame, or both side by side.",
-)
-@click.option(
-    "--smooth",
-    type=click.FloatRange(0, 10),
-    default=1.0,
-    show_default=True,
-    metavar="AMOUNT",
-    help="Smoothing over time: 0 is none, more is steadier and follows later.",
-)
-@click.option(
-    "--no-face",
-    type=click.Choice(["hold", "pass", "blank"]),
-    default="hold",
-    show_default=True,
-    help="Show the last picture, the frame, or grey while there is no face.",
-)
-@click.option(
-    "--light/--full",
-    default=False,
-    show_default=True,
-    help="Compose by the light generator, which is quicker, or by the full one.",
-)
+@moving
 @click.option(
     "--chunk",
     type=click.FloatRange(min=4),
@@ -157,46 +133,17 @@ def pairs(identities: Path, face: int | None, identity_face: int | None) -> Job:
 )
 @identity_face_option
 @batching
-def video(identities: tuple[Path, ...], identity_face: int | None, **looks: Any) -> Job:
+def video(identities: tuple[Path, ...], view: str | None, light: bool | None, **looks: Any) -> Job:
     """One person in every clip, with its sound."""
     from ..batch.jobs import Video
     from ..media.frame import pyav
 
     pyav()  # when it is missing, that is the one error, and nothing was begun
-    return Video(_absolute(identities), identity_face=identity_face, **looks)
+    return Video(_absolute(identities), view=view or "paste", light=bool(light), **looks)
 
 
 @batch.command()
-@click.option(
-    "--seed",
-    type=click.IntRange(0, 2**31),
-    default=0,
-    show_default=True,
-    help="Draws who stands in; the same number, the same people.",
-)
-@click.option(
-    "--identity",
-    "identities",
-    type=FILE,
-    multiple=True,
-    help="Who stands in, not synthetic people: a photo, an identity file or a folder of either; may be repeated.",
-)
-@click.option(
-    "--faces",
-    type=click.Choice(["all", "largest"]),
-    default="all",
-    show_default=True,
-    help="Replace everybody, or only the person with the largest face.",
-)
-@click.option(
-    "--unsure",
-    type=click.Choice(["mosaic", "keep"]),
-    default="mosaic",
-    show_default=True,
-    help="Hide under a mosaic, or keep, what the detector is not sure to be a face.",
-)
-@click.option("--mute", is_flag=True, help="Leave the sound of videos out: a voice tells who somebody is.")
-@click.option("--allow-none", is_flag=True, help="Copy files in which no face is found. [default: refuse them]")
+@hiding
 @batching
 def deidentify(identities: tuple[Path, ...], **options: Any) -> Job:
     """Everybody replaced in every photo and clip; the verdict on each is in FILE.json.

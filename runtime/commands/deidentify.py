@@ -10,6 +10,7 @@ import click
 
 from ..errors import FidError, InputError
 from ..terminal import counted
+from .job_options import hiding
 from .options import FILE, Settings, attempt, composing, finish, make_folder
 from .progress import frame_progress
 
@@ -21,36 +22,7 @@ STILL_THERE = 3  # exit code when somebody still matches
 @click.option(
     "-o", "--output", type=FILE, required=True, help="What to write: a file for a file, a folder for a folder."
 )
-@click.option(
-    "--seed",
-    type=click.IntRange(0, 2**31),
-    default=0,
-    show_default=True,
-    help="Draws who stands in; the same number, the same people.",
-)
-@click.option(
-    "--identity",
-    "identities",
-    type=FILE,
-    multiple=True,
-    help="Who stands in, not synthetic people: a photo, an identity file or a folder of either; may be repeated.",
-)
-@click.option(
-    "--faces",
-    type=click.Choice(["all", "largest"]),
-    default="all",
-    show_default=True,
-    help="Replace everybody, or only the person with the largest face.",
-)
-@click.option(
-    "--unsure",
-    type=click.Choice(["mosaic", "keep"]),
-    default="mosaic",
-    show_default=True,
-    help="Hide under a mosaic, or keep, what the detector is not sure to be a face.",
-)
-@click.option("--mute", is_flag=True, help="Leave the sound of videos out: a voice tells who somebody is.")
-@click.option("--allow-none", is_flag=True, help="Copy files in which no face is found. [default: refuse them]")
+@hiding
 @click.option(
     "--tracks",
     type=FILE,

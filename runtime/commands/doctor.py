@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 
 DISTRIBUTION = "fid-face"
-TRY_BUILDER = f"{__package__}.try_builder"
+TRY_BUILDER = "fid.runtime.engines.try_builder"
 
 GPU_BUILD = f"pip install '{DISTRIBUTION}[gpu]' && pip install --force-reinstall --no-deps onnxruntime-gpu"
 

@@ -10,7 +10,7 @@ import click
 from ..assets import shipped_faces
 from ..errors import InputError
 from ..terminal import counted
-from .moving import light_option
+from .job_options import light_option
 from .options import (
     ENGINES,
     FILE,

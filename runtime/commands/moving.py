@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..errors import InputError
+from .job_options import moving
 from .options import (
     FILE,
     Settings,
@@ -18,7 +19,6 @@ from .options import (
     expand,
     identity_face_option,
     json_line,
-    mask_option,
 )
 from .progress import frame_progress
 
@@ -31,54 +31,6 @@ if TYPE_CHECKING:
     from ..live.webcam import Webcam
 
 IMPORTED_S = time.perf_counter()  # about when the process began, where the system tells nothing better
-
-light_option = click.option(
-    "--light/--full",
-    default=None,
-    help="Compose by the light generator, which is quicker, or by the full one. [default: light for live pictures on a "
-    "CPU, else full]",
-)
-
-badge_option = click.option(
-    "--badge", is_flag=True, help="Draw a small visible label 'AI-generated' into a corner. [default: none]"
-)
-
-
-def moving(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command the options of moving pictures."""
-    options = [
-        click.option(
-            "--paste", "view", flag_value="paste", default=None, help="Show the head pasted into the frame. [default]"
-        ),
-        click.option(
-            "--side-by-side",
-            "view",
-            flag_value="side-by-side",
-            help="Show the frame and the composed square beside each other.",
-        ),
-        click.option("--result-only", "view", flag_value="result-only", help="Show the composed square alone."),
-        click.option(
-            "--smooth",
-            type=click.FloatRange(0, 10),
-            default=1.0,
-            show_default=True,
-            metavar="AMOUNT",
-            help="Smoothing of place and picture over time: 0 is none, more is steadier and follows later.",
-        ),
-        click.option(
-            "--no-face",
-            type=click.Choice(["hold", "pass", "blank"]),
-            default="hold",
-            show_default=True,
-            help="What is shown while there is no face: the last picture, the frame, or grey.",
-        ),
-        mask_option,
-        light_option,
-        badge_option,
-    ]
-    for option in reversed(options):
-        command = option(command)
-    return command
 
 
 def casting_options(command: Callable[..., None]) -> Callable[..., None]:

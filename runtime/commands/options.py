@@ -286,26 +286,6 @@ identity_option = click.option(
 )
 
 
-mask_option = click.option(
-    "--mask",
-    type=click.Choice(["head", "face", "square"]),
-    default="head",
-    show_default=True,
-    help="What is pasted: head and hair, the face within the hair that is there, or a square with a soft edge.",
-)
-
-
-def paste_option(default: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Return the options --paste and --crop, and --mask; `default`: what holds without them."""
-    pair = click.option(
-        "--paste/--crop",
-        "paste",
-        default=None,
-        help=f"The whole attribute photo with the head replaced, or the composed head alone. [default: {default}]",
-    )
-    return lambda command: pair(mask_option(command))
-
-
 face_option = click.option(
     "--face",
     type=click.IntRange(min=1),

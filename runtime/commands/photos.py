@@ -13,6 +13,7 @@ from ..assets import shipped_faces
 from ..errors import InputError
 from ..terminal import counted
 from ..timing import Timings, collect_timings
+from .job_options import paste_option
 from .options import (
     FILE,
     Settings,
@@ -24,7 +25,6 @@ from .options import (
     identity_face_option,
     identity_option,
     make_folder,
-    paste_option,
 )
 from .progress import progress_of
 

@@ -3,8 +3,8 @@
 A span begins as if the clip had been composed from its start. What a reenactment remembers of former frames fades: the
 tracker is led back to the detector by an eighth every fourth frame, and its filters have time constants below a second.
 So the tracker runs through the `TRACKED` frames before a span (0.88 to the power of 75 is left of a difference), and
-everything through the last `SHOWN_S`; what is left is below what an encoder loses. Where nobody was seen in that time
-and the last picture is held, the run before a span is as long as it has to be.
+everything through the last `SHOWN_S` and `SHOWN` frames; what is left is below what an encoder loses. Where nobody was
+seen in that time and the last picture is held, the run before a span is as long as it has to be.
 
 Spans begin at multiples of `video_rework.PART_FRAMES`, so that the encoder begins anew where it does in the whole clip.
 """
@@ -23,7 +23,8 @@ from .film import Film
 from .layout import Reenactment
 
 TRACKED = 300  # frames before a span in which is tracked
-SHOWN_S = 2.0  # seconds of them in which everything is computed
+SHOWN_S = 2.0  # seconds of them in which everything is computed,
+SHOWN = 40  # and at least so many frames: what is behind a pasted head is remembered by frames, a fifth anew in each
 LONGER = 4  # times as long is tracked where nobody was seen
 
 
@@ -55,7 +56,8 @@ def _begun(film: Film, clip: Clip, stamps: list[int], first: int) -> Reenactment
         work = film.reenactment()
         assert isinstance(work, Reenactment)  # a crowd is not split
         work.reenactor.begin_at(begin)
-        shown = stamps[max(begin, first - round(SHOWN_S * clip.fps))]
+        lead_shown = max(SHOWN, round(SHOWN_S * clip.fps))
+        shown = stamps[max(begin, (first - lead_shown) & ~1)]  # driver and composition are looked at in turns
         with closing(read_frames(clip, stamps[begin], stamps[first])) as frames:
             seen = first == begin or _run_through(work, ((s, float(s * clip.time_base), i) for s, i in frames), shown)
         if seen or not begin or film.wishes.no_face != "hold":

@@ -206,6 +206,15 @@ class DistilledToImage(nn.Module):
         return self.inverse_haar(bands + self.detail.bands(h, w))
 
 
+def per_style(w: Tensor, n_styles: int) -> tuple[Tensor, ...]:
+    """Return w [N, 512] or W+ [N, n_styles, 512] as n_styles tensors [N, 512]. ValueError for another W+."""
+    if w.ndim == 2:
+        return (w,) * n_styles
+    if w.shape[1] != n_styles:
+        raise ValueError(f"W+ with {w.shape[1]} styles: this generator has {n_styles}")
+    return w.unbind(1)
+
+
 class Synthesis(nn.Module):
     """The synthesis network: w [N, 512] or W+ [N, n_styles, 512] -> image [N, 3, R, R], RGB, about [-1, 1].
 
@@ -231,23 +240,15 @@ class Synthesis(nn.Module):
         )
         self.to_image = ToImage(channels[-1]) if resolution == 1024 else DistilledToImage(channels[-1], resolution // 2)
 
-    def styles(self, w: Tensor) -> tuple[Tensor, ...]:
-        """Return w [N, 512] or W+ [N, n_styles, 512] as n_styles tensors [N, 512]."""
-        if w.ndim == 2:
-            return (w,) * self.n_styles
-        if w.shape[1] != self.n_styles:
-            raise ValueError(f"W+ with {w.shape[1]} styles: this generator has {self.n_styles}")
-        return w.unbind(1)
-
     def trunk(self, w: Tensor, blocks: int) -> Tensor:
         """Return the first blocks: activations [N, C, 4 << blocks, 4 << blocks]."""
-        first, *rest = self.styles(w)
+        first, *rest = per_style(w, self.n_styles)
         x = self.conv1(self.constant.expand(w.shape[0], -1, -1, -1), first)
         return self._through(x, rest, range(blocks))
 
     def tail(self, x: Tensor, w: Tensor, blocks: int) -> Tensor:
         """Run what is left after `trunk`: its activations -> the image."""
-        _, *rest, last = self.styles(w)
+        _, *rest, last = per_style(w, self.n_styles)
         return self.to_image(self._through(x, rest, range(blocks, len(self.blocks))), last)
 
     def _through(self, x: Tensor, styles: Sequence[Tensor], numbers: range) -> Tensor:

@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .mobilestylegan import W_SIZE
+from .mobilestylegan import W_SIZE, per_style
 
 EPSILON = 1e-8  # of NVIDIA's instance norm
 SLOPE = 0.2  # of the leaky ReLU
@@ -120,16 +120,8 @@ class Synthesis(nn.Module):
         self.layers = nn.ModuleList(StyledConv(a, b, side, up=up, **options) for a, b, side, up in layers)
         self.to_image = nn.Conv2d(channels[-1], 3, 1)
 
-    def styles(self, w: Tensor) -> tuple[Tensor, ...]:
-        """Return w [N, 512] or W+ [N, n_styles, 512] as n_styles tensors [N, 512]."""
-        if w.ndim == 2:
-            return (w,) * self.n_styles
-        if w.shape[1] != self.n_styles:
-            raise ValueError(f"W+ with {w.shape[1]} styles: this generator has {self.n_styles}")
-        return w.unbind(1)
-
     def forward(self, w: Tensor) -> Tensor:
-        first, *rest = self.styles(w)
+        first, *rest = per_style(w, self.n_styles)
         x = self.style(self.constant, first)
         for layer, style in zip(self.layers, rest, strict=True):
             x = layer(x, style)

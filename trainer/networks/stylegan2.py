@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .mobilestylegan import W_SIZE, Mapping
+from .mobilestylegan import W_SIZE, Mapping, per_style
 
 EPSILON = 1e-8  # of equation (3)
 SLOPE = 0.2  # of the leaky ReLU
@@ -145,16 +145,8 @@ class Synthesis(nn.Module):
             for i, (c_in, c_out) in enumerate(zip(before, channels, strict=False))
         )
 
-    def styles(self, w: Tensor) -> tuple[Tensor, ...]:
-        """Return w [N, 512] or W+ [N, n_styles, 512] as n_styles tensors [N, 512]."""
-        if w.ndim == 2:
-            return (w,) * self.n_styles
-        if w.shape[1] != self.n_styles:
-            raise ValueError(f"W+ with {w.shape[1]} styles: this generator has {self.n_styles}")
-        return w.unbind(1)
-
     def forward(self, w: Tensor) -> Tensor:
-        styles = self.styles(w)
+        styles = per_style(w, self.n_styles)
         x, image = self.constant.expand(w.shape[0], -1, -1, -1), None
         for i, block in enumerate(self.blocks):
             # the style of a to-image is also that of the next block's first convolution

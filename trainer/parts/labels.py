@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ...runtime.face.parts import PARTS, PARTS_SIDE
-from ..networks.mobilestylegan import STYLES_PER_BLOCK, Synthesis
+from ..networks.mobilestylegan import STYLES_PER_BLOCK, Synthesis, per_style
 
 CLUSTERS = {
     "face": (0, 4, 14, 15, 19, 20, 21, 23),
@@ -59,7 +59,7 @@ class PartsTeacher(nn.Module):
     def _activations(self, w: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Those at 32 and 64 px, and the image [N, 3, 256, 256], -1..1."""
         network = self.synthesis
-        _, *rest = network.styles(w)
+        _, *rest = per_style(w, network.n_styles)
         coarse = network.trunk(w, 3)
         fine = network.blocks[3](coarse, *rest[3 * STYLES_PER_BLOCK : 4 * STYLES_PER_BLOCK])
         return coarse, fine, network.tail(fine, w, 4)

@@ -22,9 +22,9 @@ from fid.runtime.media import video_rework
 from fid.runtime.media.images import read_image
 from fid.runtime.media.video import open_clip, read_frames
 from fid.runtime.timing import stage
+from PIL import Image
 
 from ..media.test_video import write_clip
-from ..test_sample import write_bundle_with_mapping
 from .test_photos import ADA, BEN, LAUGHING, fid_run, one_line
 
 
@@ -37,11 +37,6 @@ def in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fetched:
     for place in ("in/laughing.jpg", "in/more/laughing.png"):
         shutil.copy(LAUGHING, place)
     Path("in/broken.jpg").write_bytes(b"no picture")
-
-
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return str(write_bundle_with_mapping(tmp_path_factory.mktemp("toy") / "bundle").folder)
 
 
 def batch(job: str, bundle: str, *options: str, exit_code: int = 0) -> dict[str, Any]:
@@ -71,6 +66,28 @@ def test_compose_is_compose_file_by_file(bundle: str) -> None:
     Path("in/broken.jpg").unlink()
     report = batch("compose", bundle, "--identity", ADA)
     assert (report["files"], report["done"], report["before"]) == (2, 0, 2)
+
+
+def test_jobs_look_as_the_commands_of_their_names_do(bundle: str) -> None:
+    """A photo that shows more than the head comes back whole; a clip shows the head in its frames."""
+    shutil.rmtree("in")
+    frame = made_frames(read_image(ADA), 1)[0]
+    Path("in").mkdir()
+    Image.fromarray(frame).save("in/wide.png")
+    for options in ((), ("--mask", "square"), ("--crop",)):
+        batch("compose", bundle, "--identity", BEN, *options)
+        fid_run(
+            "compose", "--bundle", bundle, "--identity", BEN, "--attributes", "in/wide.png", "-o", "one.png", *options
+        )
+        made = read_image(Path("out/wide.png"))
+        np.testing.assert_array_equal(made, read_image(Path("one.png")))
+        assert made.shape == ((256, 256, 3) if options == ("--crop",) else frame.shape)
+    write_clip(Path("in/clip.mp4"), [0, 22500], pictures=lambda number: frame)
+    for options in ((), ("--side-by-side", "--badge")):
+        batch("video", bundle, "--identity", BEN, *options)
+        fid_run("video", "--bundle", bundle, "--identity", BEN, "--driving", "in/clip.mp4", "-o", "one.mp4", *options)
+        made, one = ([picture for _, picture in read_frames(open_clip(Path(p)))] for p in ("out/clip.mp4", "one.mp4"))
+        np.testing.assert_array_equal(made, one)
 
 
 def test_a_dry_run_only_counts(bundle: str) -> None:

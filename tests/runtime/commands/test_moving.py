@@ -18,7 +18,6 @@ from fid.runtime.media.images import read_image
 from PIL import Image
 
 from ..media.test_video import sound_packets, write_clip
-from ..test_sample import write_bundle_with_mapping
 from .test_photos import ADA, fid_run, one_line
 
 FALLBACK = "cuda does not work here: no driver; onnxruntime CPU runs in its place."
@@ -28,11 +27,6 @@ FALLBACK = "cuda does not work here: no driver; onnxruntime CPU runs in its plac
 def in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fetched: Callable[[str], Path]) -> None:
     fetched("yunet")
     monkeypatch.chdir(tmp_path)
-
-
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return str(write_bundle_with_mapping(tmp_path_factory.mktemp("toy") / "bundle").folder)
 
 
 @pytest.fixture(scope="module")

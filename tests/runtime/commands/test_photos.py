@@ -20,8 +20,6 @@ from fid.runtime.labels.provenance import MADE_BY_ALGORITHM, PART_BY_ALGORITHM, 
 from fid.runtime.media.images import read_image
 from fid.runtime.weights import catalogue
 
-from ..test_sample import write_bundle_with_mapping
-
 ADA, BEN, EVE = (str(FACES / f"identity-{name}.jpg") for name in ("ada", "ben", "eve"))
 LAUGHING, OUTDOORS = (str(FACES / f"attributes-{name}.jpg") for name in ("laughing", "outdoors"))
 
@@ -30,11 +28,6 @@ LAUGHING, OUTDOORS = (str(FACES / f"attributes-{name}.jpg") for name in ("laughi
 def in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fetched: Callable[[str], Path]) -> None:
     fetched("yunet")
     monkeypatch.chdir(tmp_path)
-
-
-@pytest.fixture(scope="session")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return str(write_bundle_with_mapping(tmp_path_factory.mktemp("toy") / "bundle").folder)
 
 
 def fid_run(*arguments: str, exit_code: int = 0) -> Result:

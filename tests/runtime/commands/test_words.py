@@ -21,7 +21,6 @@ from fid.runtime.media.images import read_image
 from fid.runtime.terminal import counted
 
 from ..media.test_video import write_clip
-from ..test_sample import write_bundle_with_mapping
 from .test_photos import ADA, BEN, LAUGHING, fid_run, one_line
 
 
@@ -29,11 +28,6 @@ from .test_photos import ADA, BEN, LAUGHING, fid_run, one_line
 def in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fetched: Callable[[str], Path]) -> None:
     fetched("yunet")
     monkeypatch.chdir(tmp_path)
-
-
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return str(write_bundle_with_mapping(tmp_path_factory.mktemp("toy") / "bundle").folder)
 
 
 def face(x: float, width: float, score: float) -> Face:

@@ -1,6 +1,6 @@
 """Try an engine for a GPU or NPU on one graph, in a process of its own: a broken driver may take the process down.
 
-    python -m fid.runtime.commands.try_builder ENGINE GRAPH.onnx X
+    python -m fid.runtime.engines.try_builder ENGINE GRAPH.onnx X
 
 `X` is the input of the graph as JSON. Prints one JSON object: of TensorRT and TensorRT-RTX `version` and
 `built`, then `provider`, `fallback` and `y` of a run, or `problem` with the sentence of what went wrong.
@@ -15,10 +15,10 @@ from typing import Any
 
 import numpy as np
 
-from ..engines.open import open_session
-from ..engines.table import DEVICE_ENGINES
-from ..engines.tensorrt.build import RTX_TARGETS, Batch, build, library
 from ..errors import FidError
+from .open import open_session
+from .table import DEVICE_ENGINES
+from .tensorrt.build import RTX_TARGETS, Batch, build, library
 
 
 def main(engine: str, path: Path, x: np.ndarray) -> dict[str, Any]:
