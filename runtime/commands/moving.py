@@ -20,15 +20,17 @@ from .options import (
     identity_face_option,
     json_line,
 )
-from .progress import frame_progress
+from .progress import duration, frame_progress
 
 if TYPE_CHECKING:
     from ..identity import Identity
     from ..live.casting import Casting
     from ..live.crowd import Cast, Crowd
+    from ..live.film import Film
     from ..live.layout import Reenactment
     from ..live.reenact import Reenactor
     from ..live.webcam import Webcam
+    from ..media.video import Clip
 
 IMPORTED_S = time.perf_counter()  # about when the process began, where the system tells nothing better
 
@@ -232,6 +234,12 @@ def _get_ready(
 @click.option(
     "--trim", metavar="A:B", help="Take only second A to second B; either may be left out. [default: all of it]"
 )
+@click.option(
+    "--preview",
+    type=FILE,
+    metavar="FILE.png",
+    help="Write five frames and what becomes of them as one picture, say how long all of it will take, and stop.",
+)
 @moving
 @identity_face_option
 @composing
@@ -244,6 +252,7 @@ def video(
     driving: Path,
     output: Path,
     trim: str | None,
+    preview: Path | None,
     view: str | None,
     smooth: float,
     no_face: str,
@@ -266,7 +275,10 @@ def video(
     if not (identities or who):
         raise click.UsageError("Missing option '--identity'.")
     casting = Casting.parse(identities, who, face, faces)
-    check_output(output, VIDEO_SUFFIXES, [driving, *expand(casting.photos)])
+    inputs = [driving, *expand(casting.photos)]
+    check_output(output, VIDEO_SUFFIXES, inputs)
+    if preview is not None:
+        check_output(preview, inputs=inputs)
     span = parse_trim(trim) if trim is not None else (0.0, None)
     clip = open_clip(driving)
     composer = settings.composer()
@@ -277,6 +289,8 @@ def video(
     film.warm_up()
     settings.tell_fallbacks(composer)
     note = settings.note(composer, "reenactment", with_photos=wishes.view != "result-only")
+    if preview is not None:
+        return _preview(settings, film, clip, span, preview)
     total = max(1, round(min((span[1] or 1e9) - span[0], clip.frames / clip.fps - span[0]) * clip.fps))
     start, work = time.perf_counter(), film.reenactment()
     with frame_progress(driving.name, total) as tick:
@@ -288,6 +302,19 @@ def video(
     report = {"output": output, "frames": frames, "missing": missing, "fps": round(fps, 2), "sound_tracks": clip.sound}
     report |= {"people": work.people} if isinstance(work, Crowd) else {}
     settings.report(composer, text, **report)
+
+
+def _preview(settings: Settings, film: Film, clip: Clip, trim: tuple[float, float | None], output: Path) -> None:
+    """Write a picture of what a clip will look like, and say how long it will take."""
+    from ..live.film import PREVIEWED
+    from ..media.images import write_image
+
+    with frame_progress(clip.path.name, PREVIEWED) as tick:
+        found = film.preview(clip, trim, tick)
+    write_image(output, found.image, settings.note(film.composer, "reenactment", with_photos=True))
+    text = f"{output}: what becomes of frames from all over {clip.path}; all {found.frames} will take about "
+    text += f"{duration(found.seconds)} on {film.composer.provider}; nothing else was written"
+    settings.report(film.composer, text, preview=output, frames=found.frames, seconds=found.seconds)
 
 
 def _list_cameras(as_json: bool) -> None:

@@ -65,11 +65,12 @@ def file_progress() -> Iterator[Callable[[Tally], None]]:
 
 
 def _told(tally: Tally) -> str:
-    left = "" if tally.left_s is None else f", {_duration(tally.left_s)} left"
+    left = "" if tally.left_s is None else f", {duration(tally.left_s)} left"
     rate = f"{tally.rate:.2g} files/s" if tally.rate >= 1 else f"{60 * tally.rate:.2g} files/min"
     return f"{tally.done} of {tally.of} files, {rate}{left}, {tally.failed} failed"
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Return a duration in words: seconds, minutes, or hours."""
     minutes = round(seconds / 60)
     return f"{seconds:.0f} s" if minutes < 2 else f"{minutes} min" if minutes < 120 else f"{minutes / 60:.1f} h"

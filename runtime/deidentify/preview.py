@@ -7,10 +7,10 @@ from collections.abc import Iterable, Sequence
 import cv2
 import numpy as np
 
+from ..media.table import column_of_frames, outlined_text, shrunk
 from .places import Track
 
 FRAMES = 6  # of a clip, at most
-SIDE = 960  # px, longest side of each
 SURE, UNSURE = (40, 200, 80), (240, 160, 40)  # RGB
 
 
@@ -37,9 +37,8 @@ def draw_preview(frames: Iterable[tuple[int, np.ndarray]], tracks: Sequence[Trac
     uint8."""
     rows = []
     for number, image in frames:
-        factor = min(1.0, SIDE / max(image.shape[:2]))
-        size = round(image.shape[1] * factor), round(image.shape[0] * factor)
-        shown = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+        shown = shrunk(image)
+        factor = shown.shape[1] / image.shape[1]
         for track in tracks:
             place = track.places.get(number)
             if place is not None:
@@ -47,13 +46,6 @@ def draw_preview(frames: Iterable[tuple[int, np.ndarray]], tracks: Sequence[Trac
                 colour = SURE if track.sure else UNSURE
                 cv2.rectangle(shown, (left, top), (left + width, top + height), colour, 2)
                 action = track.action or ("replace" if track.sure else "mosaic")
-                _write(shown, f"{track.number}: {action}", (left, max(14, top - 5)), colour)
-        _write(shown, f"frame {number}", (8, 20), (255, 255, 255))
-        rows.append(shown)
-    width = max(row.shape[1] for row in rows)
-    return np.vstack([np.pad(row, ((0, 4), (0, width - row.shape[1]), (0, 0))) for row in rows])
-
-
-def _write(image: np.ndarray, text: str, place: tuple[int, int], colour: tuple[int, int, int]) -> None:
-    for thickness, shade in ((4, (0, 0, 0)), (1, colour)):
-        cv2.putText(image, text, place, cv2.FONT_HERSHEY_SIMPLEX, 0.5, shade, thickness, cv2.LINE_AA)
+                outlined_text(shown, f"{track.number}: {action}", (left, max(14, top - 5)), colour)
+        rows.append((f"frame {number}", shown))
+    return column_of_frames(rows)

@@ -2,20 +2,39 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from ..composer import Composer
+from ..errors import InputError
 from ..media import video_rework
-from ..media.video import Clip
+from ..media.table import FRAME_SIDE, column_of_frames, shrunk
+from ..media.video import Clip, read_frames
 from .crowd import Cast, Crowd
 from .layout import Reenactment, Wishes
 from .reenact import Reenactor
 
 if TYPE_CHECKING:
     from ..labels.provenance import Note
+
+PREVIEWED, RUN_UP = 5, 4  # places of a clip that a preview shows; frames at each, of which it shows the last
+
+
+@dataclass(frozen=True)
+class Preview:
+    """What a clip will look like, and how long it will take."""
+
+    image: np.ndarray  # RGB uint8, `PREVIEWED` frames one below the other, what becomes of each beside it
+    frames: int  # that will be composed
+    seconds: float  # for all of them, here and now: reading and composing, not the writing
 
 
 @dataclass(frozen=True)
@@ -64,3 +83,39 @@ class Film:
         `reenactment`, for who wants to ask it something afterwards."""
         work, made_of = work or self.reenactment(), self.made_of
         return video_rework.rework(clip, output, work, settings=made_of, trim=trim, note=note, tick=tick)
+
+    def preview(
+        self,
+        clip: Clip,
+        trim: tuple[float, float | None] = (0.0, None),
+        tick: Callable[[int], None] = lambda frames: None,
+    ) -> Preview:
+        """Compose a few frames from all over a clip, and write nothing. `trim`: seconds, as in `write`. `tick` hears
+        how many places are done. `InputError` when no frame lies between them."""
+        start, stop = trim[0], min(clip.frames / clip.fps, math.inf if trim[1] is None else trim[1])
+        after = None if trim[1] is None else clip.first + math.ceil(stop / clip.time_base)
+        work, rows, spent = self.reenactment(), [], []
+        for place in range(PREVIEWED):
+            time_s = max(start, start + (place + 0.5) / PREVIEWED * (stop - start) - RUN_UP / clip.fps)
+            stamp, began = clip.first + math.ceil(time_s / clip.time_base), math.inf
+            work.reset()
+            with closing(read_frames(clip, stamp, after)) as frames:
+                for at, image in islice(frames, RUN_UP):
+                    shown = work.picture(image, float((at - clip.first) * clip.time_base))
+                    spent += [] if began is math.inf else [time.perf_counter() - began]
+                    began = time.perf_counter()
+                    row = f"{float((at - clip.first) * clip.time_base):.1f} s", image, shown
+                rows += [row] if began < math.inf else []
+            tick(place + 1)
+        if not rows:
+            raise InputError(f"{clip.path} has no frames between {start:g} s and {stop:g} s.")
+        side = FRAME_SIDE // 2
+        pairs = [(words, _beside(shrunk(image, side), shrunk(shown, side))) for words, image, shown in rows]
+        count = max(1, round((stop - start) * clip.fps))
+        return Preview(column_of_frames(pairs), count, count * float(np.median(spent or [0.0])))
+
+
+def _beside(left: np.ndarray, right: np.ndarray) -> np.ndarray:
+    """Two pictures side by side, the lower one filled up with black."""
+    height = max(left.shape[0], right.shape[0])
+    return np.hstack([np.pad(one, ((0, height - one.shape[0]), (0, 0), (0, 0))) for one in (left, right)])

@@ -1,4 +1,7 @@
-"""The paper's table: identities on top, attributes on the left, and in each cell the one with the other."""
+"""The paper's table: identities on top, attributes on the left, and in each cell the one with the other.
+
+And the frames of a clip, numbered, one below the other: what previews are made of.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,7 @@ import numpy as np
 MAX_SIDE = 16_000  # px; a larger table gets smaller cells (WebP ends at 16,383, most viewers soon after)
 PAPER, INK, FAINT = (255, 255, 255), (40, 40, 40), (140, 140, 140)  # RGB
 FONT, WEIGHT = "sans", 400  # OpenCV's built-in Unicode font
+FRAME_SIDE = 960  # px, longest side of a frame in a column of frames
 
 
 @dataclass(frozen=True)
@@ -126,6 +130,33 @@ def text_width(text: str, size: int) -> int:
     """Return the width in px of `text` in the table's font of `size` px."""
     _, _, width, _ = cv2.getTextSize((100_000, size * 2), text, (0, size), cv2.FontFace(FONT), size, WEIGHT)
     return width
+
+
+def shrunk(frame: np.ndarray, side: int = FRAME_SIDE) -> np.ndarray:
+    """Return a frame RGB uint8 [height, width, 3] as a picture of its own with no side longer than `side` px."""
+    factor = min(1.0, side / max(frame.shape[:2]))
+    size = max(1, round(frame.shape[1] * factor)), max(1, round(frame.shape[0] * factor))
+    return cv2.resize(frame, size, interpolation=cv2.INTER_AREA)
+
+
+def column_of_frames(frames: Sequence[tuple[str, np.ndarray]]) -> np.ndarray:
+    """Return pictures RGB uint8 [height, width, 3], each with words in its upper left corner, one below the other: RGB
+    uint8."""
+    rows = []
+    for words, picture in frames:
+        rows.append(picture.copy())
+        outlined_text(rows[-1], words, (8, 20))
+    width = max(row.shape[1] for row in rows)
+    return np.vstack([np.pad(row, ((0, 4), (0, width - row.shape[1]), (0, 0))) for row in rows])
+
+
+def outlined_text(
+    image: np.ndarray, text: str, place: tuple[int, int], colour: tuple[int, int, int] = (255, 255, 255)
+) -> None:
+    """Write small text into a picture RGB uint8, from its left end (x, y) on the base line, in px, readable on
+    anything."""
+    for thickness, shade in ((4, (0, 0, 0)), (1, colour)):
+        cv2.putText(image, text, place, cv2.FONT_HERSHEY_SIMPLEX, 0.5, shade, thickness, cv2.LINE_AA)
 
 
 def _put(table: np.ndarray, picture: np.ndarray, place: Geometry, row: int, column: int) -> None:

@@ -58,6 +58,19 @@ def test_video(bundle: str, clip: str) -> None:
     assert "missing" not in fid_run(*arguments, "--trim", "0.5:1").stdout
 
 
+def test_a_preview_shows_five_places_and_writes_no_video(bundle: str, clip: str) -> None:
+    arguments = ("video", "--bundle", bundle, "--identity", ADA, "--driving", clip, "-o", "out.mp4")
+    report = json.loads(fid_run(*arguments, "--preview", "look.png", "--json").stdout)
+    assert report["frames"] == 8
+    assert 0 < report["seconds"] < 3600
+    height, width = made_frames(read_image(FACES / "identity-ada.jpg"), 1)[0].shape[:2]
+    factor = 480 / max(height, width)
+    assert read_image("look.png").shape == (5 * (round(height * factor) + 4), 2 * round(width * factor), 3)
+    assert not Path("out.mp4").exists()
+    assert "about" in fid_run(*arguments, "--preview", "look.png", "--trim", "0.5:1", "--result-only").stdout
+    assert one_line(fid_run(*arguments, "--preview", clip, exit_code=2))
+
+
 def test_a_damaged_video_is_told(bundle: str, clip: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(video_rework, "rework", lambda *_, **__: (7, 1))
     result = fid_run("video", "--bundle", bundle, "--identity", ADA, "--driving", clip, "-o", "out.mp4")
