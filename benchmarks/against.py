@@ -8,6 +8,10 @@ and a ratio is the median over turns of the ratios within a turn. "cpu" is the p
 other work on the machine disturbs least; where a machine is not quiet, that column counts. A graph runs in a process of
 its side; `fid-run webcam --headless` is started anew each time, and its processor time a frame is what a longer run
 takes more than a shorter one.
+
+The table is measured in parts, and each is kept as soon as it is there: a run that was stopped, or that `--minutes`
+ended, goes on with what is missing, and the table is printed of all that there is. `--again` measures anew what other
+code has measured; every part says at which commit and load it was. The record is written when nothing is missing.
 """
 
 import json
@@ -18,23 +22,25 @@ import sysconfig
 import tempfile
 import time
 import venv
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import click
 import numpy as np
-from engines import CPU_ENGINES, NotHereError, noise, open_engine
+from against_table import SIDES, Record, table
+from engines import CPU_ENGINES, NotHereError, as_w_plus, noise, open_engine
 from fid.runtime.engines.machine import physical_cores
-from machine import ROOT, machine_record
-from records import QUICK_RESULTS, RESULTS, add_run
-from startup import FIRST_PICTURE
+from machine import ROOT, commit, machine_record
+from peers import random_face
+from records import QUICK_RESULTS, RESULTS, add_run, write_json
+from startup import install_mb
 
 GRAPHS = ("reenact", "synthesis-light", "synthesis-1024")
 FACE = "identity-ada.jpg"
 SIDE = Path(__file__).with_name("against_side.py")
-SIDES = ("old", "new")
 LIVE = """
 try:
     from fid.runtime.commands.cli import main
@@ -42,20 +48,36 @@ except ImportError:  # before the folders
     from fid.runtime.cli import main
 main()
 """
-Record = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is compared, and how often."""
+
+    pythons: Mapping[str, Path]
+    sources: Mapping[str, Path]  # a checkout of each side
+    clip: Path | None
+    turns: int
+    seconds: float  # of a live run
+    threads: int
 
 
 @contextmanager
-def installed(commit: str) -> Iterator[Path]:
-    """The Python of a fresh environment with fid of `commit`, and for all else this environment's packages."""
-    with tempfile.TemporaryDirectory() as name:
-        folder, source = Path(name) / "environment", Path(name) / "source"
-        source.mkdir()
-        archive = subprocess.run(["git", "archive", commit], cwd=ROOT, check=True, stdout=subprocess.PIPE).stdout
-        subprocess.run(["tar", "-x", "-C", str(source)], input=archive, check=True)
+def checked_out(name: str) -> Iterator[Path]:
+    """A folder with the files of a commit, for as long as it is needed."""
+    with tempfile.TemporaryDirectory() as folder:
+        archive = subprocess.run(["git", "archive", name], cwd=ROOT, check=True, stdout=subprocess.PIPE).stdout
+        subprocess.run(["tar", "-x", "-C", folder], input=archive, check=True)
+        yield Path(folder)
+
+
+@contextmanager
+def installed(source: Path) -> Iterator[Path]:
+    """The Python of a fresh environment with fid of `source`, and for all else this environment's packages."""
+    with tempfile.TemporaryDirectory() as folder:
         venv.create(folder, with_pip=True)
-        python = folder / "bin" / "python"
-        (packages,) = folder.glob("lib/python*/site-packages")
+        python = Path(folder) / "bin" / "python"
+        (packages,) = Path(folder).glob("lib/python*/site-packages")
         seen = [path for path in sys.path if path.endswith("site-packages")]
         (packages / "more.pth").write_text("\n".join(dict.fromkeys([sysconfig.get_path("purelib"), *seen])) + "\n")
         install = [python, "-m", "pip", "install", "--quiet", "--no-deps", source]
@@ -98,22 +120,81 @@ def ratio(values: Mapping[str, list[float]]) -> float | None:
     return round(float(np.median(pairs)), 3) if pairs else None
 
 
-def graph_times(sides: Mapping[str, Side], engine: str, graph: str, turns: int, threads: int) -> Record:
-    """Median ms of a graph on an engine in every turn, wall and processor time, of both sides, and their ratios."""
-    opened = {name: side.ask({"open": [engine, graph, threads]}) for name, side in sides.items()}
-    reasons = {name: answer["reason"] for name, answer in opened.items() if "reason" in answer}
-    if reasons:
-        return {"missing": reasons}
+def in_turns(runs: Mapping[str, Callable[[], Record]], turns: int) -> Record:
+    """Median ms of both sides in every turn, wall and processor time: the least of each, and the ratios. A side's run
+    gives {"wall": [ms, ...], "cpu": [ms, ...]}."""
     times: dict[str, dict[str, list[float]]] = {clock: {name: [] for name in SIDES} for clock in ("wall", "cpu")}
     for order in turns_of(turns):
         for name in order:
-            answer = sides[name].ask({"run": 3})
+            answer = runs[name]()
             for clock in times:
                 times[clock][name].append(float(np.median(answer[clock])))
     best = {f"{clock}_ms": {n: round(min(t), 2) for n, t in own.items()} for clock, own in times.items()}
-    return (
-        best | {f"{clock}_ratio": ratio(own) for clock, own in times.items()} | {"provider": opened["new"]["provider"]}
-    )
+    return best | {f"{clock}_ratio": ratio(own) for clock, own in times.items()}
+
+
+def graph_times(plan: Plan, engine: str, graph: str) -> Record:
+    """What `in_turns` says of a graph on an engine."""
+    with ExitStack() as ends:
+        sides = {name: Side(python) for name, python in plan.pythons.items()}
+        for side in sides.values():
+            ends.callback(side.close)
+        opened = {name: side.ask({"open": [engine, graph, plan.threads]}) for name, side in sides.items()}
+        reasons = {name: answer["reason"] for name, answer in opened.items() if "reason" in answer}
+        if reasons:
+            return {"missing": str(reasons)}
+        row = in_turns({name: partial(side.ask, {"run": 3}) for name, side in sides.items()}, plan.turns)
+        return row | {"provider": opened["new"]["provider"]}
+
+
+def timed(run: Callable[[], object]) -> Record:
+    """Three runs in this process, after one that does not count, as `against_side` times them."""
+    answer: Record = {"wall": [], "cpu": []}
+    run()
+    for _ in range(3):
+        wall, cpu = time.perf_counter(), time.process_time()
+        run()
+        answer["wall"].append(1e3 * (time.perf_counter() - wall))
+        answer["cpu"].append(1e3 * (time.process_time() - cpu))
+    return answer
+
+
+def beside(plan: Plan, graph: str, other: Callable[[], Callable[[], object]]) -> Record:
+    """What `in_turns` says of a graph on this checkout's quickest engine for it, with something else as the old
+    side."""
+    run = other()
+    engine = "openvino-bf16"  # which is float32 on a CPU without bfloat16
+    side = Side(plan.pythons["new"])
+    try:
+        opened = side.ask({"open": [engine, graph, plan.threads]})
+        if "reason" in opened:
+            return {"missing": opened["reason"]}
+        runs = {"old": partial(timed, run), "new": partial(side.ask, {"run": 3})}
+        return in_turns(runs, plan.turns) | {"provider": opened["provider"]}
+    finally:
+        side.close()
+
+
+def beside_torch(plan: Plan, engine: str) -> Record:
+    """Reenactment in PyTorch, eager or compiled, and here."""
+
+    def other() -> Callable[[], object]:
+        opened, arrays = open_engine(engine, "reenact", plan.threads), noise("reenact", 1)
+        return lambda: opened.run(arrays)
+
+    return beside(plan, "reenact", other)
+
+
+def beside_random_face(plan: Plan) -> Record:
+    """Random-face's generator of 1024 px on OpenVINO, and here."""
+
+    def other() -> Callable[[], object]:
+        infer = random_face(plan.threads)
+        code = 0.3 * np.random.default_rng(0).standard_normal((1, 512)).astype(np.float32)
+        assert as_w_plus(code, "synthesis-1024").shape == (1, 23, 512)  # the same form of code
+        return lambda: infer(code)
+
+    return beside(plan, "synthesis-1024", other)
 
 
 def live_run(python: Path, engine: str, clip: Path, seconds: float) -> Record:
@@ -129,157 +210,109 @@ def live_run(python: Path, engine: str, clip: Path, seconds: float) -> Record:
     return json.loads(done.stdout.strip().splitlines()[-1]) | {"cpu_s": cpu}
 
 
-def live(pythons: Mapping[str, Path], engine: str, clip: Path, turns: int, seconds: float) -> Record:
+def live(plan: Plan, engine: str) -> Record:
     """The live command of both sides in turns: frames a second, their age, memory, the first frame, processor time."""
+    assert plan.clip is not None
     kinds = ("fps", "age_p99_ms", "resident_mb", "first_frame_s", "cpu_ms_a_frame")
     found: dict[str, dict[str, list[float]]] = {kind: {name: [] for name in SIDES} for kind in kinds}
-    for order in turns_of(turns):
+    for order in turns_of(max(2, plan.turns // 4)):
         for name in order:
-            short, long = (live_run(pythons[name], engine, clip, part * seconds) for part in (0.3, 1.0))
+            lengths = (0.4 * plan.seconds, plan.seconds)
+            short, long = (live_run(plan.pythons[name], engine, plan.clip, seconds) for seconds in lengths)
             for run in (short, long):
                 if "missing" in run:
-                    return {"missing": {name: run["missing"]}}
+                    return {"missing": f"{name}: {run['missing']}"}
             frames = max(1, long["frames"] - short["frames"])
             cpu = 1e3 * (long["cpu_s"] - short["cpu_s"]) / frames
-            row = (long["fps"], long["frame_age_ms"]["p99"], long["resident_mb"], long["first_frame_s"], cpu)
+            first = min(short["first_frame_s"], long["first_frame_s"])
+            row = (long["fps"], long["frame_age_ms"]["p99"], long["resident_mb"], first, cpu)
             for kind, value in zip(kinds, row, strict=True):
                 found[kind][name].append(value)
     middle = {kind: {n: round(float(np.median(v)), 2) for n, v in own.items()} for kind, own in found.items()}
     return middle | {f"{kind}_ratio": ratio(own) for kind, own in found.items()}
 
 
-def first_pictures(pythons: Mapping[str, Path], turns: int) -> Record:
-    """Seconds of a fresh process that composes one shipped face onto another, in turns; wall and processor time."""
-    times: dict[str, dict[str, list[float]]] = {clock: {name: [] for name in SIDES} for clock in ("wall", "cpu")}
-    for order in [SIDES, *turns_of(turns)]:  # the first does not count: it fills caches
-        for name in order:
-            before, start = os.times(), time.perf_counter()
-            subprocess.run([pythons[name], "-c", FIRST_PICTURE], check=True, stdout=subprocess.DEVNULL, cwd="/")
-            after = os.times()
-            times["wall"][name].append(time.perf_counter() - start)
-            cpu = after.children_user + after.children_system - before.children_user - before.children_system
-            times["cpu"][name].append(cpu)
-    counted = {clock: {name: values[1:] for name, values in own.items()} for clock, own in times.items()}
-    best = {f"{clock}_s": {n: round(min(v), 3) for n, v in own.items()} for clock, own in counted.items()}
-    return best | {f"{clock}_ratio": ratio(own) for clock, own in counted.items()}
+def install(plan: Plan) -> Record:
+    """MB on disk of a plain install of both sides."""
+    return {"mb": {name: install_mb(source)["total"] for name, source in plan.sources.items()}}
 
 
-def torch_times(engine: str, runs: int, threads: int) -> Record:
-    """Least ms of reenactment in PyTorch, eager or compiled; the wall's and the process's."""
-    try:
-        opened = open_engine(engine, "reenact", threads)
-    except NotHereError as error:
-        return {"missing": str(error)}
-    arrays, times = noise("reenact", 1), []
-    for _ in range(runs):
-        wall, cpu = time.perf_counter(), time.process_time()
-        opened.run(arrays)
-        times.append((1e3 * (time.perf_counter() - wall), 1e3 * (time.process_time() - cpu)))
-    wall, cpu = np.array(times).min(axis=0)
-    return {"wall_ms": round(float(wall), 2), "cpu_ms": round(float(cpu), 2)}
-
-
-def best_of(rows: Mapping[str, Record], graph: str, clock: str, precision: str | None = None) -> float | None:
-    """How many times less the best engine of the new side takes than the best of the old side."""
-    own = [
-        row[f"{clock}_ms"]
-        for key, row in rows.items()
-        if key.startswith(f"{graph} ") and "missing" not in row and (precision is None or precision in row["provider"])
-    ]
-    if not own:
-        return None
-    return round(min(row["old"] for row in own) / min(row["new"] for row in own), 3)
-
-
-def table(figures: Record) -> Iterator[str]:
-    """The lines that are printed: what, old, new, ratio by wall and by processor time."""
-    yield f"{'':44}{'old':>10}{'new':>10}{'ratio':>8}{'cpu':>8}"
-
-    def line(name: str, values: Mapping[str, float], wall: float | None, cpu: float | None = None) -> str:
-        shown = [f"{wall:.2f}" if wall else "-", f"{cpu:.2f}" if cpu else "-"]
-        return f"{name:44}{values['old']:10.1f}{values['new']:10.1f}{shown[0]:>8}{shown[1]:>8}"
-
-    for key, row in figures["graphs"].items():
-        if "missing" in row:
-            yield f"{key:44}{row['missing']}"
-        else:
-            yield line(f"{key}, ms", row["wall_ms"], row["wall_ratio"], row["cpu_ratio"])
-    for graph, best in figures["best"].items():
-        yield f"{graph + ', best engine of each side':64}{best['wall'] or 0:8.2f}{best['cpu'] or 0:8.2f}"
-    for engine, row in figures["live"].items():
-        if "missing" in row:
-            yield f"{engine:44}{row['missing']}"
-            continue
-        yield line(f"live on {engine}, frames a second", row["fps"], 1 / row["fps_ratio"], row["cpu_ms_a_frame_ratio"])
-        yield line("  age p99, ms", row["age_p99_ms"], row["age_p99_ms_ratio"])
-        yield line("  resident, MB", row["resident_mb"], row["resident_mb_ratio"])
-        yield line("  first frame, s", row["first_frame_s"], row["first_frame_s_ratio"])
-    yield line(
-        "first picture, s",
-        figures["first_picture"]["wall_s"],
-        *(figures["first_picture"][f"{c}_ratio"] for c in ("wall", "cpu")),
-    )
-    for engine, row in figures["torch"].items():
-        yield f"{engine:44}" + (row["missing"] if "missing" in row else f"{'':10}{row['wall_ms']:10.1f}")
+def parts_of(clip: Path | None) -> dict[str, Callable[[Plan], Record]]:
+    """All parts of the table, by name."""
+    parts: dict[str, Callable[[Plan], Record]] = {
+        f"{graph} {engine}": partial(graph_times, engine=engine, graph=graph)
+        for graph in GRAPHS
+        for engine in CPU_ENGINES
+    }
+    if clip:
+        parts |= {f"live {engine}": partial(live, engine=engine) for engine in CPU_ENGINES}
+    parts |= {f"reenact beside {engine}": partial(beside_torch, engine=engine) for engine in ("torch", "torch-compile")}
+    return parts | {"1024 px beside random-face": beside_random_face, "install": install}
 
 
 @click.command(help=__doc__)
-@click.argument("commit")
+@click.argument("commit_name", metavar="COMMIT")
 @click.option(
     "--clip", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="A face that talks; else no live runs."
 )
-@click.option("--graphs", multiple=True, type=click.Choice(GRAPHS), help="May be repeated. Default: all.")
-@click.option("--engines", multiple=True, type=click.Choice(CPU_ENGINES), help="May be repeated. Default: all.")
-@click.option(
-    "--turns",
-    type=click.IntRange(min=1),
-    default=10,
-    show_default=True,
-    help="Of a graph; a third, live, and at least 2.",
-)
+@click.option("--part", "wanted", multiple=True, help="Measure these parts alone, by the beginning of their names.")
+@click.option("--again", is_flag=True, help="Measure what is there already anew.")
+@click.option("--minutes", type=click.FloatRange(min=0.0), help="Begin no other part after so many.")
+@click.option("--turns", type=click.IntRange(min=1), default=10, show_default=True, help="Of a graph; live a quarter.")
 @click.option("--seconds", default=12.0, show_default=True, help="Of a live run.")
-@click.option("--torch/--no-torch", default=True, show_default=True, help="PyTorch beside it.")
 @click.option("--python", type=click.Path(exists=True, path_type=Path), help="One that has the earlier commit already.")
 @click.option("--threads", type=click.IntRange(min=1), help="Default: one per physical core.")
 @click.option("--quick", is_flag=True, help="Two turns, to see that it works; kept apart from the records.")
 @click.option("-o", "--output", type=click.Path(file_okay=False, path_type=Path), help="Default: benchmarks/results/.")
 def main(
-    commit: str,
+    commit_name: str,
     clip: Path | None,
-    graphs: tuple[str, ...],
-    engines: tuple[str, ...],
+    wanted: tuple[str, ...],
+    again: bool,
+    minutes: float | None,
     turns: int,
     seconds: float,
-    torch: bool,
     python: Path | None,
     threads: int | None,
     quick: bool,
     output: Path | None,
 ) -> None:
-    machine, threads, turns = machine_record(), threads or physical_cores(), 2 if quick else turns
-    figures: Record = {"graphs": {}, "best": {}, "live": {}, "torch": {}}
+    machine, code, begin = machine_record(), commit(), time.perf_counter()
+    threads, turns = threads or physical_cores(), 2 if quick else turns
+    kept = QUICK_RESULTS / f"against-{commit_name}{'-quick' if quick else ''}.json"
+    figures: Record = json.loads(kept.read_text()) if kept.exists() else {}
+    parts = parts_of(clip)
+    chosen = [name for name in parts if not wanted or name.startswith(wanted)]
+    missing = [name for name in chosen if again or name not in figures]
     with ExitStack() as ends:
-        old = python or ends.enter_context(installed(commit))
-        pythons = {"old": old, "new": Path(sys.executable)}
-        sides = {name: Side(own) for name, own in pythons.items()}
-        for side in sides.values():
-            ends.callback(side.close)
-        for graph in graphs or GRAPHS:
-            for engine in engines or CPU_ENGINES:
-                row = figures["graphs"][f"{graph} {engine}"] = graph_times(sides, engine, graph, turns, threads)
-                click.echo(f"{graph} {engine}: {json.dumps(row)}", err=True)
-            figures["best"][graph] = {clock: best_of(figures["graphs"], graph, clock) for clock in ("wall", "cpu")}
-        for engine in (engines or CPU_ENGINES) if clip else ():
-            row = figures["live"][engine] = live(pythons, engine, clip, max(2, turns // 3), seconds)
-            click.echo(f"live {engine}: {json.dumps(row)}", err=True)
-        figures["first_picture"] = first_pictures(pythons, max(1, turns // 2))
-        for engine in ("torch", "torch-compile") if torch else ():
-            figures["torch"][engine] = torch_times(engine, 3 * turns, threads)
-    run = {"benchmark": "against", "quick": quick, "partial": bool(graphs or engines or not clip), "against": commit}
-    run |= {"settings": {"threads": threads, "turns": turns, "seconds": seconds}, **figures}
-    path = add_run(output or (QUICK_RESULTS if quick else RESULTS), run, machine)
+        if missing:
+            source = ends.enter_context(checked_out(commit_name))
+            old = python or ends.enter_context(installed(source))
+            pythons, sources = {"old": old, "new": Path(sys.executable)}, {"old": source, "new": ROOT}
+            plan = Plan(pythons, sources, clip and clip.resolve(), turns, seconds, threads)
+        for name in missing:
+            if minutes is not None and time.perf_counter() - begin > 60 * minutes:
+                break
+            load = round(os.getloadavg()[0], 1)
+            try:
+                row = parts[name](plan)
+            except (NotHereError, subprocess.CalledProcessError) as error:
+                row = {"missing": str(error)}
+            figures[name] = row | {"commit": code, "load_1min": load}
+            click.echo(f"{name}: {json.dumps(figures[name])}", err=True)
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            write_json(kept, figures)
     click.echo("\n".join(table(figures)))
-    click.echo(f"record: {path.name}")
+    older = [name for name in parts if figures.get(name, {}).get("commit", code) != code]
+    left = [name for name in parts if name not in figures]
+    for names, what in ((older, "measured at another commit"), (left, "not measured yet")):
+        if names:
+            click.echo(f"{what}: {', '.join(names)}")
+    if left:
+        return
+    settings = {"threads": threads, "turns": turns, "seconds": seconds}
+    run = {"benchmark": "against", "quick": quick, "against": commit_name, "settings": settings, "parts": figures}
+    click.echo(f"record: {add_run(output or (QUICK_RESULTS if quick else RESULTS), run, machine).name}")
 
 
 if __name__ == "__main__":

@@ -73,7 +73,7 @@ def synthesis(threads: int, plan: Plan) -> dict[str, Any]:
     """Measure w to a picture: random-face's network on OpenVINO, fid at 1024 px and at 256 px, there by both
     generators."""
     arrays = inputs("synthesis", 4)["w_plus"][:, 0]
-    infer = _random_face(threads)
+    infer = random_face(threads)
     calls: dict[str, Callable[[], object]] = {
         "random-face on OpenVINO, network": lambda: infer(arrays[:1]),
         "random-face on OpenVINO, network and picture": lambda: as_picture(infer(arrays[:1])),
@@ -108,7 +108,7 @@ def _opened(graphs: Mapping[str, str], threads: int) -> tuple[dict[str, Opened],
     return opened, missing
 
 
-def _random_face(threads: int) -> Callable[[np.ndarray], np.ndarray]:
+def random_face(threads: int) -> Callable[[np.ndarray], np.ndarray]:
     """style_to_img of random-face's engine: w [1, 512] -> picture [3, 1024, 1024] about -1..1.
 
     In the precision that OpenVINO takes by itself, as the engine leaves it to it: bfloat16 where the CPU has it.

@@ -17,6 +17,7 @@ import tempfile
 import time
 import venv
 from pathlib import Path
+from typing import Any
 
 import click
 from machine import ROOT, machine_record
@@ -58,16 +59,17 @@ def sizes_mb(folder: Path) -> dict[str, float]:
     return sizes
 
 
-def install_mb() -> dict[str, object]:
-    """Return what a plain install of this checkout adds to a fresh virtual environment: in all, and the largest
-    parts."""
+def install_mb(checkout: Path = ROOT) -> dict[str, Any]:
+    """Return what a plain install of a checkout adds to a fresh virtual environment: in all, and the largest parts."""
     with tempfile.TemporaryDirectory() as name:
         venv.create(name, with_pip=True)
         python = Path(name) / "bin" / "python"
         (packages,) = Path(name).glob("lib/python*/site-packages")
         before = sizes_mb(packages)
         source = Path(name) / "source"  # a copy: the build neither finds nor leaves anything in the checkout
-        shutil.copytree(ROOT, source, ignore=shutil.ignore_patterns(".*", "build", "*.egg-info", "__pycache__", "runs"))
+        shutil.copytree(
+            checkout, source, ignore=shutil.ignore_patterns(".*", "build", "*.egg-info", "__pycache__", "runs")
+        )
         subprocess.run([python, "-m", "pip", "install", "--quiet", source], check=True, stdout=sys.stderr)
         after = sizes_mb(packages)
     added = {name: size - before.get(name, 0.0) for name, size in after.items()}
