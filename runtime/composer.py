@@ -12,7 +12,7 @@ import numpy as np
 
 from .assets import PARTS
 from .engines.machine import return_freed_memory
-from .engines.open import open_session
+from .engines.open import open_session, quickest_for_gradients
 from .engines.session import Session, checked
 from .errors import InputError
 from .face.align import Alignment, align
@@ -81,6 +81,7 @@ class Composer:
             raise InputError(f"a confidence of {least:g} cannot be asked for: give {DOUBTFUL_SCORE} to 1.")
         self.min_confidence = least
         self.on_choice = on_choice
+        self.go_on: Callable[[], bool] = lambda: True  # asked before each round of looking closer
         self.resolution = resolution or own
         self.rounds = rounds if REFINE in self.bundle.graphs else 0
         self.identity: Identity | None = None
@@ -137,19 +138,19 @@ class Composer:
         with stage("parts"):
             return self._session(PARTS_GRAPH).run(crop=crops)["parts"]
 
-    def identify(self, photo: Photo | Identity, face: int | None = None) -> Identity:
+    def identify(self, photo: Photo | Identity, face: int | None = None, *, refine: bool = True) -> Identity:
         """Return the identity of one photo, of an identity file (.npz), of a folder with photos of one person, or the
-        identity itself, checked against the bundle."""
+        identity itself, checked against the bundle. `refine`: whether photos are looked closer at."""
         if isinstance(photo, Identity):
             identity = photo
         elif isinstance(photo, (str, os.PathLike)) and Path(photo).is_dir():
-            return average([self.identify(one, face) for one in find_photos([Path(photo)], (SUFFIX,))])
+            return average([self.identify(one, face, refine=refine) for one in find_photos([Path(photo)], (SUFFIX,))])
         elif isinstance(photo, (str, os.PathLike)) and Path(photo).suffix.lower() == SUFFIX:
             identity = Identity.load(photo)
         else:
-            if self.rounds:
+            if self.rounds and refine:
                 self._begin_to_open(REFINE)  # while the face is found
-            return self.identity_of(self.crop(photo, face, of_identity=True), refine=True)
+            return self.identity_of(self.crop(photo, face, of_identity=True), refine=refine)
         sizes = (self.bundle.identity_size,), (self.bundle.w_size,)
         offset, styles = identity.w_plus_offset, (1, self.bundle.n_styles)  # 1: the same for every style
         offset_fits = offset is None or (offset.shape[1:] == sizes[1] and offset.shape[0] in styles)
@@ -188,13 +189,17 @@ class Composer:
         assert attributes is not None
         w = self.w(identity, attributes)
         with stage("refine"):
-            offset = checked(w_plus_offset(self._session(REFINE), crop, w, self.rounds), REFINE, self._session(REFINE))
+            session = self._session(REFINE)
+            offset = checked(w_plus_offset(session, crop, w, self.rounds, self.go_on), REFINE, session)
         return replace(identity, w_plus_offset=offset, mapper=refiner_name(self.bundle))
 
-    def at(self, resolution: int) -> Composer:
-        """Return a composer of pictures of another side, in px, of the same bundle on the same engines."""
+    def at(self, resolution: int, *, threads: int | None = None) -> Composer:
+        """Return a composer of pictures of another side, in px, of the same bundle on the same engines; `threads`: of
+        the sessions that are not open yet, None for as many as this one's."""
         more = {"refine": self.rounds, "min_confidence": self.min_confidence, "on_choice": self.on_choice}
         other = Composer(self.bundle, resolution=resolution, **more, **self._options)
+        if threads is not None:
+            other._options["threads"] = threads
         other._sessions = {graph: s for graph, s in self._sessions.items() if not graph.startswith("synthesis")}
         return other
 
@@ -367,9 +372,14 @@ class Composer:
         options = self._options
         if graph == PARTS_GRAPH:  # small, and beside the others: a GPU has better to do
             return open_session(PARTS, engine="onnxruntime", threads=options["threads"])
+        steady = ("crop",) if graph == REFINE else ()
         if graph == REFINE and not self._engine.startswith(("onnxruntime", "openvino", "triton")):
-            options = {"engine": "onnxruntime", "threads": options["threads"]}  # seconds once are not worth a build
-        return open_session(self._graph_path(graph), fp16_graph=self._fp16_graph_path(graph), **options)
+            options = {
+                "engine": quickest_for_gradients(),
+                "threads": options["threads"],
+            }  # a second is not worth a build
+        path, fp16 = self._graph_path(graph), self._fp16_graph_path(graph)
+        return open_session(path, fp16_graph=fp16, steady=steady, **options)
 
     def _graph_path(self, graph: str) -> Path:
         full = graph == "synthesis" and self.resolution != self.bundle.resolution

@@ -26,6 +26,7 @@ def _no_tensorrt(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
     from fid.runtime.engines import open as session
 
     monkeypatch.setattr(session, "remembered", lambda graph: "onnxruntime")
+    monkeypatch.setattr(session, "has_bf16", lambda: False)
     real = session.installed
     if not {"gpu", "rtx"} & {mark.name for mark in request.node.iter_markers()}:
         monkeypatch.setattr(session, "installed", lambda engine: engine == "cuda" and real(engine))

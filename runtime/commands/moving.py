@@ -25,6 +25,7 @@ from .progress import duration, frame_progress
 if TYPE_CHECKING:
     from ..identity import Identity
     from ..live.casting import Casting
+    from ..live.closer import Closer
     from ..live.crowd import Cast, Crowd
     from ..live.film import Film
     from ..live.layout import Reenactment
@@ -158,9 +159,8 @@ def webcam(
     if vcam:
         virtual_cameras()  # before the models are loaded, who has none learns of it
 
-    reenactor, people, cast = _get_ready(settings, casting, identity_face, light)
-    composer = reenactor.composer
-    wishes = Wishes(people[0], view or "paste", no_face, smooth, mirror, badge, mask)
+    reenactor, people, cast, closer = _get_ready(settings, casting, identity_face, light)
+    wishes, composer = Wishes(people[0], view or "paste", no_face, smooth, mirror, badge, mask), reenactor.composer
     work = Reenactment(reenactor, wishes)
     if cast is not None:
         work, people = Crowd(composer, cast, wishes, light=reenactor.light), []
@@ -172,6 +172,7 @@ def webcam(
         fps_cap=fps_cap,
         note=lambda kind, view: settings.note(composer, kind, with_photos=view != "result-only"),
         say=_say,
+        closer=closer,
     )
     show.run(duration)
     _tell(settings, show, work, start, record)
@@ -200,22 +201,27 @@ def _tell(settings: Settings, show: Webcam, work: Reenactment | Crowd, start: fl
 
 def _get_ready(
     settings: Settings, casting: Casting, identity_face: int | None, light: bool | None
-) -> tuple[Reenactor, list[Identity], Cast | None]:
-    """Return a reenactor whose sessions are open and warm, everybody who is to be composed, and who becomes whom."""
+) -> tuple[Reenactor, list[Identity], Cast | None, Closer | None]:
+    """Return a reenactor whose sessions are open and warm, everybody who is to be composed, who becomes whom, and what
+    looks closer at the photos meanwhile, where that is still to be done."""
+    from ..live.closer import Closer
     from ..live.reenact import Reenactor
 
     composer = settings.composer()
     reenactor = Reenactor(composer, light=light)
     composer.open_ahead(light=reenactor.light)
     cast = casting.cast(composer, identity_face) if casting.several else None
+    closer = None
     if cast is None:
-        people = [composer.identify(photo, identity_face) for photo in casting.everybody]
+        people = [composer.identify(photo, identity_face, refine=False) for photo in casting.everybody]
+        if composer.rounds:
+            closer = Closer(composer, casting.everybody, identity_face)
         composer.close_identity()
     else:
         people = list(cast.identities)
     composer.warm_up(people[0], light=reenactor.light)
     settings.tell_fallbacks(composer)
-    return reenactor, people, cast
+    return reenactor, people, cast, closer
 
 
 @click.command()

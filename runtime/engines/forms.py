@@ -10,6 +10,11 @@ which is a 1 x 1 convolution from the group's four channels to four others, and 
 of a group have to stand beside each other, so the weights that make them are put in that order: what comes before is
 one convolution, styles and constants, down to which the order is carried.
 
+Other grouped transposed convolutions. The same kernel takes them in bfloat16: what is left of the wavelets, means of
+squares backwards, and depthwise convolutions with stride 2 backwards, all of which a graph with a gradient has. Where
+squares do not overlap, a grouped 1 x 1 convolution with one output for each pixel of a square does it, laid out as
+pixels; where 3 x 3 taps with stride 2 overlap, four depthwise convolutions of 2 x 2 taps, one for each pixel of four.
+
 Noise. OpenVINO adds a layer's bias [1, C, 1, 1] and its noise [1, 1, H, W] up to one constant [1, C, H, W], 45 MB for
 the light generator, and keeps it several times. Noise that is multiplied by a one made of an input stays as it is.
 
@@ -23,6 +28,7 @@ The graphs of a bundle are left alone: this is done in memory while a session op
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
@@ -58,6 +64,90 @@ def with_grouped_wavelets(model: Any) -> int:
     if found:
         model.validate_nodes_and_infer_types()
     return found
+
+
+def with_pixels_apart(model: Any) -> int:
+    """Rewrite grouped transposed convolutions with one output a group of an `openvino.Model` as convolutions and pixels
+    laid out, in place; returns how many."""
+    found = 0
+    for node in model.get_ordered_ops():
+        if node.get_type_name() != "GroupConvolutionBackpropData":
+            continue
+        taps = _constant(node.input_value(1))
+        shape = node.input_value(1).get_partial_shape()
+        pixels = None if taps is None or shape.is_dynamic else _pixels(node, taps.reshape(shape.to_shape()))
+        if pixels is None:
+            continue
+        pixels.set_friendly_name(node.get_friendly_name())
+        for user in list(node.output(0).get_target_inputs()):
+            user.replace_source_output(pixels.output(0))
+        found += 1
+    if found:
+        model.validate_nodes_and_infer_types()
+    return found
+
+
+def _pixels(node: Any, taps: NDArray) -> Any:
+    """What does the same as a transposed convolution with `taps` [groups, inputs, outputs, k, k]; None for one of a
+    kind that is not known."""
+    from openvino import opset8 as ops
+
+    given, settings = node.input_value(0), node.get_attributes()
+    groups, inputs, outputs, *kernel = taps.shape
+    stride, pads = settings["strides"], [*settings["pads_begin"], *settings["pads_end"]]
+    sizes = [node.get_output_partial_shape(0)[axis] for axis in (2, 3)]
+    before = [given.get_partial_shape()[axis] for axis in (2, 3)]
+    if outputs != 1 or node.get_input_size() != 2 or settings["dilations"] != [1, 1]:
+        return None
+    if any(size.is_dynamic for size in (*sizes, *before)):
+        return None
+    times = [size.get_length() / old.get_length() for size, old in zip(sizes, before, strict=True)]
+    if kernel == stride == times and kernel[0] == kernel[1] and not any(pads):
+        square = np.ascontiguousarray(taps.reshape(groups, inputs, -1).transpose(0, 2, 1))[..., None, None]
+        mixed = ops.group_convolution(given, ops.constant(square), [1, 1], [0, 0], [0, 0], [1, 1])
+        return ops.depth_to_space(mixed, "depth_first", kernel[0])
+    if kernel == [3, 3] and stride == times == [2, 2] and inputs == 1 and pads[:2] == [1, 1]:
+        of = np.zeros((2, 2, 3), taps.dtype)  # pixel of two, one of the two places that it is made of, tap
+        of[0, 0, 1] = of[1, 0, 2] = of[1, 1, 0] = 1
+        four = np.einsum("apt,bqu,gtu->abgpq", of, of, taps[:, 0, 0]).reshape(4 * groups, 1, 1, 2, 2)
+        copies = ops.concat([given] * 4, 1)
+        mixed = ops.group_convolution(copies, ops.constant(four), [1, 1], [0, 0], [1, 1], [1, 1])
+        return ops.depth_to_space(mixed, "blocks_first", 2)
+    return None
+
+
+def without_steady(model: Any, steady: Collection[str]) -> tuple[Any, Any] | None:
+    """Return what of an `openvino.Model` hangs on the inputs `steady` alone as a model of its own, and the rest, whose
+    last inputs are the former's results; None when there is nothing. The model itself is used up."""
+    import openvino
+    from openvino import opset8 as ops
+
+    make: Any = openvino.Model  # takes more than its stub knows
+    kinds: dict[str, str] = {}
+    cut: dict[tuple[str, int], tuple[Any, list[Any]]] = {}
+    for node in model.get_ordered_ops():
+        name = node.get_name()
+        if node.get_type_name() == "Parameter":
+            kinds[name] = "steady" if node.output(0).get_any_name() in steady else "varying"
+            continue
+        sources = [port.get_source_output() for port in node.inputs()]
+        found = {kinds[source.get_node().get_name()] for source in sources}
+        kinds[name] = next((kind for kind in ("varying", "steady") if kind in found), "constant")
+        for port, source in zip(node.inputs(), sources, strict=True):
+            if kinds[name] == "varying" and kinds[source.get_node().get_name()] == "steady":
+                key = (source.get_node().get_name(), source.get_index())
+                cut.setdefault(key, (source, []))[1].append(port)
+    ends = [kinds[result.get_name()] for result in model.get_results()]
+    if not cut or "steady" in ends or any(source.get_partial_shape().is_dynamic for source, _ in cut.values()):
+        return None
+    made = []
+    for source, ports in cut.values():
+        made.append(ops.parameter(source.get_partial_shape(), source.get_element_type(), f"kept {len(made)}"))
+        for port in ports:
+            port.replace_source_output(made[-1].output(0))
+    own = {kind: [p for p in model.get_parameters() if kinds[p.get_name()] == kind] for kind in ("steady", "varying")}
+    first = make([source for source, _ in cut.values()], own["steady"], "first")
+    return first, make(model.get_results(), [*own["varying"], *made], "rest")
 
 
 def with_noise_apart(model: Any) -> int:

@@ -78,11 +78,16 @@ def remember(graphs: Mapping[str, str], providers: Mapping[str, str] | None = No
     return path
 
 
-def remembered(graph: str) -> str:
-    """Return the engine for a graph ("synthesis", whether light or not): ONNX Runtime where nothing was measured, or
-    under other versions."""
+def measured(graph: str) -> str | None:
+    """Return the engine that was found faster for a graph ("synthesis", whether light or not); None where nothing was
+    measured, or under other versions."""
     engine = _remembered(_file()).graphs.get(graph.removesuffix("-light"))
-    return engine if engine in MEASURED else CPU_ENGINES[0]
+    return engine if engine in MEASURED else None
+
+
+def remembered(graph: str) -> str:
+    """Return the engine for a graph: `measured`, and ONNX Runtime where nothing was."""
+    return measured(graph) or CPU_ENGINES[0]
 
 
 def measured_provider(engine: str) -> str | None:
@@ -115,6 +120,26 @@ def return_freed_memory() -> None:
     if sys.platform == "linux":
         with contextlib.suppress(OSError, AttributeError):  # another C library
             ctypes.CDLL(None).malloc_trim(0)
+
+
+@cache
+def processor_features() -> frozenset[str]:
+    """Return what Linux says that the CPU can do ("avx512f", "avx512_bf16", "amx_bf16"); nothing elsewhere."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return frozenset()
+    return frozenset(next((line.partition(":")[2].split() for line in lines if line.startswith("flags")), []))
+
+
+def has_avx512() -> bool:
+    """Return whether the CPU has AVX-512; where it cannot be told, no."""
+    return "avx512f" in processor_features()
+
+
+def has_bf16() -> bool:
+    """Return whether the CPU multiplies in bfloat16; where it cannot be told, no."""
+    return bool({"avx512_bf16", "amx_bf16"} & processor_features())
 
 
 def physical_cores() -> int:

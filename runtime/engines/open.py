@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import FidError, InputError
-from .machine import measured_provider, physical_cores, remembered
+from .machine import CPU_ENGINES, has_bf16, measured, measured_provider, physical_cores, remembered
 from .session import Session
 from .table import DEVICE_ENGINES, ENGINES, is_remote
 
@@ -26,6 +27,7 @@ def open_session(
     threads: int | None = None,
     static_batch: int | None = None,
     fp16_graph: Path | None = None,
+    steady: Collection[str] = (),
 ) -> Session:
     """Open the ONNX graph at `path`; external weights lie beside it.
 
@@ -34,7 +36,8 @@ def open_session(
     has run. require: an engine, device or precision ("cuda", "openvino", "bf16", "tensorrt") that must be what runs;
     with engine `auto` it also chooses. threads: at most so many CPU threads, None for one per physical core.
     static_batch: the batch size to build for at once, for engines that build per size. fp16_graph: the same typed in
-    FP16, which GPU engines open in the place of `path` where they can.
+    FP16, which GPU engines open in the place of `path` where they can. steady: inputs that stay the same over many
+    runs; a CPU computes what hangs on them alone when they change, and not in every run.
 
     An engine for a GPU or NPU that is installed and does not work here (no driver, no memory, a result that falls
     short) gives way to the next one and at last to the CPU; `fallback` of the session says why. Raises InputError for
@@ -65,11 +68,11 @@ def open_session(
     elif engine.startswith("openvino"):
         from .ov import OpenVINOSession
 
-        session = OpenVINOSession(path, _precision(engine), count, static_batch)
+        session = OpenVINOSession(path, _precision(engine), count, static_batch, steady=steady)
     elif engine == "onnxruntime":
         from .ort import OnnxRuntimeSession
 
-        session = OnnxRuntimeSession(path, "CPU", count)
+        session = OnnxRuntimeSession(path, "CPU", count, steady=steady)
     else:
         session = _on_gpu(Path(path), fp16_graph, engine, count, static_batch)
     if require is not None and not satisfies(session.provider, require):
@@ -180,6 +183,13 @@ def open_tensorrt(
     if not session.compared:
         session.judge(*compare(session, reference or path))
     return session
+
+
+def quickest_for_gradients() -> str:
+    """Return the CPU engine for `refine`: OpenVINO in bfloat16, which takes half as long as any in float32, where it is
+    installed, the CPU has bfloat16, and nothing speaks against it that `fid-run bench` measured; else ONNX Runtime."""
+    here = has_bf16() and find_spec("openvino") is not None
+    return "openvino-bf16" if here and measured("synthesis") in (None, "openvino-bf16") else CPU_ENGINES[0]
 
 
 def installed(engine: str) -> bool:

@@ -12,6 +12,7 @@ import io
 import itertools
 import os
 import threading
+from collections.abc import Collection
 from functools import cache
 from pathlib import Path
 
@@ -23,7 +24,8 @@ from ..files import new_file
 from ..tensor import Tensor
 from ..weights.cache import cache_folder, locked
 from .cuda import Buffers, Stream, gpu
-from .matmul import LARGEST_GRAPH, with_matrix_products
+from .machine import has_avx512
+from .ort_forms import LARGEST_GRAPH, quick_forms
 from .recent import Recent
 from .session import check_inputs, in_place_of
 
@@ -36,8 +38,8 @@ SETTLING = 2
 """Runs on the CPU after which memory is given back: the first takes a block for every result, and the second, which
 knows how long each is needed, one block for all."""
 
-FORM = 1
-"""Counts up when `matmul` makes another form of the same graph, so that kept ones are made anew."""
+FORM = 2
+"""Counts up when `ort_forms` makes another form of the same graph, so that kept ones are made anew."""
 
 DEVICE = "cuda"
 """Where bound buffers lie, in ONNX Runtime's word."""
@@ -50,14 +52,19 @@ NO_CUDA = (
 
 class OnnxRuntimeSession:
     """See `session.Session`. `device`: "CPU" or "CUDA". `reason`: why this engine runs in the place of another.
+    `steady`: see `open.open_session`.
 
     Raises FidError when CUDA does not work.
     """
 
-    def __init__(self, path: Path | str, device: str, threads: int, reason: str = "") -> None:
+    def __init__(
+        self, path: Path | str, device: str, threads: int, reason: str = "", steady: Collection[str] = ()
+    ) -> None:
         ort.set_default_logger_severity(4)  # failures come as exceptions; the log would reach the user's terminal
         self._reason = reason
         self._bound: _BoundRuns | None = None
+        self._first: ort.InferenceSession | None = None  # of what hangs on steady inputs alone
+        self._kept: tuple[dict[str, NDArray], dict[str, NDArray]] = {}, {}  # its last inputs and results
         if device == "CUDA":
             if not has_cuda():
                 raise FidError(NO_CUDA)
@@ -68,10 +75,17 @@ class OnnxRuntimeSession:
                 bindings = False
             self._session, recorded = _open_on_cuda(path, threads, bindings)
         else:
-            self._session, recorded = _open(path, "CPUExecutionProvider", threads), False
+            self._session, recorded = _open(path, "CPUExecutionProvider", threads, steady=steady), False
+            forms = _forms(Path(path), steady)
+            if forms[1]:
+                self._first = _open(path, "CPUExecutionProvider", threads, model=forms[1])
         live = self._session.get_providers()[0].removesuffix("ExecutionProvider")
         self.provider = f"onnxruntime {live}"
-        self.inputs = tuple(map(describe_tensor, self._session.get_inputs()))
+        ports = self._session.get_inputs()
+        if self._first is not None:
+            made = {port.name for port in self._first.get_outputs()}
+            ports = [*self._first.get_inputs(), *(port for port in ports if port.name not in made)]
+        self.inputs = tuple(map(describe_tensor, ports))
         self.outputs = tuple(map(describe_tensor, self._session.get_outputs()))
         self._names = [tensor.name for tensor in self.outputs]
         self._settling = iter(range(SETTLING if device == "CPU" else 0))
@@ -91,7 +105,19 @@ class OnnxRuntimeSession:
         if self._bound is not None:
             return self._bound.run(arrays)
         options = None if next(self._settling, None) is None else self._shrinking
+        if self._first is not None:
+            arrays = self._with_kept(self._first, arrays)
         return dict(zip(self._names, map(np.asarray, self._session.run(self._names, arrays, options)), strict=True))
+
+    def _with_kept(self, first: ort.InferenceSession, arrays: dict[str, NDArray]) -> dict[str, NDArray]:
+        """Return the inputs of the rest: steady ones give way to what was computed of them, anew if they changed."""
+        steady = {port.name: arrays[port.name] for port in first.get_inputs()}
+        before, made = self._kept
+        if not (before and all(np.array_equal(before[name], array) for name, array in steady.items())):
+            names = [port.name for port in first.get_outputs()]
+            made = dict(zip(names, map(np.asarray, first.run(names, steady)), strict=True))
+            self._kept = {name: array.copy() for name, array in steady.items()}, made
+        return {name: array for name, array in arrays.items() if name not in steady} | made
 
 
 class _BoundRuns:
@@ -166,45 +192,63 @@ def session_options(threads: int) -> ort.SessionOptions:
     return options
 
 
-def model_for(path: Path | str, provider: str, options: ort.SessionOptions) -> str | bytes:
+def model_for(
+    path: Path | str, provider: str, options: ort.SessionOptions, steady: Collection[str] = ()
+) -> str | bytes:
     """Return what to open for the graph at `path`: the file, or on the CPU the same graph in the form that is faster
-    there."""
-    rewritten = _matrix_form(Path(path)) if provider == "CPUExecutionProvider" else None
-    if not rewritten:
-        return str(path)
+    there, without what hangs on the inputs `steady` alone."""
+    rewritten = _forms(Path(path), steady)[0] if provider == "CPUExecutionProvider" else b""
+    return _with_weights(path, rewritten, options) if rewritten else str(path)
+
+
+def _with_weights(path: Path | str, model: bytes, options: ort.SessionOptions) -> bytes:
+    """Return a model whose external weights lie beside `path`, and tell the options so."""
     options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(Path(path).parent))
-    return rewritten
+    return model
 
 
-def _matrix_form(path: Path) -> bytes | None:
-    """`with_matrix_products` of a graph, kept in the user's cache, because making it takes `onnx`: 0.4 s and 30 MB."""
+def _forms(path: Path, steady: Collection[str]) -> tuple[bytes, bytes]:
+    """`quick_forms` of a graph, kept in the user's cache, because making them takes `onnx`: 0.4 s and 30 MB."""
     if path.stat().st_size > LARGEST_GRAPH:
-        return None
-    key = hashlib.sha256(FORM.to_bytes() + path.read_bytes()).hexdigest()[:32]
-    kept = cache_folder("forms", f"{key}.onnx")
+        return b"", b""
+    products = not has_avx512()
+    asked = f"{FORM} {products} {sorted(steady)} ".encode()
+    key = hashlib.sha256(asked + path.read_bytes()).hexdigest()[:32]
+    kept = [cache_folder("forms", f"{key}{end}.onnx") for end in ("", *(["-first"] if steady else []))]
     try:
-        return kept.read_bytes()  # empty: the graph has no such form
+        found = [place.read_bytes() for place in kept]  # empty: the graph has no such form
+        return found[0], b"".join(found[1:])
     except OSError:
         pass
-    rewritten = with_matrix_products(path) or b""
+    made = quick_forms(path, products=products, steady=steady)
     with (
         contextlib.suppress(OSError, FidError),
-        locked(kept.name),
+        locked(kept[0].name),
     ):  # a full or read-only disk only costs the time again
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        with new_file(kept) as partial:
-            partial.write_bytes(rewritten)
-    return rewritten
+        kept[0].parent.mkdir(parents=True, exist_ok=True)
+        for place, content in zip(kept, made, strict=False):
+            with new_file(place) as partial:
+                partial.write_bytes(content)
+    return made
 
 
 def _open(
-    path: Path | str, provider: str, threads: int, settings: dict[str, str] | None = None
+    path: Path | str,
+    provider: str,
+    threads: int,
+    settings: dict[str, str] | None = None,
+    *,
+    steady: Collection[str] = (),
+    model: bytes = b"",
 ) -> ort.InferenceSession:
+    """Open the graph at `path`, or `model` in its place."""
     options = session_options(threads)
     problem = _load_cuda() if provider == "CUDAExecutionProvider" else ""
     try:
         session = ort.InferenceSession(
-            model_for(path, provider, options), options, providers=[(provider, settings) if settings else provider]
+            _with_weights(path, model, options) if model else model_for(path, provider, options, steady),
+            options,
+            providers=[(provider, settings) if settings else provider],
         )
     except Exception as error:  # the bindings raise a dozen unrelated types
         raise FidError(f"ONNX Runtime cannot open {Path(path).name}: {first_line(error)}.") from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import threading
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,13 @@ from numpy.typing import NDArray
 from ..errors import FidError
 from ..tensor import Tensor
 from ..weights.cache import cache_folder
-from .forms import with_grouped_wavelets, with_matrices_apart, with_noise_apart
+from .forms import (
+    with_grouped_wavelets,
+    with_matrices_apart,
+    with_noise_apart,
+    with_pixels_apart,
+    without_steady,
+)
 from .recent import Recent
 from .session import check_inputs, in_place_of
 
@@ -26,8 +33,8 @@ MISSING = "OpenVINO is not installed: `pip install 'fid-face[openvino]'`."
 
 class OpenVINOSession:
     """See `session.Session`. `precision`: of the arithmetic, "f32", "f16" or "bf16", which needs a CPU that has it.
-    `reason`: why this engine runs in the place of another. `device`: "CPU", "GPU" or "NPU". FidError when OpenVINO sees
-    no such device."""
+    `reason`: why this engine runs in the place of another. `device`: "CPU", "GPU" or "NPU". `steady`: see
+    `open.open_session`. FidError when OpenVINO sees no such device."""
 
     def __init__(
         self,
@@ -37,6 +44,7 @@ class OpenVINOSession:
         static_batch: int | None,
         reason: str = "",
         device: str = "CPU",
+        steady: Collection[str] = (),
     ) -> None:
         self._core = _openvino().Core()
         self._core.set_property({"CACHE_DIR": str(cache_folder("openvino"))})
@@ -50,11 +58,11 @@ class OpenVINOSession:
             self._options["INFERENCE_NUM_THREADS"] = threads
         else:
             self._device_name = f" ({_name_of(self._core, device)})"
-        self._path = Path(path)
+        self._path, self._steady = Path(path), tuple(steady)
         self._first: openvino.Model | None = self._read()  # until something is built from it
         self.inputs = tuple(_tensor(port) for port in self._first.inputs)
         self.outputs = tuple(_tensor(port) for port in self._first.outputs)
-        self._built: Recent[openvino.InferRequest] = Recent(self._build)
+        self._built: Recent[_Built] = Recent(self._build)
         self._lock = threading.Lock()
         self.provider = f"openvino {device} {precision}{self._device_name}"
         self._built.at(static_batch or 1)  # a graph that cannot be built fails here, not on the first picture
@@ -71,21 +79,23 @@ class OpenVINOSession:
         except Exception as error:  # the bindings raise plain RuntimeError and their own types
             raise FidError(f"OpenVINO cannot open {self._path.name}: {_last_line(error)}.") from error
         with_grouped_wavelets(model)
+        with_pixels_apart(model)
         with_noise_apart(model)
         with_matrices_apart(model)
         return model
 
-    def _build(self, batch: int) -> openvino.InferRequest:
+    def _build(self, batch: int) -> _Built:
         model, self._first = self._first or self._read(), None
         shapes = {t.name: [batch if isinstance(d, str) else d for d in t.shape] for t in self.inputs}
         try:
             model.reshape(shapes)
-            compiled = self._core.compile_model(model, self._device, self._options)
+            parts = without_steady(model, self._steady) if self._steady else None
+            compiled = [self._core.compile_model(part, self._device, self._options) for part in parts or (model,)]
         except Exception as error:
             raise FidError(f"OpenVINO cannot build the graph: {_last_line(error)}.") from error
-        live = compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
+        live = compiled[-1].get_property("INFERENCE_PRECISION_HINT").get_type_name()
         self.provider = f"openvino {self._device} {live}{self._device_name}"
-        return compiled.create_infer_request()
+        return _Built(*(one.create_infer_request() for one in reversed(compiled)))
 
     def run(self, **arrays: NDArray) -> dict[str, NDArray]:
         """See `session.Session.run`. The first call with a new batch size builds the graph for it."""
@@ -94,6 +104,27 @@ class OpenVINOSession:
         with self._lock:
             results = self._built.at(batch).infer({name: np.ascontiguousarray(a) for name, a in arrays.items()})
             return {tensor.name: results[i].copy() for i, tensor in enumerate(self.outputs)}
+
+
+class _Built:
+    """What runs for one batch size: the graph, or `first`, what of it hangs on steady inputs, and then the rest."""
+
+    def __init__(self, request: openvino.InferRequest, first: openvino.InferRequest | None = None) -> None:
+        self._request, self._first = request, first
+        self._before: dict[str, NDArray] = {}  # the last steady inputs
+
+    def infer(self, arrays: dict[str, NDArray]) -> Any:
+        """Return the outputs, by number, for all inputs by name; the rest keeps what the steady ones have made."""
+        if self._first is None:
+            return self._request.infer(arrays)
+        steady = {port.get_any_name(): arrays.pop(port.get_any_name()) for port in self._first.model_inputs}
+        if not (self._before and all(np.array_equal(self._before[name], array) for name, array in steady.items())):
+            made = self._first.infer(steady)
+            kept = range(len(self._request.model_inputs) - len(made), len(self._request.model_inputs))
+            for place, result in zip(kept, made.values(), strict=True):
+                self._request.get_input_tensor(place).data[:] = result
+            self._before = {name: array.copy() for name, array in steady.items()}
+        return self._request.infer(arrays)
 
 
 def _openvino() -> Any:

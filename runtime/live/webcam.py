@@ -22,6 +22,7 @@ from ..media.frame import fitted
 from ..media.images import write_image
 from ..media.video_write import Recorder
 from ..media.window import Window, draw_text, help_lines
+from .closer import Closer
 from .crowd import Crowd
 from .layout import MAX_SMOOTH, VIEWS, Reenactment
 from .pipeline import Live, Shown
@@ -61,12 +62,14 @@ class Webcam:
         fps_cap: float | None = None,
         note: Callable[[str, str], Note | None] = lambda kind, view: None,
         say: Callable[[str], None] = lambda text: None,
+        closer: Closer | None = None,
     ) -> None:
-        """`note` gives the provenance note for a kind of picture and a view; `say` hears what happens."""
+        """`note` gives the provenance note for a kind of picture and a view; `say` hears what happens; `closer` looks
+        closer at the photos of `identities` while pictures are shown."""
         self.live = Live(camera, reenactment, fps_cap=fps_cap)
         self.overlay, self.help, self.over = True, False, False
         self._camera, self._composer, self._identities = camera, reenactment.composer, list(identities)
-        self._sinks, self._note, self._tell = sinks, note, say
+        self._sinks, self._note, self._tell, self._closer = sinks, note, say, closer
         self._window = Window("fid") if sinks.window else None
         self._recorder = Recorder(sinks.record, note=self._made()) if sinks.record else None
         self._virtual: Any = None
@@ -84,6 +87,8 @@ class Webcam:
             ends.callback(self._close_virtual)
             ends.callback(self._stop_recording)
             ends.callback(self.live.stop)
+            if self._closer is not None:
+                ends.callback(self._closer.stop)
             self.live.start()
             end_s = None if duration_s is None else time.perf_counter() + duration_s
             while not self.over and not self.live.ended and (end_s is None or time.perf_counter() < end_s):
@@ -91,6 +96,7 @@ class Webcam:
                 if shown is not None:
                     self._latest = shown
                     self._sink(shown)
+                    self._look_closer()
                 if self._window is not None:
                     actions = self._window.actions()
                     for action in actions:
@@ -206,6 +212,17 @@ class Webcam:
             return
         self.live.change(identity=self._identities[number - 1])
         self._say(f"identity {number}.")
+
+    def _look_closer(self) -> None:
+        """Begin with it after the first picture, and from then on exchange everybody who has been looked at."""
+        if self._closer is None:
+            return
+        if self.live.taken == 1:
+            self._closer.start()
+        for place, identity in self._closer.found():
+            before, self._identities[place] = self._identities[place], identity
+            if self.live.wishes.identity is before:
+                self.live.change(identity=identity)
 
     def _made(self) -> Note | None:
         """The note for what is shown now."""

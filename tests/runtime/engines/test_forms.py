@@ -4,11 +4,17 @@ them."""
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from fid.runtime.assets import BUNDLE
-from fid.runtime.engines.forms import with_grouped_wavelets, with_matrices_apart, with_noise_apart
+from fid.runtime.engines.forms import (
+    with_grouped_wavelets,
+    with_matrices_apart,
+    with_noise_apart,
+    with_pixels_apart,
+)
 from fid.runtime.engines.open import open_session
 
 openvino = pytest.importorskip("openvino")
@@ -68,6 +74,10 @@ def run(model: openvino.Model, batch: int) -> np.ndarray:
     return compiled([x, rng.standard_normal((batch, STYLE)).astype(np.float32)])[0]
 
 
+def compiled(model: openvino.Model) -> Any:
+    return openvino.Core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+
+
 def kinds(model: openvino.Model) -> list[str]:
     return [node.get_type_name() for node in model.get_ordered_ops()]
 
@@ -117,6 +127,40 @@ def test_channels_that_something_else_needs_stay_in_their_order() -> None:
 def test_every_wavelet_of_the_shipped_graphs_is_met(graph: str) -> None:
     model = openvino.Core().read_model(str(BUNDLE / f"{graph}.onnx"))
     assert with_grouped_wavelets(model) == 6
+    assert "GroupConvolutionBackpropData" not in kinds(model)
+
+
+@pytest.mark.parametrize(
+    ("groups", "inputs", "stride", "taps"), [(4, 1, 2, 3), (3, 3, 2, 2), (3, 1, 8, 8), (2, 2, 4, 4)]
+)
+def test_pixels_apart_are_the_same_numbers(groups: int, inputs: int, stride: int, taps: int) -> None:
+    rng = np.random.default_rng(taps)
+    x = ops.parameter([1, groups * inputs, 5, 7], np.float32, "x")
+    kernel = rng.standard_normal((groups, inputs, 1, taps, taps)).astype(np.float32)
+    pads, more = ([1, 1], [1, 1]) if taps == 3 else ([0, 0], [0, 0])
+    y = ops.group_convolution_backprop_data(
+        x, ops.constant(kernel), [stride] * 2, None, pads, pads, [1, 1], output_padding=more
+    )
+    model = openvino.Model([y], [x], "transposed")
+    given = rng.standard_normal((1, groups * inputs, 5, 7)).astype(np.float32)
+    expected = compiled(model)([given])[0]
+    assert with_pixels_apart(model) == 1
+    assert "GroupConvolutionBackpropData" not in kinds(model)
+    np.testing.assert_allclose(compiled(model)([given])[0], expected, rtol=1e-5, atol=1e-5)
+
+
+def test_other_transposed_convolutions_stay_as_they_are() -> None:
+    x = ops.parameter([1, 2, 5, 7], np.float32, "x")
+    two, ragged = np.ones((1, 2, 2, 2, 2), np.float32), np.ones((2, 1, 1, 3, 3), np.float32)
+    for kernel, pads in ((two, [0, 0]), (ragged, [1, 1])):  # two outputs a group; an odd size
+        y = ops.group_convolution_backprop_data(x, ops.constant(kernel), [2, 2], None, pads, pads, [1, 1])
+        assert with_pixels_apart(openvino.Model([y], [x], "transposed")) == 0
+
+
+def test_a_round_of_refine_has_no_grouped_transposed_convolution() -> None:
+    model = openvino.Core().read_model(str(BUNDLE / "refine.onnx"))
+    with_grouped_wavelets(model)
+    with_pixels_apart(model)
     assert "GroupConvolutionBackpropData" not in kinds(model)
 
 

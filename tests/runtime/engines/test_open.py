@@ -11,7 +11,9 @@ import onnxruntime
 import pytest
 import toy
 from fid.runtime.assets import BUNDLE
+from fid.runtime.engines import machine
 from fid.runtime.engines import open as session_module
+from fid.runtime.engines import ort as ort_sessions
 from fid.runtime.engines.machine import physical_cores
 from fid.runtime.engines.open import ENGINES, open_session, satisfies
 from fid.runtime.engines.session import check_inputs
@@ -145,6 +147,7 @@ def test_auto_on_a_cpu_is_onnxruntime(toy_bundle):
 
 
 def test_the_quicker_form_is_made_once(empty_cache, monkeypatch):
+    monkeypatch.setattr(ort_sessions, "has_avx512", lambda: False)
     path = BUNDLE / "synthesis-light.onnx"
     w_plus = np.random.default_rng(0).standard_normal((2, 17, 512)).astype(np.float32) * 0.3
     first = open_session(path, engine="onnxruntime").run(w_plus=w_plus)["image"]
@@ -154,6 +157,33 @@ def test_the_quicker_form_is_made_once(empty_cache, monkeypatch):
     session = open_session(path, engine="onnxruntime")
     for _ in range(3):  # the first two give memory back
         np.testing.assert_array_equal(session.run(w_plus=w_plus)["image"], first)
+
+
+def test_a_cpu_with_avx512_convolves(empty_cache, monkeypatch):
+    monkeypatch.setattr(ort_sessions, "has_avx512", lambda: True)
+    open_session(BUNDLE / "synthesis-light.onnx", engine="onnxruntime")
+    assert [kept.read_bytes() for kept in (empty_cache / "forms").glob("*.onnx")] == [b""]
+
+
+@pytest.mark.parametrize(
+    ("features", "measured", "here", "expected"),
+    [
+        ({"avx512f", "avx512_bf16"}, None, True, "openvino-bf16"),
+        ({"amx_bf16"}, "openvino-bf16", True, "openvino-bf16"),
+        ({"avx512_bf16"}, "onnxruntime", True, "onnxruntime"),
+        ({"avx512_bf16"}, None, False, "onnxruntime"),
+        ({"avx512f"}, None, True, "onnxruntime"),
+    ],
+)
+def test_gradients_are_computed_in_bfloat16_where_nothing_speaks_against_it(
+    features, measured, here, expected, empty_cache, monkeypatch
+):
+    monkeypatch.setattr(machine, "processor_features", lambda: frozenset(features))
+    monkeypatch.setattr(session_module, "has_bf16", machine.has_bf16)
+    monkeypatch.setattr(session_module, "find_spec", lambda name: object() if here else None)
+    if measured:
+        machine.remember({"synthesis": measured})
+    assert session_module.quickest_for_gradients() == expected
 
 
 def test_the_quicker_form_is_used_where_the_cache_cannot_be_written(empty_cache):

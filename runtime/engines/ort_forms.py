@@ -1,19 +1,27 @@
-"""Modulated pointwise convolutions as matrix products, for ONNX Runtime on a CPU.
+"""Forms of a graph that ONNX Runtime computes quicker on a CPU than the exporter's.
 
-A style scales the channels that go into a convolution. Scaling the weights instead is the same arithmetic,
+Modulated pointwise convolutions as matrix products. A style scales the channels that go into a convolution. Scaling the
+weights instead is the same arithmetic,
 
     conv1x1(depthwise(x * s), W) = (W * s) @ depthwise(x)
 
 and costs Cout * Cin products for a whole picture. ONNX Runtime cannot put changing weights into its blocked
 convolutions, but as a matrix product it need not: there is no pass over the picture for the scaling and no change of
-layout around the convolution, and its matrix product is the faster kernel. Other engines fuse the scaling and keep the
-graph as it is.
+layout around the convolution, and its matrix product is the faster kernel; not so with AVX-512, whose blocked
+convolutions are the faster ones. Other engines fuse the scaling and keep the graph as it is.
+
+Slopes of a gradient. What `refine` differentiates, PRelu and LeakyRelu, comes with a factor for the gradient, 1 or the
+slope by the sign of x. PRelu itself is a slow kernel and x times that factor, so it becomes this product; where the
+slope is one number in 0..1 the factor is clip(x * 1e30, slope, 1), which takes less than a comparison and a choice.
+
+Steady inputs. What hangs on inputs alone that stay the same over many runs is a graph of its own, to be run once.
 
 The graphs of a bundle are left alone: this is done in memory while a session opens. Figures: benchmarks/LOG.md.
 """
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,23 +34,136 @@ if TYPE_CHECKING:
 LARGEST_GRAPH = 1 << 20
 """Bytes. A larger file holds its weights itself: it is none of our generators, and reading it would take time."""
 
+STEEP = 1e30
+"""By which x is multiplied so that only its sign remains when it is cut to 0..1."""
 
-def with_matrix_products(path: Path | str) -> bytes | None:
-    """Return the ONNX graph at `path` with its modulated pointwise convolutions as matrix products; None when it has
-    none.
 
-    Its external weights stay where they are, in files beside `path`.
+def quick_forms(path: Path | str, *, products: bool, steady: Collection[str] = ()) -> tuple[bytes, bytes]:
+    """Return the ONNX graph at `path` in its quicker form, and what of it hangs on the inputs `steady` alone as a graph
+    of its own; b"" for either where there is nothing to be changed.
+
+    products: modulated pointwise convolutions as matrix products. External weights stay where they are, in files
+    beside `path`.
     """
     if Path(path).stat().st_size > LARGEST_GRAPH:
-        return None
+        return b"", b""
     import onnx  # here: takes 0.4 s, and graphs without external weights do without
     from google.protobuf.message import DecodeError
 
     try:
         model = onnx.load(path, load_external_data=False)
     except DecodeError:
-        return None  # ONNX Runtime will say what is wrong with it
-    return model.SerializeToString() if rewrite(model) else None
+        return b"", b""  # ONNX Runtime will say what is wrong with it
+    first = without_steady(model, steady) if steady else None
+    changed = with_slopes(model) + (rewrite(model) if products else 0) + (first is not None)
+    return model.SerializeToString() if changed else b"", first.SerializeToString() if first is not None else b""
+
+
+def with_slopes(model: onnx.ModelProto) -> int:
+    """Rewrite PRelu and the slopes of its gradient and of LeakyRelu's, in place; returns how many slopes."""
+    from onnx import helper, numpy_helper
+
+    graph = model.graph
+    makers = {name: node for node in graph.node for name in node.output}
+    users: dict[str, int] = {}
+    for node in graph.node:
+        for name in node.input:
+            users[name] = users.get(name, 0) + 1
+    numbers = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer if not tensor.external_data}
+    slopes = {}  # x -> the choice by its sign
+    for node in graph.node:
+        test = makers.get(node.input[0]) if node.op_type == "Where" else None
+        if test is None or test.op_type != "Greater" or users[node.input[0]] != 1:
+            continue
+        bound, above = (numbers.get(name) for name in (test.input[1], node.input[1]))
+        if bound is not None and above is not None and not bound.any() and (above == 1).all():
+            slopes[test.input[0]] = node
+    tests = {node.input[0] for node in slopes.values()}
+    choices = {node.output[0]: x for x, node in slopes.items()}
+    pending = dict(slopes)
+    nodes: list[onnx.NodeProto] = []
+
+    def put_slope(x: str) -> None:
+        choice = pending.pop(x, None)
+        if choice is None:
+            return
+        name, below = choice.output[0], numbers.get(choice.input[2])
+        if below is not None and below.size == 1 and 0 <= float(below) <= 1:
+            graph.initializer.append(numpy_helper.from_array(np.array(STEEP, np.float32), f"{name}/steep"))
+            nodes.append(helper.make_node("Mul", [x, f"{name}/steep"], [f"{name}/steeper"]))
+            nodes.append(helper.make_node("Clip", [f"{name}/steeper", choice.input[2], choice.input[1]], [name]))
+        else:
+            nodes.extend((makers[choice.input[0]], choice))
+
+    for node in graph.node:
+        if node.output[0] in tests:
+            continue
+        if node.output[0] in choices:
+            put_slope(choices[node.output[0]])
+        elif node.op_type == "PRelu" and node.input[0] in slopes:
+            put_slope(node.input[0])
+            factor = slopes[node.input[0]].output[0]
+            nodes.append(helper.make_node("Mul", [node.input[0], factor], [node.output[0]], name=node.name))
+        else:
+            nodes.append(node)
+    del graph.node[:]
+    graph.node.extend(nodes)
+    return len(slopes)
+
+
+def without_steady(model: onnx.ModelProto, steady: Collection[str]) -> onnx.ModelProto | None:
+    """Take what hangs on the inputs `steady` alone out of a graph and return it as a graph of its own, whose results
+    become inputs of the rest in the place of `steady`; None when there is nothing, and the graph stays as it is."""
+    import onnx
+
+    graph = model.graph
+    varying = {port.name for port in graph.input} - set(steady)
+    fixed: set[str] = set(steady)
+    cut: dict[str, None] = {}
+    for node in graph.node:
+        if varying & set(node.input):
+            varying |= set(node.output)
+            cut |= dict.fromkeys(name for name in node.input if name in fixed)
+        elif fixed & set(node.input):
+            fixed |= set(node.output)
+    if not cut or cut.keys() & {*steady} or any(port.name in fixed for port in graph.output):
+        return None
+    inferred = onnx.shape_inference.infer_shapes(model).graph
+    ports = {value.name: value for value in inferred.value_info}
+    first = onnx.ModelProto()
+    first.CopyFrom(model)
+    _keep(first, [port for port in graph.input if port.name in steady], [ports[name] for name in cut])
+    rest = [port for port in graph.input if port.name not in steady]
+    _keep(model, [*rest, *(ports[name] for name in cut)], list(graph.output))
+    return first
+
+
+def _keep(model: onnx.ModelProto, inputs: Sequence[Any], outputs: Sequence[Any]) -> None:
+    """Leave in a graph what leads from some values to others, in place."""
+    graph = model.graph
+    given, wanted = {port.name for port in inputs}, {port.name for port in outputs}
+    nodes: list[onnx.NodeProto] = []
+    for node in reversed(graph.node):
+        if wanted & set(node.output):
+            nodes.append(node)
+            wanted |= set(node.input) - given
+    tensors = [tensor for tensor in graph.initializer if tensor.name in wanted]
+    kept: tuple[tuple[Any, list[Any]], ...] = (
+        (graph.node, nodes[::-1]),
+        (graph.initializer, tensors),
+        (graph.input, list(inputs)),
+        (graph.output, list(outputs)),
+        (graph.value_info, []),
+    )
+    for field, values in [(field, [_copied(value) for value in values]) for field, values in kept]:
+        del field[:]
+        field.extend(values)
+
+
+def _copied(message: Any) -> Any:
+    copy = type(message)()
+    copy.CopyFrom(message)
+    return copy
 
 
 def rewrite(model: onnx.ModelProto) -> int:
