@@ -30,6 +30,7 @@ from .replace import Deidentifier, tracks_of_photo
 from .scan import Scanner
 from .stand_in import People
 from .track_file import write_tracks
+from .traits import known_candidates
 from .verdict import Verdict, careful_frames
 
 Progress = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
@@ -39,7 +40,7 @@ Progress = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
 class Options:
     """What the user chose."""
 
-    seed: int = 0  # number of the first synthetic person to look at
+    seed: int = 0  # which synthetic people are looked at
     faces: str = "all"  # or "largest"
     unsure: str = "mosaic"  # or "keep"
     mute: bool = False  # leave the sound out
@@ -95,7 +96,14 @@ class Worker:
         return tracks
 
     def _work(self, tracks: Sequence[Track], still: bool = False) -> Deidentifier:
-        people = People(self._composer, self._draw, self._options.seed, self._options.stand_ins)
+        people = People(
+            self._composer,
+            self._draw,
+            self._options.seed,
+            self._options.stand_ins,
+            measured=known_candidates(self._composer),
+            judges=self._open_judges(),
+        )
         faces, unsure = self._options.faces, self._options.unsure
         return Deidentifier(self._composer, people, tracks, faces=faces, unsure=unsure, still=still)
 
@@ -173,7 +181,7 @@ def open_worker(composer: Composer, options: Options, *, note: Note | None, prog
     """Return a worker whose sessions are open and warm, with synthetic people of the composer's generator."""
     sampler = Sampler(composer)
     draw = cache(lambda number: sampler.person(number)[1])
-    composer.warm_up(draw(options.seed))
+    composer.warm_up(draw(0))
     made_of: dict[str, Any] = {"bundle": composer.bundle.to_json(), "engine": composer.provider}
     made_of |= {"resolution": composer.resolution}
     return Worker(composer, draw, options, made_of=made_of, note=note, progress=progress)
