@@ -135,7 +135,11 @@ class Worker:
                 settings = {**self._made_of, "tracks": _fingerprint(tracks)}
                 with self._progress(f"{path.name}, replacing", clip.frames) as tick:
                     frames, missing = rework(clip, output, work, settings=settings, note=note, tick=tick)
-                verdict = self._verdict(clip, output, work)
+                try:
+                    verdict = self._verdict(clip, output, work)
+                except KeyboardInterrupt:
+                    unchecked = "is written, but was not checked: somebody may be left in it"
+                    raise KeyboardInterrupt(f"stopped; {output} {unchecked}.") from None
                 if not (again and verdict.missed and self._options.faces == "all" and given is None):
                     break
                 for frame, faces in verdict.missed.items():  # once more, with what was missed
@@ -255,7 +259,15 @@ def _kept_faces(
             rows = [[*face.box, face.score, *face.points.ravel().tolist()] for face in faces]
             file.write(json.dumps([frame, rows]) + "\n")
 
-        yield known, keep
+        try:
+            yield known, keep
+        except InputError:
+            if not any(known.values()):  # nobody is in it: there is nothing to go on from
+                shutil.rmtree(folder)
+            raise
+        except KeyboardInterrupt as stop:
+            kept = f"what was found so far is kept in {folder}, and the same command goes on from there"
+            raise KeyboardInterrupt(str(stop) or f"stopped; {kept}.") from None
     shutil.rmtree(folder)
 
 
