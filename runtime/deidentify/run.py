@@ -30,6 +30,7 @@ from .replace import Deidentifier, tracks_of_photo
 from .scan import Scanner
 from .stand_in import People
 from .track_file import write_tracks
+from .traits import known_candidates
 from .verdict import Verdict, careful_frames
 
 Progress = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
@@ -39,7 +40,7 @@ Progress = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
 class Options:
     """What the user chose."""
 
-    seed: int = 0  # number of the first synthetic person to look at
+    seed: int = 0  # which synthetic people are looked at
     faces: str = "all"  # or "largest"
     unsure: str = "mosaic"  # or "keep"
     mute: bool = False  # leave the sound out
@@ -95,7 +96,14 @@ class Worker:
         return tracks
 
     def _work(self, tracks: Sequence[Track], still: bool = False) -> Deidentifier:
-        people = People(self._composer, self._draw, self._options.seed, self._options.stand_ins)
+        people = People(
+            self._composer,
+            self._draw,
+            self._options.seed,
+            self._options.stand_ins,
+            measured=known_candidates(self._composer),
+            judges=self._open_judges(),
+        )
         faces, unsure = self._options.faces, self._options.unsure
         return Deidentifier(self._composer, people, tracks, faces=faces, unsure=unsure, still=still)
 
@@ -127,7 +135,11 @@ class Worker:
                 settings = {**self._made_of, "tracks": _fingerprint(tracks)}
                 with self._progress(f"{path.name}, replacing", clip.frames) as tick:
                     frames, missing = rework(clip, output, work, settings=settings, note=note, tick=tick)
-                verdict = self._verdict(clip, output, work)
+                try:
+                    verdict = self._verdict(clip, output, work)
+                except KeyboardInterrupt:
+                    unchecked = "is written, but was not checked: somebody may be left in it"
+                    raise KeyboardInterrupt(f"stopped; {output} {unchecked}.") from None
                 if not (again and verdict.missed and self._options.faces == "all" and given is None):
                     break
                 for frame, faces in verdict.missed.items():  # once more, with what was missed
@@ -173,7 +185,7 @@ def open_worker(composer: Composer, options: Options, *, note: Note | None, prog
     """Return a worker whose sessions are open and warm, with synthetic people of the composer's generator."""
     sampler = Sampler(composer)
     draw = cache(lambda number: sampler.person(number)[1])
-    composer.warm_up(draw(options.seed))
+    composer.warm_up(draw(0))
     made_of: dict[str, Any] = {"bundle": composer.bundle.to_json(), "engine": composer.provider}
     made_of |= {"resolution": composer.resolution}
     return Worker(composer, draw, options, made_of=made_of, note=note, progress=progress)
@@ -247,7 +259,15 @@ def _kept_faces(
             rows = [[*face.box, face.score, *face.points.ravel().tolist()] for face in faces]
             file.write(json.dumps([frame, rows]) + "\n")
 
-        yield known, keep
+        try:
+            yield known, keep
+        except InputError:
+            if not any(known.values()):  # nobody is in it: there is nothing to go on from
+                shutil.rmtree(folder)
+            raise
+        except KeyboardInterrupt as stop:
+            kept = f"what was found so far is kept in {folder}, and the same command goes on from there"
+            raise KeyboardInterrupt(str(stop) or f"stopped; {kept}.") from None
     shutil.rmtree(folder)
 
 

@@ -11,15 +11,15 @@ import numpy as np
 from ..composer import Composer
 from ..face.crop import CROP_SIZE
 from ..identity import Identity
+from .judges import Judges
+from .traits import CHEEKS, HAIR, Candidates, colour, look_at
 
 KNOWN = 0.30  # cosine above which a face that appears in a clip is somebody who was there before
 STRANGER = 0.20  # cosine of a stand-in with the original, at most; of those below, one more alike fits better
 SAFE = 0.25  # cosine of the first composition with the original, at most
-CANDIDATES = 32  # synthetic people to choose from
-TRIED = 8  # of them are composed at most
-SKIN = ((130, 175, 78, 108), (130, 175, 148, 178))  # cheeks in the aligned crop: top, bottom, left, right px
-HAIR = ((16, 52, 88, 168),)
-HAIR_WEIGHT, ALIKE_WEIGHT = 0.4, 60.0  # beside the difference of skin (CIELAB): of hair's, and of one less in cosine
+MEASURED, DRAWN = 128, 32  # synthetic people to choose from: measured beforehand, or drawn for it
+TRIED = 4  # of them are composed at most
+ALIKE_WEIGHT, HAIR_WEIGHT = 60.0, 0.4  # of one less in cosine, and of the hair's colour, beside that of the skin
 
 
 @dataclass
@@ -35,12 +35,21 @@ class People:
     """Everybody of a photo or clip."""
 
     def __init__(
-        self, composer: Composer, draw: Callable[[int], Identity], seed: int, given: Sequence[Identity] = ()
+        self,
+        composer: Composer,
+        draw: Callable[[int], Identity],
+        seed: int,
+        given: Sequence[Identity] = (),
+        *,
+        measured: Candidates | None = None,
+        judges: Judges | None = None,
     ) -> None:
-        """`draw` gives the synthetic person of a number, see `sample.Sampler`. `seed`: number of the first one to look
-        at. `given`: who is to stand in, in the order of appearance and over again, in the place of those."""
+        """`draw` gives the synthetic person of a number, see `sample.Sampler`. `seed`: which of them are looked at.
+        `given`: who is to stand in, in the order of appearance and over again, in the place of those. `measured`: what
+        is known of the synthetic people beforehand. `judges`: with dlib's, who tell sex and age."""
         self.all: list[Person] = []
         self._composer, self._draw, self._seed, self._given = composer, draw, seed, list(given)
+        self._measured, self._judges = measured, judges
 
     def restore(self, known: Sequence[tuple[np.ndarray, int]]) -> None:
         """Bring back people by code and seed of the stand-in."""
@@ -64,33 +73,38 @@ class People:
         return len(self.all) - 1
 
     def _choose(self, crop: np.ndarray, code: np.ndarray) -> int:
-        """Of the synthetic people who are strangers to the recogniser, those least so (it goes by sex and age as well)
-        are composed in this pose and light; of the compositions that are strangers, too, the one whose skin and hair
-        are nearest is chosen, or else the one least alike."""
-        taken = {person.seed for person in self.all}
-        seeds = [seed for seed in range(self._seed, self._seed + CANDIDATES + len(taken)) if seed not in taken]
-        people = {seed: self._draw(seed) for seed in seeds}
-        alike = {seed: float(code @ people[seed].code) for seed in seeds}
+        """Of the synthetic people who are strangers to the recogniser, those who fit best by sex, age and skin, or if
+        these are not known by being least strange, are composed in this pose and light; of the compositions that are
+        strangers, too, the one that fits best in skin and hair as well is chosen, or else the one least alike."""
+        candidates = self._candidates()
+        alike = candidates.codes @ code
+        apart = candidates.apart(look_at(self._judges, crop), colour(crop, CHEEKS)) - ALIKE_WEIGHT * alike
+        free = ~np.isin(candidates.numbers, [person.seed for person in self.all])
+        near = [index for index in np.argsort(apart) if free[index] and alike[index] < STRANGER]
         attributes = self._composer.attribute_code(crop)
         tried: dict[int, float] = {}
         fit: dict[int, float] = {}
-        near = sorted((seed for seed in seeds if alike[seed] < STRANGER), key=lambda seed: -alike[seed])
-        for seed in near[:TRIED]:
-            image = self._composer.image(self._composer.w(people[seed], attributes))
+        for index in near[:TRIED]:
+            seed = int(candidates.numbers[index])
+            image = self._composer.image(self._composer.w(self._draw(seed), attributes))
             small = cv2.resize(image, (CROP_SIZE, CROP_SIZE), interpolation=cv2.INTER_AREA)
             tried[seed] = float(code @ self._composer.identity_code(small))
             if tried[seed] < SAFE:
-                fit[seed] = colour_difference(crop, small) - ALIKE_WEIGHT * alike[seed]
+                fit[seed] = colour_difference(crop, small) + float(apart[index])
         if fit:
             return min(fit, key=lambda seed: fit[seed])
-        return min(tried or alike, key=lambda seed: (tried or alike)[seed])
+        rest = dict(zip(candidates.numbers[free].tolist(), alike[free].tolist(), strict=True))
+        return min(tried or rest, key=lambda seed: (tried or rest)[seed])
+
+    def _candidates(self) -> Candidates:
+        """Those to choose from, more than are taken."""
+        if self._measured is not None:
+            return self._measured.some(self._seed, MEASURED + len(self.all))
+        numbers = self._seed + np.arange(DRAWN + len(self.all))
+        return Candidates(numbers, np.array([self._draw(int(number)).code for number in numbers]))
 
 
 def colour_difference(one: np.ndarray, other: np.ndarray) -> float:
     """Return how far apart skin and hair of two aligned crops RGB uint8 [256, 256, 3] are, in CIELAB (0..about 100)."""
-    labs = [cv2.cvtColor(crop.astype(np.float32) / 255, cv2.COLOR_RGB2LAB) for crop in (one, other)]
-    apart = []
-    for places in (SKIN, HAIR):
-        means = [np.mean([lab[t:b, l:r].mean(axis=(0, 1)) for t, b, l, r in places], axis=0) for lab in labs]
-        apart.append(float(np.linalg.norm(means[0] - means[1])))
-    return apart[0] + HAIR_WEIGHT * apart[1]
+    skin, hair = (np.linalg.norm(colour(one, places) - colour(other, places)) for places in (CHEEKS, HAIR))
+    return float(skin + HAIR_WEIGHT * hair)

@@ -14,6 +14,7 @@ from ..assets import shipped_faces
 from ..composer import Composer
 from ..deidentify.replace import Deidentifier, tracks_of_photo
 from ..deidentify.stand_in import People
+from ..deidentify.traits import known_candidates
 from ..errors import FidError
 from ..interpolate import interpolate, strip
 from ..labels.mark import embed_mark
@@ -109,7 +110,7 @@ def _replaced(composer: Composer, person: Look, note_of: NoteOf) -> Section:
     try:
         image = read_image(person.path)
         sampler = Sampler(composer)
-        people = People(composer, lambda seed: sampler.person(seed)[1], 0)
+        people = People(composer, lambda seed: sampler.person(seed)[1], 0, measured=known_candidates(composer))
         picture = Deidentifier(composer, people, tracks_of_photo(composer, image)).picture(image, 0.0)
     except FidError as error:
         return Section(title, f"This could not be made here: {error}", command, [])

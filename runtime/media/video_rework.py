@@ -166,6 +166,8 @@ def _write_part(
         picture = embed_mark(picture) if marked else picture
         if container is None or stream is None:
             first = stamp
+            temporary.unlink(missing_ok=True)  # of a run that was killed
+            temporary.touch(mode=0o600)
             container = av.open(str(temporary), "w", format="nut")  # keeps any time base exactly
             stream = add_picture_stream(container, picture.shape, clip.time_base, clip.rate, (SOFTWARE,))
         for packet in stream.encode(to_frame(picture, stamp - first, clip.time_base)):
@@ -179,7 +181,6 @@ def _write_part(
     for packet in stream.encode():
         container.mux(packet)
     container.close()
-    temporary.chmod(0o600)
     temporary.replace(part)
     own = {"part.frames": np.array(count), "part.first": np.array(first), "part.last": np.array(last)}
     own |= {"part.missing": np.array(reading.take(last))}

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from fid.runtime.assets import FACES
 from fid.runtime.commands.bench import made_frames
-from fid.runtime.deidentify import judges, run
+from fid.runtime.deidentify import judges, run, stand_in
 from fid.runtime.deidentify.run import plan
 from fid.runtime.errors import InputError
 from fid.runtime.media import video_rework
@@ -26,6 +26,7 @@ from .test_photos import ADA, fid_run, one_line
 def in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fetched: Callable[[str], Path]) -> None:
     for name in ("yunet", "dlib"):
         fetched(name)
+    monkeypatch.setattr(stand_in, "DRAWN", 4)  # they all look alike, and drawing them takes long
     monkeypatch.chdir(tmp_path)
 
 
@@ -151,6 +152,46 @@ def test_what_a_stopped_run_leaves_is_private_and_used_again(
     fid_run("deidentify", "--bundle", bundle, clip, "-o", "out.mp4")
     fid_run("deidentify", "--bundle", bundle, clip, "-o", "again.mp4")
     assert Path("out.mp4").read_bytes() == Path("again.mp4").read_bytes()
+
+
+@pytest.mark.usefixtures("nobody_matches")
+def test_a_run_that_is_stopped_says_what_is_left(bundle: str, clip: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    for where, told in (
+        ("Scanner.finish", ".out.mp4.faces"),
+        ("Verdict.add", "out.mp4 is written, but was not checked"),
+    ):
+        name, method = where.split(".")
+        with monkeypatch.context() as patch:
+            patch.setattr(getattr(run, name), method, stop)
+            result = fid_run("deidentify", "--bundle", bundle, clip, "-o", "out.mp4", exit_code=130)
+        assert told in result.stderr
+    assert not Path("out.mp4.json").exists()
+
+
+def test_what_is_half_written_when_a_run_is_killed_is_private(tmp_path: Path, clip: str) -> None:
+    modes: list[int] = []
+
+    class Watch:
+        state = None
+
+        def picture(self, image: np.ndarray, time_s: float) -> np.ndarray:
+            modes.extend(stat.S_IMODE(path.stat().st_mode) for path in tmp_path.rglob("*.unfinished"))
+            return image if len(modes) < 3 else stopped()  # type: ignore[return-value]
+
+    with pytest.raises(InputError):
+        video_rework.rework(open_clip(Path(clip)), tmp_path / "out.mp4", Watch(), settings={})
+    assert modes == [0o600] * len(modes)
+    assert modes
+
+
+def test_a_clip_without_a_face_leaves_nothing(bundle: str, tmp_path: Path) -> None:
+    wall = np.full((96, 128, 3), 150, np.uint8)
+    write_clip(tmp_path / "wall.mp4", [22500 * number for number in range(3)], pictures=lambda number: wall)
+    fid_run("deidentify", "--bundle", bundle, "wall.mp4", "-o", "out.mp4", exit_code=1)
+    assert {path.name for path in tmp_path.iterdir()} == {"wall.mp4"}
 
 
 def stopped(*_: object, **__: object) -> None:

@@ -1,0 +1,106 @@
+"""Who stands in: strangers to the recogniser who look alike, by what was measured of them beforehand."""
+
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from fid.runtime import Composer, Identity
+from fid.runtime.assets import shipped_faces
+from fid.runtime.deidentify import traits
+from fid.runtime.deidentify.judges import Judges
+from fid.runtime.deidentify.stand_in import SAFE, STRANGER, People, colour_difference
+from fid.runtime.deidentify.traits import Candidates, Traits, known_candidates, look_at
+from fid.runtime.media.images import read_image
+from fid.runtime.sample import Sampler
+
+MEN = {"ada": False, "ben": True, "dave": True}
+
+
+@pytest.fixture(scope="module")
+def judges(fetched: Callable[[str], Path]) -> Judges:
+    """Both recognisers, with the bundle that ships."""
+    for name in ("sface", "dlib", "yunet"):
+        fetched(name)
+    return Judges(Composer(engine="onnxruntime", threads=1))
+
+
+def candidates(*people: tuple[float, float, tuple[float, float, float]]) -> Candidates:
+    """People of (male, age, skin)."""
+    male, age, skin = (np.array(values, np.float32) for values in zip(*people, strict=True))
+    return Candidates(np.arange(len(people)), np.eye(len(people), 128, dtype=np.float32), male, age, skin)
+
+
+def test_sex_counts_more_than_age_and_an_unsure_sex_less() -> None:
+    skin = (60.0, 15.0, 15.0)
+    people = candidates((1.0, 40, skin), (0.0, 40, skin), (1.0, 70, skin))
+    man = people.apart(Traits(1.0, 40), np.array(skin))
+    assert man.tolist() == [0, traits.SEX_WEIGHT, 30 * traits.AGE_WEIGHT]
+    unsure = people.apart(Traits(0.5, 40), np.array(skin))
+    assert unsure[0] == unsure[1] < man[1]
+
+
+def test_without_the_second_recogniser_the_skin_alone_counts() -> None:
+    people = candidates((1.0, 40, (60, 15, 15)), (0.0, 40, (30, 15, 15)))
+    assert people.apart(None, np.array((30, 15, 15))).tolist() == [30 * traits.SKIN_WEIGHT, 0]
+    assert look_at(None, np.zeros((256, 256, 3), np.uint8)) is None
+    unknown = Candidates(people.numbers, people.codes)
+    assert unknown.apart(Traits(1.0, 40), np.zeros(3)).tolist() == [0, 0]
+
+
+def test_another_seed_looks_at_others_and_the_same_seed_at_the_same() -> None:
+    people = candidates(*[(float(n % 2), 20.0 + n, (60, 15, 15)) for n in range(40)])
+    first, again, other = (people.some(seed, 10) for seed in (0, 0, 1))
+    assert first.numbers.tolist() == again.numbers.tolist() != other.numbers.tolist()
+    assert first.age is not None
+    assert np.array_equal(first.age, 20 + first.numbers)
+    assert np.array_equal(first.codes, people.codes[first.numbers])
+
+
+def test_another_generator_has_no_measured_people(toy_bundle: Path) -> None:
+    assert known_candidates(Composer(toy_bundle)) is None
+
+
+def test_measured_people_are_those_of_the_sampler(judges: Judges) -> None:
+    """What was measured of them beforehand is what is measured now."""
+    known, sampler = known_candidates(judges._composer), Sampler(judges._composer)
+    assert known is not None
+    assert known.male is not None
+    assert known.age is not None
+    for number in (11, 200):
+        image, identity = sampler.person(number)
+        assert float(known.codes[number] @ identity.code) > 0.95
+        told = look_at(judges, cv2.resize(image, (256, 256), interpolation=cv2.INTER_AREA))
+        assert told is not None
+        assert abs(told.male - known.male[number]) < 0.2
+        assert abs(told.age - known.age[number]) < 6
+
+
+def test_generated_people_get_strangers_of_their_sex_and_skin(judges: Judges) -> None:
+    composer = judges._composer
+    sampler, measured = Sampler(composer), known_candidates(composer)
+
+    @cache
+    def draw(number: int) -> Identity:
+        return sampler.person(number)[1]
+
+    people = People(composer, draw, 0, measured=measured, judges=judges)
+    shades = []
+    for name, is_man in MEN.items():
+        crop = read_image(shipped_faces("identity")[name])
+        told = look_at(judges, crop)
+        assert told is not None
+        assert (told.male > 0.5) == is_man, name
+        person = people.all[people.add(crop, code := composer.identity_code(crop))]
+        assert float(person.stand_in.code @ code) < STRANGER + 0.05
+        image = composer.image(composer.w(person.stand_in, composer.attribute_code(crop)))
+        small = cv2.resize(image, (256, 256), interpolation=cv2.INTER_AREA)
+        assert float(composer.identity_code(small) @ code) < SAFE
+        seen = look_at(judges, small)
+        assert seen is not None
+        assert (seen.male > 0.5) == is_man, name
+        shades.append(colour_difference(crop, small))
+    assert np.mean(shades) < 25
+    assert len({person.seed for person in people.all}) == len(MEN)
