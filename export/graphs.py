@@ -104,9 +104,7 @@ class AttributesGraph(GraphModule):
 
 
 class MapperGraph(GraphModule):
-    """Identity code, attribute code and, where the mapper takes it, appearance -> w."""
-
-    outputs = (W,)
+    """Identity code, attribute code and, where the mapper takes it, appearance -> w, or W+ by a mapper into that."""
 
     def __init__(self, networks: Networks) -> None:
         super().__init__()
@@ -116,11 +114,12 @@ class MapperGraph(GraphModule):
             attributes_of(networks.attributes_size),
             *appearance_of(networks),
         )
+        self.outputs = (W if networks.mapper_styles is None else w_plus_of(networks.mapper_styles),)
 
     def forward(
         self, identity: torch.Tensor, attributes: torch.Tensor, appearance: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """Map codes float32 [N, identity_size] and one or two [N, attributes_size] -> w float32 [N, 512]."""
+        """Map codes float32 [N, identity_size] and one or two [N, attributes_size] -> w float32 [N, 512] or W+."""
         return self.mapper(identity, attributes, *(() if appearance is None else (appearance,)))
 
 
@@ -160,7 +159,8 @@ class ReenactGraph(GraphModule):
         """Map crop uint8 [N, 256, 256, 3], code float32 [N, D], offset float32 [N, n_styles, 512], appearance ->
         picture uint8 [N, R, R, 3]."""
         codes = (self.attributes(from_crop(crop)), *(() if appearance is None else (appearance,)))
-        return to_picture(self.synthesis(self.mapper(identity, *codes)[:, None] + w_plus_offset))
+        w = self.mapper(identity, *codes)
+        return to_picture(self.synthesis((w if w.ndim == 3 else w[:, None]) + w_plus_offset))
 
 
 class MappingGraph(GraphModule):

@@ -17,16 +17,14 @@ from ..runtime.weights.cache import sha256
 from ..runtime.weights.prepare import SKELETON_WEIGHTS
 from ..trainer.loop import source_commit
 from ..trainer.networks.exported import BundleIdentity
-from ..trainer.networks.inception import FEATURES
 from ..trainer.networks.mobilestylegan import Synthesis
 from ..trainer.networks.trained import IDENTITY_SIZE
 from ..trainer.networks.vggface2 import JoinedEncoder, VGGFace2
-from ..trainer.presets import FitConfig
 from ..trainer.weights.checkpoint import read_record
-from ..trainer.weights.from_bundle import appearance_size, load_graph, load_synthesis
+from ..trainer.weights.from_bundle import load_graph, load_synthesis
 from ..trainer.weights.generator import read_generator
 from ..trainer.weights.identity import check_identity_encoder, load_identity_encoder
-from ..trainer.weights.trained import Trainable, load_generator, load_trained
+from ..trainer.weights.trained import load_generator, load_trained, shaped_as
 from .fold import fold_batch_norms, frozen, rounded_to_fp16, with_transposed_wavelets
 
 PUBLISHED = 1024  # px, of MobileStyleGAN
@@ -43,7 +41,7 @@ class Networks:
     """What a bundle is made of. All take and give float32; pictures are [N, 3, S, S] RGB in [-1, 1]."""
 
     attributes: nn.Module  # E_attr: aligned crop [N, 3, 256, 256] -> attribute code [N, attributes_size]
-    mapper: nn.Module  # M: identity code [N, 128], attribute code -> w [N, 512]; buffers w_mean, w_std [512]
+    mapper: nn.Module  # M: identity code [N, 128], attribute code -> w [N, 512] or W+; buffers w_mean, w_std [512]
     synthesis: nn.Module  # G: w [N, 512] -> image [N, 3, R, R]
     resolution: int  # R, px
     provenance: dict[str, Any] = field(default_factory=dict)  # where the weights come from, for bundle.json
@@ -61,6 +59,11 @@ class Networks:
     def takes_appearance(self) -> bool:
         """Whether the mapper takes the attribute code of the identity image, too."""
         return getattr(self.mapper, "appearance", None) is not None
+
+    @property
+    def mapper_styles(self) -> int | None:
+        """Of a mapper into W+, how many w it answers with; None of one into W."""
+        return getattr(self.mapper, "n_styles", None)
 
     def with_generator(self, synthesis: nn.Module, resolution: int, origin: dict[str, Any]) -> "Networks":
         """Return the same with another generator and what bundle.json says of it; without a light one."""
@@ -107,10 +110,27 @@ def read_networks(
     such a file. light: a run or checkpoint of `fid-train distill --narrow`; None for the shipped one beside the shipped
     generator. identity_encoder: files of E_id, as training was given.
 
-    Raises InputError when a folder holds no checkpoint or a mapper into W+, for a resolution that the generator does
-    not make, for a light generator of another one, and for a file whose W is not the mapper's; FidError when something
-    holds other networks.
+    Raises InputError when a folder holds no checkpoint, for a resolution that the generator does not make, for a light
+    generator of another one, for a file whose W is not the mapper's, and for a mapper into W+ of another generator;
+    FidError when something holds other networks.
     """
+    networks = _networks_of(checkpoint, generator, resolution, noise, light, identity_encoder)
+    if networks.mapper_styles not in (None, networks.synthesis.n_styles):
+        raise InputError(
+            f"{checkpoint} maps into W+ of {networks.mapper_styles} styles and the generator takes "
+            f"{networks.synthesis.n_styles}: name the one that it was trained through with --generator."
+        )
+    return networks
+
+
+def _networks_of(
+    checkpoint: Path | None,
+    generator: Path | None,
+    resolution: int | None,
+    noise: bool,
+    light: Path | None,
+    identity_encoder: Sequence[Path],
+) -> Networks:
     full = generator is None and resolution == PUBLISHED
     own = generator is not None and generator.is_file()
     if light is not None and (full or own):
@@ -153,8 +173,6 @@ def _mapper_of(checkpoint: Path | None, shipped: Networks | None) -> Networks:
         assert shipped is not None
         return replace(shipped, provenance=shipped.provenance | _environment())
     trained = load_trained(checkpoint)
-    if trained.mapper.n_styles:
-        raise InputError(f"{checkpoint} maps into W+, which bundles do not hold: train with --set w_plus=false.")
     parts = {"attributes": trained.attributes, "mapper": trained.mapper, "attributes_size": trained.attributes_size}
     provenance = {**(shipped.provenance if shipped else {}), "trained": _origin(checkpoint), **_environment()}
     if shipped is not None:
@@ -207,9 +225,7 @@ def read_bundle(bundle: Bundle) -> Networks:
 
     Raises FidError when the bundle was made from other networks than this version of fid has.
     """
-    encoder = "inception" if bundle.attributes_size == FEATURES else "light"
-    config = FitConfig(attribute_encoder=encoder, appearance=appearance_size(bundle))
-    trained, synthesis = Trainable(config, bundle.identity_size), load_synthesis(bundle)
+    trained, synthesis = shaped_as(bundle), load_synthesis(bundle)
     attributes = fold_batch_norms(trained.attributes, torch.zeros(1, 3, CROP_SIZE, CROP_SIZE))
     for module, graph in ((attributes, "attributes"), (trained.mapper, "mapper")):
         load_graph(module, bundle, graph)

@@ -247,9 +247,10 @@ def refine_round(networks: Networks, sface: SFace, config: RefineConfig | None =
 
 
 def can_refine(networks: Networks) -> bool:
-    """Return whether there is such a round for the networks."""
-    own = networks.identity is not None  # whose codes of real people are not known
-    return networks.light is not None and isinstance(networks.attributes, AttributeEncoder) and not own
+    """Return whether there is such a round for the networks: codes of real people are known of SFace alone, and the
+    rounds begin from one w."""
+    begins = networks.identity is None and networks.mapper_styles is None
+    return begins and networks.light is not None and isinstance(networks.attributes, AttributeEncoder)
 
 
 def refine_model(one: Round) -> onnx.ModelProto:

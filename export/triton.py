@@ -39,8 +39,10 @@ def write_repository(bundle: Bundle, folder: Path, plans: dict[str, bytes] | Non
     """Write the model repository of a bundle into a new folder, and return the names of its models.
 
     `plans`: TensorRT engines by graph, built on the GPU that will serve them, in the place of ONNX files. Raises
-    `InputError` when there is something in the folder already.
+    `InputError` when there is something in the folder already, and for a bundle whose mapper answers in W+.
     """
+    if bundle.maps_to_w_plus:
+        raise InputError(f"the bundle {bundle.name} maps into W+, and Triton is given mappers into W.")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise InputError(f"{folder} is there already; give the name of a new folder.")
     folder.parent.mkdir(parents=True, exist_ok=True)

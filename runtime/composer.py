@@ -240,9 +240,10 @@ class Composer:
 
     def w(self, identity: Identity, attributes: np.ndarray) -> np.ndarray:
         """Compute M: identity and attribute code float32 [attributes_size] -> w float32 [w_size], or W+ float32
-        [n_styles, w_size] where the identity has an offset."""
+        [n_styles, w_size] where the mapper answers in it or the identity has an offset."""
         with stage("mapper"):
-            w = self._run("mapper", "w", attributes=attributes, **self._codes(identity))
+            space = "w_plus" if self.bundle.maps_to_w_plus else "w"
+            w = self._run("mapper", space, attributes=attributes, **self._codes(identity))
         return w if identity.w_plus_offset is None else per_style(w + identity.w_plus_offset, self.bundle.n_styles)
 
     def _codes(self, identity: Identity) -> dict[str, np.ndarray]:

@@ -1,5 +1,7 @@
 """Frozen networks of fid's shapes with a few thousand weights, so that many training steps take seconds."""
 
+import math
+
 import torch
 import torch.nn.functional as F
 from fid.trainer.data.dataset import FrozenNetworks
@@ -13,7 +15,7 @@ class TinySynthesis(nn.Module):
 
     def __init__(self, resolution: int) -> None:
         super().__init__()
-        self.resolution = resolution
+        self.resolution, self.n_styles = resolution, 2 * int(math.log2(resolution))
         self.colours = nn.Linear(512, 3 * 8 * 8)
 
     def forward(self, w: Tensor) -> Tensor:

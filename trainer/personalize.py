@@ -41,9 +41,9 @@ from .networks.sface import SFace
 from .networks.tfjs import TfjsGraph
 from .networks.trained import Mapper
 from .weights.checkpoint import read_record
-from .weights.from_bundle import appearance_size, is_bundle, load_graph, load_synthesis
+from .weights.from_bundle import is_bundle, load_graph, load_synthesis
 from .weights.identity import check_identity_encoder
-from .weights.trained import load_generator, load_mapping, load_trained
+from .weights.trained import load_generator, load_mapping, load_trained, shaped_as
 
 SAME_PERSON = 0.363  # cosine of SFace codes from which OpenCV, its publisher, takes two photos for one person
 LPIPS_SIZE = 128  # px, side of the pictures that LPIPS compares
@@ -201,7 +201,7 @@ def bundle_networks(composer: Composer, device: torch.device) -> Networks:
         raise InputError(
             f"the bundle {composer.bundle.name} has an identity encoder of its own: fid personalises people by SFace."
         )
-    mapper = Mapper(composer.bundle.attributes_size, appearance=appearance_size(composer.bundle))
+    mapper = shaped_as(composer.bundle).mapper
     load_graph(mapper, composer.bundle, "mapper")
     synthesis = load_synthesis(composer.bundle)
 
@@ -230,6 +230,8 @@ def _networks(
     mapping: Mapping,
     device: torch.device,
 ) -> Networks:
+    if mapper.n_styles:
+        raise InputError("this mapper answers in W+, and personalising begins from one w: train with w_plus=false.")
     identity, landmarks, perceptual, head = SFace.load(), FaceMesh.load(), LPIPS.load("alex"), HeadMask.load()
     for network in (mapper, synthesis, identity, landmarks, perceptual, head, mapping):
         network.to(device).eval().requires_grad_(False)

@@ -60,12 +60,14 @@ class Site:
 def write_site(bundle: Bundle, target: Path, progress: Callable[[str], None] = lambda what: None) -> Site:
     """Write the site of a bundle to the folder `target`, in the place of a former one; return its figures.
 
-    `progress` hears what is being done. Raises InputError when `target` holds something else or the bundle makes
-    pictures that a page cannot; FidError when something cannot be fetched or written. The folder appears whole or not
-    at all.
+    `progress` hears what is being done. Raises InputError when `target` holds something else, the bundle makes pictures
+    that a page cannot or its mapper answers in W+; FidError when something cannot be fetched or written. The folder
+    appears whole or not at all.
     """
     target = Path(target)
     _check_target(target)
+    if bundle.maps_to_w_plus:
+        raise InputError(f"the bundle {bundle.name} maps into W+, and the page computes with mappers into W.")
     progress(f"fetching {PACKAGE} {VERSION}")
     runtime = onnxruntime_web()
     with plain_disk_errors("writing the site", target.parent), new_folder(target) as folder:

@@ -52,7 +52,7 @@ def trial_inputs(session: Session, path: Path) -> dict[str, NDArray]:
     for tensor in session.inputs:
         shape = tuple(INPUTS if isinstance(side, str) else side for side in tensor.shape)
         array = known.get(tensor.name)
-        if tensor.name == "w_plus" and array is not None:
+        if tensor.name == "w_plus" and array is not None and array.ndim == 2:
             array = np.repeat(array[:, None], shape[1], axis=1)
         if array is not None and array.shape == shape:
             arrays[tensor.name] = array
@@ -66,7 +66,8 @@ def trial_inputs(session: Session, path: Path) -> dict[str, NDArray]:
 
 @cache
 def _codes(folder: Path) -> dict[str, NDArray]:
-    """crop, identity, attributes, appearance and w (as w_plus) of `INPUTS` people, by a bundle's graphs on the CPU."""
+    """crop, identity, attributes, appearance and w or W+ (as w_plus) of `INPUTS` people, by a bundle's graphs on the
+    CPU."""
     faces = [read_image(face) for face in sorted(FACES.glob("*.jpg"))[:INPUTS]]
     size = (CROP_SIZE, CROP_SIZE)
     crop = np.stack([cv2.resize(face, size, interpolation=cv2.INTER_AREA) for face in faces])
@@ -76,7 +77,7 @@ def _codes(folder: Path) -> dict[str, NDArray]:
     identity = code / np.linalg.norm(code, axis=1, keepdims=True)
     attributes = _reference(folder / "attributes.onnx").run(crop=crop)["attributes"]
     codes = {"identity": identity, "attributes": attributes, "appearance": attributes[::-1].copy()}
-    w = mapper.run(**{tensor.name: codes[tensor.name] for tensor in mapper.inputs})["w"]
+    (w,) = mapper.run(**{tensor.name: codes[tensor.name] for tensor in mapper.inputs}).values()
     return {"crop": crop, **codes, "w_plus": w}
 
 

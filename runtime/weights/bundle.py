@@ -58,13 +58,14 @@ BROKEN_ZIP = (
 MAX_RESOLUTION = 2048
 """px; the largest published generators of faces make 1024."""
 
-NEEDED: Mapping[str, tuple[set[str], str]] = {
-    "identity": ({"crop"}, "identity"),
-    "attributes": ({"crop"}, "attributes"),
-    "mapper": ({"identity", "attributes"}, "w"),
-    "synthesis": ({"w_plus"}, "image"),
+NEEDED: Mapping[str, tuple[set[str], tuple[str, ...]]] = {
+    "identity": ({"crop"}, ("identity",)),
+    "attributes": ({"crop"}, ("attributes",)),
+    "mapper": ({"identity", "attributes"}, ("w", "w_plus")),
+    "synthesis": ({"w_plus"}, ("image",)),
 }
-"""Graphs that every bundle has, what each takes and what it gives; a mapper may take the appearance as well."""
+"""Graphs that every bundle has, what each takes and which one output it gives; a mapper may take the appearance as
+well, and answers in W or in W+."""
 
 
 @dataclass(frozen=True)
@@ -196,11 +197,13 @@ class Bundle:
         for name, (takes, gives) in NEEDED.items():
             inputs = {tensor.name for tensor in self.graph(name).inputs}
             outputs = {tensor.name for tensor in self.graph(name).outputs}
-            if inputs - {"appearance"} != takes or outputs != {gives}:
+            if inputs - {"appearance"} != takes or outputs not in ({output} for output in gives):
                 raise FidError(
                     f"the bundle {self.folder} is damaged: the graph {name} has to take {' and '.join(sorted(takes))} "
-                    f"and give {gives}."
+                    f"and give {' or '.join(gives)}."
                 )
+        if self.maps_to_w_plus and REFINE in self.graphs:
+            raise FidError(f"the bundle {self.folder} is damaged: {REFINE} begins in W, and its mapper answers in W+.")
         for name, graph in self.graphs.items():
             for tensor in (*graph.inputs, *graph.outputs):
                 shape, dtype = sizes.get(tensor.name, (tensor.shape[1:], tensor.dtype))
@@ -285,6 +288,11 @@ class Bundle:
     def takes_appearance(self) -> bool:
         """Whether the mapper takes the attribute code of the identity photo beside its identity code."""
         return any(tensor.name == "appearance" for tensor in self.graph("mapper").inputs)
+
+    @property
+    def maps_to_w_plus(self) -> bool:
+        """Whether the mapper answers in W+, a w for each style of the generator, instead of W."""
+        return [tensor.name for tensor in self.graph("mapper").outputs] == ["w_plus"]
 
     def graph(self, name: str) -> Graph:
         """Return the description of a graph; FidError when the bundle has none of that name."""

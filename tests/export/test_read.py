@@ -73,8 +73,10 @@ def test_other_attribute_encoders_and_mappers(tmp_path, checkpoints):
     assert networks.attributes_size == 2048
     code = bundle_graphs(networks.for_inference())["attributes"](torch.zeros(1, 256, 256, 3, dtype=torch.uint8))
     assert code.shape == (1, 2048)
-    with pytest.raises(InputError, match=r"maps into W\+, which bundles do not hold"):
-        read_networks(tmp_path / "w_plus", checkpoints[1])
+    networks = read_networks(tmp_path / "w_plus", checkpoints[1])
+    assert networks.mapper_styles == networks.synthesis.n_styles == 14
+    with pytest.raises(InputError, match=r"maps into W\+ of 14 styles and the generator takes 17: name the one"):
+        read_networks(tmp_path / "w_plus", None)
 
 
 def test_checkpoints(checkpoints, trained, generator):

@@ -1,10 +1,10 @@
 """A random first StyleGAN of 256 px goes all the way: trained through, exported in FP16, composed with, built by
-TensorRT-RTX."""
+TensorRT-RTX. Random ones of both kinds go as far with a mapper into W+."""
 
 import json
 from pathlib import Path
 
-import numpy as np
+import cv2
 import pytest
 from click.testing import CliRunner
 from fid.export import cli as export_cli
@@ -16,6 +16,7 @@ from fid.runtime.weights.bundle import Bundle
 from fid.trainer.cli import main_group
 from fid.trainer.weights.checkpoint import read_record
 from tiny_stylegan import variables, widths_of, write_tensorflow
+from tiny_stylegan2 import config_channels, random_weights, write_nvidia
 
 QUICK = ("warm_steps=20", "self_batch=4", "cross_batch=2", "probe_weight=0", "probe_faces=32", "augmentation=false")
 
@@ -32,27 +33,29 @@ def file(tmp_path_factory):
     return write_tensorflow(folder / "karras2019stylegan.pkl", variables(widths_of(256, 1024, 24)), resolution=256)
 
 
+def trained_and_exported(file, folder, steps, *values) -> Bundle:
+    settings = [part for value in (*QUICK, *values) for part in ("--set", value)]
+    invoke(main_group, "fit", "-o", folder / "run", "--generator", file, "--steps", steps, *settings)
+    assert read_record(folder / "run")["step"] == steps
+    options = "--fp16", "--weights", "fp32", "--threads", 1
+    invoke(export_cli.command, folder / "run", "--generator", file, *options, "-o", folder / "bundle")
+    return Bundle.load(folder / "bundle")
+
+
 @pytest.fixture(scope="module")
 def bundle(file, fetched, tmp_path_factory):
     """The exported bundle after 50 steps of training."""
-    folder = tmp_path_factory.mktemp("run")
-    settings = [part for value in QUICK for part in ("--set", value)]
-    invoke(main_group, "fit", "-o", folder / "run", "--generator", file, "--steps", 50, *settings)
-    assert read_record(folder / "run")["step"] == 50
-    invoke(
-        export_cli.command,
-        folder / "run",
-        "--generator",
-        file,
-        "--fp16",
-        "--weights",
-        "fp32",
-        "--threads",
-        1,
-        "-o",
-        folder / "bundle",
-    )
-    return Bundle.load(folder / "bundle")
+    return trained_and_exported(file, tmp_path_factory.mktemp("run"), 50)
+
+
+def composed(bundle, tmp_path):
+    faces = FACES / "identity-ada.jpg", FACES / "attributes-laughing.jpg"
+    arguments = "--bundle", bundle.folder, "--identity", faces[0], "--attributes", faces[1]
+    said = invoke(run_cli, "compose", *arguments, "-o", tmp_path / "out.png", "--json")
+    assert json.loads(said)["resolution"] == bundle.resolution
+    picture = cv2.imread(str(tmp_path / "out.png"))
+    assert picture.shape == (bundle.resolution, bundle.resolution, 3)
+    assert picture.std() > 5
 
 
 @pytest.mark.slow
@@ -65,11 +68,20 @@ def test_a_random_stylegan_is_trained_through_exported_and_composed_with(bundle,
     for graph in ("synthesis", "reenact", "mapping"):
         parity = bundle.parity[graph]
         assert parity["max"] <= parity["tolerance"]["max"]
-    faces = FACES / "identity-ada.jpg", FACES / "attributes-laughing.jpg"
-    arguments = "--bundle", bundle.folder, "--identity", faces[0], "--attributes", faces[1]
-    said = invoke(run_cli, "compose", *arguments, "-o", tmp_path / "out.png", "--json")
-    assert json.loads(said)["resolution"] == 256
-    assert np.std(np.frombuffer((tmp_path / "out.png").read_bytes(), np.uint8)) > 0
+    composed(bundle, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["StyleGAN", "StyleGAN2"])
+def test_w_plus_goes_as_far(kind, file, fetched, tmp_path):
+    if kind == "StyleGAN2":
+        file = write_nvidia(tmp_path / "ffhq-256.pkl", random_weights(config_channels(256, 1024, 24)))
+    bundle = trained_and_exported(file, tmp_path, 4, "warm_steps=2", "w_plus=true")
+    assert bundle.provenance["generator"]["kind"] == kind
+    assert bundle.graph("mapper").outputs[0].shape == ("batch", 14, 512)
+    composed(bundle, tmp_path)
+    said = invoke(main_group, "evaluate", bundle.folder, "--pairs", 2)
+    assert "Table 2" in said
 
 
 @pytest.mark.slow

@@ -84,7 +84,7 @@ class FitLoop:
         self._draws = Draws(config, frozen, dataset, photos, self.processes, device)
         torch.manual_seed(config.seed)
         size = frozen.identity.code_size
-        self.networks = Trainable(config, size).to(device)
+        self.networks = Trainable(config, size, frozen.synthesis.n_styles).to(device)
         self.networks.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue] - torch's stubs lack it
         self.discriminator = WDiscriminator().to(device)
         self.probe = Probe(len(frozen.landmarks.inner_face), identity_size=size).to(device)
@@ -133,7 +133,8 @@ class FitLoop:
         config = self.config
         if not config.train_attributes and self.dataset is not None:
             self.codes = self.attribute_codes(self.dataset, preparing=preparing)
-        if not (config.probe_weight or config.transfer_weight):
+        coloured = config.skin_weight and config.colour_weight
+        if not (len(self.codes) or config.probe_weight or config.transfer_weight or coloured):
             return
         faces = self.dataset
         if faces is None:
@@ -413,16 +414,9 @@ class FitLoop:
         self.done = int(read_record(checkpoint)["step"])
 
     def begin_with(self, trained: Trainable) -> str:
-        """Take E_attr of other weights, and M where it has the same inputs; returns what was taken, for people."""
-        mapper = trained.mapper.state_dict()
-        fits = {k: v.shape for k, v in mapper.items()} == {
-            k: v.shape for k, v in self.networks.mapper.state_dict().items()
-        }
-        for networks in (self.networks, self.average):
-            networks.attributes.load_state_dict(trained.attributes.state_dict())
-            if fits:
-                networks.mapper.load_state_dict(mapper)
-        return "begins with the attribute encoder and the mapper" if fits else "begins with the attribute encoder only"
+        """Take what fits of other weights (`Trainable.begin_with`); returns what was taken, for people."""
+        taken = [networks.begin_with(trained) for networks in (self.networks, self.average)]
+        return f"begins with the attribute encoder {'and the mapper' if all(taken) else 'only'}"
 
     @torch.no_grad()
     def grid(self, rows: int = 5, columns: int = 5) -> np.ndarray:

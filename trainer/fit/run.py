@@ -101,10 +101,6 @@ def fit(
     tune_machine()
     with budget.catching_signals():
         device = best_device()
-        if config.w_plus and generator is not None and generator.is_file():
-            raise InputError(
-                f"W+ is not trained through {generator}: use --set w_plus=false, or a distilled generator."
-            )
         synthesis = load_generator(generator, config.resolution)
         own = load_identity_encoder(identity_encoder)
         if own is not None and config.real_identities:

@@ -75,6 +75,8 @@ class Mapper(nn.Module):
     deviations of W around its mean.
     """
 
+    LAYERS = 4
+
     w_mean: Tensor
     w_std: Tensor
 
@@ -89,7 +91,8 @@ class Mapper(nn.Module):
         super().__init__()
         self.n_styles, self.identity_size = n_styles, identity_size
         self.appearance = nn.Linear(attributes_size, appearance) if appearance else None
-        sizes = (identity_size + appearance + attributes_size, width, width, width, W_SIZE * (n_styles or 1))
+        hidden = (width,) * (self.LAYERS - 1)
+        sizes = (identity_size + appearance + attributes_size, *hidden, W_SIZE * (n_styles or 1))
         self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(sizes))
         for layer in self.layers:
             assert isinstance(layer, nn.Linear)

@@ -33,16 +33,19 @@ PUBLISHED = 1024  # px, of MobileStyleGAN
 class Trainable(nn.Module):
     """The networks that ship: E_attr and M."""
 
-    def __init__(self, config: FitConfig | None = None, identity_size: int = IDENTITY_SIZE) -> None:
-        """`identity_size`: numbers of an identity code."""
+    def __init__(
+        self, config: FitConfig | None = None, identity_size: int = IDENTITY_SIZE, n_styles: int | None = None
+    ) -> None:
+        """`identity_size`: numbers of an identity code. `n_styles`: of the generator, which W+ has a w for each; None:
+        those of fid's own of that resolution."""
         super().__init__()
         config = config or FitConfig()
         self.attributes = AttributeEncoder() if config.attribute_encoder == "light" else InceptionV3()
         self.attributes_size = self.attributes_size_of(config)
-        styles = 2 + STYLES_PER_BLOCK * len(CHANNELS[: int(math.log2(config.resolution)) - 3])
+        own_styles = 2 + STYLES_PER_BLOCK * len(CHANNELS[: int(math.log2(config.resolution)) - 3])
         self.mapper = Mapper(
             self.attributes_size,
-            styles if config.w_plus else None,
+            (n_styles or own_styles) if config.w_plus else None,
             appearance=config.appearance,
             identity_size=identity_size,
         )
@@ -61,6 +64,21 @@ class Trainable(nn.Module):
             return self.mapper(identity, self.attributes(crop))
         attributes, appearance = self.attributes(torch.cat((crop, portrait))).chunk(2)
         return self.mapper(identity, attributes, appearance)
+
+    def begin_with(self, other: "Trainable") -> bool:
+        """Take E_attr of other networks, and M where it has the same inputs; tells whether it had.
+
+        A mapper into W begins one into W+, with the same w for every style.
+        """
+        self.attributes.load_state_dict(other.attributes.state_dict())
+        mapper, n_styles = other.mapper.state_dict(), self.mapper.n_styles
+        if n_styles and not other.mapper.n_styles:
+            for name in (f"layers.{Mapper.LAYERS - 1}.weight", f"layers.{Mapper.LAYERS - 1}.bias"):
+                mapper[name] = torch.cat([mapper[name]] * n_styles)
+        if {k: v.shape for k, v in mapper.items()} != {k: v.shape for k, v in self.mapper.state_dict().items()}:
+            return False
+        self.mapper.load_state_dict(mapper)
+        return True
 
 
 def parameter_counts(config: FitConfig | None = None, identity_size: int = IDENTITY_SIZE) -> dict[str, int]:
@@ -135,9 +153,10 @@ def load_trained(checkpoint: Path) -> Trainable:
     weights = read_weights(checkpoint)
     looks = weights.get("mapper.appearance.weight", ())  # older ones have none, whatever the default is now
     config = replace(kept_config(checkpoint), appearance=len(looks))
-    first = weights.get("mapper.layers.0.weight")
+    first, last = (weights.get(f"mapper.layers.{i}.weight") for i in (0, Mapper.LAYERS - 1))
     others = Trainable.attributes_size_of(config) + len(looks)
-    networks = Trainable(config, IDENTITY_SIZE if first is None else max(first.shape[-1] - others, 1))
+    identity_size = IDENTITY_SIZE if first is None else max(first.shape[-1] - others, 1)
+    networks = Trainable(config, identity_size, None if last is None else len(last) // W_SIZE)
     load_into(networks.attributes, weights, "attributes")
     load_into(networks.mapper, weights, "mapper")
     return networks.eval()
@@ -157,10 +176,16 @@ def kept_config(checkpoint: Path) -> FitConfig:
     return convert(kept, FitConfig, lambda why: FidError(f"the configuration of {checkpoint} {why}."))
 
 
-def _trained_of(bundle: Bundle) -> Trainable:
+def shaped_as(bundle: Bundle) -> Trainable:
+    """Return E_attr and M of the sizes that a bundle's have, without its weights."""
     encoder = "inception" if bundle.attributes_size == FEATURES else "light"
-    config = FitConfig(attribute_encoder=encoder, appearance=appearance_size(bundle))
-    networks = Trainable(config, bundle.identity_size)
+    looks = appearance_size(bundle)
+    config = FitConfig(attribute_encoder=encoder, appearance=looks, w_plus=bundle.maps_to_w_plus)
+    return Trainable(config, bundle.identity_size, bundle.n_styles)
+
+
+def _trained_of(bundle: Bundle) -> Trainable:
+    networks = shaped_as(bundle)
     size = (CROP_SIZE, CROP_SIZE)
     faces = [cv2.resize(read_image(path), size, interpolation=cv2.INTER_AREA) for path in sorted(FACES.glob("*.jpg"))]
     stored = float_tensors(bundle.graph_path("attributes"), "attributes.")

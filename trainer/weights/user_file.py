@@ -6,6 +6,7 @@ Which kind a file is its first bytes tell; its name does not matter. What the co
 
 import argparse
 import mmap
+import re
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,6 +24,7 @@ from .pickled import RefusedError
 from .unpickle import unpickle
 
 MAX_BYTES = 8 << 30
+TENSORFLOW_INDEX = 0xDB4775248B80FB57.to_bytes(8, "little")  # how the .index of a TensorFlow checkpoint ends
 TORCH_LEGACY = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19"  # how torch.save once began a file
 
 Weights = dict[str, Tensor]
@@ -42,6 +44,8 @@ def read_file(path: Path, what: str) -> Any:
         raise InputError(f"{path} has {size:,} bytes and so is none of what is expected: {what}.")
     with path.open("rb") as file:
         head = file.read(16)
+        file.seek(-8, 2)
+        tail = file.read()
     if head.startswith((b"PK", TORCH_LEGACY)):
         return _from_torch(path)
     if head.startswith(HDF5):
@@ -50,6 +54,8 @@ def read_file(path: Path, what: str) -> Any:
         return _from_safetensors(path)
     if head[:1] == b"\x80":
         return _from_pickle(path)
+    if tail == TENSORFLOW_INDEX or re.search(r"\.data-\d+-of-\d+$", path.name):
+        raise InputError(f"{path} is part of a TensorFlow checkpoint, and fid reads the .h5 of Keras: expected {what}.")
     raise InputError(f"{path} is of no known kind: expected {what}.")
 
 

@@ -91,7 +91,7 @@ def small(preset: str) -> presets.FitConfig:
     [
         TINY,
         replace(TINY, w_plus=True, probe_weight=0.0),
-        replace(TINY, train_attributes=False),
+        replace(TINY, train_attributes=False, transfer_weight=0.0, probe_weight=0.0, skin_weight=0.0),
         replace(small("paper"), cross_batch=2, attribute_encoder="light"),
     ],
     ids=["live", "w-plus", "kept-codes", "paper"],
@@ -341,6 +341,11 @@ def test_other_weights_begin_a_run_as_far_as_they_fit():
     kept = loop.networks.mapper.layers[0].weight.clone()
     assert loop.begin_with(other) == "begins with the attribute encoder only"
     torch.testing.assert_close(loop.networks.mapper.layers[0].weight, kept)
+    plus = FitLoop(replace(TINY, w_plus=True, probe_weight=0.0), frozen, None, CPU)
+    assert plus.begin_with(same) == "begins with the attribute encoder and the mapper"
+    codes = torch.nn.functional.normalize(torch.randn(2, 128), dim=1), *torch.randn(2, 2, 512)
+    everywhere = same.mapper(*codes)[:, None].expand(-1, 14, -1)  # the same w for every style
+    torch.testing.assert_close(plus.average.mapper(*codes), everywhere)
     name = next(iter(other.attributes.state_dict()))
     torch.testing.assert_close(loop.networks.attributes.state_dict()[name], other.attributes.state_dict()[name])
 
@@ -473,8 +478,10 @@ def test_fit_goes_through_a_stylegan2_file(tmp_path, monkeypatch):
     own = trained.load_mapping(file)(torch.randn(500, 512, generator=torch.Generator().manual_seed(0)))
     torch.testing.assert_close(mapper.w_mean, own.mean(0))
     torch.testing.assert_close(mapper.w_std, own.std(0))
-    with pytest.raises(InputError, match=r"W\+ is not trained through .*mine\.pt: use --set w_plus=false"):
-        fit.fit(tmp_path / "plus", replace(config, w_plus=True, probe_weight=0.0), generator=file, console=quiet())
+    plus = replace(config, w_plus=True, probe_weight=0.0)
+    last = fit.fit(tmp_path / "plus", plus, generator=file, console=quiet())
+    crops = torch.zeros(1, 3, 256, 256)
+    assert trained.load_trained(last)(torch.zeros(1, 128), crops, crops).shape == (1, 12, 512)  # of 4 to 128 px
 
 
 def test_a_run_goes_on_with_what_it_began_with(tmp_path, monkeypatch, generator):

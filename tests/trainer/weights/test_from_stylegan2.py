@@ -1,9 +1,17 @@
-"""Generators of every published layout become the same networks; broken and malicious files are one sentence."""
+"""Generators of every published layout become the same networks; broken and malicious files are one sentence.
+
+`inversion_golden.json` holds pixels of inversion networks' own code, given the weights of `tiny_stylegan2`, the z of
+`Z` and a W+: pSp of eladrich/pixel2style2pixel 5cfff38, of omertov/encoder4editing 99ea505 and of
+yuval-alaluf/restyle-encoder 5e80276, and the last one's e4e, all with `randomize_noise=False`, with fewer channels and
+with the two CUDA kernels done by PyTorch. Kept are the first numbers of w and 16 places of every channel.
+"""
 
 import contextlib
+import json
 import os
 import pickle
 from argparse import Namespace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +20,7 @@ from fid.runtime.errors import FidError, InputError
 from fid.runtime.weights.cache import sha256
 from fid.trainer.networks.stylegan2 import mapping_from, synthesis_from
 from fid.trainer.weights.generator import read_generator
+from fid.trainer.weights.user_file import TENSORFLOW_INDEX
 from safetensors.torch import save_file
 from tiny_stylegan2 import (
     CHANNELS,
@@ -22,7 +31,9 @@ from tiny_stylegan2 import (
     write_tensorflow,
 )
 
-Z = torch.randn(2, 512, generator=torch.Generator().manual_seed(3))
+GOLDEN = json.loads(Path(__file__).with_name("inversion_golden.json").read_text())
+INVERTED = (16, 16, 12, 12, 8, 8, 6)  # their channels at 4, 8, ... px
+Z = torch.from_numpy(np.random.RandomState(11).standard_normal((2, 512)).astype(np.float32))
 
 
 @pytest.fixture(scope="module")
@@ -83,14 +94,37 @@ def test_every_layout_gives_the_same_networks(layout, weights, expected, tmp_pat
     assert generator.synthesis(generator.mapping(Z)).shape == (2, 3, 32, 32)
 
 
-@pytest.mark.parametrize("begin", ["decoder.", "module.decoder."])
-def test_the_generator_of_an_inversion_network_is_read(begin, weights, expected, tmp_path):
-    """pSp and e4e save encoder, generator and the mean w in one file, with the options of their training."""
+def write_inversion(path, weights, begin="decoder."):
+    """A checkpoint of pSp, e4e or ReStyle: encoder, generator and mean w in one file, with what training needs to go
+    on."""
     state = {f"{begin}{name}": value for name, value in rosinality_names(weights).items()}
     state["encoder.input_layer.0.weight"] = torch.zeros(64, 3, 3, 3)
     content = {"state_dict": state, "latent_avg": torch.zeros(10, 512), "opts": {"stylegan_size": 32, "batch": 8}}
-    torch.save(content, tmp_path / "psp_ffhq_encode.pt")
-    generator = read_generator(tmp_path / "psp_ffhq_encode.pt")
+    optimizer = {"state": {0: {"step": 1, "slow_buffer": torch.zeros(3)}}, "param_groups": [{"betas": (0.95, 0.999)}]}
+    torch.save({**content, "optimizer": optimizer, "best_val_loss": torch.tensor(1.0), "global_step": 1}, path)
+    return path
+
+
+@pytest.mark.parametrize("name", GOLDEN)
+def test_pictures_are_those_of_the_inversion_networks_own_code(name, tmp_path):
+    golden, side = GOLDEN[name], int(name.split("-")[-1])
+    weights = random_weights(INVERTED[: side.bit_length() - 2])
+    generator = read_generator(write_inversion(tmp_path / "g.pt", weights))
+    synthesis = generator.synthesis
+    w_plus = np.random.RandomState(12).standard_normal((1, synthesis.n_styles, 512)).astype(np.float32)
+    with torch.no_grad():
+        w = generator.mapping(Z)
+        image = torch.cat((synthesis(w), synthesis(torch.from_numpy(w_plus))))
+    torch.testing.assert_close(w[0, :8], torch.tensor(golden["w"]), atol=2e-5, rtol=1e-5)
+    y, x = np.random.RandomState(1).randint(0, side, (16, 2)).T
+    apart = (image[:, :, y, x].flatten(0, 1) - torch.tensor(golden["pixels"])).abs() / golden["std"]
+    # float32 through up to 14 layers, relative to the deviation of these pictures of random weights
+    assert apart.max() < 1e-4, f"max {apart.max():.2g}, mean {apart.mean():.2g}"
+
+
+@pytest.mark.parametrize("begin", ["decoder.", "module.decoder."])
+def test_the_generator_of_an_inversion_network_is_read(begin, weights, expected, tmp_path):
+    generator = read_generator(write_inversion(tmp_path / "psp_ffhq_encode.pt", weights, begin))
     assert generator.origin["layout"] == "rosinality"
     for network, wanted in zip((generator.mapping, generator.synthesis), expected, strict=True):
         for name, value in wanted.items():
@@ -232,6 +266,7 @@ def test_broken_files_are_one_sentence(layout, tmp_path):
         (None, "there is no file"),
         (b"short", "has 5 bytes and so is none of what is expected"),
         (b"a text file about something else", "is of no known kind"),
+        (bytes(40) + TENSORFLOW_INDEX, "is part of a TensorFlow checkpoint, and fid reads the .h5 of Keras"),
         (pickle.dumps({"weights": [1, 2, 3]}), "holds no StyleGAN generator"),
         (pickle.dumps(["a list of several words"]), "holds no StyleGAN generator"),
     ],
