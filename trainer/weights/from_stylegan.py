@@ -7,18 +7,18 @@ All are brought to the names of `networks.stylegan`: `mapping.fc0.weight`, `synt
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping as Named
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ...runtime.errors import InputError
-from ..networks.mobilestylegan import W_SIZE
-from ..networks.stylegan import BLUR, EPSILON, doubled
+from ..networks.mobilestylegan import W_SIZE, Mapping
+from ..networks.stylegan import BLUR, EPSILON, Synthesis, doubled, synthesis_from
 from .pickled import Record
 from .tensorflow import number, options_of, variables_of
 from .user_file import Weights, check_size, named_tensors
@@ -27,7 +27,7 @@ SIDES = (4, 8, 16, 32, 64, 128, 256, 512, 1024)  # px, of the blocks
 FUSED_FROM = 128  # px of the output: the release up-samples within the convolution from here on
 RATE = 0.01  # of the mapping network, in the published configurations
 NOISE_SEED = 2019  # of the noise pictures for files that have none
-Arrays = Mapping[str, np.ndarray]
+Arrays = Named[str, np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,51 @@ class StyleGANFound:
     weights: Weights
     bias_first: bool = False  # as `networks.stylegan.StyledConv` says
     epsilon: float = EPSILON
-    noise: str = "constant"  # where the noise pictures are from; "none" where the file has none and takes none
+    noise: str = "constant"  # where the noise pictures are from
+    kind: ClassVar[str] = "StyleGAN"
+    constant: ClassVar[str] = "synthesis.const"
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Return the names that belong to a generator with so many mapping layers and blocks, and their shapes."""
+        shapes: dict[str, tuple[int, ...]] = {}
+        for i in range(64):
+            if f"mapping.fc{i}.weight" in self.weights:
+                shapes |= {f"mapping.fc{i}.weight": (W_SIZE, W_SIZE), f"mapping.fc{i}.bias": (W_SIZE,)}
+        noise = "synthesis.b4.conv0.noise_const" in self.weights
+        before: int | None = None
+        for side in SIDES:
+            block = f"synthesis.b{side}"
+            if f"{block}.conv1.weight" not in self.weights and side > 4:
+                break
+            width = len(self.weights[f"{block}.conv1.weight"]) if f"{block}.conv1.weight" in self.weights else 0
+            for layer in ("conv0", "conv1"):
+                name = f"{block}.{layer}"
+                if layer == "conv1":
+                    shapes[f"{name}.weight"] = (width, width, 3, 3)
+                elif before is not None:
+                    shapes[f"{name}.weight"] = (before, width, 4, 4)
+                shapes |= {f"{name}.bias": (width,), f"{name}.affine.weight": (2 * width, W_SIZE)}
+                shapes |= {f"{name}.affine.bias": (2 * width,)}
+                if noise:
+                    shapes |= {f"{name}.noise_const": (side, side), f"{name}.noise_strength": (width,)}
+            if before is None:
+                shapes["synthesis.const"] = (width, 4, 4)
+            before = width
+        return shapes | {"synthesis.torgb.weight": (3, before or 0, 1, 1), "synthesis.torgb.bias": (3,)}
+
+    def mapping_of(self, weights: Weights) -> Mapping:
+        """Return the mapping network of checked weights `fc0.weight` etc. Frozen."""
+        network = Mapping(len(weights) // 2)
+        with torch.no_grad():
+            for name, target in network.named_parameters():
+                _, number, what = name.split(".")
+                target.copy_(weights[f"fc{number}.{what}"])
+        return network.eval().requires_grad_(False)
+
+    def synthesis_of(self, weights: Weights, resolution: int | None, noise: bool) -> Synthesis:
+        """Return the synthesis network of checked weights. Frozen."""
+        options = {"bias_first": self.bias_first, "epsilon": self.epsilon}
+        return synthesis_from(weights, resolution, noise=noise, **options)
 
 
 def stylegan_in(content: Any, path: Path) -> StyleGANFound | None:
@@ -77,7 +121,7 @@ def _from_keras(arrays: Arrays) -> dict[str, np.ndarray]:
     return renamed
 
 
-def _from_variables(variables: Arrays, options: Mapping[str, Any], layout: str, path: Path) -> StyleGANFound:
+def _from_variables(variables: Arrays, options: Named[str, Any], layout: str, path: Path) -> StyleGANFound:
     """The variables of the release by name, `synthesis/8x8/Conv0_up/StyleMod/weight` etc.; kernels are [k, k, in, out],
     matrices [in, out]."""
     _check_options(variables, options, path)
@@ -131,7 +175,7 @@ def _from_variables(variables: Arrays, options: Mapping[str, Any], layout: str, 
     return StyleGANFound(layout, _of_blocks(found, native))
 
 
-def _check_options(variables: Arrays, options: Mapping[str, Any], path: Path) -> None:
+def _check_options(variables: Arrays, options: Named[str, Any], path: Path) -> None:
     """Refuse what the published generators of faces do not have. Raises InputError."""
     if options.get("label_size") or any("LabelConcat" in name for name in variables):
         raise InputError(f"{path} wants a class label, and fid reads generators that do not.")
@@ -246,32 +290,3 @@ def _put_convolution(found: Weights, names: Weights, new: str, conv: str, *, up:
         return
     if bias in names:
         found[f"{new}.bias"] = names[bias].detach().float()
-
-
-def shapes_of(found: Weights) -> dict[str, tuple[int, ...]]:
-    """Return the names that belong to a generator with so many mapping layers and blocks, and their shapes."""
-    shapes: dict[str, tuple[int, ...]] = {}
-    for i in range(64):
-        if f"mapping.fc{i}.weight" in found:
-            shapes |= {f"mapping.fc{i}.weight": (W_SIZE, W_SIZE), f"mapping.fc{i}.bias": (W_SIZE,)}
-    noise = "synthesis.b4.conv0.noise_const" in found
-    before: int | None = None
-    for side in SIDES:
-        block = f"synthesis.b{side}"
-        if f"{block}.conv1.weight" not in found and side > 4:
-            break
-        width = len(found[f"{block}.conv1.weight"]) if f"{block}.conv1.weight" in found else 0
-        for layer in ("conv0", "conv1"):
-            name = f"{block}.{layer}"
-            if layer == "conv1":
-                shapes[f"{name}.weight"] = (width, width, 3, 3)
-            elif before is not None:
-                shapes[f"{name}.weight"] = (before, width, 4, 4)
-            shapes |= {f"{name}.bias": (width,), f"{name}.affine.weight": (2 * width, W_SIZE)}
-            shapes |= {f"{name}.affine.bias": (2 * width,)}
-            if noise:
-                shapes |= {f"{name}.noise_const": (side, side), f"{name}.noise_strength": (width,)}
-        if before is None:
-            shapes["synthesis.const"] = (width, 4, 4)
-        before = width
-    return shapes | {"synthesis.torgb.weight": (3, before or 0, 1, 1), "synthesis.torgb.bias": (3,)}

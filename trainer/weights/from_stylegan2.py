@@ -9,15 +9,15 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ...runtime.errors import InputError
-from ..networks.mobilestylegan import W_SIZE
-from ..networks.stylegan2 import TAPS
+from ..networks.mobilestylegan import W_SIZE, Mapping
+from ..networks.stylegan2 import TAPS, Synthesis, mapping_from, synthesis_from
 from .pickled import Record, RefusedError
 from .tensorflow import number, options_of, variables_of
 from .user_file import Weights, check_size, named_tensors
@@ -37,6 +37,45 @@ class StyleGAN2Found:
     weights: Weights
     rate: float = RATE
     clamp: float | None = None
+    noise: ClassVar[str] = "constant"
+    kind: ClassVar[str] = "StyleGAN2"
+    constant: ClassVar[str] = "synthesis.b4.const"
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Return the names that belong to a generator with so many mapping layers and blocks, and their shapes."""
+        shapes: dict[str, tuple[int, ...]] = {}
+        for i in range(64):
+            if f"mapping.fc{i}.weight" in self.weights:
+                shapes |= {f"mapping.fc{i}.weight": (W_SIZE, W_SIZE), f"mapping.fc{i}.bias": (W_SIZE,)}
+        before: int | None = None
+        noise = "synthesis.b4.conv1.noise_const" in self.weights
+        for side in (4, *SIDES):
+            block = f"synthesis.b{side}"
+            if f"{block}.conv1.weight" not in self.weights and side > 4:
+                break
+            c_out = len(self.weights[f"{block}.conv1.weight"]) if f"{block}.conv1.weight" in self.weights else 0
+            layers = [("conv1", c_out, c_out, 3), ("torgb", c_out, 3, 1)]
+            if before is None:
+                shapes[f"{block}.const"] = (c_out, 4, 4)
+            else:
+                layers.append(("conv0", before, c_out, 3))
+                shapes |= {f"{block}.resample_filter": (TAPS, TAPS), f"{block}.conv0.resample_filter": (TAPS, TAPS)}
+            for layer, c_in, width, kernel in layers:
+                name = f"{block}.{layer}"
+                shapes |= {f"{name}.weight": (width, c_in, kernel, kernel), f"{name}.bias": (width,)}
+                shapes |= {f"{name}.affine.weight": (c_in, W_SIZE), f"{name}.affine.bias": (c_in,)}
+                if noise and layer != "torgb":
+                    shapes |= {f"{name}.noise_const": (side, side), f"{name}.noise_strength": ()}
+            before = c_out
+        return shapes
+
+    def mapping_of(self, weights: Weights) -> Mapping:
+        """Return the mapping network of checked weights `fc0.weight` etc. Frozen."""
+        return mapping_from(weights, self.rate)
+
+    def synthesis_of(self, weights: Weights, resolution: int | None, noise: bool) -> Synthesis:
+        """Return the synthesis network of checked weights. Frozen."""
+        return synthesis_from(weights, resolution, noise=noise, clamp=self.clamp)
 
 
 def stylegan2_in(content: Any, path: Path) -> StyleGAN2Found | None:
@@ -179,32 +218,3 @@ def _from_tensorflow(network: Record, path: Path) -> StyleGAN2Found:
         copy(f"synthesis/noise{noise}", f"synthesis.{new}.noise_const")
     rate, clamp = number(options.get("mapping_lrmul", RATE)) or RATE, number(options.get("conv_clamp"))
     return StyleGAN2Found("NVIDIA, TensorFlow", found, rate, clamp)
-
-
-def shapes_of(found: Weights) -> dict[str, tuple[int, ...]]:
-    """Return the names that belong to a generator with so many mapping layers and blocks, and their shapes."""
-    shapes: dict[str, tuple[int, ...]] = {}
-    for i in range(64):
-        if f"mapping.fc{i}.weight" in found:
-            shapes |= {f"mapping.fc{i}.weight": (W_SIZE, W_SIZE), f"mapping.fc{i}.bias": (W_SIZE,)}
-    before: int | None = None
-    noise = "synthesis.b4.conv1.noise_const" in found
-    for side in (4, *SIDES):
-        block = f"synthesis.b{side}"
-        if f"{block}.conv1.weight" not in found and side > 4:
-            break
-        c_out = len(found[f"{block}.conv1.weight"]) if f"{block}.conv1.weight" in found else 0
-        layers = [("conv1", c_out, c_out, 3), ("torgb", c_out, 3, 1)]
-        if before is None:
-            shapes[f"{block}.const"] = (c_out, 4, 4)
-        else:
-            layers.append(("conv0", before, c_out, 3))
-            shapes |= {f"{block}.resample_filter": (TAPS, TAPS), f"{block}.conv0.resample_filter": (TAPS, TAPS)}
-        for layer, c_in, width, kernel in layers:
-            name = f"{block}.{layer}"
-            shapes |= {f"{name}.weight": (width, c_in, kernel, kernel), f"{name}.bias": (width,)}
-            shapes |= {f"{name}.affine.weight": (c_in, W_SIZE), f"{name}.affine.bias": (c_in,)}
-            if noise and layer != "torgb":
-                shapes |= {f"{name}.noise_const": (side, side), f"{name}.noise_strength": ()}
-        before = c_out
-    return shapes

@@ -1,6 +1,5 @@
 """A generator from the user's file: the first StyleGAN, StyleGAN2 or StyleGAN2-ADA, whatever the layout."""
 
-from collections.abc import Mapping as Shapes
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,6 @@ from ...runtime.errors import FidError, InputError
 from ...runtime.weights.cache import sha256
 from ..networks import stylegan, stylegan2
 from ..networks.mobilestylegan import W_SIZE, Mapping
-from . import from_stylegan, from_stylegan2
 from .from_stylegan import StyleGANFound, stylegan_in
 from .from_stylegan2 import StyleGAN2Found, stylegan2_in
 from .pickled import RefusedError
@@ -50,59 +48,38 @@ def read_generator(path: Path, resolution: int | None = None, noise: bool = True
         raise FidError(f"{path} is broken: it holds arrays of shapes that no generator has.") from error
     if found is None:
         raise InputError(f"{path} holds no StyleGAN generator: expected {WHAT}.")
-    first = isinstance(found, StyleGANFound)
-    constant = "synthesis.const" if first else "synthesis.b4.const"
-    shapes = from_stylegan.shapes_of(found.weights) if first else from_stylegan2.shapes_of(found.weights)
-    weights = _fitting(found.weights, shapes, constant, path)
-    mapping = {n.removeprefix("mapping."): v for n, v in weights.items() if n.startswith("mapping.")}
-    synthesis = {n.removeprefix("synthesis."): v for n, v in weights.items() if n.startswith("synthesis.")}
+    weights = _fitting(found, path)
+    mapping, synthesis = (
+        {name.removeprefix(part): value for name, value in weights.items() if name.startswith(part)}
+        for part in ("mapping.", "synthesis.")
+    )
     noise = noise and any(name.endswith("noise_const") for name in synthesis)
     native = max(int(name[1:].split(".")[0]) for name in synthesis if name.startswith("b"))
     if resolution is not None and (resolution > native or native % resolution):
         raise InputError(f"{path} makes images of {native} px, which cannot be averaged down to {resolution} px.")
-    network = _synthesis(found, synthesis, resolution, noise)
+    network = found.synthesis_of(synthesis, resolution, noise)
     origin = {
-        "kind": "StyleGAN" if first else "StyleGAN2",
+        "kind": found.kind,
         "file": path.name,
         "sha256": sha256(path),
         "layout": found.layout,
         "native_resolution": native,
         "resolution": network.resolution,
-        "noise": (found.noise if first else "constant") if noise else "none",
+        "noise": found.noise if noise else "none",
     }
-    return Generator(_mapping(mapping, found), network, origin)
+    return Generator(found.mapping_of(mapping), network, origin)
 
 
-def _mapping(weights: Weights, found: StyleGANFound | StyleGAN2Found) -> Mapping:
-    if isinstance(found, StyleGAN2Found):
-        return stylegan2.mapping_from(weights, found.rate)
-    network = Mapping(len(weights) // 2)
-    with torch.no_grad():
-        for name, target in network.named_parameters():
-            _, number, what = name.split(".")
-            target.copy_(weights[f"fc{number}.{what}"])
-    return network.eval().requires_grad_(False)
-
-
-def _synthesis(
-    found: StyleGANFound | StyleGAN2Found, weights: Weights, resolution: int | None, noise: bool
-) -> Synthesis:
-    if isinstance(found, StyleGAN2Found):
-        return stylegan2.synthesis_from(weights, resolution, noise=noise, clamp=found.clamp)
-    options = {"bias_first": found.bias_first, "epsilon": found.epsilon}
-    return stylegan.synthesis_from(weights, resolution, noise=noise, **options)
-
-
-def _fitting(found: Weights, shapes: Shapes[str, tuple[int, ...]], constant: str, path: Path) -> Weights:
+def _fitting(generator: StyleGANFound | StyleGAN2Found, path: Path) -> Weights:
     """Those weights that a generator has, float32 and in memory of their own; all must be there and fit together."""
-    if "mapping.fc0.weight" not in found or constant not in found:
+    found, kind = generator.weights, generator.kind
+    if "mapping.fc0.weight" not in found or generator.constant not in found:
         raise InputError(f"{path} holds no StyleGAN generator: expected {WHAT}.")
     affine = found.get("synthesis.b4.conv1.affine.weight")
     if found["mapping.fc0.weight"].shape[-1] != W_SIZE or (affine is not None and affine.shape[-1] != W_SIZE):
         raise InputError(f"{path} has a z or a w of another size, and fid works with {W_SIZE} numbers.")
-    kind = "StyleGAN" if constant == "synthesis.const" else "StyleGAN2"
     weights = {}
-    for name, shape in shapes.items():
+    for name, shape in generator.shapes().items():
         if name not in found and name.endswith("resample_filter"):
             line = torch.tensor([1.0, 3.0, 3.0, 1.0]) / 8  # the usual one; some files leave it out
             weights[name] = torch.outer(line, line)
