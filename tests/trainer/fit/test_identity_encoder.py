@@ -24,6 +24,7 @@ TINY = FitConfig(
     cross_every=1,
     probe_steps=2,
     probe_faces=16,
+    probe_turns=1,
     real_identities=0,
 )
 

@@ -57,15 +57,17 @@ def hourglasses():
     return models.FAN(2).eval()
 
 
-@pytest.mark.parametrize("legacy", [False, True])
-def test_weights_by_name_go_into_the_network_of_face_alignment(hourglasses, legacy, tmp_path):
-    path = tmp_path / "2DFAN4-toy.pth.tar"
-    torch.save(hourglasses.state_dict(), path, _use_new_zipfile_serialization=not legacy)
-    network = FAN.load(path)
+def test_weights_by_name_go_into_the_network_of_face_alignment(hourglasses, tmp_path):
+    networks = []
+    for legacy in (False, True):
+        path = tmp_path / "2DFAN4-toy.pth.tar"
+        torch.save(hourglasses.state_dict(), path, _use_new_zipfile_serialization=not legacy)
+        networks.append(FAN.load(path))
+    assert all(map(torch.equal, *(network.state_dict().values() for network in networks)))
     picture = torch.rand(1, 3, 256, 256, generator=torch.Generator().manual_seed(3))
     with torch.no_grad():
-        assert torch.equal(network.heat_maps(picture), hourglasses(picture)[-1])
-        assert network(picture * 2 - 1).shape == (1, 68, 2)
+        assert torch.equal(networks[0].heat_maps(picture), hourglasses(picture)[-1])
+        assert networks[0](picture * 2 - 1).shape == (1, 68, 2)
 
 
 def test_weights_of_another_network_and_a_missing_package_are_one_sentence(tmp_path, monkeypatch):
