@@ -1,5 +1,7 @@
-"""A bundle with an identity encoder of the user's: its codes, its name; identities of other bundles are refused."""
+"""A bundle of networks that are not the usual ones: identity encoders of the user's, their codes and name, identities
+of other bundles refused; and a mapper that answers in W+."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -8,10 +10,14 @@ import torch
 from fid.export.graphs import IdentityGraph
 from fid.export.read import read_networks
 from fid.export.to_bundle import ExportConfig, export_bundle
+from fid.export.triton import write_repository
+from fid.export.web.site import write_site
 from fid.runtime.assets import FACES
 from fid.runtime.composer import Composer
-from fid.runtime.errors import InputError
+from fid.runtime.engines.compare import trial_inputs
+from fid.runtime.errors import FidError, InputError
 from fid.runtime.identity import encoder_name
+from fid.runtime.weights.bundle import Bundle
 from fid.trainer import personalize
 from fid.trainer.evaluate.run import bundle_encoder
 from fid.trainer.networks.trained import Mapper
@@ -19,7 +25,7 @@ from fid.trainer.networks.vggface2 import JoinedEncoder
 from fid.trainer.pixels import Placement, from_uint8
 from fid.trainer.weights import checkpoint
 from fid.trainer.weights.identity import IdentityEncoder, check_identity_encoder
-from tiny import tiny_networks
+from tiny import N_STYLES, tiny_networks
 from torch import Tensor, nn
 
 
@@ -46,7 +52,7 @@ def networks():
     torch.manual_seed(3)
     encoder = JoinedEncoder([TinyEncoder(1), TinyEncoder(2)]).eval().requires_grad_(False)
     tiny = tiny_networks()
-    mapper = Mapper(512, width=24, identity_size=encoder.code_size).eval()
+    mapper = Mapper(512, N_STYLES, width=24, appearance=4, identity_size=encoder.code_size).eval()
     origin = {"identity_encoder": {"kind": "two tiny ones", "code_size": 40}}
     return replace(tiny, mapper=mapper, identity=encoder, provenance=tiny.provenance | origin)
 
@@ -54,7 +60,7 @@ def networks():
 @pytest.fixture(scope="module")
 def composer(networks, tmp_path_factory):
     folder = tmp_path_factory.mktemp("own") / "bundle"
-    return Composer(export_bundle(networks, folder, ExportConfig(threads=1)), threads=1)
+    return Composer(export_bundle(networks, folder, ExportConfig(threads=1)), engine="onnxruntime", threads=1)
 
 
 def test_the_graph_computes_what_the_network_does(networks):
@@ -114,3 +120,39 @@ def test_the_shipped_mapper_takes_codes_of_sface_alone(tmp_path, monkeypatch):
     monkeypatch.setattr("fid.export.read.load_identity_encoder", lambda files: encoder)
     with pytest.raises(InputError, match="the shipped mapper knows codes of SFace"):
         read_networks(None, None, identity_encoder=[tmp_path])
+
+
+def test_the_bundle_composes_with_a_w_for_every_style(networks, composer):
+    bundle = composer.bundle
+    assert bundle.maps_to_w_plus
+    assert bundle.graph("mapper").outputs[0].shape == ("batch", N_STYLES, 512)
+    assert {"mapper", "reenact"} <= bundle.parity.keys()
+    identity = composer.identify(FACES / "identity-ada.jpg")
+    crop = composer.crop(FACES / "attributes-laughing.jpg")
+    attributes = composer.attribute_code(crop)
+    w = composer.w(identity, attributes)
+    with torch.no_grad():
+        codes = (identity.code, attributes, identity.appearance)
+        expected = networks.mapper(*(torch.from_numpy(code)[None] for code in codes))[0]
+    np.testing.assert_allclose(w, expected, atol=0.02)  # FP16 weights
+    assert not np.allclose(w[0], w[1], atol=0.1)
+    apart = composer.image(w).astype(int) - composer.reenact(crop, identity)
+    assert np.abs(apart).max() <= 1
+    moved = replace(identity, w_plus_offset=np.full((1, 512), 0.5, np.float32))
+    np.testing.assert_allclose(composer.w(moved, attributes), w + 0.5, atol=1e-5)
+    path = bundle.graph_path("synthesis")
+    assert trial_inputs(composer._session("synthesis"), path)["w_plus"].shape[1:] == (N_STYLES, 512)
+
+
+def test_what_begins_from_one_w_says_so(composer, tmp_path):
+    with pytest.raises(InputError, match=r"maps into W\+, and Triton is given mappers into W"):
+        write_repository(composer.bundle, tmp_path / "triton")
+    with pytest.raises(InputError, match=r"maps into W\+, and the page computes with mappers into W"):
+        write_site(composer.bundle, tmp_path / "site")
+    with pytest.raises(InputError, match=r"answers in W\+, and personalising begins from one w"):
+        personalize._networks(Mapper(n_styles=2), torch.nn.Identity(), torch.nn.Identity(), None, torch.device("cpu"))
+    assert not list(tmp_path.iterdir())
+    record = composer.bundle.to_json()
+    graphs = {**record["graphs"], "refine": record["graphs"]["mapper"]}
+    with pytest.raises(FidError, match=r"refine begins in W, and its mapper answers in W\+"):
+        Bundle.from_json(json.dumps({**record, "graphs": graphs}), tmp_path)
