@@ -38,6 +38,10 @@ from peers import random_face
 from records import QUICK_RESULTS, RESULTS, add_run, write_json
 from startup import install_mb
 
+ENGINES = (*CPU_ENGINES, "openvino-int8")
+INSTEAD = {"openvino-int8": "openvino-bf16"}
+"""What the old side runs on where it lacks an engine."""
+
 GRAPHS = ("reenact", "synthesis-light", "synthesis-1024")
 FACE = "identity-ada.jpg"
 SIDE = Path(__file__).with_name("against_side.py")
@@ -133,13 +137,17 @@ def in_turns(runs: Mapping[str, Callable[[], Record]], turns: int) -> Record:
     return best | {f"{clock}_ratio": ratio(own) for clock, own in times.items()}
 
 
+def _engine(side: str, engine: str) -> str:
+    return INSTEAD.get(engine, engine) if side == "old" else engine
+
+
 def graph_times(plan: Plan, engine: str, graph: str) -> Record:
     """What `in_turns` says of a graph on an engine."""
     with ExitStack() as ends:
         sides = {name: Side(python) for name, python in plan.pythons.items()}
         for side in sides.values():
             ends.callback(side.close)
-        opened = {name: side.ask({"open": [engine, graph, plan.threads]}) for name, side in sides.items()}
+        opened = {name: s.ask({"open": [_engine(name, engine), graph, plan.threads]}) for name, s in sides.items()}
         reasons = {name: answer["reason"] for name, answer in opened.items() if "reason" in answer}
         if reasons:
             return {"missing": str(reasons)}
@@ -218,7 +226,8 @@ def live(plan: Plan, engine: str) -> Record:
     for order in turns_of(max(2, plan.turns // 4)):
         for name in order:
             lengths = (0.4 * plan.seconds, plan.seconds)
-            short, long = (live_run(plan.pythons[name], engine, plan.clip, seconds) for seconds in lengths)
+            python, own = plan.pythons[name], _engine(name, engine)
+            short, long = (live_run(python, own, plan.clip, seconds) for seconds in lengths)
             for run in (short, long):
                 if "missing" in run:
                     return {"missing": f"{name}: {run['missing']}"}
@@ -240,12 +249,10 @@ def install(plan: Plan) -> Record:
 def parts_of(clip: Path | None) -> dict[str, Callable[[Plan], Record]]:
     """All parts of the table, by name."""
     parts: dict[str, Callable[[Plan], Record]] = {
-        f"{graph} {engine}": partial(graph_times, engine=engine, graph=graph)
-        for graph in GRAPHS
-        for engine in CPU_ENGINES
+        f"{graph} {engine}": partial(graph_times, engine=engine, graph=graph) for graph in GRAPHS for engine in ENGINES
     }
     if clip:
-        parts |= {f"live {engine}": partial(live, engine=engine) for engine in CPU_ENGINES}
+        parts |= {f"live {engine}": partial(live, engine=engine) for engine in ENGINES}
     parts |= {f"reenact beside {engine}": partial(beside_torch, engine=engine) for engine in ("torch", "torch-compile")}
     return parts | {"1024 px beside random-face": beside_random_face, "install": install}
 

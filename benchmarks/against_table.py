@@ -5,7 +5,7 @@ from typing import Any
 
 SIDES = ("old", "new")
 FLOAT32 = ("onnxruntime", "openvino")
-BF16 = "openvino-bf16"
+BF16, INT8 = "openvino-bf16", "openvino-int8"
 Record = dict[str, Any]
 
 
@@ -16,12 +16,14 @@ def table(parts: Mapping[str, Record]) -> Iterator[str]:
     yield f"{'':54}{'old':>9}{'new':>9}{'ratio':>8}{'cpu':>8}   bar"
     for graph in ("reenact", "synthesis-light"):
         yield from _graph(rows, graph, "bfloat16, best engine of each side", [BF16], ">= 1.8", everything=True)
+        yield from _graph(rows, graph, "eight bits beside bfloat16", [INT8], "")
         for engine in FLOAT32:
             yield from _graph(rows, graph, f"float32, {engine}", [engine], ">= 1.3")
         yield from _graph(rows, graph, "float32, best engine of each side", FLOAT32, ">= 1.3")
     yield from _live(rows, "frames a second, bfloat16", [BF16], "fps", max, ">= 1.7", upward=True)
     yield from _live(rows, "frames a second, float32", FLOAT32, "fps", max, ">= 1.35", upward=True)
-    for engine in (BF16, *FLOAT32):
+    yield from _live(rows, "frames a second, eight bits beside bfloat16", [INT8], "fps", max, "", upward=True)
+    for engine in (INT8, BF16, *FLOAT32):
         yield from _live(rows, f"processor ms a frame, {engine}", [engine], "cpu_ms_a_frame", min, "")
         yield from _live(rows, f"frame age p99, ms, {engine}", [engine], "age_p99_ms", min, "<= 1", share=True)
         yield from _live(rows, f"resident, MB, {engine}", [engine], "resident_mb", min, "<= 0.65", share=True)

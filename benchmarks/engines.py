@@ -1,8 +1,7 @@
 """The graphs that are measured and the engines that they run on; what an engine cannot run, it says why.
 
 Torch engines run the modules that `fid-export` exports, with the very weights of the bundle, so every other engine is
-compared with the same arithmetic. All others are opened as the runtime opens them, by `session.open_session`;
-`openvino-int8` is the one exception: NNCF quantises the graph here, for the comparison, and fid does not ship it.
+compared with the same arithmetic. All others are opened as the runtime opens them, by `session.open_session`.
 
     python benchmarks/engines.py ENGINE GRAPH     a fresh process: start to first output, and its peak of memory
 """
@@ -41,7 +40,6 @@ ENGINES = (
     *("cuda", "tensorrt", "tensorrt-rtx"),
 )
 IDENTITY_SIZE = 128
-CALIBRATION = 32  # inputs that NNCF sees
 
 
 class NotHereError(Exception):
@@ -65,8 +63,6 @@ def open_engine(engine: str, graph: str, threads: int, batch: int = 1) -> Opened
             run, provider = _torch(engine, graph, threads, batch)
         elif graph == "reenact-1024":
             run, provider = _three_graphs(engine, threads, batch)
-        elif engine == "openvino-int8":
-            run, provider = _quantised(graph, threads, batch)
         else:
             run, provider = _session(engine, graph, threads, batch)
         run(noise(graph, batch))  # what is built at the first call belongs to opening
@@ -184,36 +180,6 @@ def _three_graphs(engine: str, threads: int, batch: int) -> tuple[Callable[[Arra
         return steps["synthesis-1024"].run({"w_plus": as_w_plus(w, "synthesis-1024")})
 
     return run, steps["synthesis-1024"].provider
-
-
-def _quantised(graph: str, threads: int, batch: int) -> tuple[Callable[[Arrays], np.ndarray], str]:
-    import openvino
-
-    model = _quantised_model(graph).clone()
-    model.reshape({port.get_any_name(): [batch, *list(port.get_shape())[1:]] for port in model.inputs})
-    options = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": "f32"}
-    request = openvino.Core().compile_model(model, "CPU", options).create_infer_request()
-    return (lambda arrays: request.infer(dict(arrays))[0].copy()), "openvino CPU int8"
-
-
-@cache
-def _quantised_model(graph: str) -> Any:
-    """A graph in int8 by NNCF's post-training quantisation, batch 1 (`openvino.Model`)."""
-    try:
-        import nncf
-    except ImportError as error:
-        raise NotHereError("NNCF is not installed: `pip install 'fid-face[bench]'`") from error
-    import logging
-
-    import openvino
-
-    logging.getLogger("nncf").setLevel(logging.ERROR)
-    model = openvino.Core().read_model(str(graph_path(graph)))
-    model.reshape({port.get_any_name(): [1, *list(port.get_partial_shape())[1:]] for port in model.inputs})
-    count = 8 if graph.endswith("1024") else CALIBRATION
-    examples = inputs(graph, count, seed=1)
-    rows = [{name: array[i : i + 1] for name, array in examples.items()} for i in range(count)]
-    return nncf.quantize(model, nncf.Dataset(rows), subset_size=count)
 
 
 def first_output(engine: str, graph: str, threads: int) -> dict[str, Any]:

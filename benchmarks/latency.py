@@ -192,7 +192,7 @@ def main(
     for graph in (g for g in graphs if g != "frame"):
         click.echo(f"{graph}, fresh processes", err=True)
         here = [e for e, row in figures.get(f"{graph} batch 1", {}).items() if "reason" not in row]
-        memory[graph] = {engine: fresh_process(engine, graph) for engine in here if engine != "openvino-int8"}
+        memory[graph] = {engine: fresh_process(engine, graph) for engine in here}
     run = {
         "benchmark": "latency",
         "quick": quick,

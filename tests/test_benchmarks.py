@@ -5,11 +5,13 @@ import json
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
 import accuracy
 import against
+import against_table
 import click
 import engines
 import evaluate_photos
@@ -301,7 +303,6 @@ def test_what_cannot_be_opened_is_a_reason_in_one_line(error: Exception, monkeyp
 
 
 def test_an_engine_without_its_library_is_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engines, "_quantised_model", lambda _: None)
     monkeypatch.setitem(sys.modules, "openvino", None)
     for engine in ("openvino", "openvino-int8"):
         with pytest.raises(engines.NotHereError, match="openvino"):
@@ -530,14 +531,41 @@ def test_a_cuda_device_that_is_not_there_is_one_sentence(tmp_path: Path) -> None
 def test_sides_come_in_turns_and_ratios_are_of_pairs() -> None:
     assert list(against.turns_of(3)) == [("old", "new"), ("new", "old"), ("old", "new")]
     assert against.ratio({"old": [4.0, 40.0, 9.0], "new": [2.0, 20.0, 3.0]}) == 2.0
-    rows = {
-        "reenact a": {"wall_ms": {"old": 90.0, "new": 60.0}, "provider": "onnxruntime CPU"},
-        "reenact b": {"wall_ms": {"old": 50.0, "new": 40.0}, "provider": "openvino CPU bf16"},
-        "reenact c": {"missing": {"old": "no such engine"}},
+    runs = {
+        name: iter([{"wall": [t], "cpu": [2 * t]} for t in times]) for name, times in (("old", [6, 8]), ("new", [3, 2]))
     }
-    assert against.best_of(rows, "reenact", "wall") == 1.25
-    assert against.best_of(rows, "reenact", "wall", "onnxruntime") == 1.5
-    assert against.best_of(rows, "synthesis-light", "wall") is None
+    row = against.in_turns({name: partial(next, own) for name, own in runs.items()}, 2)
+    assert (row["wall_ms"], row["cpu_ms"]) == ({"old": 6, "new": 2}, {"old": 12, "new": 4})
+    assert (row["wall_ratio"], row["cpu_ratio"]) == (3.0, 3.0)  # the median of 2 and 4
+
+
+def both_clocks(old: float, new: float) -> dict[str, object]:
+    ms = {"old": old, "new": new}
+    return {"wall_ms": ms, "cpu_ms": ms, "wall_ratio": round(old / new, 2), "cpu_ratio": round(old / new, 2)}
+
+
+def test_the_table_takes_the_best_engine_of_each_side() -> None:
+    live = {"fps": {"old": 10.0, "new": 15.0}, "resident_mb": {"old": 400.0, "new": 200.0}}
+    live |= {kind: {"old": 2.0, "new": 1.0} for kind in ("age_p99_ms", "first_frame_s", "cpu_ms_a_frame")}
+    parts = {
+        "reenact onnxruntime": both_clocks(90.0, 80.0),
+        "reenact openvino": both_clocks(100.0, 50.0),
+        "reenact openvino-bf16": both_clocks(60.0, 30.0),
+        "reenact openvino-int8": both_clocks(60.0, 20.0),
+        "reenact beside torch": {"missing": "no torch"},
+        "live openvino-bf16": live,
+        "install": {"mb": {"old": 400.0, "new": 300.0}},
+    }
+    lines = {line[:52].strip(): line[52:].split() for line in against_table.table(parts)}
+    assert lines["reenact, ms, bfloat16, best engine of each side"] == ["60.0", "30.0", "2.00", "2.00", ">=", "1.8"]
+    assert lines["reenact, ms, eight bits beside bfloat16"][:3] == ["60.0", "20.0", "3.00"]
+    assert lines["reenact, ms, float32, onnxruntime"][:3] == ["90.0", "80.0", "1.12"]
+    assert lines["reenact, ms, float32, best engine of each side"][:3] == ["90.0", "50.0", "1.80"]
+    assert lines["live, frames a second, bfloat16"][:3] == ["10.0", "15.0", "1.50"]
+    assert lines["live, resident, MB, openvino-bf16"][:3] == ["400.0", "200.0", "0.50"]  # which share
+    assert lines["lean install, MB"][:3] == ["400.0", "300.0", "0.75"]
+    assert "reenact beside torch: no torch" in lines
+    assert not any("1024" in line for line in lines)  # not measured yet
 
 
 def test_a_side_answers_orders() -> None:

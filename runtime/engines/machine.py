@@ -142,6 +142,12 @@ def has_bf16() -> bool:
     return bool({"avx512_bf16", "amx_bf16"} & processor_features())
 
 
+def has_vnni() -> bool:
+    """Return whether the CPU multiplies eight bits quicker than floats, and sums them in 32; where it cannot be told,
+    no."""
+    return bool({"avx512_vnni", "avx_vnni", "amx_int8"} & processor_features())
+
+
 def physical_cores() -> int:
     """Return the CPU cores this process may use, hyper-threads counted once, a container's CPU quota respected; at
     least 1."""

@@ -26,8 +26,7 @@ from ..weights.cache import cache_folder, locked
 from .cuda import Buffers, Stream, gpu
 from .machine import has_avx512
 from .ort_forms import LARGEST_GRAPH, quick_forms
-from .recent import Recent
-from .session import check_inputs, in_place_of
+from .session import Recent, check_inputs, in_place_of
 
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # since 1.31 its import starts reporting to its maker
 import onnxruntime as ort

@@ -21,8 +21,9 @@ from .forms import (
     with_pixels_apart,
     without_steady,
 )
-from .recent import Recent
-from .session import check_inputs, in_place_of
+from .int8 import scales_for, with_eight_bits
+from .machine import has_vnni
+from .session import Recent, check_inputs, in_place_of
 
 if TYPE_CHECKING:
     import openvino
@@ -32,9 +33,10 @@ MISSING = "OpenVINO is not installed: `pip install 'fid-face[openvino]'`."
 
 
 class OpenVINOSession:
-    """See `session.Session`. `precision`: of the arithmetic, "f32", "f16" or "bf16", which needs a CPU that has it.
-    `reason`: why this engine runs in the place of another. `device`: "CPU", "GPU" or "NPU". `steady`: see
-    `open.open_session`. FidError when OpenVINO sees no such device."""
+    """See `session.Session`. `precision`: of the arithmetic, "f32", "f16", "bf16", which needs a CPU that has it, or
+    "int8": a generator's large products, and the rest in the best of the others. `reason`: why this engine runs in the
+    place of another. `device`: "CPU", "GPU" or "NPU". `steady`: see `open.open_session`. FidError when OpenVINO sees no
+    such device."""
 
     def __init__(
         self,
@@ -49,9 +51,14 @@ class OpenVINOSession:
         self._core = _openvino().Core()
         self._core.set_property({"CACHE_DIR": str(cache_folder("openvino"))})
         self._reason, self._slower = reason, ""
-        if precision == "bf16" and "BF16" not in self._core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        has_bf16 = "BF16" in self._core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+        self._eight = precision == "int8" and has_vnni()
+        if precision == "int8" and not self._eight:
+            self._slower = "int8 was asked for and this CPU does not multiply it quicker, as far as it can be told."
+        elif precision == "bf16" and not has_bf16:
             self._slower = "bf16 was asked for and this CPU does not have it."
-            precision = "f32"
+        if precision in ("int8", "bf16"):
+            precision = "bf16" if has_bf16 else "f32"
         self._device, self._device_name = device, ""
         self._options: dict[str, Any] = {"INFERENCE_PRECISION_HINT": precision, "PERFORMANCE_HINT": "LATENCY"}
         if device == "CPU":
@@ -59,7 +66,7 @@ class OpenVINOSession:
         else:
             self._device_name = f" ({_name_of(self._core, device)})"
         self._path, self._steady = Path(path), tuple(steady)
-        self._first: openvino.Model | None = self._read()  # until something is built from it
+        self._first: openvino.Model | None = self._read(self._path)  # until something is built from it
         self.inputs = tuple(_tensor(port) for port in self._first.inputs)
         self.outputs = tuple(_tensor(port) for port in self._first.outputs)
         self._built: Recent[_Built] = Recent(self._build)
@@ -72,12 +79,12 @@ class OpenVINOSession:
         """See `session.Session.fallback`."""
         return in_place_of(self._reason, self.provider) or self._slower or None
 
-    def _read(self) -> openvino.Model:
-        """The graph in the form that is quicker here; it is not kept, because it holds its weights once more."""
+    def _read(self, path: Path) -> openvino.Model:
+        """A graph in the form that is quicker here; it is not kept, because it holds its weights once more."""
         try:
-            model = self._core.read_model(str(self._path))
+            model = self._core.read_model(str(path))
         except Exception as error:  # the bindings raise plain RuntimeError and their own types
-            raise FidError(f"OpenVINO cannot open {self._path.name}: {_last_line(error)}.") from error
+            raise FidError(f"OpenVINO cannot open {path.name}: {_last_line(error)}.") from error
         with_grouped_wavelets(model)
         with_pixels_apart(model)
         with_noise_apart(model)
@@ -85,17 +92,26 @@ class OpenVINOSession:
         return model
 
     def _build(self, batch: int) -> _Built:
-        model, self._first = self._first or self._read(), None
+        model, self._first = self._first or self._read(self._path), None
         shapes = {t.name: [batch if isinstance(d, str) else d for d in t.shape] for t in self.inputs}
         try:
             model.reshape(shapes)
+            eight = self._with_eight_bits(model) if self._eight else 0
             parts = without_steady(model, self._steady) if self._steady else None
             compiled = [self._core.compile_model(part, self._device, self._options) for part in parts or (model,)]
         except Exception as error:
             raise FidError(f"OpenVINO cannot build the graph: {_last_line(error)}.") from error
         live = compiled[-1].get_property("INFERENCE_PRECISION_HINT").get_type_name()
-        self.provider = f"openvino {self._device} {live}{self._device_name}"
+        self.provider = f"openvino {self._device} {'int8 ' * bool(eight)}{live}{self._device_name}"
         return _Built(*(one.create_infer_request() for one in reversed(compiled)))
+
+    def _with_eight_bits(self, model: openvino.Model) -> int:
+        """Put the products of a generator in eight bits, in place; returns how many, 0 for another graph."""
+        takes = {tensor.name for tensor in self.inputs}
+        generator = self._path if takes == {"w_plus"} else self._path.with_name("synthesis.onnx")
+        if takes != {"w_plus"} and not ("w_plus_offset" in takes and generator.is_file()):  # that of `reenact`
+            return 0
+        return with_eight_bits(model, scales_for(self._core, model, generator, self._read))
 
     def run(self, **arrays: NDArray) -> dict[str, NDArray]:
         """See `session.Session.run`. The first call with a new batch size builds the graph for it."""

@@ -56,6 +56,10 @@ TABLE = (
         "CPU with bfloat16", "BF16", True, on_hardware=True,
     ),
     Engine(
+        "openvino-int8", "OpenVINO int8", "openvino", ("openvino",), f"pip install '{DISTRIBUTION}[openvino]'",
+        "CPU with VNNI or AMX", "INT8", True, on_hardware=True,
+    ),
+    Engine(
         "openvino:gpu", "OpenVINO GPU", "openvino", ("openvino",), f"pip install '{DISTRIBUTION}[openvino]'",
         "Intel GPU", "FP16", True,
     ),

@@ -17,8 +17,7 @@ from numpy.typing import NDArray
 from ...errors import FidError
 from ...tensor import Tensor
 from ..cuda import Buffers, CudaGraph, Gpu, Stream, gpu
-from ..recent import Recent
-from ..session import check_inputs, in_place_of
+from ..session import Recent, check_inputs, in_place_of
 from . import cache as engine_cache
 from .build import RTX_TARGETS, TITLES, Batch, Library, build, graph_facts, library
 from .cache import Engine, Key

@@ -9,7 +9,7 @@ from fid.runtime.engines import cuda
 from fid.runtime.engines import ort as session_onnxruntime
 from fid.runtime.engines.open import open_session
 from fid.runtime.engines.ort import OnnxRuntimeSession
-from fid.runtime.engines.recent import KEPT
+from fid.runtime.engines.session import KEPT
 from fid.runtime.errors import FidError
 from stand_in_gpu import Cuda, Error
 

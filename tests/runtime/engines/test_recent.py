@@ -1,6 +1,6 @@
 """The batch size that was not used for longest makes room, before another is built."""
 
-from fid.runtime.engines.recent import KEPT, Recent
+from fid.runtime.engines.session import KEPT, Recent
 
 
 def test_the_size_not_used_for_longest_makes_room_first() -> None:

@@ -14,7 +14,7 @@ import pytest
 import toy
 from fid.runtime.engines import cuda
 from fid.runtime.engines.open import open_session, open_tensorrt, satisfies
-from fid.runtime.engines.recent import KEPT
+from fid.runtime.engines.session import KEPT
 from fid.runtime.engines.tensorrt import cache as engine_cache
 from fid.runtime.engines.tensorrt.build import Batch
 from fid.runtime.errors import FidError, InputError
