@@ -24,6 +24,9 @@ def table(parts: Mapping[str, Record]) -> Iterator[str]:
     yield from _live(rows, "frames a second, float32", FLOAT32, "fps", max, ">= 1.35", upward=True)
     yield from _live(rows, "frames a second, eight bits beside bfloat16", [INT8], "fps", max, "", upward=True)
     for engine in (INT8, BF16, *FLOAT32):
+        yield from _live(
+            rows, f"frames a second, {engine}, as it is now", [f"default {engine}"], "fps", max, "", upward=True
+        )
         yield from _live(rows, f"processor ms a frame, {engine}", [engine], "cpu_ms_a_frame", min, "")
         yield from _live(rows, f"frame age p99, ms, {engine}", [engine], "age_p99_ms", min, "<= 1", share=True)
         yield from _live(rows, f"resident, MB, {engine}", [engine], "resident_mb", min, "<= 0.65", share=True)
@@ -83,7 +86,8 @@ def _live(
     """A figure of the live command on the best of some engines; the ratio says how many times better the new side is,
     or with `share` which part of the old side's it needs."""
     assert isinstance(engines, (list, tuple))
-    own = [rows[f"live {engine}"][kind] for engine in engines if f"live {engine}" in rows]
+    names = [f"default live {name[8:]}" if name.startswith("default ") else f"live {name}" for name in engines]
+    own = [rows[name][kind] for name in names if name in rows]
     if own:
         values = {side: best(row[side] for row in own) for side in SIDES}
         gain = values["new"] / values["old"] if upward or share else values["old"] / values["new"]
