@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from ..face.detect import MAX_YAW_DEGREES, MIN_FACE_PX, MIN_SCORE, Face
+from ..face.detect import MAX_YAW_DEGREES, MIN_FACE_PX, MIN_SCORE, WARN_SCORE, Face
 from ..face.search import visible_part
 
 Box = tuple[float, float, float, float]  # left, top, width, height, px
@@ -50,13 +50,25 @@ class Track:
     person: int | None = None  # whom a track file names; None: found out
     action: str | None = None  # what a track file asks for, see `track_file.ACTIONS`; None: replace
 
+    def __post_init__(self) -> None:
+        given, self.places = self.places, {}
+        self.first = self.last = 0
+        self._surest, self._seen, self._span = 0.0, set[int](), (0, 0)  # frames: in which it was seen, first and last
+        for frame, place in given.items():
+            self.put(frame, place)
+
     @property
     def sure(self) -> bool:
-        """Whether the detector was sure of it at least once."""
-        return max((place.score for place in self.places.values()), default=0.0) >= MIN_SCORE
+        """Whether the detector was very sure of it once, or sure of it and saw it in at least half of the frames from
+        the first to the last in which it did. What only a careful search sees now and then is as likely a pattern."""
+        if self._surest < MIN_SCORE:
+            return False
+        return self._surest >= WARN_SCORE or 2 * len(self._seen) > self._span[1] - self._span[0]
 
-    def __post_init__(self) -> None:
-        self.first, self.last = min(self.places, default=0), max(self.places, default=0)
+    @property
+    def sightings(self) -> int:
+        """In how many frames the detector saw it."""
+        return len(self._seen)
 
     def put(self, frame: int, place: Place) -> None:
         """Set the place in a frame."""
@@ -64,6 +76,11 @@ class Track:
             self.first = self.last = frame
         self.places[frame] = place
         self.first, self.last = min(self.first, frame), max(self.last, frame)
+        self._surest = max(self._surest, place.score)
+        if place.seen:
+            first, last = self._span if self._seen else (frame, frame)
+            self._span = min(first, frame), max(last, frame)
+            self._seen.add(frame)
 
     def end(self, frame: int, count: int) -> list[int]:
         """Return up to `count` frames with a place, the nearest first, from the end of the track that is nearer to a

@@ -209,7 +209,8 @@ class Scanner:
             motion = (end.centre - track.places[frames[-1]].centre) / (len(frames) - 1)
         begin, stop = self._scene(frames[0])
         leaves = _leaves(end, motion, shape)
-        limit = round((ENTER_S if leaves else AROUND_S) * self._fps)
+        moves = leaves and track.sightings > 1  # one sighting tells nothing of where it goes, and may be a pattern
+        limit = round((ENTER_S if moves else AROUND_S) * self._fps)
         for count in range(1, limit + 1):
             frame = frames[0] + step * count
             grown = 1 + GROWTH * count

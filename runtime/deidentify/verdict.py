@@ -19,11 +19,12 @@ from ..face.detect import MIN_SCORE, Detector, Face
 from ..face.search import find_all, visible_part
 from .hide import middle_difference
 from .judges import STRICT, Codes, Judges, likeness, recognisable
-from .places import Place, Track, same_place
+from .places import WHOLE, Place, Track, same_place
 from .scan import CAREFUL_S
 
 UNCHANGED = 6.0  # 0..255, mean difference in the middle of a face below which it is the original
 JUDGED = 0.5  # part of a face that must lie in the picture if recognisers are to be asked: beyond it, a crop is made up
+# of the picture's mirror image, and from `WHOLE` on, it is not so like its own mirror image for that reason
 NEAR = 0.25  # cosine of SFace from which on dlib's recogniser, which takes ten times as long, is asked in every frame
 LOOK_EVERY = 10  # frames of one face from one look at the original to the next, and to dlib's next look at the output
 REFERENCES = 24  # looks at the original, at most
@@ -38,6 +39,7 @@ class Evidence:
     originals: list[Codes] = field(default_factory=list)
     after: list[Codes] = field(default_factory=list)  # one for each of `frames`
     unchanged: list[int] = field(default_factory=list)  # frames
+    mirrored: bool = False  # whether the original was looked at in the mirror as well
 
     def report(self, person: int | None) -> dict[str, Any]:
         """Return what is told of it: counts, likeness before and after, frames in which it still matches."""
@@ -45,8 +47,8 @@ class Evidence:
         known = self.track.sure and recognisable(self.originals)
         still = {frame for frame, one in zip(self.frames, alike, strict=False) if known and one.matches}
         still |= set(self.unchanged)
-        before = [likeness(self.originals[:i] + self.originals[i + 1 :], o) for i, o in enumerate(self.originals)]
-        before = before if len(self.originals) > 1 else []
+        others = [self.originals[:i] + self.originals[i + 1 :] for i in range(len(self.originals))]
+        before = [likeness(rest, one) for rest, one in zip(others, self.originals, strict=True) if rest]
         apart = [one.distance for one in alike if one.distance is not None]
         return {
             "track": self.track.number,
@@ -100,14 +102,17 @@ class Verdict:
         if middle_difference(original, output, place.box) < UNCHANGED:
             own.unchanged.append(frame)
         assert place.points is not None
-        if visible_part(Face(place.box, place.points, place.score), output.shape) < JUDGED:
+        part = visible_part(Face(place.box, place.points, place.score), output.shape)
+        if part < JUDGED:
             return
         alignment = align(place.points)
-        told = len(own.frames) % LOOK_EVERY == 0
+        whole = part >= WHOLE and not own.mirrored  # for the first time
+        told = whole or len(own.frames) % LOOK_EVERY == 0
         if told and len(own.originals) < REFERENCES:
             crop = alignment.crop(original)
             own.originals.append(self._judges.look(crop))
-            if len(own.originals) == 1:  # so that a face of one frame has another view of itself
+            if whole:  # so that a face of one frame has another view of itself
+                own.mirrored = True
                 own.originals.append(self._judges.look(np.ascontiguousarray(crop[:, ::-1])))
         crop = alignment.crop(output)
         codes = self._judges.look(crop, both=told)

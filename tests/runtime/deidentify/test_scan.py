@@ -94,6 +94,30 @@ def test_points_follow_a_turned_face(detector: Detector, degrees: int) -> None:
                 assert abs((off + 180) % 360 - 180) < 12
 
 
+def test_a_pattern_that_is_seen_once_at_the_border_is_hidden_for_a_moment_alone(detector: Detector) -> None:
+    """The border makes everything symmetrical, fingers as well, and they look like a face in one frame."""
+    wall = [np.full((200, 200, 3), 150, np.uint8)] * 40
+    once = Face((180.0, 90.0, 30.0, 40.0), np.add(POINTS, (175, 90)), 0.75)
+    (track,) = scanned(detector, wall, known={number: [once] if number == 20 else [] for number in range(40)})
+    around = round(scan.AROUND_S * FPS)
+    assert sorted(track.places) == list(range(20 - around, 21 + around))
+    moved = [Face((174.0 + 3 * n, 90.0, 30.0, 40.0), np.add(POINTS, (169 + 3 * n, 90)), 0.75) for n in (0, 1)]
+    known = {number: [moved[number - 19]] if number in (19, 20) else [] for number in range(40)}
+    (track,) = scanned(detector, wall, known=known)
+    assert track.last > 20 + around or track.places[track.last].box[0] > 190  # until it is outside
+
+
+def test_what_only_careful_searches_see_is_unsure_unless_they_are_very_sure() -> None:
+    box = (10.0, 10.0, 40.0, 50.0)
+    for score, sure in ((0.8, False), (0.93, True)):
+        track = Track(0, {frame: Place(box, POINTS, score, frame % 10 == 0) for frame in range(31)})
+        assert track.sure is sure
+        assert track.sightings == 4
+    assert Track(0, {0: Place(box, POINTS, 0.8, True)}).sure  # a photo
+    assert Track(0, {frame: Place(box, POINTS, 0.8, frame % 2 == 0) for frame in range(9)}).sure
+    assert not Track(0, {0: Place(box, POINTS, 0.6, True)}).sure
+
+
 def test_a_cut_ends_what_is_followed(detector: Detector) -> None:
     frames = made_frames(read_image(PEOPLE), 3)
     wall = np.full_like(frames[0], 20)

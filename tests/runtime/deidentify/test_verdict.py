@@ -73,6 +73,19 @@ def test_of_less_than_half_a_face_pixels_alone_tell() -> None:
         assert verdict.report({})["faces"][0]["verdict"] == said
 
 
+def test_a_face_at_the_border_is_no_second_view_of_itself() -> None:
+    """Its crop has its mirror image in it: the recognisers would know that again in anything."""
+    frame = np.full((100, 100, 3), 90, np.uint8)
+    points = np.array([[0.0, 40], [30, 40], [15, 52], [3, 64], [27, 64]])
+    judges = SimpleNamespace(look=lambda crop, both=True: SAME, names=["toy"], absent="")
+    for left, said in ((-20.0, "unknown"), (20.0, "matches")):  # two thirds of it in the picture, and all of it
+        place = Place((left, 20.0, 60.0, 60.0), np.add(points, (left + 15, 0)), 0.9, True)
+        track = Track(0, {0: place})
+        verdict = Verdict(None, judges, lambda number, t=track, p=place: [(t, p)], 9, 1)  # type: ignore[arg-type]
+        verdict.add(frame, np.full_like(frame, 140))
+        assert verdict.report({})["faces"][0]["verdict"] == said
+
+
 def test_the_slow_recogniser_is_asked_wherever_it_could_make_a_match() -> None:
     frame = np.full((100, 100, 3), 90, np.uint8)
     place = Place((20.0, 20, 60, 60), np.array([[35.0, 40], [65, 40], [50, 52], [38, 64], [62, 64]]), 0.9, True)
