@@ -110,8 +110,14 @@ class Scanner:
         faces = self._found(frame, image, True)
         there = [place for track in self._tracks if (place := track.places.get(frame)) is not None]
         for face in faces:
-            if not any(same_place(face.box, place.box) for place in there):
+            if any(same_place(face.box, place.box) for place in there):
+                continue
+            known = (track for track in self._open if frame not in track.places)
+            track = next((track for track in known if same_place(_expected(track, frame).box, face.box)), None)
+            if track is None:
                 self._begin(frame, self._first_place(image, face))
+            else:
+                track.put(frame, self._upright(image, track, frame, face))
         self._recent.append((frame, image))
 
     def _is_cut(self, image: np.ndarray) -> bool:

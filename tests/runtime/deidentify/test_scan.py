@@ -107,6 +107,17 @@ def test_a_pattern_that_is_seen_once_at_the_border_is_hidden_for_a_moment_alone(
     assert track.last > 20 + around or track.places[track.last].box[0] > 190  # until it is outside
 
 
+def test_what_the_last_search_finds_again_is_no_second_track(
+    detector: Detector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pattern = Face((80.0, 80.0, 40.0, 50.0), np.add(POINTS, (78, 85)), 0.8)
+    monkeypatch.setattr(scan, "find_all", lambda net, image: [pattern])
+    monkeypatch.setattr(scan, "find_quickly", lambda net, image, side, turns: [])
+    (track,) = scanned(detector, [np.full((200, 200, 3), 150, np.uint8)] * 8)
+    assert [frame for frame, place in track.places.items() if place.seen] == [0, 7]
+    assert not track.sure
+
+
 def test_what_only_careful_searches_see_is_unsure_unless_they_are_very_sure() -> None:
     box = (10.0, 10.0, 40.0, 50.0)
     for score, sure in ((0.8, False), (0.93, True)):

@@ -123,3 +123,20 @@ def test_what_is_found_in_a_turned_view_is_taken_home(degrees: int) -> None:
     left, top, width, height = search._moved(box, home, np.zeros(2), np.ones(2)).box
     assert (left + width / 2, top + height / 2) == pytest.approx((x, y), abs=0.3)
     assert (width, height) == pytest.approx({0: (8, 12), 90: (12, 8)}.get(degrees % 180, (10, 10)))
+
+
+@pytest.mark.parametrize("hidden", ["mask", "glasses", "half"])
+def test_faces_are_found_behind_a_mask_dark_glasses_or_with_one_half_hidden(detector: Detector, hidden: str) -> None:
+    image = put(np.full((150, 150, 3), 150, np.uint8), 6, 60, 0, 75, 75)
+    left, top, width, height = max(detector.faces(image), key=lambda face: face.area).box
+    x, y, right, bottom = round(left), round(top), round(left + width), round(top + height)
+    if hidden == "mask":
+        axes = round(0.55 * width), round(0.33 * height)
+        cv2.ellipse(image, ((x + right) // 2, round(top + 0.78 * height)), axes, 0, 0, 360, (190, 210, 225), -1)
+    elif hidden == "glasses":
+        image[round(top + 0.25 * height) : round(top + 0.5 * height), x:right] = 20
+    else:
+        image[y:bottom, x : (x + right) // 2] = 100
+    (face,) = find_all(detector, image)
+    assert face.score >= MIN_SCORE
+    assert abs(face.box[0] + face.box[2] / 2 - left - width / 2) < 0.2 * width
