@@ -21,7 +21,7 @@ from .judges import Judges
 
 CHEEKS = ((130, 175, 78, 108), (130, 175, 148, 178))  # in the aligned crop: top, bottom, left, right px
 HAIR = ((16, 52, 88, 168),)
-SEX_WEIGHT, AGE_WEIGHT, SKIN_WEIGHT = 60.0, 1.0, 1.0  # of the other sex, of a year, of one of the skin's colour, which
+SEX_WEIGHT, AGE_WEIGHT, SKIN_WEIGHT = 40.0, 0.5, 0.5  # of the other sex, of a year, of one of the skin's colour, which
 # depends on the light
 
 
