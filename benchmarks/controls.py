@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 import torch
 from fid.runtime import Composer
-from fid.runtime.composer import AS_IT_IS, Controls
+from fid.runtime.controls import AS_IT_IS, Controls
 from fid.runtime.media.images import find_photos
 from fid.trainer.controls import expression_of
 from fid.trainer.evaluate.measures import head_pose

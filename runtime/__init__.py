@@ -15,13 +15,14 @@ from typing import TYPE_CHECKING, Any
 from .errors import FidError, InputError
 
 if TYPE_CHECKING:
-    from .composer import Composer, Controls
+    from .composer import Composer
+    from .controls import Controls
     from .identity import Identity
     from .weights.bundle import Bundle
 
 __all__ = ["Bundle", "Composer", "Controls", "FidError", "Identity", "InputError"]
 
-_MODULES = {"Bundle": "weights.bundle", "Composer": "composer", "Controls": "composer", "Identity": "identity"}
+_MODULES = {"Bundle": "weights.bundle", "Composer": "composer", "Controls": "controls", "Identity": "identity"}
 
 
 def __getattr__(name: str) -> Any:

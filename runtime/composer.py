@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
 import numpy as np
 
 from .assets import PARTS
+from .controls import AS_IT_IS, Controls
 from .engines.machine import return_freed_memory
 from .engines.open import open_session, quickest_for_gradients
 from .engines.session import Session, checked
@@ -34,26 +35,8 @@ PARTS_GRAPH = "parts"
 FULL_RESOLUTION = 1024  # px; the full generator, fetched when first asked for
 
 BORDER = 2  # px of generated pictures, which the generator's zero padding tints
-MOST_CONTROL = 1.5  # how far pose and expression may be exaggerated
 
 Photo = str | os.PathLike[str] | np.ndarray  # a file, or RGB uint8 [height, width, 3], 0..255
-
-
-@dataclass(frozen=True)
-class Controls:
-    """How far a composition follows the attribute photo: 0 not at all (a frontal head, a neutral face), 1 as it is, up
-    to `MOST_CONTROL` exaggerated. `InputError` for other values."""
-
-    pose: float = 1.0
-    expression: float = 1.0
-
-    def __post_init__(self) -> None:
-        for name, value in (("pose", self.pose), ("expression", self.expression)):
-            if not 0 <= value <= MOST_CONTROL:
-                raise InputError(f"{name} {value:g} is outside 0 (does not follow) to {MOST_CONTROL:g} (exaggerated).")
-
-
-AS_IT_IS = Controls()
 
 
 class Composer:

@@ -13,7 +13,8 @@ from .errors import InputError
 if TYPE_CHECKING:
     import numpy as np
 
-    from .composer import Composer, Controls
+    from .composer import Composer
+    from .controls import Controls
     from .face.align import Alignment
     from .identity import Identity
 

@@ -12,7 +12,8 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from ..composer import AS_IT_IS, Composer, Controls
+from ..composer import Composer
+from ..controls import AS_IT_IS, Controls
 from ..errors import FidError, InputError
 from ..identity import SUFFIX, Identity, average
 from ..live.film import Film

@@ -8,11 +8,10 @@ from typing import Any, TypeVar
 
 import click
 
+from ..controls import MOST_CONTROL, Controls
 from .options import FILE
 
 T = TypeVar("T")
-
-MOST_CONTROL = 1.5  # as in composer.py, which would take long of every --help
 
 mask_option = click.option(
     "--mask",
@@ -35,12 +34,10 @@ def paste_option(default: str) -> Callable[[Callable[..., T]], Callable[..., T]]
 
 
 def controls_options(command: Callable[..., T]) -> Callable[..., T]:
-    """Give a command the options --pose and --expression; it receives them as one `composer.Controls`."""
+    """Give a command the options --pose and --expression; it receives them as one `controls.Controls`."""
 
     @wraps(command)
     def with_controls(*, pose: float, expression: float, **values: Any) -> T:
-        from ..composer import Controls
-
         return command(controls=Controls(pose, expression), **values)
 
     options = [

@@ -23,7 +23,7 @@ from .options import (
 from .progress import duration, frame_progress
 
 if TYPE_CHECKING:
-    from ..composer import Controls
+    from ..controls import Controls
     from ..identity import Identity
     from ..live.casting import Casting
     from ..live.closer import Closer

@@ -31,7 +31,8 @@ from .progress import progress_of
 if TYPE_CHECKING:
     import numpy as np
 
-    from ..composer import Composer, Controls
+    from ..composer import Composer
+    from ..controls import Controls
 
 from ..looks import Look, by_stem, compose_cells, labels, look_at_attributes, look_at_identity, table_of
 

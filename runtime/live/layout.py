@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from ..composer import AS_IT_IS, Composer, Controls
+from ..composer import Composer
+from ..controls import AS_IT_IS, Controls
 from ..errors import InputError
 from ..face.align import Alignment
 from ..face.head import HeadPaster, HeadState

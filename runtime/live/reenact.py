@@ -10,7 +10,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ..composer import AS_IT_IS, Composer, Controls
+from ..composer import Composer
+from ..controls import AS_IT_IS, Controls
 from ..errors import InputError
 from ..face.align import Alignment
 from ..face.smooth import FilterState, OneEuro

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..composer import MOST_CONTROL, Controls
+from ..controls import MOST_CONTROL, Controls
 from .guard import RefusedError
 
 if TYPE_CHECKING:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..composer import MOST_CONTROL, Composer, Controls
+from ..composer import Composer
+from ..controls import MOST_CONTROL, Controls
 from ..identity import Identity
 from ..interpolate import identity_between
 from ..labels.mark import embed_mark
@@ -49,7 +50,7 @@ class Settings:
     view: str = "result-only"  # see `layout.Wishes`
     no_face: str = "hold"  # see `layout.Wishes`
     smooth: float = 1.0  # see `layout.Wishes`
-    pose: float = 1.0  # see `composer.Controls`
+    pose: float = 1.0  # see `controls.Controls`
     expression: float = 1.0
 
     def __post_init__(self) -> None:

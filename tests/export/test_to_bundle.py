@@ -19,7 +19,8 @@ from fid.export.read import Networks
 from fid.export.to_bundle import ExportConfig, export_bundle, with_controls
 from fid.export.to_onnx import to_onnx
 from fid.export.to_weights import WEIGHTS_FILE
-from fid.runtime.composer import Composer, Controls
+from fid.runtime.composer import Composer
+from fid.runtime.controls import Controls
 from fid.runtime.engines.open import open_session
 from fid.runtime.errors import FidError, InputError
 from fid.runtime.weights.bundle import Bundle

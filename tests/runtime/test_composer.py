@@ -12,7 +12,8 @@ import pytest
 import toy
 from fid.runtime import Bundle, Composer, FidError, Identity, InputError
 from fid.runtime.assets import FACES
-from fid.runtime.composer import Controls, per_style
+from fid.runtime.composer import per_style
+from fid.runtime.controls import Controls
 from fid.runtime.identity import mapper_name
 from fid.runtime.interpolate import interpolate
 from fid.runtime.labels.provenance import Note

@@ -42,7 +42,8 @@ from cryptography.hazmat.primitives.serialization import (
     PrivateFormat,
 )
 from fid.runtime.assets import FACES, shipped_faces
-from fid.runtime.composer import Composer, Controls
+from fid.runtime.composer import Composer
+from fid.runtime.controls import Controls
 from fid.runtime.errors import FidError, InputError
 from fid.runtime.identity import Identity
 from fid.runtime.interpolate import interpolate, mixed_w
