@@ -20,7 +20,7 @@ from fid.export.read import read_networks
 from fid.export.to_onnx import to_onnx
 from fid.runtime.engines.tensorrt.build import RTX_TARGETS, Batch, build, library
 from fid.runtime.weights import catalogue as models
-from fid.runtime.weights.bundle import REFINE, Bundle
+from fid.runtime.weights.bundle import CONTROLS, REFINE, Bundle
 from fid.runtime.weights.prepare import prepared
 from fid.trainer.networks.mobilestylegan import Synthesis
 from machine import machine_record
@@ -41,7 +41,7 @@ def module(name: str) -> GraphModule:
 def main(output: Path | None) -> None:
     machine = machine_record()
     lib, bundle = library("tensorrt-rtx"), Bundle.load()
-    paths = {name: bundle.graph_path(name) for name in bundle.graphs if name != REFINE} | {
+    paths = {name: bundle.graph_path(name) for name in bundle.graphs if name not in (CONTROLS, REFINE)} | {
         name: prepared(name) for name in PREPARED
     }
     engines = {}

@@ -101,6 +101,12 @@ FOLDER = click.Path(path_type=Path)
     help="Write a model repository for NVIDIA's Triton server to OUTPUT; CHECKPOINT is then a bundle. With --engine"
     " tensorrt the models are engines, built here. [default: the shipped one]",
 )
+@click.option(
+    "--controls",
+    is_flag=True,
+    help="Write a copy of a bundle to OUTPUT, with the graph of --pose and --expression learned anew, which every other"
+    " export does, too; CHECKPOINT is then that bundle. [default: the shipped one]",
+)
 @click.option("--skeletons", is_flag=True, help="Write the graph skeletons of the fetched generator to OUTPUT instead.")
 def command(
     checkpoint: Path | None,
@@ -120,6 +126,7 @@ def command(
     batch: str,
     web: bool,
     triton: bool,
+    controls: bool,
     skeletons: bool,
 ) -> None:
     """Export CHECKPOINT (a run or checkpoint of `fid-train fit`) to a bundle.
@@ -147,11 +154,13 @@ def command(
         library(engine)  # before minutes of export: is it installed?
     torch.set_num_threads(threads)
     console = make_console()
+    if controls:
+        return _add_controls(checkpoint, output, threads, console)
     if skeletons:
         _write_skeletons(output, threads, console)
         return
     from .read import read_networks
-    from .to_bundle import ExportConfig
+    from .to_bundle import FACES, ExportConfig
 
     side = int(resolution) if resolution else None
     networks = read_networks(checkpoint, generator, side, noise, light, identity_encoder)
@@ -161,6 +170,7 @@ def command(
         fp16_graphs=fp16,
         self_contained=self_contained,
         inputs=inputs,
+        faces=FACES,
         threads=threads,
     )
     bundle = _write_bundle(networks, output, config, console)
@@ -168,6 +178,21 @@ def command(
         from .to_tensorrt import build_engines
 
         console.print(_engine_table(build_engines(bundle, engine, sizes), engine))
+
+
+def _add_controls(bundle: Path | None, output: Path, threads: int, console: Console) -> None:
+    """Write a bundle with the graph of --pose and --expression, and say so."""
+    from ..runtime.weights.bundle import Bundle
+    from .to_bundle import FACES, with_controls
+
+    with Progress(console=console, transient=True) as bar:
+        task = bar.add_task("learning", total=FACES)
+
+        def show(what: str, done: int, of: int) -> None:
+            bar.update(task, description=what, completed=done, total=of)
+
+        made = with_controls(Bundle.load(bundle), output, FACES, threads, show)
+    console.print(f"wrote {output}: {made.name} with {', '.join(made.graphs)}", soft_wrap=True)
 
 
 def _write_skeletons(output: Path, threads: int, console: Console) -> None:

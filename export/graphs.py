@@ -12,6 +12,7 @@ from torch import nn
 from ..runtime.face.crop import CROP_SIZE
 from ..runtime.tensor import Tensor
 from ..runtime.weights.bundle import LIGHT
+from ..trainer.controls import POSE, LinearControls
 from ..trainer.networks.sface import SFace
 from ..trainer.networks.vggface2 import JoinedEncoder, VGGFace2
 from ..trainer.pixels import to_bytes, to_float
@@ -175,6 +176,33 @@ class MappingGraph(GraphModule):
     def forward(self, z: torch.Tensor) -> torch.Tensor:
         """Map z float32 [N, 512], standard normal -> w float32 [N, 512]."""
         return self.mapping(z)
+
+
+class ControlsGraph(GraphModule):
+    """Attribute code, and how far pose and expression are followed -> attribute code."""
+
+    predict: torch.Tensor
+    neutral: torch.Tensor
+    move: torch.Tensor
+    is_pose: torch.Tensor
+
+    def __init__(self, controls: LinearControls) -> None:
+        super().__init__()
+        size = len(controls.predict)
+        self.inputs = (
+            attributes_of(size),
+            *(Tensor(name, ("batch", 1), "float32") for name in ("pose", "expression")),
+        )
+        self.outputs = (Tensor("controlled", ("batch", size), "float32"),)
+        for name, array in vars(controls).items():
+            self.register_buffer(name, torch.from_numpy(array))
+        is_pose = (torch.arange(len(controls.neutral)) < POSE).float()
+        self.register_buffer("is_pose", is_pose)
+
+    def forward(self, attributes: torch.Tensor, pose: torch.Tensor, expression: torch.Tensor) -> torch.Tensor:
+        """Map code float32 [N, attributes_size] and scales float32 [N, 1] each, 1 for as it is -> code."""
+        scale = self.is_pose * pose + (1 - self.is_pose) * expression
+        return attributes + ((attributes @ self.predict - self.neutral) * (scale - 1)) @ self.move
 
 
 def styles_of(synthesis: nn.Module) -> int:

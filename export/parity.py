@@ -109,6 +109,7 @@ def parity_inputs(networks: Networks, count: int, seed: int = 0) -> Arrays:
     inputs = {"w_plus": w[:, None] + offset, "w_plus_offset": offset, "crop": crop, "attributes": attributes}
     inputs |= {"identity": identity, "z": z}
     inputs["appearance"] = attributes.roll(1, 0)  # of somebody else
+    inputs |= {name: 1.5 * torch.rand(count, 1, generator=generator) for name in ("pose", "expression")}
     return {name: values.numpy() for name, values in inputs.items()}
 
 

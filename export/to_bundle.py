@@ -1,23 +1,28 @@
 """Last stage: a whole bundle, written aside, measured, and moved to its place when every graph agrees with PyTorch."""
 
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import onnx
 
 from ..runtime.assets import installed_version
+from ..runtime.composer import Composer
 from ..runtime.engines.compare import psnr_db
 from ..runtime.engines.open import open_session
 from ..runtime.errors import FidError, InputError
-from ..runtime.weights.bundle import LIGHT, REFINE, REFINE_WEIGHTS, Bundle, FP16Graph, Graph, Weights
+from ..runtime.weights.bundle import CONTROLS, LIGHT, REFINE, REFINE_WEIGHTS, Bundle, FP16Graph, Graph, Weights
 from ..runtime.weights.cache import new_folder, plain_disk_errors, scratch_folder, sha256
 from ..runtime.weights.prepare import prepared
+from ..trainer.controls import FACES as FACES
+from ..trainer.controls import draw_faces, learn
 from ..trainer.networks.sface import SFace
 from .fold import rounded_to_fp16
 from .fp16.gate import MIN_INPUTS as GATE_INPUTS
 from .fp16.gate import Progress, Verdict, gate, gate_inputs, latent_names
-from .graphs import W_SIZE, GraphModule, IdentityGraph, bundle_graphs, styles_of
+from .graphs import W_SIZE, ControlsGraph, GraphModule, IdentityGraph, bundle_graphs, styles_of
 from .parity import Arrays, Parity, measure, parity_inputs, run_module
 from .read import Networks
 from .refine import can_refine, write_refine
@@ -38,6 +43,7 @@ class ExportConfig:
     fp16_graphs: bool = False  # add the form of each graph that computes in FP16, where it passes the gate
     self_contained: bool = False  # put the identity encoder in as well, which else comes from fetched files
     inputs: int = MIN_INPUTS  # that each graph is measured on; the FP16 gate takes 64 at least
+    faces: int = 0  # generated ones, from which is learned how pose and expression are scaled; 0: they are not
     threads: int = 2  # of the CPU
 
 
@@ -125,6 +131,8 @@ class _Export:
         )
         bundle.save()
         bundle.verify()
+        if self.config.faces:
+            bundle = add_controls(bundle, self.config.faces, self.config.threads, arrays, self.progress)
         shown = _pictures(self.modules["synthesis"], bundle, verdicts.get("synthesis"), arrays)
         (self.folder / REPORT_FILE).write_text(report_page(bundle, shown), encoding="utf-8")
 
@@ -190,6 +198,42 @@ class _Export:
                 self.graphs[graph] = replace(description, fp16_graph=_store_fp16(verdict, self.folder, graph))
                 self.report(graph, verdict)
         return verdicts
+
+
+def with_controls(
+    bundle: Bundle, target: Path, faces: int, threads: int = 2, progress: Progress | None = None
+) -> Bundle:
+    """Write a copy of a finished bundle to the folder `target`, with a graph that scales pose and expression, learned
+    from so many generated faces; returns it. `InputError` when `target` holds something else than a bundle."""
+    _check_target(target)
+    with plain_disk_errors("writing the bundle", _parent(target)), new_folder(target) as folder:
+        for name in ("bundle.json", *(name for name, _ in bundle.files())):
+            shutil.copyfile(bundle.folder / name, folder / name)
+        numbers = np.random.default_rng(0)
+        arrays = {name: numbers.uniform(0, 1.5, (MIN_INPUTS, 1)) for name in ("pose", "expression")}
+        arrays["attributes"] = numbers.standard_normal((MIN_INPUTS, bundle.attributes_size))
+        arrays = {name: values.astype(np.float32) for name, values in arrays.items()}
+        add_controls(replace(bundle, folder=folder), faces, threads, arrays, progress or (lambda what, done, of: None))
+    return Bundle.load(target)
+
+
+def add_controls(bundle: Bundle, faces: int, threads: int, arrays: Arrays, progress: Progress) -> Bundle:
+    """Put the graph that scales pose and expression into a bundle's folder and its bundle.json; returns the bundle with
+    it. `arrays`: the inputs that it is measured on. FidError when it differs from PyTorch by more than its
+    tolerance."""
+    composer = Composer(replace(bundle, graphs=dict(bundle.graphs)), engine="onnxruntime", threads=threads, refine=0)
+    drawn = draw_faces(composer, faces, lambda done: progress("pose and expression", done, faces))
+    module = ControlsGraph(learn(*drawn))
+    path = bundle.folder / f"{CONTROLS}.onnx"
+    store(to_onnx(module), path, None)
+    found = measure(path, module, module, arrays, threads)
+    _check_parity({CONTROLS: found})
+    graph = Graph(path.name, sha256(path), module.inputs, module.outputs)
+    parity = {**bundle.parity, CONTROLS: found.to_json()}
+    bundle = replace(bundle, graphs={**bundle.graphs, CONTROLS: graph}, parity=parity)
+    bundle.save()
+    bundle.verify()
+    return bundle
 
 
 def _store_fp16(verdict: Verdict, folder: Path, graph: str) -> FP16Graph:

@@ -15,7 +15,7 @@ from ..runtime.engines.tensorrt.build import Batch, library
 from ..runtime.engines.tensorrt.cache import Engine
 from ..runtime.engines.tensorrt.session import engine_key, make
 from ..runtime.errors import FidError
-from ..runtime.weights.bundle import LIGHT, REFINE, Bundle
+from ..runtime.weights.bundle import CONTROLS, LIGHT, REFINE, Bundle
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ def build_engines(
 def engine_graphs(bundle: Bundle) -> Iterator[tuple[str, Path, Path]]:
     """Yield name, graph to build and its FP32 form, for every graph of a bundle that is not for CPUs alone: typed in
     FP16 where the bundle has it so."""
-    for name in (name for name in bundle.graphs if name not in (LIGHT, REFINE)):
+    for name in (name for name in bundle.graphs if name not in (CONTROLS, LIGHT, REFINE)):
         path = bundle.graph_path(name)
         yield name, bundle.fp16_graph_path(name) or path, path
 

@@ -16,12 +16,13 @@ from .errors import FidError, InputError
 
 if TYPE_CHECKING:
     from .composer import Composer
+    from .controls import Controls
     from .identity import Identity
     from .weights.bundle import Bundle
 
-__all__ = ["Bundle", "Composer", "FidError", "Identity", "InputError"]
+__all__ = ["Bundle", "Composer", "Controls", "FidError", "Identity", "InputError"]
 
-_MODULES = {"Bundle": "weights.bundle", "Composer": "composer", "Identity": "identity"}
+_MODULES = {"Bundle": "weights.bundle", "Composer": "composer", "Controls": "controls", "Identity": "identity"}
 
 
 def __getattr__(name: str) -> Any:

@@ -8,9 +8,11 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
+import cv2
 import numpy as np
 
 from .assets import PARTS
+from .controls import AS_IT_IS, Controls
 from .engines.machine import return_freed_memory
 from .engines.open import open_session, quickest_for_gradients
 from .engines.session import Session, checked
@@ -26,11 +28,13 @@ from .labels.provenance import MADE_BY_ALGORITHM, Note
 from .media.images import find_photos, read_image
 from .refine import ROUNDS, w_plus_offset
 from .timing import stage
-from .weights.bundle import LIGHT, REFINE, Bundle
+from .weights.bundle import CONTROLS, LIGHT, REFINE, Bundle
 from .weights.catalogue import model_file
 
 PARTS_GRAPH = "parts"
 FULL_RESOLUTION = 1024  # px; the full generator, fetched when first asked for
+
+BORDER = 2  # px of generated pictures, which the generator's zero padding tints
 
 Photo = str | os.PathLike[str] | np.ndarray  # a file, or RGB uint8 [height, width, 3], 0..255
 
@@ -103,13 +107,20 @@ class Composer:
         return self.identity
 
     def compose(
-        self, photo: Photo, face: int | None = None, *, paste: bool | None = False, mask: str = "head"
+        self,
+        photo: Photo,
+        face: int | None = None,
+        *,
+        paste: bool | None = False,
+        mask: str = "head",
+        controls: Controls = AS_IT_IS,
     ) -> np.ndarray:
         """Compose the person of `set_identity` with pose, expression and light of `photo`: RGB uint8 [R, R, 3], or
         with `paste` the whole photo with the composed head in it, RGB uint8 [height, width, 3].
 
         `face`: which face of the photo, counted from 1 by size; None takes the largest. `paste`: None pastes where the
-        photo shows more than the head. `mask`: what of the composition is pasted, one of `paste.MASKS`.
+        photo shows more than the head. `mask`: what of the composition is pasted, one of `paste.MASKS`. `controls`:
+        how far pose and expression are followed.
         """
         if self.identity is None:
             raise InputError(
@@ -117,7 +128,7 @@ class Composer:
             )
         image, alignment = self.locate(photo, face)
         crop = alignment.crop(image)
-        composed = self.image(self.w(self.identity, self.attribute_code(crop)))
+        composed = self.image(self.w(self.identity, self.attribute_code(crop, controls)))
         if not (alignment.is_part_of(image) if paste is None else paste):
             return composed
         with stage("paste"):
@@ -233,10 +244,24 @@ class Composer:
         with stage("identity"):
             return self._run("identity", "identity", crop=crop)
 
-    def attribute_code(self, crop: np.ndarray) -> np.ndarray:
-        """Compute E_attr: aligned crop RGB uint8 [256, 256, 3] -> float32 [attributes_size]."""
+    def attribute_code(self, crop: np.ndarray, controls: Controls = AS_IT_IS) -> np.ndarray:
+        """Compute E_attr: aligned crop RGB uint8 [256, 256, 3] -> float32 [attributes_size], with pose and expression
+        as `controlled` scales them."""
         with stage("attributes"):
-            return self._run("attributes", "attributes", crop=crop)
+            return self.controlled(self._run("attributes", "attributes", crop=crop), controls)
+
+    def controlled(self, attributes: np.ndarray, controls: Controls) -> np.ndarray:
+        """Return an attribute code float32 [attributes_size] with pose and expression nearer to, or farther from, a
+        frontal head with a neutral face. `InputError` when the bundle has no graph for that."""
+        if controls == AS_IT_IS:
+            return attributes
+        if CONTROLS not in self.bundle.graphs:
+            raise InputError(
+                f"the bundle {self.bundle.name} cannot scale pose and expression: it was made without the graph "
+                f"{CONTROLS!r}; add it with fid-export --controls."
+            )
+        scales = {name: np.array([value], np.float32) for name, value in vars(controls).items()}
+        return self._run(CONTROLS, "controlled", attributes=attributes, **scales)
 
     def w(self, identity: Identity, attributes: np.ndarray) -> np.ndarray:
         """Compute M: identity and attribute code float32 [attributes_size] -> w float32 [w_size], or W+ float32
@@ -261,7 +286,7 @@ class Composer:
         with stage("synthesis"):
             graph = LIGHT if light else "synthesis"
             n_styles = int(self._session(graph).inputs[0].shape[1])
-            return self._run(graph, "image", w_plus=per_style(w, n_styles))
+            return self._untinted(self._run(graph, "image", w_plus=per_style(w, n_styles)))
 
     @property
     def has_light(self) -> bool:
@@ -283,7 +308,15 @@ class Composer:
             offset = np.zeros((1, self.bundle.w_size), np.float32)
         codes = self._codes(identity) | {"w_plus_offset": per_style(offset, self.bundle.n_styles)}
         with stage("reenact"):
-            return self._run("reenact", "image", crop=crop, **codes)
+            return self._untinted(self._run("reenact", "image", crop=crop, **codes))
+
+    def _untinted(self, image: np.ndarray) -> np.ndarray:
+        """A picture RGB uint8 [R, R, 3] with what is just inside of its border mirrored there, where the generator is
+        MobileStyleGAN's, which pads with zeros."""
+        if self.bundle.own_generator:
+            return image
+        inner = image[BORDER:-BORDER, BORDER:-BORDER]
+        return cv2.copyMakeBorder(inner, BORDER, BORDER, BORDER, BORDER, cv2.BORDER_REFLECT)
 
     @property
     def detector(self) -> Detector:
@@ -373,12 +406,12 @@ class Composer:
         options = self._options
         if graph == PARTS_GRAPH:  # small, and beside the others: a GPU has better to do
             return open_session(PARTS, engine="onnxruntime", threads=options["threads"])
+        if graph == CONTROLS:  # two small products
+            return open_session(self._graph_path(graph), engine="onnxruntime", threads=1)
         steady = ("crop",) if graph == REFINE else ()
         if graph == REFINE and not self._engine.startswith(("onnxruntime", "openvino", "triton")):
-            options = {
-                "engine": quickest_for_gradients(),
-                "threads": options["threads"],
-            }  # a second is not worth a build
+            # a second is not worth a build
+            options = {"engine": quickest_for_gradients(), "threads": options["threads"]}
         path, fp16 = self._graph_path(graph), self._fp16_graph_path(graph)
         return open_session(path, fp16_graph=fp16, steady=steady, **options)
 

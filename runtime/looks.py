@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from .composer import Composer
+    from .controls import Controls
     from .face.align import Alignment
     from .identity import Identity
 
@@ -51,11 +52,19 @@ def look_at_identity(composer: Composer, path: Path, face: int | None = None) ->
     return Look(path, crop, composer.identity_of(crop, refine=True), None)
 
 
-def look_at_attributes(composer: Composer, path: Path, face: int | None = None, paste: bool = False) -> Look:
-    """Read, align and encode one attribute photo; with `paste` the photo is kept, for what is composed to go into."""
+def look_at_attributes(
+    composer: Composer,
+    path: Path,
+    face: int | None = None,
+    paste: bool = False,
+    controls: Controls | None = None,
+) -> Look:
+    """Read, align and encode one attribute photo; with `paste` the photo is kept, for what is composed to go into.
+    `controls`: how far pose and expression are followed; None for as they are."""
     image, alignment = composer.locate(path, face)
     crop = alignment.crop(image)
-    return Look(path, crop, None, composer.attribute_code(crop), Home(image, alignment) if paste else None)
+    code = composer.attribute_code(crop) if controls is None else composer.attribute_code(crop, controls)
+    return Look(path, crop, None, code, Home(image, alignment) if paste else None)
 
 
 def compose_cells(
@@ -68,6 +77,24 @@ def compose_cells(
             if top.identity is not None and left.attributes is not None:
                 composed = composer.image(composer.w(top.identity, left.attributes))
                 yield composed if left.home is None else left.home.with_head(composer, composed, mask)
+
+
+def table_of(
+    tops: Sequence[Look],
+    lefts: Sequence[Look],
+    cells: list[list[np.ndarray]],
+    top_names: list[str],
+    left_names: list[str],
+) -> np.ndarray:
+    """Draw the table of compositions [attributes][identities] with their photos and names, RGB uint8 [height, width,
+    3]."""
+    from .media.table import compose_table, squared, text_strip
+
+    side = max(lefts[0].crop.shape[0] if lefts[0].crop is not None else 0, min(cells[0][0].shape[:2]))
+    cells = [[squared(cell, side) for cell in row] for row in cells]
+    crops = [text_strip("identity file", side, side // 9) if one.crop is None else one.crop for one in tops]
+    left_crops = [one.crop for one in lefts if one.crop is not None]
+    return compose_table(crops, left_crops, cells, top_names, left_names)
 
 
 def labels(paths: list[Path]) -> list[str]:

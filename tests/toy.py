@@ -30,6 +30,11 @@ W_PLUS = Tensor("w_plus", ("batch", N_STYLES, 512), "float32")
 W_PLUS_OFFSET = Tensor("w_plus_offset", ("batch", N_STYLES, 512), "float32")
 
 
+CONTROLS = (
+    (ATTRIBUTES, Tensor("pose", ("batch", 1), "float32"), Tensor("expression", ("batch", 1), "float32")),
+    (Tensor("controlled", ("batch", 512), "float32"),),
+)
+
 GOAL = 0.2  # where the toy's rounds lead each w, half of the rest at a time
 ONE = Tensor("crop", (1, 256, 256, 3), "uint8", (0, 255), "RGB")
 STATE = Tensor("state", (1, 1, N_STYLES, 512), "float32")
@@ -169,9 +174,12 @@ class Net:
         onnx.checker.check_model(str(path))
 
 
-def write_bundle(folder: Path, appearance: bool = False, light: bool = False, refine: bool = False) -> Bundle:
+def write_bundle(
+    folder: Path, appearance: bool = False, light: bool = False, refine: bool = False, controls: bool = False
+) -> Bundle:
     """Write the toy bundle into `folder` (made if missing) and return it; `appearance`: its mapper takes that, too;
-    `light`: it has a light generator, whose pictures are dimmer; `refine`: it looks closer at identity photos."""
+    `light`: it has a light generator, whose pictures are dimmer; `refine`: it looks closer at identity photos;
+    `controls`: it scales attribute codes by the mean of pose and expression."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "weights.bin").write_bytes(b"".join(tensor.tobytes() for tensor in weights().values()))
     nets = {name: Net() for name in ("identity", "attributes", "mapper", "synthesis", "reenact")}
@@ -188,6 +196,10 @@ def write_bundle(folder: Path, appearance: bool = False, light: bool = False, re
     if refine:
         nets["refine"] = Net()
         nets["refine"].refine()
+    if controls:
+        net = nets["controls"] = Net()
+        half = net.op("Mul", net.op("Add", "pose", "expression"), array(0.5))
+        net.op("Mul", "attributes", half, out="controlled")
     person = (IDENTITY, APPEARANCE) if appearance else (IDENTITY,)
     borders = {
         "identity": ((CROP,), (IDENTITY,)),
@@ -197,6 +209,7 @@ def write_bundle(folder: Path, appearance: bool = False, light: bool = False, re
         "reenact": ((CROP, *person, W_PLUS_OFFSET), (IMAGE,)),
     } | ({"synthesis-light": ((W_PLUS,), (IMAGE,))} if light else {})
     borders |= {"refine": REFINE} if refine else {}
+    borders |= {"controls": CONTROLS} if controls else {}
     graphs = {}
     for name, (inputs, outputs) in borders.items():
         path = folder / f"{name}.onnx"

@@ -13,6 +13,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from ..composer import Composer
+from ..controls import AS_IT_IS, Controls
 from ..errors import FidError, InputError
 from ..identity import SUFFIX, Identity, average
 from ..live.film import Film
@@ -88,6 +89,7 @@ class Compose:
     identity_face: int | None = None
     paste: bool | None = None  # as in `Composer.compose`
     mask: str = "head"
+    controls: Controls = AS_IT_IS
     who: tuple[Identity, ...] = ()  # of all `identities`, where they have been looked at
     suffixes = PHOTO_SUFFIXES
 
@@ -101,7 +103,7 @@ class Compose:
 
     def made_of(self, name: str) -> dict[str, Any]:
         """See `Job.made_of`."""
-        looks = [self.face, self.identity_face, self.paste, self.mask]
+        looks = [self.face, self.identity_face, self.paste, self.mask, *vars(self.controls).values()]
         return {"job": "compose", "people": self._people, "looks": looks}
 
     def open(self, opening: Opening, composer: Composer) -> Work:
@@ -114,7 +116,7 @@ class Compose:
 
         def work(photo: Path, output: Path) -> Made:
             with collect_timings() as ms:
-                image = composer.compose(photo, self.face, paste=self.paste, mask=self.mask)
+                image = composer.compose(photo, self.face, paste=self.paste, mask=self.mask, controls=self.controls)
             note = opening.note(composer, "composition", with_photos="paste" in ms, inputs=[*signed, photo])
             write_image(output, image, note)
             return Made(faces=1)
@@ -131,6 +133,7 @@ class Pairs:
     identity_face: int | None = None
     paste: bool = False
     mask: str = "head"
+    controls: Controls = AS_IT_IS
     suffixes = PHOTO_SUFFIXES
 
     @cached_property
@@ -153,7 +156,7 @@ class Pairs:
         partner = self._partners.get(PurePosixPath(name).stem)
         status = None if partner is None else partner.stat()
         person = None if status is None else [status.st_size, status.st_mtime_ns]
-        looks = [self.face, self.identity_face, self.paste, self.mask]
+        looks = [self.face, self.identity_face, self.paste, self.mask, *vars(self.controls).values()]
         return {"job": "pairs", "person": person, "looks": looks}
 
     def open(self, opening: Opening, composer: Composer) -> Work:
@@ -164,7 +167,7 @@ class Pairs:
             if partner is None:
                 raise InputError(f"{photo.name} has no partner of its name in {self.identities}.")
             composer.set_identity(composer.identify(partner, self.identity_face))
-            image = composer.compose(photo, self.face, paste=self.paste, mask=self.mask)
+            image = composer.compose(photo, self.face, paste=self.paste, mask=self.mask, controls=self.controls)
             write_image(output, image, opening.note(composer, "composition", with_photos=self.paste))
             return Made(faces=1)
 
@@ -180,6 +183,7 @@ class Video:
     smooth: float = 1.0
     no_face: str = "hold"
     mask: str = "head"
+    controls: Controls = AS_IT_IS
     light: bool = False
     badge: bool = False
     identity_face: int | None = None
@@ -197,6 +201,7 @@ class Video:
     def made_of(self, name: str) -> dict[str, Any]:
         """See `Job.made_of`."""
         looks = [self.view, self.smooth, self.no_face, self.mask, self.light, self.badge, self.identity_face]
+        looks += vars(self.controls).values()
         return {"job": "video", "people": self._people, "looks": looks}
 
     def open(self, opening: Opening, composer: Composer) -> Work:
@@ -204,7 +209,9 @@ class Video:
         from ..live.layout import Wishes
 
         who = average(self.who or [composer.identify(photo, self.identity_face) for photo in self.identities])
-        wishes = Wishes(who, self.view, self.no_face, self.smooth, badge=self.badge, mask=self.mask)
+        wishes = Wishes(
+            who, self.view, self.no_face, self.smooth, badge=self.badge, mask=self.mask, controls=self.controls
+        )
         film = Film(composer, wishes, self.light)
         film.warm_up()
         return FilmWork(film, opening.note(composer, "reenactment", with_photos=self.view != "result-only"))

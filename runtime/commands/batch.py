@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .job_options import hiding, moving, paste_option
+from .job_options import controls_options, hiding, moving, paste_option
 from .options import FILE, Settings, composing, face_option, identity_face_option, identity_option, ray_options
 from .progress import file_progress
 
@@ -92,6 +92,7 @@ def batching(command: Callable[..., Job]) -> Callable[..., None]:
 @batch.command()
 @identity_option
 @paste_option("--paste where the photo shows more than the head")
+@controls_options
 @face_option
 @identity_face_option
 @batching
@@ -112,6 +113,7 @@ def compose(identities: tuple[Path, ...], **options: Any) -> Job:
     help="The folder with a photo or identity file of each person.",
 )
 @paste_option("--crop")
+@controls_options
 @face_option
 @identity_face_option
 @batching

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from functools import wraps
+from typing import Any, TypeVar
 
 import click
 
+from ..controls import MOST_CONTROL, Controls
 from .options import FILE
 
 T = TypeVar("T")
@@ -29,6 +31,27 @@ def paste_option(default: str) -> Callable[[Callable[..., T]], Callable[..., T]]
         help=f"The whole attribute photo with the head replaced, or the composed head alone. [default: {default}]",
     )
     return lambda command: pair(mask_option(command))
+
+
+def controls_options(command: Callable[..., T]) -> Callable[..., T]:
+    """Give a command the options --pose and --expression; it receives them as one `controls.Controls`."""
+
+    @wraps(command)
+    def with_controls(*, pose: float, expression: float, **values: Any) -> T:
+        return command(controls=Controls(pose, expression), **values)
+
+    options = [
+        click.option(
+            f"--{what}",
+            type=click.FloatRange(0, MOST_CONTROL),
+            metavar="X",
+            default=1.0,
+            show_default=True,
+            help=f"How far the {what} of the attributes is followed: 0 gives {still}, {MOST_CONTROL} exaggerates.",
+        )
+        for what, still in (("pose", "a frontal head"), ("expression", "a neutral face"))
+    ]
+    return _given(with_controls, options)
 
 
 light_option = click.option(
@@ -75,7 +98,7 @@ def moving(command: Callable[..., T]) -> Callable[..., T]:
         light_option,
         badge_option,
     ]
-    return _given(command, options)
+    return controls_options(_given(command, options))
 
 
 def hiding(command: Callable[..., T]) -> Callable[..., T]:

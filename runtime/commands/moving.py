@@ -23,12 +23,13 @@ from .options import (
 from .progress import duration, frame_progress
 
 if TYPE_CHECKING:
+    from ..controls import Controls
     from ..identity import Identity
     from ..live.casting import Casting
     from ..live.closer import Closer
     from ..live.crowd import Cast, Crowd
     from ..live.film import Film
-    from ..live.layout import Reenactment
+    from ..live.layout import Reenactment, Wishes
     from ..live.reenact import Reenactor
     from ..live.webcam import Webcam
     from ..media.video import Clip
@@ -121,6 +122,7 @@ def webcam(
     smooth: float,
     no_face: str,
     mask: str,
+    controls: Controls,
     light: bool | None,
     badge: bool,
     record: Path | None,
@@ -134,8 +136,7 @@ def webcam(
     Press h in the window for its keys. A file in the place of a camera is played at its own speed.
     """
     from ..live.casting import Casting
-    from ..live.crowd import Crowd
-    from ..live.layout import Reenactment, Wishes
+    from ..live.layout import Wishes
     from ..live.webcam import Sinks, Webcam, virtual_cameras
     from ..media.camera import Camera
     from ..media.camera_list import find_camera
@@ -160,10 +161,9 @@ def webcam(
         virtual_cameras()  # before the models are loaded, who has none learns of it
 
     reenactor, people, cast, closer = _get_ready(settings, casting, identity_face, light)
-    wishes, composer = Wishes(people[0], view or "paste", no_face, smooth, mirror, badge, mask), reenactor.composer
-    work = Reenactment(reenactor, wishes)
-    if cast is not None:
-        work, people = Crowd(composer, cast, wishes, light=reenactor.light), []
+    composer = reenactor.composer
+    wishes = Wishes(people[0], view or "paste", no_face, smooth, mirror, badge, mask, controls)
+    work, people = _work_of(reenactor, wishes, people, cast)
     show = Webcam(
         Camera(source, width=width, height=height, fps=fps_cap, again=duration is not None, notice=_say),
         work,
@@ -176,6 +176,18 @@ def webcam(
     )
     show.run(duration)
     _tell(settings, show, work, start, record)
+
+
+def _work_of(
+    reenactor: Reenactor, wishes: Wishes, people: list[Identity], cast: Cast | None
+) -> tuple[Reenactment | Crowd, list[Identity]]:
+    """What composes the frames, and who is on the keys: nobody where several people are replaced."""
+    from ..live.crowd import Crowd
+    from ..live.layout import Reenactment
+
+    if cast is None:
+        return Reenactment(reenactor, wishes), people
+    return Crowd(reenactor.composer, cast, wishes, light=reenactor.light), []
 
 
 def _say(sentence: str) -> None:
@@ -263,6 +275,7 @@ def video(
     smooth: float,
     no_face: str,
     mask: str,
+    controls: Controls,
     light: bool | None,
     badge: bool,
     identity_face: int | None,
@@ -290,7 +303,7 @@ def video(
     composer = settings.composer()
     cast = casting.cast(composer, identity_face) if casting.several else None
     person = casting.person(composer, identity_face) if cast is None else cast.identities[0]
-    wishes = Wishes(person, view or "paste", no_face, smooth, badge=badge, mask=mask)
+    wishes = Wishes(person, view or "paste", no_face, smooth, badge=badge, mask=mask, controls=controls)
     film = Film(composer, wishes, light=bool(light), cast=cast)
     film.warm_up()
     settings.tell_fallbacks(composer)

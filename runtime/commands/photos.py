@@ -13,7 +13,7 @@ from ..assets import shipped_faces
 from ..errors import InputError
 from ..terminal import counted
 from ..timing import Timings, collect_timings
-from .job_options import paste_option
+from .job_options import controls_options, paste_option
 from .options import (
     FILE,
     Settings,
@@ -32,8 +32,9 @@ if TYPE_CHECKING:
     import numpy as np
 
     from ..composer import Composer
+    from ..controls import Controls
 
-from ..looks import Look, by_stem, compose_cells, labels, look_at_attributes, look_at_identity
+from ..looks import Look, by_stem, compose_cells, labels, look_at_attributes, look_at_identity, table_of
 
 STRIP_STEPS, ANIMATION_STEPS = 7, 48
 
@@ -49,6 +50,7 @@ STRIP_STEPS, ANIMATION_STEPS = 7, 48
     help="Also write the identity as a file that can be given as --identity later, without any photo in it.",
 )
 @paste_option("--paste where the photo shows more than the head")
+@controls_options
 @face_option
 @identity_face_option
 @composing
@@ -60,6 +62,7 @@ def compose(
     save_identity: Path | None,
     paste: bool | None,
     mask: str,
+    controls: Controls,
     face: int | None,
     identity_face: int | None,
 ) -> None:
@@ -75,7 +78,7 @@ def compose(
     composer = settings.composer()
     with collect_timings() as ms:
         who = composer.set_identity(average([composer.identify(photo, identity_face) for photo in identities]))
-        image = composer.compose(attributes, face, paste=paste, mask=mask)
+        image = composer.compose(attributes, face, paste=paste, mask=mask, controls=controls)
     pasted = "paste" in ms
     inputs = [path for path in inputs if path.suffix.lower() != SUFFIX]
     write_image(output, image, settings.note(composer, "composition", pasted, inputs=inputs))
@@ -106,6 +109,7 @@ def compose(
     "--files", type=FILE, metavar="DIR", help="Also write every cell into this folder, as IDENTITY--ATTRIBUTES.png."
 )
 @paste_option("--crop")
+@controls_options
 @face_option
 @identity_face_option
 @composing
@@ -117,6 +121,7 @@ def grid(
     files: Path | None,
     paste: bool | None,
     mask: str,
+    controls: Controls,
     face: int | None,
     identity_face: int | None,
 ) -> None:
@@ -130,14 +135,15 @@ def grid(
     make_folder(files)
     composer = settings.composer()
     tops, failed = attempt("identities", top, lambda path: look_at_identity(composer, path, identity_face))
-    lefts, failed_left = attempt("attributes", left, lambda path: look_at_attributes(composer, path, face, bool(paste)))
+    looks = face, bool(paste), controls
+    lefts, failed_left = attempt("attributes", left, lambda path: look_at_attributes(composer, path, *looks))
     failed += failed_left
     if not tops or not lefts:
         finish(failed)
     top_names, left_names = labels([one.path for one in tops]), labels([one.path for one in lefts])
     with collect_timings() as ms:
         cells = _composed(composer, tops, lefts, mask)
-    table = _table(tops, lefts, cells, top_names, left_names)
+    table = table_of(tops, lefts, cells, top_names, left_names)
     write_image(output, table, settings.note(composer, "grid", with_photos=True))
     written = []
     if files is not None:
@@ -173,6 +179,7 @@ def grid(
     "-o", "--output", type=FILE, required=True, metavar="DIR", help="The folder that gets a PNG for each pair."
 )
 @paste_option("--crop")
+@controls_options
 @face_option
 @identity_face_option
 @composing
@@ -183,6 +190,7 @@ def pairs(
     output: Path,
     paste: bool | None,
     mask: str,
+    controls: Controls,
     face: int | None,
     identity_face: int | None,
 ) -> None:
@@ -207,7 +215,7 @@ def pairs(
     def compose_pair(name: str) -> Path:
         composer.set_identity(composer.identify(who[name], identity_face))
         path = output / f"{name}.png"
-        image = composer.compose(what[name], face, paste=bool(paste), mask=mask)
+        image = composer.compose(what[name], face, paste=bool(paste), mask=mask, controls=controls)
         write_image(path, image, settings.note(composer, "composition", bool(paste)))
         return path
 
@@ -260,6 +268,7 @@ def pairs(
     "--fps", type=click.FloatRange(1, 60), default=25.0, show_default=True, help="Pictures a second of an animation."
 )
 @paste_option("--crop")
+@controls_options
 @face_option
 @identity_face_option
 @composing
@@ -273,6 +282,7 @@ def interpolate(
     fps: float,
     paste: bool | None,
     mask: str,
+    controls: Controls,
     face: int | None,
     identity_face: int | None,
 ) -> None:
@@ -292,7 +302,7 @@ def interpolate(
     steps = steps or (ANIMATION_STEPS if animated else STRIP_STEPS)
     composer = settings.composer()
     who = [look_at_identity(composer, path, identity_face) for path in identities]
-    what = [look_at_attributes(composer, path, face, bool(paste)) for path in attributes]
+    what = [look_at_attributes(composer, path, face, bool(paste), controls) for path in attributes]
     people = [one.identity for one in who if one.identity is not None]
     codes = [one.attributes for one in what if one.attributes is not None]
     way, home = interpolate_between(composer, people, codes, steps, space), what[0].home
@@ -412,7 +422,7 @@ def _write_demo(settings: Settings, output: Path) -> None:
     count = len(tops) * len(lefts)
     face_ms = 1e3 * (time.perf_counter() - start) / count + encoding["attributes"] / len(lefts)
     names = [[one.path.stem.partition("-")[2] for one in side] for side in (tops, lefts)]
-    write_image(output, _table(tops, lefts, cells, *names), settings.note(composer, "grid", with_photos=True))
+    write_image(output, table_of(tops, lefts, cells, *names), settings.note(composer, "grid", with_photos=True))
     text = f"{output.absolute()}\n{counted(count, 'face')} of {composer.resolution} px at {face_ms:.0f} ms a face"
     text += f" (encode attributes, map, generate), on {composer.provider}"
     settings.report(composer, text, output=output.absolute(), faces=count, ms_per_face=round(face_ms, 2))
@@ -425,22 +435,6 @@ def _composed(
     count = len(tops) * len(lefts)
     cells = list(progress_of("composing", compose_cells(composer, tops, lefts, mask), count))
     return [cells[start : start + len(tops)] for start in range(0, count, len(tops))]
-
-
-def _table(
-    tops: Sequence[Look],
-    lefts: Sequence[Look],
-    cells: list[list[np.ndarray]],
-    top_names: list[str],
-    left_names: list[str],
-) -> np.ndarray:
-    from ..media.table import compose_table, squared, text_strip
-
-    side = max(lefts[0].crop.shape[0] if lefts[0].crop is not None else 0, min(cells[0][0].shape[:2]))
-    cells = [[squared(cell, side) for cell in row] for row in cells]
-    crops = [text_strip("identity file", side, side // 9) if one.crop is None else one.crop for one in tops]
-    left_crops = [one.crop for one in lefts if one.crop is not None]
-    return compose_table(crops, left_crops, cells, top_names, left_names)
 
 
 def _face_ms(ms: Timings) -> float:

@@ -5,6 +5,9 @@ frame; where the driver's head was, what is behind it, known from former frames 
 neck in the colour of the new skin; the composed head; and what stood before the driver's face in the frame. The driver
 is looked at in a wider view than the aligned crop, since long hair reaches beyond it. All else of the frame stays as it
 is, to the last bit.
+
+In a clip the network looks at the driver and at the composition in turns, every few frames, and sooner where something
+moves beside the face; meanwhile what was seen moves along with the head, because all of it lies in the aligned crop.
 """
 
 from __future__ import annotations
@@ -22,8 +25,13 @@ from .paste import EDGE as MARGIN
 from .paste import ROUNDNESS, put_back, smoothstep
 
 MEMORY_S = 0.08  # seconds; time constant of the average of the parts
+LOOK_EVERY = 8  # frames; so often the driver is looked at whatever moves, and half as much later the composition
+GRID = 16  # cells a side of the crop, in which is seen whether something moved
+MOVED = 24.0  # 0..255; a cell beside the face that differs by more from when it was looked at has moved
 CUT = 0.07  # 0..1; a mean change of the parts beyond it is another scene
-AROUND = 9  # px of 128 of the wide view; the driver's hair is taken away with so wide an edge
+# px of 128 of the wide view, in clips and in single pictures: the driver's hair is taken away with so wide an edge, and
+# so far from everybody the wall is what it seems. A clip shows later what is behind, and keeps every shadow of hair.
+AROUND, APART = (17, 9), (13, 5)
 NECK_COUNTS = 0.25  # how much the neck takes part in what is behind hair; the rest of the body takes 1
 FADE = 0.86, 0.98  # sides of the crop from the top, between which the neck goes over into the frame's own colour
 GAIN = 0.4, 2.5  # the neck's colour is changed by factors between these
@@ -39,24 +47,59 @@ class HeadState:
     """What a head paster remembers."""
 
     frames: int = 0  # so many were pasted
+    looked: np.ndarray | None = None  # int64 [2], at which of them driver and composition were looked at
+    cells: np.ndarray | None = None  # float32 [2, GRID, GRID, 3], crop and composition as they were then
     parts: np.ndarray | None = None  # float32 [2, 6, 128, 128], of wide view and composition, averaged over time
     filling: np.ndarray | None = None  # uint8 [128, 128, 4]: RGB and opacity of what is behind the driver's head
     gain: np.ndarray | None = None  # float32 [3], from the driver's skin to the new one
+    inside: np.ndarray | None = None  # uint8 [128, 128, 3], the composition's colours carried out of its head
     plate: np.ndarray | None = None  # float32 [h, w, 4]: what is behind, RGB times how well known, and how well known
     scale: float = 1.0  # px of the plate for one of the frame
 
 
-class HeadPaster:
-    """Paste one head, frame after frame, as `paste.Paster` does and with its interface.
+@dataclass(frozen=True)
+class _Cover:
+    """Where a composed head and the neck below it lie, of parts that have not changed since; all float32 [S, S]."""
 
-    In a clip, the driver is looked at in one frame and the composition in the next: both move little meanwhile.
-    """
+    parts: np.ndarray  # float32 [2, 6, 128, 128]
+    side: int  # S, px
+    driver: np.ndarray  # float32 [6, 128, 128], the driver's parts in the aligned crop
+    new: np.ndarray  # the composed head
+    below: np.ndarray  # the neck below it
+    sure: np.ndarray  # where the head's own colours are good
+    opacity: np.ndarray
+
+    @classmethod
+    def of(cls, parts: np.ndarray, side: int) -> _Cover:
+        """Return the cover of parts, for compositions of `side` px."""
+        driver, head = _middle(parts[0]), parts[1]
+        neck = head[NECK] * np.minimum(driver[NECK] + driver[FACE] + driver[HAIR], 1)
+        height = (np.arange(PARTS_SIDE, dtype=np.float32)[:, None] + 0.5) / PARTS_SIDE
+        skin = driver[NECK] * smoothstep((FADE[1] - height) / (FADE[1] - FADE[0]))
+        maps = np.dstack((_firm(head[FACE] + head[HAIR] + neck), skin, 1 - _before(driver)))
+        new, skin, free = cv2.split(cv2.resize(maps, (side, side), interpolation=cv2.INTER_LINEAR))
+        below = (1 - new) * skin
+        # What is not sure is mixed with what was behind it: it takes the colour of the rest.
+        sure = smoothstep((new - 0.5) / 0.4)
+        return cls(parts, side, driver, new, below, sure, (new + below) * free * _reach(side))
+
+    def colours(self, crop: np.ndarray, composed: np.ndarray, inside: np.ndarray, gain: np.ndarray) -> np.ndarray:
+        """Return what is put in, uint8 [S, S, 3], of the frame's crop and the composition [S, S, 3]; `inside`: the
+        composition's colours carried out of the head, [128, 128, 3]."""
+        wide = cv2.resize(inside, (self.side, self.side), interpolation=cv2.INTER_LINEAR)
+        clean = cv2.blendLinear(composed, wide, self.sure, 1 - self.sure)
+        return cv2.blendLinear(clean, cv2.transform(crop, np.diag(gain)), self.new, self.below)
+
+
+class HeadPaster:
+    """Paste one head, frame after frame, as `paste.Paster` does and with its interface."""
 
     def __init__(self, find_parts: FindParts, *, face_only: bool = False, still: bool = False) -> None:
         """`face_only`: the composed face alone, within the driver's own hair. `still`: single pictures, in full detail
         and with no memory."""
         self.state = HeadState()
         self._find, self._face_only, self._still = find_parts, face_only, still
+        self._cover: _Cover | None = None
 
     def reset(self) -> None:
         """Forget former frames."""
@@ -73,45 +116,88 @@ class HeadPaster:
     ) -> np.ndarray:
         """Return a copy of the frame with the composed head in the place of its own; see `paste.Paster.paste`."""
         crop = alignment.crop(image) if crop is None else crop
-        wide, side, state = alignment.widened(WIDER), composed.shape[0], self.state
+        wide, side = alignment.widened(WIDER), composed.shape[0]
         small = composed if side == CROP_SIZE else cv2.resize(composed, crop.shape[:2], interpolation=cv2.INTER_AREA)
-        first = self._still or state.parts is None
-        look = first or state.frames % 2 == 0  # at the driver
-        view = _view(image, wide) if look else None
-        parts = self._parts(view, small if first or not look else None, step_s)
-        driver, framing = _middle(parts[0]), alignment.resized(side)
+        gone_by = self._gone_by(crop, small)
+        view = _view(image, wide) if gone_by[0] else None
+        parts = self._parts((view, small if gone_by[1] else None), gone_by, step_s)
+        if self._cover is None or self._cover.parts is not parts or self._cover.side != side:
+            self._cover = _Cover.of(parts, side)
+        cover, framing = self._cover, alignment.resized(side)
         detail = crop if side == CROP_SIZE else framing.crop(image)
-        self.state = state = replace(self.state, frames=state.frames + 1, parts=parts)
+        self.state = replace(self.state, frames=self.state.frames + 1, parts=parts)
         if self._face_only:
-            colours, opacity = _face(driver, parts[1], detail, composed)
+            colours, opacity = _face(cover.driver, parts[1], detail, composed)
+            opacity = opacity * _reach(side)
         else:
-            if view is not None:
-                gain = _skin_gain(driver, parts[1], crop, composed)
-                filling = self._filling(image, view, wide, parts[0], gain)
-                self.state = state = replace(self.state, filling=filling, gain=gain)
-            assert state.filling is not None
+            image = self._without_driver(image, view, wide, crop, composed)
+            state = self.state
+            assert state.inside is not None
             assert state.gain is not None
-            opacity = state.filling[..., 3].astype(np.float32) / 255
-            image = put_back(image, state.filling[..., :3], wide.resized(PARTS_SIDE), opacity, soft=True)
-            colours, opacity = _head(driver, parts[1], detail, composed, state.gain)
-        opacity = opacity * _reach(side)
+            colours, opacity = cover.colours(detail, composed, state.inside, state.gain), cover.opacity
         if self._still:
             return framing.paste(image, colours, opacity)
         return put_back(image, colours, framing, opacity, copy=self._face_only)
 
-    def _parts(self, view: np.ndarray | None, composed: np.ndarray | None, step_s: float) -> np.ndarray:
+    def _without_driver(
+        self, image: np.ndarray, view: np.ndarray | None, wide: Alignment, crop: np.ndarray, composed: np.ndarray
+    ) -> np.ndarray:
+        """A copy of the frame without the driver's head; `view`: the wide view when the driver is looked at now."""
+        parts, state = self.state.parts, self.state
+        assert parts is not None
+        if view is not None:
+            gain = _skin_gain(_middle(parts[0]), parts[1], crop, composed)
+            filling = self._filling(image, view, wide, parts[0], gain)
+            self.state = replace(self.state, filling=filling, gain=gain)
+        if view is not None or state.inside is None:
+            inside = spread(_reduced(composed), (parts[1][FACE] + parts[1][HAIR] + parts[1][NECK]) ** 4)
+            self.state = replace(self.state, inside=np.rint(inside).clip(0, 255).astype(np.uint8))
+        filling = self.state.filling
+        assert filling is not None
+        opacity = filling[..., 3].astype(np.float32) / 255
+        return put_back(image, filling[..., :3], wide.resized(PARTS_SIDE), opacity, soft=True)
+
+    def _gone_by(self, crop: np.ndarray, composed: np.ndarray) -> tuple[int, int]:
+        """How many frames ago driver and composition were looked at, if they are now, else 0: both at first, then one
+        of them, when its turn has come or something beside the face has moved. Both uint8 [256, 256, 3]."""
+        state = self.state
+        if self._still:
+            return 1, 1
+        now = np.stack([cv2.resize(one, (GRID, GRID), interpolation=cv2.INTER_AREA) for one in (crop, composed)])
+        now = now.astype(np.float32)
+        if state.parts is None or state.looked is None or state.cells is None:
+            self.state = replace(state, looked=np.full(2, state.frames), cells=now)
+            return 1, 1
+        turn = state.frames % 2  # of the driver, then of the composition
+        due = state.frames % LOOK_EVERY == turn * (LOOK_EVERY // 2 + 1)
+        if not due:
+            face = cv2.resize(state.parts[1][FACE] if turn else _middle(state.parts[0])[FACE], (GRID, GRID))
+            due = bool((np.abs(now[turn] - state.cells[turn]).mean(-1) * (1 - face)).max() > MOVED)
+        if not due:
+            return 0, 0
+        looked, cells = state.looked.copy(), state.cells.copy()
+        ago = int(state.frames - looked[turn])
+        looked[turn], cells[turn] = state.frames, now[turn]
+        self.state = replace(state, looked=looked, cells=cells)
+        return (0, ago) if turn else (ago, 0)
+
+    def _parts(
+        self, pictures: tuple[np.ndarray | None, np.ndarray | None], gone_by: tuple[int, int], step_s: float
+    ) -> np.ndarray:
         """float32 [2, 6, 128, 128], of wide view and composition, averaged over time; those that are looked at now."""
         former = None if self._still else self.state.parts
-        pictures = [picture for picture in (view, composed) if picture is not None]
-        found = iter(self._find(np.stack(pictures)))
+        seen = [picture for picture in pictures if picture is not None]
+        if former is not None and not seen:
+            return former
+        found = iter(self._find(np.stack(seen)))
         parts = np.empty((2, len(PARTS), PARTS_SIDE, PARTS_SIDE), np.float32)
-        for number, picture in enumerate((view, composed)):
+        for number, (picture, frames) in enumerate(zip(pictures, gone_by, strict=True)):
             new = None if picture is None else next(found)
             if former is None or new is None:
                 parts[number] = former[number] if new is None and former is not None else new
             else:
                 moved = np.abs(new - former[number]).mean() >= CUT
-                share = 1.0 if moved else 1 - np.exp(-2 * step_s / MEMORY_S)  # two frames have gone by
+                share = 1.0 if moved else 1 - np.exp(-frames * step_s / MEMORY_S)
                 cv2.addWeighted(new, share, former[number], 1 - share, 0, parts[number])
         return parts
 
@@ -122,7 +208,7 @@ class HeadPaster:
         neck in the new skin's colour."""
         seen = _reduced(view)
         head = around[HAIR] + around[FACE]
-        edge = cv2.dilate(head, np.ones((AROUND, AROUND), np.uint8)) * (1 - around[NECK] - around[BODY])
+        edge = cv2.dilate(head, np.ones((AROUND[self._still],) * 2, np.uint8)) * (1 - around[NECK] - around[BODY])
         gone = smoothstep((np.maximum(head, edge) - 0.2) / 0.3) * (1 - _before(around)) * _border()
         body = around[BODY] + NECK_COUNTS * around[NECK]
         behind = self._behind(image, seen, around[BACKGROUND], wide)
@@ -136,7 +222,7 @@ class HeadPaster:
     def _behind(self, image: np.ndarray, seen: np.ndarray, background: np.ndarray, wide: Alignment) -> np.ndarray:
         """What is behind everybody in the wide view, float32 [128, 128, 4]: RGB times trust, and trust 0..1."""
         framing = wide.resized(PARTS_SIDE)
-        sure = cv2.erode(background, np.ones((5, 5), np.uint8)) ** 2 * _inside(image, framing)
+        sure = cv2.erode(background, np.ones((APART[self._still],) * 2, np.uint8)) ** 2 * _inside(image, framing)
         known = np.dstack((seen * sure[..., None], sure))
         if self._still:
             return known
@@ -157,26 +243,6 @@ class HeadPaster:
         plate = (plate + (fresh - plate) * rate).astype(np.float32)
         self.state = replace(self.state, plate=plate, scale=scale)
         return known + remembered * (1 - sure)[..., None]
-
-
-def _head(
-    driver: np.ndarray, head: np.ndarray, crop: np.ndarray, composed: np.ndarray, gain: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Colours uint8 [S, S, 3] and opacity float32 [S, S] of the composed head and of the neck below it."""
-    side = composed.shape[0]
-    neck = head[NECK] * np.minimum(driver[NECK] + driver[FACE] + driver[HAIR], 1)
-    height = (np.arange(PARTS_SIDE, dtype=np.float32)[:, None] + 0.5) / PARTS_SIDE
-    skin = driver[NECK] * smoothstep((FADE[1] - height) / (FADE[1] - FADE[0]))
-    maps = np.dstack((_firm(head[FACE] + head[HAIR] + neck), skin, 1 - _before(driver)))
-    new, skin, free = cv2.split(cv2.resize(maps, (side, side), interpolation=cv2.INTER_LINEAR))
-    inside = spread(_reduced(composed), (head[FACE] + head[HAIR] + head[NECK]) ** 4)
-    inside = cv2.resize(np.rint(inside).clip(0, 255).astype(np.uint8), (side, side), interpolation=cv2.INTER_LINEAR)
-    sure = smoothstep(
-        (new - 0.5) / 0.4
-    )  # what is not is mixed with what was behind it: it takes the colour of the rest
-    clean, below = cv2.blendLinear(composed, inside, sure, 1 - sure), (1 - new) * skin
-    tinted = cv2.transform(crop, np.diag(gain))
-    return cv2.blendLinear(clean, tinted, new, below), (new + below) * free
 
 
 def _face(

@@ -143,7 +143,7 @@ class Crowd:
             for follower, alignment in there:
                 role = self._role(follower.person)
                 if role is not None:
-                    shown = self._replaced(shown, image, follower, alignment, role, time_s, step_s, wishes.smooth)
+                    shown = self._replaced(shown, image, follower, alignment, role, time_s, step_s, wishes)
             if wishes.mirror:
                 shown = np.ascontiguousarray(shown[:, ::-1])
             shown = draw_badge(shown) if wishes.badge else shown
@@ -214,13 +214,13 @@ class Crowd:
         role: Identity,
         time_s: float,
         step_s: float,
-        smooth: float,
+        wishes: Wishes,
     ) -> np.ndarray:
         start = time.perf_counter()
         crop = alignment.crop(image, quick=True)
-        w = self.composer.w(role, self.composer.attribute_code(crop))
-        if smooth > 0:
-            follower.filter.cutoff_hz, follower.filter.beta = W_CUTOFF_HZ / smooth, W_BETA / smooth
+        w = self.composer.w(role, self.composer.attribute_code(crop, wishes.controls))
+        if wishes.smooth > 0:
+            follower.filter.cutoff_hz, follower.filter.beta = W_CUTOFF_HZ / wishes.smooth, W_BETA / wishes.smooth
             w = follower.filter.filter(w, time_s).astype(np.float32)
         composed = self.composer.image(w, light=self.light)
         with stage("paste"):

@@ -67,6 +67,7 @@ class Film:
         made_of |= {"engine": composer.provider, "view": wishes.view, "smooth": wishes.smooth}
         made_of |= {"no_face": wishes.no_face, "resolution": composer.resolution, "badge": wishes.badge}
         made_of |= {"mask": wishes.mask, "cast": None if self.cast is None else self.cast.fingerprint}
+        made_of |= {"controls": [wishes.controls.pose, wishes.controls.expression]}
         return made_of | {"generator": "light" if self.light else "full"}
 
     def write(

@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 
 from ..composer import Composer
+from ..controls import AS_IT_IS, Controls
 from ..errors import InputError
 from ..face.align import Alignment
 from ..face.head import HeadPaster, HeadState
@@ -38,6 +39,7 @@ class Wishes:
     mirror: bool = False  # left and right of what is shown swapped
     badge: bool = False  # a small label that people can read, see `labels.badge`
     mask: str = "head"  # what is pasted, one of `paste.MASKS`
+    controls: Controls = AS_IT_IS  # how far pose and expression are followed
 
     def __post_init__(self) -> None:
         if self.view not in VIEWS or self.no_face not in NO_FACE:
@@ -175,7 +177,7 @@ class Reenactment:
             self.reset()
         self._shape = image.shape
         with collect_timings() as timings:
-            step = self.reenactor.step(image, time_s, wishes.identity, wishes.smooth)
+            step = self.reenactor.step(image, time_s, wishes.identity, wishes.smooth, wishes.controls)
             with stage("paste"):
                 shown = self._layout.picture(image, step, time_s, wishes)
                 if wishes.mirror:
@@ -187,7 +189,8 @@ class Reenactment:
     def hold(self, image: np.ndarray, time_s: float, alignment: Alignment) -> None:
         """Remember the picture of a frame with a face, as that which is held when none follows."""
         crop = alignment.crop(image, quick=True)
-        composed, w = self.reenactor.compose(crop, time_s, self.wishes.identity, self.wishes.smooth)
+        wishes = self.wishes
+        composed, w = self.reenactor.compose(crop, time_s, wishes.identity, wishes.smooth, wishes.controls)
         self._layout.picture(image, Step(composed, crop, alignment, w), time_s, self.wishes)
 
     def picture(self, image: np.ndarray, time_s: float) -> np.ndarray:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ..composer import Composer
+from ..controls import AS_IT_IS, Controls
 from ..errors import InputError
 from ..face.align import Alignment
 from ..face.smooth import FilterState, OneEuro
@@ -67,11 +68,18 @@ class Reenactor:
         self._tracker.reset()
         self._filter.reset()
 
-    def step(self, image: np.ndarray, time_s: float, identity: Identity, smooth: float = 1.0) -> Step | None:
+    def step(
+        self,
+        image: np.ndarray,
+        time_s: float,
+        identity: Identity,
+        smooth: float = 1.0,
+        controls: Controls = AS_IT_IS,
+    ) -> Step | None:
         """Compose the next frame RGB uint8 [height, width, 3] at its time in seconds; None when there is no face.
 
         `smooth`: strength of the smoothing of alignment and w, 0 for none. Another identity than in the frame before
-        begins with a w of its own.
+        begins with a w of its own. `controls`: how far pose and expression are followed.
         """
         alignment = self.track(image, time_s, smooth)
         if alignment is None:
@@ -79,7 +87,7 @@ class Reenactor:
             return None
         with stage("align"):
             crop = alignment.crop(image, quick=True)
-        composed, w = self.compose(crop, time_s, identity, smooth)
+        composed, w = self.compose(crop, time_s, identity, smooth, controls)
         return Step(composed, crop, alignment, w)
 
     def track(self, image: np.ndarray, time_s: float, smooth: float = 1.0) -> Alignment | None:
@@ -94,17 +102,23 @@ class Reenactor:
         self._tracker.state = replace(self._tracker.state, frames=frame)
 
     def compose(
-        self, crop: np.ndarray, time_s: float, identity: Identity, smooth: float = 1.0
+        self,
+        crop: np.ndarray,
+        time_s: float,
+        identity: Identity,
+        smooth: float = 1.0,
+        controls: Controls = AS_IT_IS,
     ) -> tuple[np.ndarray, np.ndarray | None]:
-        """Return the composition RGB uint8 [R, R, 3] of an aligned crop RGB uint8 [256, 256, 3], and its smoothed w."""
+        """Return the composition RGB uint8 [R, R, 3] of an aligned crop RGB uint8 [256, 256, 3], and its smoothed w;
+        all else as in `step`."""
         composer = self.composer
         if self._identity is not None and identity is not self._identity:  # no way leads to another person through w
             self._filter.reset()
         self._identity = identity
         own = composer.resolution == composer.bundle.resolution and not self.light
-        if smooth == 0 and own:
+        if smooth == 0 and own and controls == AS_IT_IS:
             return composer.reenact(crop, identity), None
-        w = self.smooth_w(composer.w(identity, composer.attribute_code(crop)), time_s, smooth)
+        w = self.smooth_w(composer.w(identity, composer.attribute_code(crop, controls)), time_s, smooth)
         return composer.image(w, light=self.light), w
 
     def smooth_w(self, w: np.ndarray, time_s: float, smooth: float) -> np.ndarray:

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ..face.head import LOOK_EVERY
 from ..media.video import Clip, frame_stamps, read_frames
 from ..media.video_rework import PART_FRAMES, rework_span
 from .film import Film
@@ -57,7 +58,7 @@ def _begun(film: Film, clip: Clip, stamps: list[int], first: int) -> Reenactment
         assert isinstance(work, Reenactment)  # a crowd is not split
         work.reenactor.begin_at(begin)
         lead_shown = max(SHOWN, round(SHOWN_S * clip.fps))
-        shown = stamps[max(begin, (first - lead_shown) & ~1)]  # driver and composition are looked at in turns
+        shown = stamps[max(begin, (first - lead_shown) // LOOK_EVERY * LOOK_EVERY)]  # heads are looked at in turns
         with closing(read_frames(clip, stamps[begin], stamps[first])) as frames:
             seen = first == begin or _run_through(work, ((s, float(s * clip.time_base), i) for s, i in frames), shown)
         if seen or not begin or film.wishes.no_face != "hold":

@@ -25,6 +25,7 @@ from ..assets import FACES, WEB, installed_version, shipped_faces
 from ..composer import FULL_RESOLUTION, Composer
 from ..labels.provenance import inserted_note
 from ..timing import collect_timings
+from ..weights.bundle import CONTROLS
 from ..weights.records import decode
 from .answers import exception_handlers, file_answer
 from .connections import Connections, Patience, protocol, run
@@ -141,6 +142,7 @@ class Server:
                 "provider": self.composer.provider,
                 "resolution": self.composer.resolution,
                 "resolutions": self._resolutions(),
+                "controls": CONTROLS in bundle.graphs,
                 "live": {"sessions": len(self.sessions), "limit": self.limits.sessions},
                 "queue": {"waiting": self.worker.waiting, "limit": self.worker.limit},
                 "upload": {"mb": self.limits.upload_mb, "megapixels": self.limits.megapixels},
@@ -317,7 +319,7 @@ class Server:
         def ended(name: str) -> None:
             self.sessions.pop(name, None)
 
-        session = LiveSession(self.composer, self.worker, self.metrics, self.faces.settings, ended, self.label.badge)
+        session = LiveSession(self.composer, self.worker, self.metrics, self.faces.settings, ended, self.label)
         if self.peers is not None:
             session.name = self.peers.own(session.name)
         self.sessions[session.name] = session

@@ -34,7 +34,7 @@ MEDIA_TYPES = {".png": "image/png", ".jpg": "image/jpeg", ".jpeg": "image/jpeg",
 KINDS = {"identities": "identity", "attributes": "attributes"}  # lists of faces that ship, and how their files begin
 COMPOSE_FIELDS = (
     "identity", "identity_to", "identity_mix", "identity_face", "attributes", "attributes_to", "attributes_mix", "face",
-    "space", "format", "resolution",
+    "space", "format", "resolution", "pose", "expression",
 )  # fmt: skip
 
 
@@ -158,7 +158,7 @@ class Faces:
         space = form.text("space", "w")
         if space not in SPACES:
             raise RefusedError(400, f"there is no space {space[:40]!r}; there are {' and '.join(SPACES)}.")
-        s, t = form.mix("identity"), form.mix("attributes")
+        s, t, controls = form.mix("identity"), form.mix("attributes"), form.controls()
         composer = await self._worker.run(self._at, form.number("resolution"))
         people = [await self.identity(form, "identity", "identity_face")]
         codes = [await self.attributes(form, "attributes", "face")]
@@ -169,7 +169,8 @@ class Faces:
         note = composer.note("interpolation" if len(people) + len(codes) > 2 else "composition")
 
         def draw() -> bytes:
-            image = composer.image(mixed_w(composer, people, codes, s or 0.0, t or 0.0, space))
+            followed = [composer.controlled(code, controls) for code in codes]
+            image = composer.image(mixed_w(composer, people, followed, s or 0.0, t or 0.0, space))
             with stage("encode"):
                 return encode_image(image, suffix, self._label.note(note))
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..controls import MOST_CONTROL, Controls
 from .guard import RefusedError
 
 if TYPE_CHECKING:
@@ -50,6 +51,19 @@ class Form:
         if text and not (text.isascii() and text.isdigit() and int(text[:9]) >= 1 and len(text) < 9):
             raise RefusedError(400, f"{field} is a number from 1; it is {text[:40]!r}.")
         return int(text) if text else None
+
+    def controls(self) -> Controls:
+        """Return how far `pose` and `expression` are followed; as far as they go without."""
+        found = {}
+        for name in ("pose", "expression"):
+            text = self.text(name, "1")
+            try:
+                found[name] = float(text)
+            except ValueError:
+                raise RefusedError(
+                    400, f"{name} is a number from 0 to {MOST_CONTROL:g}; it is {text[:40]!r}."
+                ) from None
+        return Controls(**found)
 
     def mix(self, what: str) -> float | None:
         """Return how far from `what` to `what`_to, 0..1; None when there is nothing to go to."""

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from .metrics import Metrics
     from .worker import Worker
 
-from .picture import PictureMaker, Settings
+from .picture import Labelling, PictureMaker, Settings
 
 MAX_MESSAGE = 1 << 15  # characters of a message on the data channel; one with two identity files has 12 thousand
 MAX_MESSAGES = 32  # that wait to be read; a slider sends one a frame
@@ -55,10 +55,10 @@ class LiveSession:
         metrics: Metrics,
         changed: Callable[[Any, Settings], Awaitable[Settings]],
         ended: Callable[[str], object],
-        badge: bool = False,
+        label: Labelling,
     ) -> None:
         """`changed`: the settings with what a message of the page changes (`Faces.settings`). `ended` is told the
-        session's name at its end. `badge`: a label that people can read, see `Labelling`."""
+        session's name at its end. `label`: what its video says about itself."""
         from aiortc import RTCConfiguration, RTCPeerConnection
 
         use_true_rate()
@@ -70,7 +70,7 @@ class LiveSession:
         self._newest: deque[tuple[Any, float]] = deque(maxlen=1)  # the slot: a video frame and when it arrived
         self._arrived, self._composed = asyncio.Event(), asyncio.Event()
         self._done: tuple[Picture, Any, float] | None = None  # the other: picture, its frame, when that arrived
-        self._maker = PictureMaker(composer, badge)
+        self._maker = PictureMaker(composer, label)
         self._last: Picture | None = None  # that was composed
         self._tasks: list[asyncio.Task] = []
         self._messages: asyncio.Queue[str | bytes] = asyncio.Queue(MAX_MESSAGES)

@@ -8,14 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..composer import Composer
+from ..controls import MOST_CONTROL, Controls
 from ..identity import Identity
 from ..interpolate import identity_between
+from ..labels.mark import embed_mark
 from ..live.layout import MAX_SMOOTH, NO_FACE, VIEWS, Picture, Reenactment, Wishes
 from ..live.reenact import Reenactor
 from .guard import RefusedError
 
 if TYPE_CHECKING:
-    from ..composer import Composer
     from ..labels.credentials import Signer
     from ..labels.provenance import Note
 
@@ -28,7 +30,7 @@ class Labelling:
     """What says that the pictures of a server are synthetic."""
 
     provenance: bool = True  # a note in every file
-    mark: bool = True  # the invisible mark in the pixels of every file; live videos bear none
+    mark: bool = True  # the invisible mark in the pixels of every file and of live videos
     badge: bool = False  # a small label that people can read in every video, see `labels.badge`
     signer: Signer | None = None  # signs every file
 
@@ -48,9 +50,12 @@ class Settings:
     view: str = "result-only"  # see `layout.Wishes`
     no_face: str = "hold"  # see `layout.Wishes`
     smooth: float = 1.0  # see `layout.Wishes`
+    pose: float = 1.0  # see `controls.Controls`
+    expression: float = 1.0
 
     def __post_init__(self) -> None:
-        for name, most in (("identity_mix", 1.0), ("smooth", MAX_SMOOTH)):
+        numbers = {"identity_mix": 1.0, "smooth": MAX_SMOOTH, "pose": MOST_CONTROL, "expression": MOST_CONTROL}
+        for name, most in numbers.items():
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= most:
                 raise RefusedError(400, f"{name} is a number from 0 to {most:g}.")
@@ -58,23 +63,30 @@ class Settings:
             if getattr(self, name) not in known:
                 raise RefusedError(400, f"{name} is one of {', '.join(known)}.")
 
+    def wishes(self, identity: Identity, badge: bool) -> Wishes:
+        """Return what these settings want of a reenactment as `identity`; `badge`: see `Labelling`."""
+        controls = Controls(self.pose, self.expression)
+        return Wishes(identity, self.view, self.no_face, self.smooth, badge=badge, controls=controls)
+
 
 class PictureMaker:
     """A frame becomes a picture; in the worker's thread only. Keeps what one live video needs from frame to frame."""
 
-    def __init__(self, composer: Composer, badge: bool = False) -> None:
-        self._composer, self._badge = composer, badge
+    def __init__(self, composer: Composer, label: Labelling) -> None:
+        """`label`: of it, mark and badge are in every picture, so that what is kept of a live video bears them."""
+        self._composer, self._label = composer, label
         self._person: tuple[tuple[Identity, ...], float, Identity] | None = None  # people, mix, and who that is
         self._reenactment: Reenactment | None = None
 
     def picture(self, frame: Any, settings: Settings) -> Picture:
         """Return what is shown of a video frame, even sides; its timings have the whole as "all"."""
         start = time.perf_counter()
-        wishes = Wishes(self._identity(settings), settings.view, settings.no_face, settings.smooth, badge=self._badge)
+        wishes = settings.wishes(self._identity(settings), self._label.badge)
         if self._reenactment is None:
             self._reenactment = Reenactment(Reenactor(self._composer, light=None), wishes)
         picture = self._reenactment.show(_rgb(frame), frame.time or 0.0, wishes)
-        return replace(picture, timings={**picture.timings, "all": 1e3 * (time.perf_counter() - start)})
+        image = embed_mark(picture.image) if self._label.mark else picture.image
+        return replace(picture, image=image, timings={**picture.timings, "all": 1e3 * (time.perf_counter() - start)})
 
     def _identity(self, settings: Settings) -> Identity:
         """Who is composed; a person in between is made once, so that smoothing knows them again."""

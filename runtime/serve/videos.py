@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import FidError, InputError
-from ..live.layout import Reenactment, Wishes
+from ..live.layout import Reenactment
 from ..live.reenact import Reenactor
 from ..media.images import TooLargeError
 from ..media.video import Clip, open_clip
@@ -150,8 +150,7 @@ class Videos:
         from ..interpolate import identity_between
 
         who = identity_between(settings.people[0], settings.people[-1], settings.identity_mix)
-        wishes = Wishes(who, settings.view, settings.no_face, settings.smooth, badge=self._label.badge)
-        work = Reenactment(Reenactor(self._composer, light=None), wishes)
+        work = Reenactment(Reenactor(self._composer, light=None), settings.wishes(who, self._label.badge))
         note = self._label.note(self._composer.note("reenactment"))
 
         def tick(frames: int) -> None:

@@ -138,7 +138,8 @@ let composing = false;
 let wanted = false;
 
 function change() {
-  for (const kind of Object.values(kinds)) $("output", kind.panel).textContent = `${kind.slider.value} %`;
+  for (const output of document.querySelectorAll("output"))
+    output.textContent = `${output.previousElementSibling.value} %`;
   const own = chosen(kinds.identity)?.code;
   $("#save-identity").hidden = !own;
   if (own) link($("#save-identity"), source.identityFile(own));
@@ -147,6 +148,8 @@ function change() {
   wanted = true;
   if (!composing) compose();
 }
+
+const following = () => ({ pose: $("#pose").value / 100, expression: $("#expression").value / 100 });
 
 function wish(kind) {
   const blended = mix(kind) > 0 && toward(kind) !== chosen(kind);
@@ -159,7 +162,11 @@ async function compose() {
     wanted = false;
     try {
       const start = performance.now();
-      const { blob, by, ms: own } = await source.compose({ identity: wish(kinds.identity), attributes: wish(kinds.attributes) }, Number($("#size").value) || null);
+      const { blob, by, ms: own } = await source.compose(
+        { identity: wish(kinds.identity), attributes: wish(kinds.attributes) },
+        Number($("#size").value) || null,
+        following(),
+      );
       const ms = Math.round(own ?? performance.now() - start); // its own figure leaves the fetching out
       if (from() !== "photo") break;
       link($("#save"), blob);
@@ -204,7 +211,7 @@ async function startCamera() {
     $("#figures").textContent = "Connecting…";
     mine.stream.getVideoTracks()[0].addEventListener("ended", () => end(mine, "The camera was unplugged or taken away."));
     mine.session = new source.Live(mine.stream, {
-      wish: () => ({ identity: wish(kinds.identity), view: $("#view").value, noFace: $("#no-face").value }),
+      wish: () => ({ identity: wish(kinds.identity), view: $("#view").value, noFace: $("#no-face").value, ...following() }),
       show: (stream) => ($("#video").srcObject = stream),
       say: (figures) => hear(mine, figures),
       fail: (why) => end(mine, why),
@@ -334,6 +341,7 @@ for (const id of ["#view", "#no-face", "#mirror"])
     tell();
   });
 $("#size").addEventListener("change", () => change());
+for (const id of ["#pose", "#expression"]) $(id).addEventListener("input", () => change());
 addEventListener("pagehide", () => {
   stopCamera();
   videos.stop();
@@ -349,11 +357,12 @@ async function begin() {
   try {
     const start = await source.begin();
     $("#runs").textContent = start.runs;
+    $("#controls").hidden = !start.controls;
     $("#size").replaceChildren(...start.resolutions.map((side) => new Option(`${side} px`, side)));
     if (start.video)
       videos.begin({
         limits: start.video,
-        wish: () => ({ identity: wish(kinds.identity), view: $("#video-view").value, noFace: "pass" }),
+        wish: () => ({ identity: wish(kinds.identity), view: $("#video-view").value, noFace: "pass", ...following() }),
         complain,
         done: (blob) => {
           link($("#film"), blob);

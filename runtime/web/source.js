@@ -51,11 +51,11 @@ async function ask(path, options = {}) {
 export async function begin() {
   const health = await (await ask("api/health")).json();
   const video = health.video.mb > 0 ? health.video : null;
-  const { resolutions } = health;
+  const { resolutions, controls } = health;
   uploadBytes = 1e6 * health.upload.mb;
   const faces = {};
   for (const [kind, list] of Object.entries(LISTS)) faces[kind] = (await (await ask(`api/${list}`)).json())[list];
-  return { runs: `fid ${health.version} on ${health.provider}`, live: health.live.limit > 0, faces, video, resolutions };
+  return { runs: `fid ${health.version} on ${health.provider}`, live: health.live.limit > 0, faces, video, resolutions, controls };
 }
 
 let uploadBytes = 12e6; // of one request, as the server says
@@ -114,9 +114,10 @@ export async function notes() {
 export const identityFile = (code) => code;
 
 // The composed picture as a file. `wish` holds for each kind {face, to, mix}; `to` is null where nothing is blended.
-// `side`: px, or null for the server's own.
-export async function compose(wish, side = null) {
+// `side`: px, or null for the server's own. `following`: {pose, expression}, how far each is followed, 0..1.5.
+export async function compose(wish, side = null, following = {}) {
   const form = new FormData();
+  for (const [name, scale] of Object.entries(following)) if (scale !== 1) form.append(name, scale);
   if (side) form.append("resolution", side);
   for (const [kind, { face, to, mix }] of Object.entries(wish)) {
     form.append(kind, face.code || face.name);
@@ -133,7 +134,7 @@ async function base64(blob) {
   return btoa(Array.from(bytes, (byte) => String.fromCharCode(byte)).join(""));
 }
 
-async function settings({ identity, view, noFace }) {
+async function settings({ identity, view, noFace, pose, expression }) {
   const one = async (face) => (face.code ? { npz: await base64(face.code) } : face.name);
   return {
     identity: await one(identity.face),
@@ -141,6 +142,8 @@ async function settings({ identity, view, noFace }) {
     identity_mix: identity.mix,
     view,
     no_face: noFace,
+    pose,
+    expression,
   };
 }
 

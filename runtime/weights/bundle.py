@@ -37,6 +37,9 @@ FORMAT = 2
 LIGHT = "synthesis-light"
 """A second, narrower generator of the same W that a bundle may hold, for live pictures on a CPU."""
 
+CONTROLS = "controls"
+"""A graph that scales how far an attribute code's pose and expression go from a frontal, neutral head; optional."""
+
 REFINE = "refine"
 """One round of finding a person's offset in W+, for one photo at a time (`refine.py`), where the bundle has it."""
 
@@ -189,6 +192,9 @@ class Bundle:
             "identity": ((self.identity_size,), "float32"),
             "attributes": ((self.attributes_size,), "float32"),
             "appearance": ((self.attributes_size,), "float32"),
+            "controlled": ((self.attributes_size,), "float32"),
+            "pose": ((1,), "float32"),
+            "expression": ((1,), "float32"),
             "w": ((self.w_size,), "float32"),
             "w_plus": ((self.n_styles, self.w_size), "float32"),
             "w_plus_offset": ((self.n_styles, self.w_size), "float32"),

@@ -16,9 +16,11 @@ from fid.export.cli import command
 from fid.export.fp16 import gate as gates
 from fid.export.graphs import GraphModule
 from fid.export.read import Networks
-from fid.export.to_bundle import ExportConfig, export_bundle
+from fid.export.to_bundle import ExportConfig, export_bundle, with_controls
 from fid.export.to_onnx import to_onnx
 from fid.export.to_weights import WEIGHTS_FILE
+from fid.runtime.composer import Composer
+from fid.runtime.controls import Controls
 from fid.runtime.engines.open import open_session
 from fid.runtime.errors import FidError, InputError
 from fid.runtime.weights.bundle import Bundle
@@ -191,6 +193,23 @@ def test_other_peoples_folders_are_not_replaced(networks, tmp_path):
     with pytest.raises(InputError, match=r"is a file"):
         export_bundle(networks, tmp_path / "thesis.txt")
     assert (tmp_path / "thesis.txt").read_text() == "all my work"
+
+
+def test_a_finished_bundle_learns_to_scale_pose_and_expression(bundle, tmp_path, monkeypatch, fetched):
+    fetched("facemesh")
+    made = with_controls(bundle, tmp_path / "more", 24, threads=1)
+    assert made.graphs.keys() == {*bundle.graphs, "controls"}
+    assert made.parity["controls"]["max"] < 1e-3
+    composer = Composer(made, threads=1, refine=0)
+    code = np.random.default_rng(0).standard_normal(made.attributes_size).astype(np.float32)
+    still = composer.controlled(code, Controls(0.0, 0.0))
+    half = composer.controlled(code, Controls(0.5, 0.5))
+    np.testing.assert_allclose(half, (code + still) / 2, atol=1e-3)  # linear in how far it is followed
+    assert np.abs(still - code).max() > 1e-3
+    monkeypatch.setattr(to_bundle, "FACES", 24)
+    result = CliRunner().invoke(command, [str(bundle.folder), "--controls", "-o", str(tmp_path / "new")])
+    assert result.exit_code == 0, result.output
+    assert "controls" in result.output
 
 
 def test_command_prints_the_table_and_exits_1(networks, tmp_path, monkeypatch):

@@ -13,6 +13,7 @@ import toy
 from fid.runtime import Bundle, Composer, FidError, Identity, InputError
 from fid.runtime.assets import FACES
 from fid.runtime.composer import per_style
+from fid.runtime.controls import Controls
 from fid.runtime.identity import mapper_name
 from fid.runtime.interpolate import interpolate
 from fid.runtime.labels.provenance import Note
@@ -218,6 +219,27 @@ def test_the_face_can_be_chosen(composer: Composer) -> None:
     composer.set_identity(ADA)
     with pytest.raises(InputError, match="face 7 was asked for"):
         composer.compose(both, face=7)
+
+
+def test_pose_and_expression_are_scaled_where_the_bundle_can(composer: Composer, tmp_path: Path) -> None:
+    steered = Composer(toy.write_bundle(tmp_path / "toy", controls=True), threads=1)
+    who = steered.set_identity(ADA)
+    crop = steered.crop(LAUGHING)
+    code = toy.expected_attributes(crop[None])
+    expected = toy.expected_image(toy.expected_w(who.code[None], 0.75 * code))[0]
+    controls = Controls(pose=0.0, expression=1.5)
+    image = steered.compose(LAUGHING, controls=controls)
+    assert np.abs(image.astype(int) - expected).max() <= 1
+    for smooth in (0.0, 1.0):  # without smoothing, one graph does everything unless there is something to scale
+        composed, _ = Reenactor(steered).compose(crop, 0.0, who, smooth, controls)
+        assert np.array_equal(composed, image)
+    assert np.array_equal(steered.compose(LAUGHING, controls=Controls()), steered.compose(LAUGHING))
+    composer.set_identity(ADA)
+    with pytest.raises(InputError, match=r"toy cannot scale pose and expression.*fid-export --controls"):
+        composer.compose(LAUGHING, controls=controls)
+    for wrong in ({"pose": -0.1}, {"expression": 1.6}, {"pose": float("nan")}):
+        with pytest.raises(InputError, match="outside 0"):
+            Controls(**wrong)
 
 
 def test_the_order_of_calls_is_explained(composer: Composer) -> None:

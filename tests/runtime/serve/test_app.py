@@ -43,6 +43,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from fid.runtime.assets import FACES, shipped_faces
 from fid.runtime.composer import Composer
+from fid.runtime.controls import Controls
 from fid.runtime.errors import FidError, InputError
 from fid.runtime.identity import Identity
 from fid.runtime.interpolate import interpolate, mixed_w
@@ -167,6 +168,19 @@ def test_mixing_agrees_with_interpolation(server: Server, composer: Composer, sp
         np.testing.assert_array_equal(found, embed_mark(people_way[step]))
         found = picture(compose(server, *fixed, ("attributes_to", "aside"), ("attributes_mix", mix)))
         np.testing.assert_array_equal(found, embed_mark(codes_way[step]))
+
+
+def test_pose_and_expression_are_scaled(server: Server, composer: Composer) -> None:
+    ada = composer.identify(ADA)
+    fixed = ("identity", "ada"), ("attributes", "shade")
+    assert ask(server, "GET", "/api/health").json()["controls"]
+    code = composer.attribute_code(composer.crop(FACES / "attributes-shade.jpg"), Controls(0.0, 0.5))
+    expected = embed_mark(composer.image(composer.w(ada, code)))
+    found = picture(compose(server, *fixed, ("pose", "0"), ("expression", "0.5")))
+    np.testing.assert_array_equal(found, expected)
+    assert not np.array_equal(found, picture(compose(server, *fixed)))
+    assert "pose is a number" in sentence(compose(server, *fixed, ("pose", "up")), 400)
+    assert "outside 0" in sentence(compose(server, *fixed, ("expression", "1.6")), 422)
 
 
 def test_both_ways_at_once_are_bilinear_in_w(composer: Composer) -> None:

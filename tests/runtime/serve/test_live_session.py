@@ -24,7 +24,7 @@ from fid.runtime.media.images import read_image
 from fid.runtime.serve import picture
 from fid.runtime.serve.app import Server
 from fid.runtime.serve.guard import Access, RefusedError
-from fid.runtime.serve.picture import PictureMaker, Settings
+from fid.runtime.serve.picture import Labelling, PictureMaker, Settings
 from fid.runtime.serve.worker import Limits
 from serving import check
 
@@ -398,7 +398,7 @@ def test_large_frames_are_made_smaller() -> None:
 
 def test_frames_may_change_their_size(composer: Composer) -> None:
     """A phone is turned; a browser sends smaller frames when it has much to do."""
-    maker = PictureMaker(composer)
+    maker = PictureMaker(composer, Labelling(mark=False))
     settings = Settings((composer.identify(FACES / "identity-ada.jpg"),), view="paste")
     sizes = ((320, 240), (320, 240), (160, 120), (240, 320), (320, 240))
     for number, (width, height) in enumerate(sizes):

@@ -15,6 +15,7 @@ from fid.runtime.commands.bench import made_frames
 from fid.runtime.labels.provenance import read_note
 from fid.runtime.media.images import read_image
 from fid.runtime.media.video import open_clip
+from fid.runtime.read_labels import check_labels
 from filming import write_camera
 from firefox import firefox
 from playwright.sync_api import Browser, Page, Route, expect, sync_playwright
@@ -95,9 +96,12 @@ def test_photos(page: Page, tmp_path: Path) -> None:
     page.keyboard.press("ArrowLeft")  # a group of radios is walked through with the arrows
     expect(page.locator("[data-kind=identity] input:checked")).to_have_value("dave")
     third = wait_for_another(page, second)
-    page.locator("[data-kind=attributes] input[type=range]").fill("40")
-    expect(page.locator("[data-kind=attributes] output")).to_have_text("40 %")
+    page.get_by_label("How far toward the other photo").fill("40")
+    expect(page.locator("#from-photo output")).to_have_text("40 %")
     fourth = wait_for_another(page, third)
+    page.get_by_label("Follow the expression").fill("50")
+    expect(page.locator("output[for=expression]")).to_have_text("50 %")
+    fourth = wait_for_another(page, fourth)
     page.locator("[data-kind=identity] input[type=file]").set_input_files([FACES / "identity-ben.jpg"])
     expect(page.locator("[data-kind=identity] input:checked")).to_have_value("own 1")
     wait_for_another(page, fourth)
@@ -296,13 +300,16 @@ def test_a_snapshot_and_a_clip_of_the_camera(page: Page, tmp_path: Path) -> None
     note = read_note(tmp_path / "snapshot.png")
     assert note is not None
     assert note.kind == "reenactment"
+    page.locator("#check").set_input_files([tmp_path / "snapshot.png"])
+    expect(page.locator("#check-text")).to_contain_text("the invisible mark", timeout=30_000)
     page.get_by_role("button", name="Record clip").click()
     page.wait_for_timeout(1500)
     page.get_by_role("button", name="Stop recording").click()
     with page.expect_download() as download:
         page.get_by_role("link", name="Save clip").click()
-    download.value.save_as(tmp_path / "clip")
-    assert (tmp_path / "clip").stat().st_size > 1000
+    clip = tmp_path / download.value.suggested_filename
+    download.value.save_as(clip)
+    assert check_labels(clip, sizes=False).mark.marked
     page.get_by_role("button", name="Stop camera").click()
 
 
