@@ -1,9 +1,12 @@
-"""How does the cost grow: with batch, threads, processes, resolution, length of a clip, number of faces?
+"""How does the cost grow: with batch, threads, processes, resolution, length of a clip, number of faces, the size of a
+frame, people who are live at once?
 
 Batch, threads and resolution take turns within each question; the others are timed one after another. A clip goes
-through the whole path of a frame; its memory must not grow.
+through the whole path of a frame; its memory must not grow. Frames of all sizes show a face of one size. Live people
+take turns on one thread, as in `fid-run serve`.
 
     python benchmarks/scaling.py
+    python benchmarks/scaling.py --only frame_size --only users
 """
 
 import json
@@ -11,6 +14,7 @@ import resource
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +22,13 @@ import click
 import cv2
 import numpy as np
 from engines import CPU_ENGINES, NotHereError, inputs, noise, open_engine
+from fid.runtime.composer import Composer
 from fid.runtime.engines.machine import physical_cores
 from fid.runtime.face.align import align
 from fid.runtime.face.detect import Detector
 from fid.runtime.face.paste import Paster
+from fid.runtime.face.track import Tracker
+from fid.runtime.live.reenact import Reenactor
 from fid.runtime.media.images import read_image
 from fid.runtime.weights.catalogue import model_file
 from latency import Clip, a_person
@@ -148,6 +155,59 @@ def by_faces(threads: int, counts: tuple[int, ...], runs: int) -> dict[str, Any]
     return result
 
 
+def by_frame_size(sizes: tuple[tuple[int, int], ...], frames: int) -> dict[str, Any]:
+    """Return ms of processor time of one thread for what is done to a frame between camera and networks, in frames of
+    some sizes (width, height) that show a face of 300 px: the median of `frames`, for tracking the mean, since every
+    fourth frame is searched."""
+    composer, result = Composer(engine="onnxruntime", threads=1, refine=0), {}
+    face = cv2.resize(read_image(ROOT / "runtime" / "faces" / "attributes-speaking.jpg"), (400, 400))
+    for width, height in sizes:
+        seen = []
+        for step in range(4):
+            frame = np.full((height, width, 3), 110, np.uint8)
+            top, left = (height - 400) // 2, (width - 400) // 2 + 2 * step
+            frame[top : top + 400, left : left + 400] = face
+            seen.append(frame)
+        tracker = Tracker(composer.detector)
+        pasters = {"paste square": composer.paster("square"), "paste head": composer.paster("head")}
+        ms: dict[str, list[float]] = {name: [] for name in ("track", "align", *pasters)}
+        for number in range(frames + 4):
+            frame, marks = seen[number % 4], [time.process_time()]
+            alignment = tracker.follow(frame, number / 25)
+            assert alignment is not None
+            marks.append(time.process_time())
+            crop = alignment.crop(frame, quick=True)
+            marks.append(time.process_time())
+            for paster in pasters.values():
+                paster.paste(frame, crop, alignment, crop=crop)
+                marks.append(time.process_time())
+            for name, before, after in zip(ms, marks, marks[1:], strict=False):
+                ms[name].append(1e3 * (after - before))
+        averages = {name: float((np.mean if name == "track" else np.median)(own[4:])) for name, own in ms.items()}
+        result[f"{width}x{height}"] = {name: round(value, 2) for name, value in averages.items()}
+    return result
+
+
+def by_users(counts: tuple[int, ...], frames: int) -> dict[str, Any]:
+    """Return frames a second, of the wall and of the processor, of so many live people together, and the memory."""
+    composer, result = Composer(refine=0), {}
+    photos = sorted((ROOT / "runtime" / "faces").glob("identity-*.jpg"))
+    people = [composer.identify(photo) for photo in photos]
+    frame = read_image(ROOT / "runtime" / "faces" / "attributes-speaking.jpg")
+    for count in counts:
+        users = [Reenactor(composer, light=None) for _ in range(count)]
+        for user, person in zip(users, people, strict=False):
+            user.step(frame, 0.0, person)
+        wall, cpu = time.perf_counter(), time.process_time()
+        for number in range(frames):
+            for user, person in zip(users, people, strict=False):
+                user.step(frame, (1 + number) / 25, person)
+        made = count * frames
+        row = {"per_second": made / (time.perf_counter() - wall), "cpu_ms": 1e3 * (time.process_time() - cpu) / made}
+        result[str(count)] = {k: round(v, 2) for k, v in row.items()} | {"resident_mb": round(_resident_mb(), 1)}
+    return {composer.provider: result}
+
+
 def _resident_mb() -> float:
     status = Path("/proc/self/statm")
     if status.exists():
@@ -155,30 +215,42 @@ def _resident_mb() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
+def parts_of(threads: int, quick: bool) -> dict[str, Callable[[], dict[str, Any]]]:
+    """Return all questions, by name."""
+    plan, cores = QUICK if quick else FULL, physical_cores()
+    counts = tuple(sorted({1, 2, cores, *(n for n in (4, 8, 16) if n <= cores)}))
+    sizes = ((854, 480), (1280, 720), (1920, 1080), (3840, 2160))
+    return {
+        "batch": lambda: by_batch(threads, plan, (1, 2) if quick else (1, 2, 4, 8)),
+        "threads": lambda: by_threads(plan, counts),
+        "resolution": lambda: by_resolution(threads, plan),
+        "processes": lambda: by_processes(counts, 2 if quick else 8),
+        "clip_length": lambda: by_clip_length(threads, (5, 10, 20) if quick else (50, 100, 200, 400)),
+        "faces": lambda: by_faces(threads, (1, 2) if quick else (1, 2, 4, 8), 2 if quick else 10),
+        "frame_size": lambda: by_frame_size(sizes[:2] if quick else sizes, 4 if quick else 24),
+        "users": lambda: by_users((1, 2) if quick else (1, 2, 4), 2 if quick else 12),
+    }
+
+
+QUESTIONS = tuple(parts_of(1, True))
+
+
 @click.command(help=__doc__)
 @click.option("--threads", type=click.IntRange(min=1), help="Default: one per physical core.")
+@click.option("--only", multiple=True, type=click.Choice(QUESTIONS), help="May be repeated. Default: all.")
 @click.option("--quick", is_flag=True, help="Few runs, to see that it works; kept apart from the records.")
 @click.option("-o", "--output", type=click.Path(file_okay=False, path_type=Path), help="Default: benchmarks/results/.")
-def main(threads: int | None, quick: bool, output: Path | None) -> None:
-    machine, plan, cores = machine_record(), QUICK if quick else FULL, physical_cores()
-    threads = threads or cores
-    counts = tuple(sorted({1, 2, cores, *(n for n in (4, 8, 16) if n <= cores)}))
-    lengths = (5, 10, 20) if quick else (50, 100, 200, 400)
-    click.echo("batch, threads, resolution", err=True)
-    figures = {
-        "batch": by_batch(threads, plan, (1, 2) if quick else (1, 2, 4, 8)),
-        "threads": by_threads(plan, counts),
-        "resolution": by_resolution(threads, plan),
-    }
-    click.echo("processes, clip, faces", err=True)
-    figures |= {
-        "processes": by_processes(counts, 2 if quick else 8),
-        "clip_length": by_clip_length(threads, lengths),
-        "faces": by_faces(threads, (1, 2) if quick else (1, 2, 4, 8), 2 if quick else 10),
-    }
-    run = {"benchmark": "scaling", "quick": quick, "settings": {"threads": threads, "plan": plan.text}, "by": figures}
+def main(threads: int | None, only: tuple[str, ...], quick: bool, output: Path | None) -> None:
+    machine, threads, figures = machine_record(), threads or physical_cores(), {}
+    for name, measure in parts_of(threads, quick).items():
+        if not only or name in only:
+            click.echo(name, err=True)
+            figures[name] = measure()
+    settings = {"threads": threads, "plan": (QUICK if quick else FULL).text}
+    run = {"benchmark": "scaling", "quick": quick, "partial": bool(only), "settings": settings, "by": figures}
     path = add_run(output or (QUICK_RESULTS if quick else RESULTS), run, machine)
-    click.echo(json.dumps({"record": path.name, "clip_length": figures["clip_length"], "faces": figures["faces"]}))
+    shown = [name for name in figures if name not in ("batch", "threads", "resolution", "processes")]
+    click.echo(json.dumps({"record": path.name, **{name: figures[name] for name in shown}}))
 
 
 if __name__ == "__main__":

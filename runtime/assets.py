@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from importlib import metadata
 from pathlib import Path
 
 ROOT = Path(__file__).parent
@@ -22,6 +21,8 @@ def shipped_faces(kind: str) -> dict[str, Path]:
 
 def installed_version(distribution: str = "fid-face") -> str | None:
     """Return the version of an installed distribution, None where it is not installed."""
+    from importlib import metadata  # here: takes 30 ms
+
     try:
         return metadata.version(distribution)
     except metadata.PackageNotFoundError:

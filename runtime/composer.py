@@ -344,10 +344,11 @@ class Composer:
         self.image(self.w(identity, self.attribute_code(crop)), light=light)
         return_freed_memory()
 
-    def open_ahead(self, *, light: bool = False) -> None:
+    def open_ahead(self, *, light: bool = False, parts: bool = False) -> None:
         """Begin to open the sessions of a frame on a thread of their own, while people are identified on this one;
-        `light` as in `image`. A session that cannot be opened says so when it is first used."""
-        self._begin_to_open(LIGHT if light else "synthesis", "attributes", "mapper")
+        `light` as in `image`; `parts`: that of `parts`, too. A session that cannot be opened says so when it is first
+        used."""
+        self._begin_to_open(LIGHT if light else "synthesis", "attributes", "mapper", *([PARTS_GRAPH] if parts else []))
 
     def _begin_to_open(self, *graphs: str) -> None:
         thread = ThreadPoolExecutor(1, "open sessions")

@@ -139,7 +139,6 @@ def webcam(
     from ..live.layout import Wishes
     from ..live.webcam import Sinks, Webcam, virtual_cameras
     from ..media.camera import Camera
-    from ..media.camera_list import find_camera
     from ..media.images import check_output
     from ..media.video import VIDEO_SUFFIXES, pyav
 
@@ -156,11 +155,11 @@ def webcam(
             record, VIDEO_SUFFIXES, [*expand(casting.photos), *([Path(camera)] if Path(camera).is_file() else [])]
         )
     width, height = _parse_size(size)
-    source = find_camera(camera)
+    source = _source(camera)
     if vcam:
         virtual_cameras()  # before the models are loaded, who has none learns of it
 
-    reenactor, people, cast, closer = _get_ready(settings, casting, identity_face, light)
+    reenactor, people, cast, closer = _get_ready(settings, casting, identity_face, light, mask)
     composer = reenactor.composer
     wishes = Wishes(people[0], view or "paste", no_face, smooth, mirror, badge, mask, controls)
     work, people = _work_of(reenactor, wishes, people, cast)
@@ -190,6 +189,17 @@ def _work_of(
     return Crowd(reenactor.composer, cast, wishes, light=reenactor.light), []
 
 
+def _source(camera: str) -> int | Path:
+    """The camera that is meant, or the file, whose reader is imported meanwhile."""
+    from ..media.camera_list import find_camera
+    from ..media.frame import pyav_ahead
+
+    source = find_camera(camera)
+    if isinstance(source, Path):
+        pyav_ahead()
+    return source
+
+
 def _say(sentence: str) -> None:
     click.echo(f"fid-run: {sentence}", err=True)
 
@@ -212,7 +222,7 @@ def _tell(settings: Settings, show: Webcam, work: Reenactment | Crowd, start: fl
 
 
 def _get_ready(
-    settings: Settings, casting: Casting, identity_face: int | None, light: bool | None
+    settings: Settings, casting: Casting, identity_face: int | None, light: bool | None, mask: str
 ) -> tuple[Reenactor, list[Identity], Cast | None, Closer | None]:
     """Return a reenactor whose sessions are open and warm, everybody who is to be composed, who becomes whom, and what
     looks closer at the photos meanwhile, where that is still to be done."""
@@ -221,7 +231,7 @@ def _get_ready(
 
     composer = settings.composer()
     reenactor = Reenactor(composer, light=light)
-    composer.open_ahead(light=reenactor.light)
+    composer.open_ahead(light=reenactor.light, parts=mask != "square")
     cast = casting.cast(composer, identity_face) if casting.several else None
     closer = None
     if cast is None:

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     import openvino
 
 
+HIDDEN = ("openvino_telemetry", "openvino.tools.ovc")
+
 MISSING = "OpenVINO is not installed: `pip install 'fid-face[openvino]'`."
 
 
@@ -145,18 +147,28 @@ class _Built:
 
 def _openvino() -> Any:
     """The package, imported without the event that its import sends to its maker: it has a stub of its own for when
-    openvino_telemetry is not there."""
-    hidden = "openvino" not in sys.modules and "openvino_telemetry" not in sys.modules
-    if hidden:
-        sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
+    openvino_telemetry is not there. Nor are its tools for other frameworks' models, which take 50 ms: they come when
+    somebody asks for them."""
+    hidden = [name for name in HIDDEN if "openvino" not in sys.modules and name not in sys.modules]
+    for name in hidden:
+        sys.modules[name] = None  # type: ignore[assignment]
     try:
         import openvino
     except ImportError as error:
         raise FidError(MISSING) from error
     finally:
-        if hidden:
-            del sys.modules["openvino_telemetry"]
+        for name in hidden:
+            del sys.modules[name]
+    if not hasattr(openvino, "convert_model"):
+        openvino.convert_model = _convert_model
     return openvino
+
+
+def _convert_model(*arguments: Any, **options: Any) -> Any:
+    """`openvino.convert_model`, for others in this process."""
+    from openvino.tools.ovc import convert_model
+
+    return convert_model(*arguments, **options)
 
 
 def _name_of(core: Any, device: str) -> str:

@@ -11,6 +11,7 @@ does not depend on what an encoder supports. Anyone can strip it; it is a label 
 from __future__ import annotations
 
 import base64
+import html
 import os
 import re
 import struct
@@ -18,7 +19,6 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from xml.sax.saxutils import quoteattr, unescape
 
 from ..assets import installed_version
 from ..errors import InputError
@@ -138,9 +138,7 @@ def note_in(data: bytes) -> Note | None:
     packets = _png_packets(data) if data.startswith(_PNG_HEAD) else _marked_packets(data)
     for packet in packets:
         fields = dict(re.findall(rb'\bfid:(\w+)="([^"]*)"', packet)) if _NAMESPACE.encode() in packet else {}
-        texts: dict[str, str] = {
-            key.decode(): unescape(value.decode(), {"&quot;": '"'}) for key, value in fields.items()
-        }
+        texts: dict[str, str] = {key.decode(): html.unescape(value.decode()) for key, value in fields.items()}
         if {"bundle", "bundle_version", "kind", "source_type", "made_by", "version"} <= texts.keys():
             told = (texts[name] for name in NOTE_FIELDS[:-1])
             return Note(*told, synthetic=texts.get("synthetic", "True") == "True")
@@ -172,8 +170,8 @@ def _packet(note: Note) -> bytes:
 
 def _attribute(text: str) -> str:
     """`text` as an XML attribute, always in double quotes."""
-    quoted = quoteattr(text)
-    return quoted if quoted.startswith('"') else '"' + quoted[1:-1].replace('"', "&quot;") + '"'
+    quoted = html.escape(text, quote=False).replace('"', "&quot;")  # xml.sax takes 50 ms to import
+    return '"' + quoted.replace("\n", "&#10;").replace("\r", "&#13;").replace("\t", "&#9;") + '"'
 
 
 def _png_chunk(kind: bytes, body: bytes) -> bytes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 import tempfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
@@ -31,6 +32,13 @@ def pyav() -> Any:
     except ImportError as error:
         raise FidError(MISSING) from error
     return av
+
+
+def pyav_ahead() -> None:
+    """Begin to import PyAV on a thread of its own; where it is missing, `pyav` will say so."""
+    thread = ThreadPoolExecutor(1, "import PyAV")
+    thread.submit(pyav)
+    thread.shutdown(wait=False)
 
 
 class FrameReader:
