@@ -50,6 +50,7 @@ def exported(file, tmp_path_factory):
     arguments = ["--generator", str(file), "-o", str(folder), "--name", "mine", "--threads", "1"]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("fid.export.read.read_networks", small)
+        patch.setattr("fid.export.to_bundle.FACES", 24)
         result = CliRunner().invoke(cli.command, arguments, catch_exceptions=False)
     assert result.exit_code == 0, result.output
     return Bundle.load(folder), result.output
@@ -59,7 +60,7 @@ def test_the_bundle_says_where_its_generator_is_from(exported, file):
     bundle, output = exported
     assert "g.pkl (NVIDIA, PyTorch, 16 px): its W is 0.0" in output
     assert bundle.resolution == 16
-    assert set(bundle.graphs) == {"attributes", "mapper", "synthesis", "reenact", "mapping", "identity"}
+    assert set(bundle.graphs) == {"attributes", "mapper", "synthesis", "reenact", "mapping", "identity", "controls"}
     origin = bundle.provenance["generator"]
     assert origin["file"] == "g.pkl"
     assert origin["layout"] == "NVIDIA, PyTorch"
