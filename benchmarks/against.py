@@ -1,6 +1,6 @@
 """Is this checkout faster than an earlier commit, in how much less memory, and how soon is the first picture there?
 
-    python benchmarks/against.py 9f22320 --clip talking.mp4
+    python benchmarks/against.py 9f22320 --clip talking.mp4 -o against.json
 
 The earlier commit is installed without its dependencies (its build needs the package index) into an environment of its
 own that sees this one's packages, so both run on the same libraries. Everything is measured in turns, old new new old,
@@ -12,7 +12,7 @@ that knew no other way; what the default of today takes is measured beside it.
 
 The table is measured in parts, and each is kept as soon as it is there: a run that was stopped, or that `--minutes`
 ended, goes on with what is missing, and the table is printed of all that there is. `--again` measures anew what other
-code has measured; every part says at which commit and load it was. The record is written when nothing is missing.
+code has measured; every part says at which commit and load it was.
 """
 
 import json
@@ -36,7 +36,7 @@ from engines import CPU_ENGINES, NotHereError, as_w_plus, noise, open_engine
 from fid.runtime.engines.machine import physical_cores
 from machine import ROOT, commit, machine_record
 from peers import random_face
-from records import QUICK_RESULTS, RESULTS, add_run, write_json
+from records import QUICK_RESULTS, write_json
 from startup import install_mb
 
 ENGINES = (*CPU_ENGINES, "openvino-int8")
@@ -282,8 +282,8 @@ def parts_of(clip: Path | None) -> dict[str, Callable[[Plan], Record]]:
 @click.option("--seconds", default=12.0, show_default=True, help="Of a live run.")
 @click.option("--python", type=click.Path(exists=True, path_type=Path), help="One that has the earlier commit already.")
 @click.option("--threads", type=click.IntRange(min=1), help="Default: one per physical core.")
-@click.option("--quick", is_flag=True, help="Two turns, to see that it works; kept apart from the records.")
-@click.option("-o", "--output", type=click.Path(file_okay=False, path_type=Path), help="Default: benchmarks/results/.")
+@click.option("--quick", is_flag=True, help="Two turns, to see that it works; kept apart from the others.")
+@click.option("-o", "--output", type=click.Path(dir_okay=False, path_type=Path), help="Record of all there is, JSON.")
 def main(
     commit_name: str,
     clip: Path | None,
@@ -328,11 +328,10 @@ def main(
     for names, what in ((older, "measured at another commit"), (left, "not measured yet")):
         if names:
             click.echo(f"{what}: {', '.join(names)}")
-    if left:
-        return
-    settings = {"threads": threads, "turns": turns, "seconds": seconds}
-    run = {"benchmark": "against", "quick": quick, "against": commit_name, "settings": settings, "parts": figures}
-    click.echo(f"record: {add_run(output or (QUICK_RESULTS if quick else RESULTS), run, machine).name}")
+    if output is not None:
+        settings = {"threads": threads, "turns": turns, "seconds": seconds}
+        run = {"benchmark": "against", "against": commit_name, "settings": settings, "not_measured": left}
+        write_json(output, run | {"parts": figures, "machine": machine})
 
 
 if __name__ == "__main__":
