@@ -21,11 +21,14 @@ def plots(runs: Mapping[str, Mapping[str, Any]]) -> Iterator[tuple[str, str]]:
                     caption = f"{graph}: {measure} against speed. Right and up is better."
                     yield caption, _svg(_accuracy_speed, (measure, rows))
     if "scaling" in runs:
+        by = runs["scaling"]["by"]  # all questions, or some
         for name in ("batch", "threads", "processes", "resolution"):
-            yield f"Pictures a second with {name}.", _svg(_scaling, (name, runs["scaling"]["by"][name]))
-        by = runs["scaling"]["by"]
-        yield "Memory along a clip.", _svg(_line, ("frames", "resident MB", "resident_mb", by["clip_length"]))
-        yield "Time of a frame with faces.", _svg(_line, ("faces", "ms a frame", "p50_ms", by["faces"]))
+            if name in by:
+                yield f"Pictures a second with {name}.", _svg(_scaling, (name, by[name]))
+        if "clip_length" in by:
+            yield "Memory along a clip.", _svg(_line, ("frames", "resident MB", "resident_mb", by["clip_length"]))
+        if "faces" in by:
+            yield "Time of a frame with faces.", _svg(_line, ("faces", "ms a frame", "p50_ms", by["faces"]))
     if "roofline" in runs:
         for graph in ("reenact", "synthesis-1024"):
             figures = runs["roofline"]["graphs"].get(graph)

@@ -130,6 +130,9 @@ def scaling_tables(run: Mapping[str, Any]) -> Iterator[Table]:
             keys = ("resident_mb", "growth_mb", "ms_a_frame") if name == "clip_length" else ("found", "p50_ms")
             header = (name.replace("_", " "), *(key.replace("_", " ") for key in keys))
             body = [[size, *(_number(row.get(key), 1) for key in keys)] for size, row in engines.items()]
+        elif name == "frame_size":
+            header = ("frame size", *(f"{stage}, ms" for stage in next(iter(engines.values()))))
+            body = [[size, *(_number(value, 2) for value in row.values())] for size, row in engines.items()]
         else:
             header = (name, "engine", "p50 ms", "a second")
             body = [
