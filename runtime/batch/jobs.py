@@ -324,11 +324,13 @@ def with_people(job: T, opening: Opening) -> T:
     """Return the same job with the people of its identity photos, who were looked at in a process that has ended.
 
     Looking closer takes several hundred MB, of which a process gives little back; workers then do without, and need
-    not find the photos where they are. Raises `FidError` as `Composer.identify` does.
+    not find the photos where they are. Identity files are read here. Raises `FidError` as `Composer.identify` does.
     """
     if not isinstance(job, Compose | Video | Deidentify) or not job.identities:
         return job
     face = None if isinstance(job, Deidentify) else job.identity_face
+    if all(path.suffix.lower() == SUFFIX for path in find_photos(job.identities, (SUFFIX,))):
+        return replace(job, who=_identified(opening, job.identities, face))
     context = multiprocessing.get_context("spawn")
     try:
         with ProcessPoolExecutor(1, context) as apart:

@@ -198,9 +198,7 @@ def _run(job: Job, settings: Settings, source: str, target: str, how: How) -> No
         settings = replace(settings, threads=max(1, physical_cores() // how.workers))
     if settings.bundle is not None:
         settings = replace(settings, bundle=settings.bundle.absolute())
-    if how.ray is not None or (how.workers or 1) > 1:
-        job = with_people(job, settings)
-    doing = _doing(Setup(job, settings, inputs, results), settings, how)
+    doing = _doing(Setup(with_people(job, settings), settings, inputs, results), settings, how)
     errors: list[str] = []
     with file_progress() as show:
 
