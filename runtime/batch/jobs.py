@@ -23,6 +23,7 @@ from ..timing import collect_timings
 from .manifest import sha256_of
 
 if TYPE_CHECKING:
+    from ..deidentify.run import Worker as Deidentifying
     from ..labels.provenance import Note
 
 T = TypeVar("T")
@@ -66,6 +67,11 @@ class Job(Protocol):
         """Endings of the inputs, in small letters."""
         ...
 
+    @property
+    def prepares(self) -> bool:
+        """Whether spans of a clip need to know of the whole; see `SpanWork`."""
+        ...
+
     def output(self, name: str) -> str:
         """Return the name of the output of an input, both below their places: of this name alone, whatever else is in
         the folder."""
@@ -92,6 +98,7 @@ class Compose:
     controls: Controls = AS_IT_IS
     who: tuple[Identity, ...] = ()  # of all `identities`, where they have been looked at
     suffixes = PHOTO_SUFFIXES
+    prepares = False
 
     @cached_property
     def _people(self) -> list[str | None]:
@@ -135,6 +142,7 @@ class Pairs:
     mask: str = "head"
     controls: Controls = AS_IT_IS
     suffixes = PHOTO_SUFFIXES
+    prepares = False
 
     @cached_property
     def _partners(self) -> dict[str, Path]:
@@ -189,6 +197,7 @@ class Video:
     identity_face: int | None = None
     who: tuple[Identity, ...] = ()  # as in `Compose`
     suffixes = VIDEO_INPUTS
+    prepares = False
 
     @cached_property
     def _people(self) -> list[str | None]:
@@ -217,9 +226,26 @@ class Video:
         return FilmWork(film, opening.note(composer, "reenactment", with_photos=self.view != "result-only"))
 
 
+class SpanWork(Protocol):
+    """A `Work` that may also be done on spans of a clip that are joined."""
+
+    def prepare(self, path: Path, folder: Path, firsts: Sequence[int]) -> None:
+        """Write into an empty folder what all spans need to know of the clip; `firsts`: their first frames."""
+        ...
+
+    def span(self, path: Path, prepared: Path, folder: Path, span: tuple[int, int]) -> None:
+        """Do the frames of a span, numbers of the first and of the one after the last, into an empty folder."""
+        ...
+
+    def join(self, path: Path, prepared: Path, folders: Sequence[Path], output: Path) -> Made | None:
+        """Join the folders of all spans in order; None where all has to be done once more, with what `prepared` says
+        now, which goes through `prepare` again."""
+        ...
+
+
 @dataclass(frozen=True)
 class FilmWork:
-    """The work of `Video`, which may also be done on spans of a clip that are joined."""
+    """The work of `Video`, of which spans know nothing of each other; see `SpanWork`."""
 
     film: Film
     note: Note | None
@@ -229,14 +255,17 @@ class FilmWork:
         frames, missing = self.film.write(open_clip(path), output, note=self.note)
         return Made(more={"frames": frames, "missing": missing})
 
-    def span(self, path: Path, folder: Path, span: tuple[int, int]) -> None:
-        """Compose the frames of a span, numbers of the first and of the one after the last, into an empty folder."""
+    def prepare(self, path: Path, folder: Path, firsts: Sequence[int]) -> None:
+        """See `SpanWork.prepare`."""
+
+    def span(self, path: Path, prepared: Path, folder: Path, span: tuple[int, int]) -> None:
+        """See `SpanWork.span`."""
         from ..live.spans import write_span
 
         write_span(self.film, open_clip(path), folder, span, marked=self.note is not None and self.note.mark)
 
-    def join(self, path: Path, folders: Sequence[Path], output: Path) -> Made:
-        """Join the folders of all spans in order."""
+    def join(self, path: Path, prepared: Path, folders: Sequence[Path], output: Path) -> Made:
+        """See `SpanWork.join`."""
         from ..media.video_rework import check_rework, join_spans
 
         clip = open_clip(path)
@@ -257,6 +286,7 @@ class Deidentify:
     allow_none: bool = False
     who: tuple[Identity, ...] = ()  # as in `Compose`
     suffixes = (*PHOTO_SUFFIXES, *VIDEO_INPUTS)
+    prepares = True
 
     @cached_property
     def _people(self) -> list[str | None]:
@@ -276,22 +306,45 @@ class Deidentify:
 
     def open(self, opening: Opening, composer: Composer) -> Work:
         """See `Job.open`."""
-        from ..deidentify.run import Options, open_worker, summary
+        from ..deidentify.run import Options, open_worker
 
         photos = find_photos(self.identities, (SUFFIX,)) if self.identities else []
         given = self.who or tuple(composer.identify(photo) for photo in photos)
         composer.close_identity()
         options = Options(self.seed, self.faces, self.unsure, self.mute, self.allow_none, given)
         note = opening.note(composer, "deidentification", with_photos=True)
-        worker = open_worker(composer, options, note=note, progress=_nobody_watches)
+        return DeidentifyWork(open_worker(composer, options, note=note, progress=_nobody_watches))
 
-        def work(path: Path, output: Path) -> Made:
-            done = {**worker.file(path, output), "input": path.name, "output": output.name}
-            report = {**summary([done]), "failed": []}
-            more = {name: report[name] for name in ("replaced", "hidden", "unsure", "still_matching")}
-            return Made(report["people"], more, report)
 
-        return work
+@dataclass(frozen=True)
+class DeidentifyWork:
+    """The work of `Deidentify`; see `SpanWork`."""
+
+    worker: Deidentifying
+
+    def __call__(self, path: Path, output: Path) -> Made:
+        """De-identify a photo or a whole clip."""
+        return self._made(self.worker.file(path, output), path, output)
+
+    def prepare(self, path: Path, folder: Path, firsts: Sequence[int]) -> None:
+        """See `SpanWork.prepare`."""
+        self.worker.prepare(path, folder, firsts)
+
+    def span(self, path: Path, prepared: Path, folder: Path, span: tuple[int, int]) -> None:
+        """See `SpanWork.span`."""
+        self.worker.span(path, prepared, folder, span)
+
+    def join(self, path: Path, prepared: Path, folders: Sequence[Path], output: Path) -> Made | None:
+        """See `SpanWork.join`."""
+        told = self.worker.join(path, prepared, folders, output)
+        return None if told is None else self._made(told, path, output, spans=len(folders))
+
+    def _made(self, told: dict[str, Any], path: Path, output: Path, **more: Any) -> Made:
+        from ..deidentify.run import summary
+
+        report = {**summary([{**told, "input": path.name, "output": output.name}]), "failed": []}
+        more = {name: report[name] for name in ("replaced", "hidden", "unsure", "still_matching")} | more
+        return Made(report["people"], more, report)
 
 
 @dataclass(frozen=True)
@@ -300,6 +353,7 @@ class Identify:
 
     face: int | None = None
     suffixes = PHOTO_SUFFIXES
+    prepares = False
 
     def output(self, name: str) -> str:
         """See `Job.output`."""

@@ -8,6 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 from fid.runtime.assets import FACES
@@ -17,6 +18,9 @@ from fid.runtime.batch.jobs import Compose
 from fid.runtime.commands.bench import made_frames
 from fid.runtime.composer import Composer
 from fid.runtime.deidentify import judges
+from fid.runtime.deidentify import run as deidentify_run
+from fid.runtime.deidentify.verdict import Verdict
+from fid.runtime.face.detect import Face
 from fid.runtime.identity import Identity
 from fid.runtime.live import spans
 from fid.runtime.media import video_rework
@@ -240,3 +244,55 @@ def test_long_clips_are_shared_out_in_spans(bundle: str, monkeypatch: pytest.Mon
     for (stamp, left), (same, right) in zip(whole, joined, strict=True):
         assert stamp == same
         assert np.mean((left.astype(float) - right) ** 2) < 255**2 / 10**4.5, "45 dB"
+
+
+@pytest.mark.slow
+def test_a_long_clip_is_deidentified_in_spans_as_in_one_piece(bundle: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who is who is decided once for the whole clip; and all is done once more where the verdict finds somebody who was
+    missed."""
+    for module in (spans, video_rework):
+        monkeypatch.setattr(module, "PART_FRAMES", 12)
+    monkeypatch.setattr(deidentify_run, "SHOWN", 20)
+    shutil.rmtree("in")
+    Path("in").mkdir()
+    write_clip(Path("in/clip.mp4"), [22500 * number for number in range(48)], pictures=two_people)
+    shutil.copy(LAUGHING, "in/photo.jpg")
+    batch("deidentify", bundle)
+    Path("out").rename("whole")
+    batch("deidentify", bundle, "--chunk", "4")
+    assert lines()["clip.mp4"]["more"]["spans"] == 4
+    one, other = (json.loads((Path(name) / "clip.mp4.json").read_text()) for name in ("whole", "out"))
+    assert one["replaced"] > 60
+    for name in ("people", "replaced", "hidden", "unsure", "still_matching", "gone"):
+        assert one[name] == other[name], name
+    assert one["files"][0]["stand_ins"] == other["files"][0]["stand_ins"]
+    whole, joined = (read_frames(open_clip(Path(folder) / "clip.mp4")) for folder in ("whole", "out"))
+    errors = []
+    for (stamp, left), (same, right) in zip(whole, joined, strict=True):
+        assert stamp == same
+        errors.append(np.mean((left.astype(float) - right) ** 2))
+    assert max(errors) < 255**2 / 10**4.5, f"45 dB: {errors}"
+    real, verdicts = deidentify_run.Worker._verdict, []
+
+    def missed(self: deidentify_run.Worker, *arguments: Any) -> Verdict:
+        verdicts.append(real(self, *arguments))
+        verdicts[0].missed = {20: [Face((140.0, 100.0, 20.0, 24.0), np.full((5, 2), 110.0), 0.5)]}
+        return verdicts[-1]
+
+    monkeypatch.setattr(deidentify_run.Worker, "_verdict", missed)
+    Path("in/photo.jpg").unlink()
+    shutil.rmtree("out")
+    assert batch("deidentify", bundle, "--chunk", "4")["done"] == 1
+    assert len(verdicts) == 2
+    assert json.loads(Path("out/clip.mp4.json").read_text())["files"][0]["tracks"] == one["files"][0]["tracks"] + 1
+    assert not list(Path("out").rglob("*.tar"))
+
+
+def two_people(number: int) -> np.ndarray:
+    """A frame RGB uint8 [160, 320, 3] of two who move; one of them is away in the middle."""
+    frame = np.full((160, 320, 3), 90, np.uint8)
+    for place, photo, there in ((8, ADA, True), (168, BEN, not 14 <= number < 36)):
+        if there:
+            x, y = place + round(6 * np.sin(number / 4)), 8 + round(6 * np.cos(number / 4))
+            frame[y : y + 144, x : x + 144] = cv2.resize(read_image(photo), (144, 144), interpolation=cv2.INTER_AREA)
+    return frame
