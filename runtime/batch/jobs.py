@@ -67,11 +67,6 @@ class Job(Protocol):
         """Endings of the inputs, in small letters."""
         ...
 
-    @property
-    def prepares(self) -> bool:
-        """Whether spans of a clip need to know of the whole; see `SpanWork`."""
-        ...
-
     def output(self, name: str) -> str:
         """Return the name of the output of an input, both below their places: of this name alone, whatever else is in
         the folder."""
@@ -98,7 +93,6 @@ class Compose:
     controls: Controls = AS_IT_IS
     who: tuple[Identity, ...] = ()  # of all `identities`, where they have been looked at
     suffixes = PHOTO_SUFFIXES
-    prepares = False
 
     @cached_property
     def _people(self) -> list[str | None]:
@@ -142,7 +136,6 @@ class Pairs:
     mask: str = "head"
     controls: Controls = AS_IT_IS
     suffixes = PHOTO_SUFFIXES
-    prepares = False
 
     @cached_property
     def _partners(self) -> dict[str, Path]:
@@ -197,7 +190,6 @@ class Video:
     identity_face: int | None = None
     who: tuple[Identity, ...] = ()  # as in `Compose`
     suffixes = VIDEO_INPUTS
-    prepares = False
 
     @cached_property
     def _people(self) -> list[str | None]:
@@ -245,7 +237,7 @@ class SpanWork(Protocol):
 
 @dataclass(frozen=True)
 class FilmWork:
-    """The work of `Video`, of which spans know nothing of each other; see `SpanWork`."""
+    """The work of `Video`; see `SpanWork`."""
 
     film: Film
     note: Note | None
@@ -257,12 +249,15 @@ class FilmWork:
 
     def prepare(self, path: Path, folder: Path, firsts: Sequence[int]) -> None:
         """See `SpanWork.prepare`."""
+        from ..live.spans import prepare
+
+        prepare(self.film, open_clip(path), folder, firsts)
 
     def span(self, path: Path, prepared: Path, folder: Path, span: tuple[int, int]) -> None:
         """See `SpanWork.span`."""
         from ..live.spans import write_span
 
-        write_span(self.film, open_clip(path), folder, span, marked=self.note is not None and self.note.mark)
+        write_span(self.film, open_clip(path), prepared, folder, span, marked=self.note is not None and self.note.mark)
 
     def join(self, path: Path, prepared: Path, folders: Sequence[Path], output: Path) -> Made:
         """See `SpanWork.join`."""
@@ -286,7 +281,6 @@ class Deidentify:
     allow_none: bool = False
     who: tuple[Identity, ...] = ()  # as in `Compose`
     suffixes = (*PHOTO_SUFFIXES, *VIDEO_INPUTS)
-    prepares = True
 
     @cached_property
     def _people(self) -> list[str | None]:
@@ -353,7 +347,6 @@ class Identify:
 
     face: int | None = None
     suffixes = PHOTO_SUFFIXES
-    prepares = False
 
     def output(self, name: str) -> str:
         """See `Job.output`."""

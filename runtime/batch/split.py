@@ -43,7 +43,6 @@ class Sharing:
     source: Place
     target: Place
     seconds: float
-    prepares: bool  # whether the job has something to do before the spans of a clip
     _ready: deque[Task] = field(default_factory=deque)
     _shared: dict[str, Shared] = field(default_factory=dict)  # by the name of the input
 
@@ -57,7 +56,7 @@ class Sharing:
             if len(spans) < 2:
                 return task
             own = self._shared[task.item.name] = Shared(task, tuple(spans))
-            if self.prepares and not self.target.has(f"{task.spans}/{PREPARED}.tar"):
+            if not self.target.has(f"{task.spans}/{PREPARED}.tar"):
                 self._ready.append(own.part(PREPARING))
             else:
                 self._share(own)
@@ -103,7 +102,7 @@ class Sharing:
 
 def work_in_spans(setup: Setup, tasks: Iterator[Task], doing: Doing, seconds: float) -> Iterator[Line]:
     """Yield the lines of all files as `doing` does, with clips of more than two spans of about `seconds` shared out."""
-    sharing = Sharing(tasks, setup.source, setup.target, seconds, setup.job.prepares)
+    sharing = Sharing(tasks, setup.source, setup.target, seconds)
     for line in doing(sharing):
         whole = sharing.seen(line)
         if whole is not None:

@@ -125,8 +125,7 @@ class Worker:
                 work.prepare(path, prepared, firsts)
                 self._pack(task, PREPARED, prepared)
                 return Made(more={"span": PREPARING})
-            if self._setup.job.prepares:
-                self._unpack(task, PREPARED, prepared)
+            self._unpack(task, PREPARED, prepared)
             if span.number < span.count:
                 work.span(path, prepared, own, span.spans[span.number])
                 self._pack(task, str(span.number), own)

@@ -47,30 +47,30 @@ def given(sharing: Sharing, folder: Path, *, again: int = 0, fails: int | None =
             yield f"{whole.input} {whole.error}", number
 
 
-def sharing_of(folder: Path, *tasks: Task, prepares: bool) -> Sharing:
-    return Sharing(iter(tasks), Folder(folder), Folder(folder), 4.0, prepares)
+def sharing_of(folder: Path, *tasks: Task) -> Sharing:
+    return Sharing(iter(tasks), Folder(folder), Folder(folder), 4.0)
 
 
 def test_spans_then_the_joining_and_others_as_they_are(tmp_path: Path) -> None:
     photo = replace(CLIP, item=Item("a.jpg", 1, "0"))
-    came = list(given(sharing_of(tmp_path, photo, CLIP, prepares=False), tmp_path))
-    assert came == [("a.jpg", -9), *(("film.mp4", number) for number in range(4)), ("film.mp4 None", 3)]
+    came = list(given(sharing_of(tmp_path, photo, CLIP), tmp_path))
+    assert came == [("a.jpg", -9), *(("film.mp4", number) for number in range(-1, 4)), ("film.mp4 None", 3)]
 
 
 def test_what_all_spans_need_comes_first_and_all_may_come_again(tmp_path: Path) -> None:
-    came = [number for _, number in given(sharing_of(tmp_path, CLIP, prepares=True), tmp_path, again=1)]
+    came = [number for _, number in given(sharing_of(tmp_path, CLIP), tmp_path, again=1)]
     assert came == [PREPARING, 0, 1, 2, 3, 0, 1, 2, 3, 3]
 
 
 def test_what_a_stopped_run_did_is_not_done_again(tmp_path: Path) -> None:
-    parts = given(sharing_of(tmp_path, CLIP, prepares=True), tmp_path)
+    parts = given(sharing_of(tmp_path, CLIP), tmp_path)
     assert [next(parts)[1] for _ in range(3)] == [PREPARING, 0, 1]  # killed within span 1
-    came = [number for _, number in given(sharing_of(tmp_path, CLIP, prepares=True), tmp_path)]
+    came = [number for _, number in given(sharing_of(tmp_path, CLIP), tmp_path)]
     assert came == [1, 2, 3, 3]
 
 
 @pytest.mark.parametrize("fails", [PREPARING, 1, 3])
 def test_a_part_that_fails_is_the_error_of_its_clip(tmp_path: Path, fails: int) -> None:
-    came = list(given(sharing_of(tmp_path, CLIP, prepares=True), tmp_path, fails=fails))
+    came = list(given(sharing_of(tmp_path, CLIP), tmp_path, fails=fails))
     assert came[-1][0] == "film.mp4 it failed."
     assert [name for name, _ in came].count("film.mp4 it failed.") == 1

@@ -226,15 +226,15 @@ def test_long_clips_are_shared_out_in_spans(bundle: str, monkeypatch: pytest.Mon
     Path("out").rename("whole")
     real = jobs.FilmWork.span
 
-    def stopped(self: jobs.FilmWork, path: Path, folder: Path, span: tuple[int, int]) -> None:
+    def stopped(self: jobs.FilmWork, path: Path, prepared: Path, folder: Path, span: tuple[int, int]) -> None:
         if span[0] == 40:
             raise KeyboardInterrupt
-        real(self, path, folder, span)
+        real(self, path, prepared, folder, span)
 
     monkeypatch.setattr(jobs.FilmWork, "span", stopped)
     fid_run("batch", "video", "-i", "in", "-o", "out", "--bundle", bundle, "--threads", "1", "--identity", "ada.npz",
             "--chunk", "4", exit_code=130)  # fmt: skip
-    assert len(list(Path("out/.spans").rglob("*.tar"))) == 2
+    assert len(list(Path("out/.spans").rglob("*.tar"))) == 3  # with what is known of the whole
     monkeypatch.setattr(jobs.FilmWork, "span", real)
     report = batch("video", bundle, "--identity", "ada.npz", "--chunk", "4", exit_code=3)
     assert (report["done"], report["failed"]) == (1, 1)
@@ -276,7 +276,8 @@ def test_a_long_clip_is_deidentified_in_spans_as_in_one_piece(bundle: str, monke
 
     def missed(self: deidentify_run.Worker, *arguments: Any) -> Verdict:
         verdicts.append(real(self, *arguments))
-        verdicts[0].missed = {20: [Face((140.0, 100.0, 20.0, 24.0), np.full((5, 2), 110.0), 0.5)]}
+        points = np.array([[145.0, 108.0], [155.0, 108.0], [150.0, 113.0], [146.0, 118.0], [154.0, 118.0]])
+        verdicts[0].missed = {20: [Face((140.0, 100.0, 20.0, 24.0), points, 0.5)]}
         return verdicts[-1]
 
     monkeypatch.setattr(deidentify_run.Worker, "_verdict", missed)
