@@ -151,7 +151,7 @@ class HeadPaster:
             parts = self._parts((view, view if first else None), gone_by, step_s)
             self.state = replace(self.state, parts=parts)
             if not self._face_only:
-                self._behind(image, _reduced(view), parts[0], wide)
+                self._behind(image, _reduced(view), parts[0][BACKGROUND], wide)
         if first:  # until something is pasted: the first composition will differ from anything
             cells, nothing = self.state.cells, np.zeros((PARTS_SIDE, PARTS_SIDE, 4), np.uint8)
             assert cells is not None
