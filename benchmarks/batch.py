@@ -73,9 +73,8 @@ def cpu_and_mb(alone: bool) -> tuple[float, float]:
     return seconds, max(sizes)
 
 
-def measure(name: str, source: Path, target: Path) -> dict[str, float]:
+def measure(name: str, job: Compose, source: Path, target: Path) -> dict[str, float]:
     """Compose all photos one way; files per second after the first of each worker, and overhead per file."""
-    job = with_people(Compose((FACES / "identity-ada.jpg",)), settings())
     setup = Setup(job, settings(), Folder(source), Folder(target))
     doing, workers = {
         "one process": (partial(work_here, setup), 1),
@@ -155,13 +154,14 @@ def main(files: int, rounds: int, output: Path) -> None:
         folder = Path(temporary)
         trips = round_trips(folder)
         (folder / "in").mkdir()
+        job = with_people(Compose((FACES / "identity-ada.jpg",)), settings())
         faces = sorted(FACES.glob("*.jpg"))
         for number in range(files):
             shutil.copy(faces[number % len(faces)], folder / "in" / f"{number:03d}.jpg")
         for turn in range(rounds):
             for name in ways:
                 (folder / f"{name} {turn}").mkdir()
-                figures[name].append(measure(name, folder / "in", folder / f"{name} {turn}"))
+                figures[name].append(measure(name, job, folder / "in", folder / f"{name} {turn}"))
         lists = listing(folder)
     rows = {
         name: {key: round(statistics.median(run[key] for run in runs), 3) for key in runs[0]}

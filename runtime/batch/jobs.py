@@ -23,6 +23,7 @@ from ..timing import collect_timings
 from .manifest import sha256_of
 
 if TYPE_CHECKING:
+    from ..deidentify.run import Worker as Deidentifying
     from ..labels.provenance import Note
 
 T = TypeVar("T")
@@ -217,9 +218,26 @@ class Video:
         return FilmWork(film, opening.note(composer, "reenactment", with_photos=self.view != "result-only"))
 
 
+class SpanWork(Protocol):
+    """A `Work` that may also be done on spans of a clip that are joined."""
+
+    def prepare(self, path: Path, folder: Path, firsts: Sequence[int]) -> None:
+        """Write into an empty folder what all spans need to know of the clip; `firsts`: their first frames."""
+        ...
+
+    def span(self, path: Path, prepared: Path, folder: Path, span: tuple[int, int]) -> None:
+        """Do the frames of a span, numbers of the first and of the one after the last, into an empty folder."""
+        ...
+
+    def join(self, path: Path, prepared: Path, folders: Sequence[Path], output: Path) -> Made | None:
+        """Join the folders of all spans in order; None where all has to be done once more, with what `prepared` says
+        now, which goes through `prepare` again."""
+        ...
+
+
 @dataclass(frozen=True)
 class FilmWork:
-    """The work of `Video`, which may also be done on spans of a clip that are joined."""
+    """The work of `Video`; see `SpanWork`."""
 
     film: Film
     note: Note | None
@@ -229,14 +247,20 @@ class FilmWork:
         frames, missing = self.film.write(open_clip(path), output, note=self.note)
         return Made(more={"frames": frames, "missing": missing})
 
-    def span(self, path: Path, folder: Path, span: tuple[int, int]) -> None:
-        """Compose the frames of a span, numbers of the first and of the one after the last, into an empty folder."""
+    def prepare(self, path: Path, folder: Path, firsts: Sequence[int]) -> None:
+        """See `SpanWork.prepare`."""
+        from ..live.spans import prepare
+
+        prepare(self.film, open_clip(path), folder, firsts)
+
+    def span(self, path: Path, prepared: Path, folder: Path, span: tuple[int, int]) -> None:
+        """See `SpanWork.span`."""
         from ..live.spans import write_span
 
-        write_span(self.film, open_clip(path), folder, span, marked=self.note is not None and self.note.mark)
+        write_span(self.film, open_clip(path), prepared, folder, span, marked=self.note is not None and self.note.mark)
 
-    def join(self, path: Path, folders: Sequence[Path], output: Path) -> Made:
-        """Join the folders of all spans in order."""
+    def join(self, path: Path, prepared: Path, folders: Sequence[Path], output: Path) -> Made:
+        """See `SpanWork.join`."""
         from ..media.video_rework import check_rework, join_spans
 
         clip = open_clip(path)
@@ -276,22 +300,45 @@ class Deidentify:
 
     def open(self, opening: Opening, composer: Composer) -> Work:
         """See `Job.open`."""
-        from ..deidentify.run import Options, open_worker, summary
+        from ..deidentify.run import Options, open_worker
 
         photos = find_photos(self.identities, (SUFFIX,)) if self.identities else []
         given = self.who or tuple(composer.identify(photo) for photo in photos)
         composer.close_identity()
         options = Options(self.seed, self.faces, self.unsure, self.mute, self.allow_none, given)
         note = opening.note(composer, "deidentification", with_photos=True)
-        worker = open_worker(composer, options, note=note, progress=_nobody_watches)
+        return DeidentifyWork(open_worker(composer, options, note=note, progress=_nobody_watches))
 
-        def work(path: Path, output: Path) -> Made:
-            done = {**worker.file(path, output), "input": path.name, "output": output.name}
-            report = {**summary([done]), "failed": []}
-            more = {name: report[name] for name in ("replaced", "hidden", "unsure", "still_matching")}
-            return Made(report["people"], more, report)
 
-        return work
+@dataclass(frozen=True)
+class DeidentifyWork:
+    """The work of `Deidentify`; see `SpanWork`."""
+
+    worker: Deidentifying
+
+    def __call__(self, path: Path, output: Path) -> Made:
+        """De-identify a photo or a whole clip."""
+        return self._made(self.worker.file(path, output), path, output)
+
+    def prepare(self, path: Path, folder: Path, firsts: Sequence[int]) -> None:
+        """See `SpanWork.prepare`."""
+        self.worker.prepare(path, folder, firsts)
+
+    def span(self, path: Path, prepared: Path, folder: Path, span: tuple[int, int]) -> None:
+        """See `SpanWork.span`."""
+        self.worker.span(path, prepared, folder, span)
+
+    def join(self, path: Path, prepared: Path, folders: Sequence[Path], output: Path) -> Made | None:
+        """See `SpanWork.join`."""
+        told = self.worker.join(path, prepared, folders, output)
+        return None if told is None else self._made(told, path, output, spans=len(folders))
+
+    def _made(self, told: dict[str, Any], path: Path, output: Path, **more: Any) -> Made:
+        from ..deidentify.run import summary
+
+        report = {**summary([{**told, "input": path.name, "output": output.name}]), "failed": []}
+        more = {name: report[name] for name in ("replaced", "hidden", "unsure", "still_matching")} | more
+        return Made(report["people"], more, report)
 
 
 @dataclass(frozen=True)
@@ -324,11 +371,13 @@ def with_people(job: T, opening: Opening) -> T:
     """Return the same job with the people of its identity photos, who were looked at in a process that has ended.
 
     Looking closer takes several hundred MB, of which a process gives little back; workers then do without, and need
-    not find the photos where they are. Raises `FidError` as `Composer.identify` does.
+    not find the photos where they are. Identity files are read here. Raises `FidError` as `Composer.identify` does.
     """
     if not isinstance(job, Compose | Video | Deidentify) or not job.identities:
         return job
     face = None if isinstance(job, Deidentify) else job.identity_face
+    if all(path.suffix.lower() == SUFFIX for path in find_photos(job.identities, (SUFFIX,))):
+        return replace(job, who=_identified(opening, job.identities, face))
     context = multiprocessing.get_context("spawn")
     try:
         with ProcessPoolExecutor(1, context) as apart:

@@ -9,15 +9,15 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from ..errors import FidError
 from ..live.spans import spans_of
-from ..media.video import open_clip
+from ..media.video import VIDEO_INPUTS, open_clip
 from .manifest import Line
 from .places import Folder, Place
 from .run import Doing
-from .worker import Span, Task
+from .worker import PREPARED, PREPARING, Setup, Span, Task
 
 
 @dataclass
@@ -25,15 +25,19 @@ class Shared:
     """One clip that is shared out."""
 
     task: Task
-    count: int
-    left: int  # spans that are not done
+    spans: tuple[tuple[int, int], ...]
+    left: int = 0  # spans that are not done
     seconds: float = 0.0
     error: str | None = None
+
+    def part(self, number: int) -> Task:
+        """Return a task of it: a span, what comes before all, or the joining."""
+        return replace(self.task, span=Span(number, self.spans))
 
 
 @dataclass
 class Sharing:
-    """An iterator of tasks, in which long clips are many; `seen` hears of each that is done, and may add one."""
+    """An iterator of tasks, in which long clips are many; `seen` hears of each that is done, and may add some."""
 
     tasks: Iterator[Task]
     source: Place
@@ -51,28 +55,29 @@ class Sharing:
             spans = self._spans(task)
             if len(spans) < 2:
                 return task
-            self._share(task, spans)
+            own = self._shared[task.item.name] = Shared(task, tuple(spans))
+            if not self.target.has(f"{task.spans}/{PREPARED}.tar"):
+                self._ready.append(own.part(PREPARING))
+            else:
+                self._share(own)
         return self._ready.popleft()
 
     def _spans(self, task: Task) -> list[tuple[int, int]]:
         """The spans of a clip; none where it cannot be looked at from here; its worker will say why."""
-        if not isinstance(self.source, Folder):
+        name = task.item.name
+        if not isinstance(self.source, Folder) or PurePosixPath(name).suffix.lower() not in VIDEO_INPUTS:
             return []
         try:
-            return spans_of(open_clip(Path(self.source.path / task.item.name)), self.seconds)
+            return spans_of(open_clip(Path(self.source.path / name)), self.seconds)
         except FidError:
             return []
 
-    def _share(self, task: Task, spans: list[tuple[int, int]]) -> None:
-        count = len(spans)
-        left = [number for number in range(count) if not self.target.has(f"{task.spans}/{number}.tar")]
-        self._shared[task.item.name] = Shared(task, count, len(left))
-        self._ready.extend(replace(task, span=Span(number, count, spans[number])) for number in left)
-        if not left:
-            self._ready.append(self._joining(task, count))
-
-    def _joining(self, task: Task, count: int) -> Task:
-        return replace(task, span=Span(count, count, (0, 0)))
+    def _share(self, own: Shared) -> None:
+        """Make tasks of the spans that are not done; of the joining, where all are."""
+        count, folder = len(own.spans), own.task.spans
+        left = [number for number in range(count) if not self.target.has(f"{folder}/{number}.tar")]
+        own.left = len(left)
+        self._ready.extend(own.part(number) for number in left or [count])
 
     def seen(self, line: Line) -> Line | None:
         """Return the line of a whole file; None where more of the clip is to come."""
@@ -80,21 +85,24 @@ class Sharing:
         if own is None:
             return line
         own.seconds += line.seconds
+        own.error = own.error or line.error
         if own.left:
-            own.error = own.error or line.error
             own.left -= 1
             if own.left:
                 return None
             if own.error is None:
-                self._ready.append(self._joining(own.task, own.count))
+                self._ready.append(own.part(len(own.spans)))
                 return None
+        elif own.error is None and (line.more.get("span") == PREPARING or line.more.get("again")):
+            self._share(own)
+            return None
         del self._shared[line.input]
-        return replace(line, seconds=round(own.seconds, 4), error=own.error or line.error)
+        return replace(line, seconds=round(own.seconds, 4), error=own.error)
 
 
-def work_in_spans(tasks: Iterator[Task], doing: Doing, source: Place, target: Place, seconds: float) -> Iterator[Line]:
+def work_in_spans(setup: Setup, tasks: Iterator[Task], doing: Doing, seconds: float) -> Iterator[Line]:
     """Yield the lines of all files as `doing` does, with clips of more than two spans of about `seconds` shared out."""
-    sharing = Sharing(tasks, source, target, seconds)
+    sharing = Sharing(tasks, setup.source, setup.target, seconds)
     for line in doing(sharing):
         whole = sharing.seen(line)
         if whole is not None:

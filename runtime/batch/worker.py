@@ -11,11 +11,12 @@ import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from ..composer import Composer
 from ..errors import FidError
 from ..files import replacing
-from .jobs import FilmWork, Job, Made, Opening, Work
+from .jobs import Job, Made, Opening, Work
 from .manifest import Line, sha256_of
 from .places import Item, Place
 
@@ -30,13 +31,21 @@ class Setup:
     target: Place
 
 
+PREPARED = "prepared"
+PREPARING = -1  # number of the task that comes before all spans of a clip
+
+
 @dataclass(frozen=True)
 class Span:
-    """A part of a long clip, or at the end the joining of all."""
+    """A part of a long clip; before all of them what they need to know of it, and at the end the joining."""
 
-    number: int  # from 0; that of the joining is `count`
-    count: int
-    frames: tuple[int, int]  # numbers of the first, and of the one after the last
+    number: int  # from 0; `PREPARING` before, and `count` for the joining
+    spans: tuple[tuple[int, int], ...]  # of the whole clip: numbers of the first frame, and of the one after the last
+
+    @property
+    def count(self) -> int:
+        """Return how many there are."""
+        return len(self.spans)
 
 
 @dataclass(frozen=True)
@@ -93,37 +102,60 @@ class Worker:
     def _made(self, task: Task) -> tuple[Line, Made]:
         setup = self._setup
         with setup.source.reading(task.item.name) as path:
-            if task.span is not None:
-                return replace(task.line(), sha256=sha256_of(path)), self._span(task, task.span, path)
             line = replace(task.line(), sha256=sha256_of(path))
-            with setup.target.writing(task.output) as output:
-                made = self._work(path, output)
+            if task.span is not None:
+                made = self._span(task, task.span, path)
+            else:
+                with setup.target.writing(task.output) as output:
+                    made = self._work(path, output)
         if made.report is not None:
             with setup.target.writing(f"{task.output}.json") as record, replacing(record) as temporary:
                 temporary.write_text(json.dumps(made.report, indent=1) + "\n")
         return line, made
 
     def _span(self, task: Task, span: Span, path: Path) -> Made:
-        """Do a part of a clip, or join them."""
-        work, target = self._work, self._setup.target
-        assert isinstance(work, FilmWork)
+        """Do a part of a clip, what comes before all, or join them."""
+        work: Any = self._work  # a `SpanWork`, else nothing is shared out
+        firsts, numbers = [first for first, _ in span.spans], range(span.count)
         with tempfile.TemporaryDirectory(prefix="fid-span-") as temporary:
-            if span.number < span.count:
-                folder = Path(temporary) / "span"
+            prepared, own = Path(temporary) / "prepared", Path(temporary) / "own"
+            for folder in (prepared, own):
                 folder.mkdir()
-                work.span(path, folder, span.frames)
-                packed = shutil.make_archive(f"{temporary}/packed", "tar", folder)
-                with target.writing(f"{task.spans}/{span.number}.tar") as place, replacing(place) as new:
-                    shutil.copyfile(packed, new)
+            if span.number == PREPARING:
+                work.prepare(path, prepared, firsts)
+                self._pack(task, PREPARED, prepared)
+                return Made(more={"span": PREPARING})
+            self._unpack(task, PREPARED, prepared)
+            if span.number < span.count:
+                work.span(path, prepared, own, span.spans[span.number])
+                self._pack(task, str(span.number), own)
                 return Made(more={"span": span.number})
-            folders = [Path(temporary) / str(number) for number in range(span.count)]
+            folders = [own / str(number) for number in numbers]
             for number, folder in enumerate(folders):
-                with target.reading(f"{task.spans}/{number}.tar") as packed:
-                    shutil.unpack_archive(packed, folder, "tar", filter="data")
-            with target.writing(task.output) as output:
-                made = work.join(path, folders, output)
-        target.remove(task.spans)
+                self._unpack(task, str(number), folder)
+            with self._setup.target.writing(task.output) as output:
+                made = work.join(path, prepared, folders, output)
+            if made is None:
+                work.prepare(path, prepared, firsts)
+            self._setup.target.remove(task.spans)
+            if made is None:
+                self._pack(task, PREPARED, prepared)
+                return Made(more={"again": True})
         return made
+
+    def _pack(self, task: Task, name: str, folder: Path) -> None:
+        """Put a folder where all workers find it, for the user alone: it tells who is in the clip."""
+        packed = shutil.make_archive(str(folder), "tar", folder)
+        with self._setup.target.writing(f"{task.spans}/{name}.tar") as place, replacing(place) as new:
+            new.touch(mode=0o600)
+            shutil.copyfile(packed, new)
+
+    def _unpack(self, task: Task, name: str, folder: Path) -> None:
+        try:
+            with self._setup.target.reading(f"{task.spans}/{name}.tar") as packed:
+                shutil.unpack_archive(packed, folder, "tar", filter="data")
+        except (OSError, shutil.ReadError) as error:
+            raise FidError("what was ready of this clip is gone; the same command makes it anew.") from error
 
 
 def work_here(setup: Setup, tasks: Iterator[Task]) -> Iterator[Line]:

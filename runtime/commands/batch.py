@@ -13,7 +13,7 @@ import click
 
 from .job_options import controls_options, hiding, moving, paste_option
 from .options import FILE, Settings, composing, face_option, identity_face_option, identity_option, ray_options
-from .progress import file_progress
+from .progress import file_progress, rate_told
 
 if TYPE_CHECKING:
     from ..batch.jobs import Job
@@ -89,6 +89,14 @@ def batching(command: Callable[..., Job]) -> Callable[..., None]:
     return wrapped
 
 
+chunk_option = click.option(
+    "--chunk",
+    type=click.FloatRange(min=4),
+    metavar="S",
+    help="Share long clips out in spans of S seconds. [default: a clip in one piece]",
+)
+
+
 @batch.command()
 @identity_option
 @paste_option("--paste where the photo shows more than the head")
@@ -127,12 +135,7 @@ def pairs(identities: Path, paste: bool | None, **options: Any) -> Job:
 @batch.command()
 @identity_option
 @moving
-@click.option(
-    "--chunk",
-    type=click.FloatRange(min=4),
-    metavar="S",
-    help="Share long clips out in spans of S seconds. [default: a clip in one piece]",
-)
+@chunk_option
 @identity_face_option
 @batching
 def video(identities: tuple[Path, ...], view: str | None, light: bool | None, **looks: Any) -> Job:
@@ -146,11 +149,12 @@ def video(identities: tuple[Path, ...], view: str | None, light: bool | None, **
 
 @batch.command()
 @hiding
+@chunk_option
 @batching
 def deidentify(identities: tuple[Path, ...], **options: Any) -> Job:
-    """Everybody replaced in every photo and clip; the verdict on each is in FILE.json.
+    """Everybody replaced in every photo and clip.
 
-    Exit code 3 also when somebody is still recognised.
+    The verdict on each is in FILE.json. Exit code 3 also when somebody is still recognised.
     """
     from ..batch.jobs import Deidentify
 
@@ -198,9 +202,7 @@ def _run(job: Job, settings: Settings, source: str, target: str, how: How) -> No
         settings = replace(settings, threads=max(1, physical_cores() // how.workers))
     if settings.bundle is not None:
         settings = replace(settings, bundle=settings.bundle.absolute())
-    if how.ray is not None or (how.workers or 1) > 1:
-        job = with_people(job, settings)
-    doing = _doing(Setup(job, settings, inputs, results), settings, how)
+    doing = _doing(Setup(with_people(job, settings), settings, inputs, results), settings, how)
     errors: list[str] = []
     with file_progress() as show:
 
@@ -230,14 +232,14 @@ def _doing(setup: Setup, settings: Settings, how: How) -> Doing:
         doing = partial(work_in_processes, setup, count=how.workers)
     if how.chunk is None:
         return doing
-    return partial(work_in_spans, doing=doing, source=setup.source, target=setup.target, seconds=how.chunk)
+    return partial(work_in_spans, setup, doing=doing, seconds=how.chunk)
 
 
 def _finish(settings: Settings, tally: Tally, plan: Plan, errors: list[str], target: str) -> None:
     """Say what was done, name what failed, and end with the exit code."""
     done, left = tally.done - tally.failed, tally.of - tally.done
     text = f"{done + plan.done} of {plan.files} files are done in {target}"
-    text += f", {done} of them now, {tally.rate:.2f} files/s" if done else ""
+    text += f", {done} of them now, {rate_told(tally.rate)}" if done else ""
     text += f"; {left} to do" if left else f"; {tally.failed} failed" if tally.failed else ""
     record = {"files": plan.files, "before": plan.done, "done": done, "failed": tally.failed, "left": left}
     record |= {"output": target, "files_per_s": round(tally.rate, 3), "work_s": round(tally.work_s, 2)}

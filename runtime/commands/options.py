@@ -102,13 +102,9 @@ class Settings:
         """Return the user's certificate and key, opened once; None without them. `InputError` for what cannot sign."""
         from ..labels.credentials import Signer
 
-        if self.sign_cert is None or self.sign_key is None:
-            if self.sign_cert is not None or self.sign_key is not None:
-                raise click.UsageError("--sign-cert and --sign-key belong together.")
-            return None
-        if not self.signers:
-            self.signers.append(Signer.load(self.sign_cert, self.sign_key))
-        return self.signers[0]
+        if not self.signers and (given := Signer.given(self.sign_cert, self.sign_key)) is not None:
+            self.signers.append(given)
+        return next(iter(self.signers), None)
 
     def tell_fallbacks(self, composer: Composer) -> None:
         """Say on stderr, each once, what is not as it was asked for. Before long work, when the sessions are open.

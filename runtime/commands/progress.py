@@ -66,8 +66,12 @@ def file_progress() -> Iterator[Callable[[Tally], None]]:
 
 def _told(tally: Tally) -> str:
     left = "" if tally.left_s is None else f", {duration(tally.left_s)} left"
-    rate = f"{tally.rate:.2g} files/s" if tally.rate >= 1 else f"{60 * tally.rate:.2g} files/min"
-    return f"{tally.done} of {tally.of} files, {rate}{left}, {tally.failed} failed"
+    return f"{tally.done} of {tally.of} files, {rate_told(tally.rate)}{left}, {tally.failed} failed"
+
+
+def rate_told(rate: float) -> str:
+    """Return files a second in words: a second or a minute, whichever makes a number that says something."""
+    return f"{rate:.2g} files/s" if rate >= 1 else f"{60 * rate:.2g} files/min"
 
 
 def duration(seconds: float) -> str:

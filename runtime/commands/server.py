@@ -67,7 +67,7 @@ from .options import (
     metavar="N",
     default=1,
     show_default=True,
-    help="Answer with N processes on one port; more than one take no uploaded videos.",
+    help="Answer with N processes on one port.",
 )
 @click.option(
     "--sessions",
@@ -137,7 +137,6 @@ def serve(
         address = page_address(access, listening, secure=certificate is not None)
         insecure = certificate is None and not is_loopback(host)
         if workers > 1:
-            allowed = replace(allowed, video_mb=0.0)  # a video is known to the process that took it alone
             share = settings.threads or max(1, physical_cores() // workers)
             opened = replace(settings, threads=share).composer
             serving = Serving(opened, access, allowed, label, certificate, key)

@@ -86,7 +86,7 @@ class Deidentifier:
         self.persons: dict[int, int] = {}  # track -> person
         self._composer, self._smooth = composer, smooth
         self._faces, self._unsure, self._still = faces, unsure, still
-        self._frames = by_frame(tracks)
+        self.tracks, self._frames = list(tracks), by_frame(tracks)
         self._followers: dict[int, Follower] = {}
         self._frame, self._time_s = 0, None
 
@@ -103,21 +103,26 @@ class Deidentifier:
         """Return the next frame RGB uint8 [height, width, 3] of a clip, at its time in seconds, with its people
         replaced."""
         step_s = 0.0 if self._time_s is None else max(0.0, time_s - self._time_s)
-        there, self._time_s = self.chosen(self._frame), time_s
-        aligned: list[tuple[Track, Alignment]] = []
         result = image
-        for track, place in there:
-            alignment = self._alignment(image, track, place, time_s)
-            if alignment is not None:
-                aligned.append((track, alignment))
-            else:  # first, so that no mosaic lies on a composition
+        aligned = self.follow(image, time_s)
+        for track, place, alignment in aligned:
+            if alignment is None:  # first, so that no mosaic lies on a composition
                 result = mosaic(result, place.box)
                 self.counts["hidden" if track.sure else "unsure"] += 1
-        for track, alignment in aligned:
-            result = self._replace(result, image, track, alignment, time_s, step_s)
-        self._followers = {track.number: self._followers[track.number] for track, _ in aligned}
-        self._frame += 1
+        for track, _, alignment in aligned:
+            if alignment is not None:
+                result = self._replace(result, image, track, alignment, time_s, step_s)
         return result
+
+    def follow(self, image: np.ndarray, time_s: float) -> list[tuple[Track, Place, Alignment | None]]:
+        """Take the next frame as `picture` does and make no picture of it: who is who is known afterwards. Returns the
+        tracks of the frame, their places, and where to compose their heads; None where they are to be hidden."""
+        there, self._time_s = self.chosen(self._frame), time_s
+        aligned = [(track, place, self._alignment(image, track, place, time_s)) for track, place in there]
+        left = [track.number for track, _, alignment in aligned if alignment is not None]
+        self._followers = {number: self._followers[number] for number in left}
+        self._frame += 1
+        return aligned
 
     def _alignment(self, image: np.ndarray, track: Track, place: Place, time_s: float) -> Alignment | None:
         """Where to compose the head of a track; None where it is to be hidden."""

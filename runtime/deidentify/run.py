@@ -19,19 +19,26 @@ from ..errors import InputError
 from ..face.detect import Face
 from ..identity import Identity
 from ..labels.provenance import Note
+from ..live.spans import SHOWN, SHOWN_S
+from ..media import video_rework
 from ..media.images import PHOTO_SUFFIXES, PICTURE_SUFFIXES, check_output, read_image, write_image
-from ..media.video import VIDEO_INPUTS, VIDEO_SUFFIXES, Clip, open_clip, read_frames
-from ..media.video_rework import rework
+from ..media.state import flatten, unflatten
+from ..media.video import VIDEO_INPUTS, VIDEO_SUFFIXES, Clip, frame_stamps, open_clip, read_frames
+from ..media.video_rework import join_spans, rework, rework_span
 from ..sample import Sampler
 from .judges import MATCH, MATCH_DLIB, STRICT, Judges
 from .places import Track, place_of
 from .preview import draw_preview, preview_frames
-from .replace import Deidentifier, tracks_of_photo
+from .replace import Deidentifier, DeidentifierState, tracks_of_photo
 from .scan import Scanner
 from .stand_in import People
-from .track_file import write_tracks
+from .track_file import read_tracks, write_tracks
 from .traits import known_candidates
 from .verdict import Verdict, careful_frames
+
+FACES, TRACKS, WHO, AGAIN, COUNTS = "faces.jsonl", "tracks.json", "who.npz", "again", "counts.json"
+"""What is known of a clip that is shared out in spans: found faces, tracks, the end of `prepare`, that this is the
+second time; and of each span, how many were replaced."""
 
 Progress = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
 
@@ -123,9 +130,79 @@ class Worker:
         write_image(output, result, self._note if work.counts["replaced"] else None)  # else nothing in it is synthetic
         return _told(work, verdict, tracks)
 
-    def _clip(self, path: Path, output: Path, given: Sequence[Track] | None) -> dict[str, Any]:
+    def prepare(self, path: Path, folder: Path, firsts: Sequence[int]) -> None:
+        """Find everybody in a clip that is to be shared out in spans, and who is who, and write both into a folder,
+        with what is remembered where each span of these first frames begins to run."""
+        clip = self._opened(path)
+        (folder / FACES).touch(mode=0o600)
+        with _adding_faces(folder / FACES) as (known, keep):
+            tracks = self._scan(clip, dict(known), keep)
+        self._refuse_none(tracks, path)
+        write_tracks(folder / TRACKS, tracks, {}, digits=12)
+        work = self._work(read_tracks(folder / TRACKS))
+        begins = {lead_begin(first, clip.fps) for first in firsts}
+        with self._progress(f"{path.name}, following", clip.frames) as tick, closing(read_frames(clip)) as frames:
+            for number, (stamp, image) in enumerate(frames):
+                if number % video_rework.PART_FRAMES == 0:
+                    state = work.state  # the trackers forget, as they do between the parts of a clip in one piece
+                    if number in begins:
+                        _write_state(folder / f"{number}.npz", state)
+                work.follow(image, float(stamp * clip.time_base))
+                tick(number + 1)
+        _write_state(folder / WHO, work.state)
+
+    def span(self, path: Path, prepared: Path, folder: Path, span: tuple[int, int]) -> None:
+        """De-identify the frames of one span, numbers of the first and of the one after the last, into an empty folder
+        for `join`."""
+        clip, (first, after) = self._opened(path), span
+        stamps, begin = frame_stamps(clip), lead_begin(first, clip.fps)
+        assert stamps is not None  # else it was not split
+        work, who = self._prepared(prepared)
+        begun = _read_state(prepared / f"{begin}.npz")
+        work.state = replace(begun, people=who.people, persons=who.persons, counts=np.zeros_like(who.counts))
+        with closing(read_frames(clip, stamps[begin], stamps[first])) as frames:
+            for number, (stamp, image) in enumerate(frames, start=begin):
+                if number > begin and number % video_rework.PART_FRAMES == 0:
+                    _ = work.state  # as in `prepare`
+                work.picture(image, float(stamp * clip.time_base))
+        work.state = replace(work.state, counts=np.zeros_like(who.counts))
+        marked = self._note is not None and self._note.mark and any(track.sure for track in work.tracks)
+        stop = stamps[after] if after < len(stamps) else None
+        rework_span(clip, folder, work, stamps[first], stop, marked=marked)
+        (folder / COUNTS).write_text(json.dumps(work.counts))
+
+    def join(self, path: Path, prepared: Path, folders: Sequence[Path], output: Path) -> dict[str, Any] | None:
+        """Join the folders of all spans in order, and give the verdict over the whole: what `file` returns. None where
+        faces had been missed: they have been added to `prepared`, and all begins again with `prepare`."""
+        clip, (work, who) = self._opened(path), self._prepared(prepared)
+        work.state = who
+        work.counts.clear()
+        for folder in folders:
+            work.counts.update(json.loads((folder / COUNTS).read_text()))
+        note = self._note if any(track.sure for track in work.tracks) else None
+        frames, missing = join_spans(clip, folders, output, note)
+        verdict, again = self._verdict(clip, output, work), prepared / AGAIN
+        if verdict.missed and self._options.faces == "all" and not again.exists():
+            again.touch()
+            with _adding_faces(prepared / FACES) as (known, keep):
+                for frame, faces in verdict.missed.items():
+                    keep(frame, [*known.get(frame, []), *faces])
+            return None
+        sound = "unchanged" if clip.sound else "none"
+        own = {"frames": frames, "missing": missing, "sound": sound, **_told(work, verdict, work.tracks)}
+        own = {name: value for name, value in own.items() if name != "persons"}
+        return {"input": str(path), "output": str(output), **own, "tracks": len(work.tracks)}
+
+    def _prepared(self, folder: Path) -> tuple[Deidentifier, DeidentifierState]:
+        """What `prepare` has written: a worker on these tracks, and what it remembers at the end of the clip."""
+        return self._work(read_tracks(folder / TRACKS)), _read_state(folder / WHO)
+
+    def _opened(self, path: Path) -> Clip:
         clip = open_clip(path)
-        clip = replace(clip, sound=0) if self._options.mute else clip
+        return replace(clip, sound=0) if self._options.mute else clip
+
+    def _clip(self, path: Path, output: Path, given: Sequence[Track] | None) -> dict[str, Any]:
+        clip = self._opened(path)
         with _kept_faces(output, {"clip": _digest(path)}) as (known, keep):
             for again in (True, False):
                 tracks = self._scan(clip, dict(known), keep) if given is None else list(given)
@@ -251,14 +328,7 @@ def _kept_faces(
         for path, content in ((lines, ""), (record, text)):
             path.touch(mode=0o600)
             path.write_text(content)
-    known = dict(_read_faces(lines))
-    with lines.open("a", buffering=1) as file:
-
-        def keep(frame: int, faces: list[Face]) -> None:
-            known[frame] = faces
-            rows = [[*face.box, face.score, *face.points.ravel().tolist()] for face in faces]
-            file.write(json.dumps([frame, rows]) + "\n")
-
+    with _adding_faces(lines) as (known, keep):
         try:
             yield known, keep
         except InputError:
@@ -271,6 +341,20 @@ def _kept_faces(
     shutil.rmtree(folder)
 
 
+@contextmanager
+def _adding_faces(path: Path) -> Iterator[tuple[dict[int, list[Face]], Callable[[int, list[Face]], None]]]:
+    """What a file says was found, by frame, and what adds to both."""
+    known = dict(_read_faces(path))
+    with path.open("a", buffering=1) as file:
+
+        def keep(frame: int, faces: list[Face]) -> None:
+            known[frame] = faces
+            rows = [[*face.box, face.score, *face.points.ravel().tolist()] for face in faces]
+            file.write(json.dumps([frame, rows]) + "\n")
+
+        yield known, keep
+
+
 def _read_faces(path: Path) -> Iterator[tuple[int, list[Face]]]:
     for line in path.read_text().splitlines():
         try:
@@ -278,6 +362,23 @@ def _read_faces(path: Path) -> Iterator[tuple[int, list[Face]]]:
         except ValueError:  # the last line of a run that was killed
             return
         yield frame, [Face((r[0], r[1], r[2], r[3]), np.array(r[5:]).reshape(5, 2), r[4]) for r in rows]
+
+
+def lead_begin(first: int, fps: float) -> int:
+    """Return the frame from which everything is computed so that a span that begins with frame `first` is as it is in
+    the whole clip: the beginning of a part, where trackers forget."""
+    lead = max(SHOWN, round(SHOWN_S * fps))
+    return max(0, (first - lead) // video_rework.PART_FRAMES * video_rework.PART_FRAMES)
+
+
+def _write_state(path: Path, state: DeidentifierState) -> None:
+    path.touch(mode=0o600)
+    np.savez_compressed(path, allow_pickle=False, **flatten(state))
+
+
+def _read_state(path: Path) -> DeidentifierState:
+    with np.load(path, allow_pickle=False) as arrays:
+        return unflatten(DeidentifierState, dict(arrays))
 
 
 def _fingerprint(tracks: Sequence[Track]) -> str:

@@ -23,15 +23,15 @@ FORMAT = 1
 ACTIONS = ("replace", "mosaic", "keep")
 
 
-def write_tracks(path: Path, tracks: Sequence[Track], persons: dict[int, int]) -> None:
-    """Write a track file; `persons`: who it is, by track."""
+def write_tracks(path: Path, tracks: Sequence[Track], persons: dict[int, int], digits: int = 1) -> None:
+    """Write a track file; `persons`: who it is, by track. `digits` of px behind the point: one is enough for people."""
     told = []
     for track in tracks:
         places = []
         for frame, place in sorted(track.places.items()):
-            own: dict[str, Any] = {"frame": frame, "box": np.round(place.box, 1).tolist()}
-            own |= {} if place.points is None else {"points": np.round(place.points, 1).tolist()}
-            places.append({**own, "score": round(place.score, 3), "seen": place.seen})
+            own: dict[str, Any] = {"frame": frame, "box": np.round(place.box, digits).tolist()}
+            own |= {} if place.points is None else {"points": np.round(place.points, digits).tolist()}
+            places.append({**own, "score": round(place.score, digits + 2), "seen": place.seen})
         person = persons.get(track.number, track.person)
         action = track.action or ("replace" if track.sure else "mosaic")
         told.append({"track": track.number, "person": person, "action": action, "places": places})

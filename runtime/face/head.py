@@ -139,6 +139,26 @@ class HeadPaster:
             return framing.paste(image, colours, opacity)
         return put_back(image, colours, framing, opacity, copy=self._face_only)
 
+    def look(
+        self, image: np.ndarray, alignment: Alignment, *, step_s: float = 1 / 25, crop: np.ndarray | None = None
+    ) -> None:
+        """Remember what a frame shows of the driver and of what is behind, as `paste` does, without a composition."""
+        crop = alignment.crop(image) if crop is None else crop
+        first, wide = self.state.parts is None, alignment.widened(WIDER)
+        gone_by = self._gone_by(crop, crop) if first or self.state.frames % 2 == 0 else (0, 0)
+        if gone_by[0]:
+            view = _view(image, wide)
+            parts = self._parts((view, view if first else None), gone_by, step_s)
+            self.state = replace(self.state, parts=parts)
+            if not self._face_only:
+                self._behind(image, _reduced(view), parts[0][BACKGROUND], wide)
+        if first:  # until something is pasted: the first composition will differ from anything
+            cells, nothing = self.state.cells, np.zeros((PARTS_SIDE, PARTS_SIDE, 4), np.uint8)
+            assert cells is not None
+            cells = np.stack((cells[0], np.full_like(cells[1], -1000)))
+            self.state = replace(self.state, cells=cells, filling=nothing, gain=np.ones(3, np.float32))
+        self.state = replace(self.state, frames=self.state.frames + 1)
+
     def _without_driver(
         self, image: np.ndarray, view: np.ndarray | None, wide: Alignment, crop: np.ndarray, composed: np.ndarray
     ) -> np.ndarray:

@@ -59,6 +59,12 @@ class AnyPaster(Protocol):
         """Return a copy of the frame with the composed head; see `Paster.paste`."""
         ...
 
+    def look(
+        self, image: np.ndarray, alignment: Alignment, *, step_s: float = 1 / 25, crop: np.ndarray | None = None
+    ) -> None:
+        """Remember of a frame what does not come from the composition and lasts longer than seconds."""
+        ...
+
     def reset(self) -> None:
         """Forget former frames."""
         ...
@@ -83,6 +89,11 @@ class Paster:
         """`exact`: by cubic interpolation, for single pictures; else as `put_back` does it, in half the time."""
         self.state = PasteState()
         self._exact = exact
+
+    def look(
+        self, image: np.ndarray, alignment: Alignment, *, step_s: float = 1 / 25, crop: np.ndarray | None = None
+    ) -> None:
+        """See `AnyPaster.look`: nothing here lasts so long."""
 
     def reset(self) -> None:
         """Forget the colours of former frames."""

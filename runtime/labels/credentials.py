@@ -52,6 +52,16 @@ class Signer:
         named = [text for text in complaints.values() if "private key" not in text] or list(complaints.values())
         raise InputError(f"{certificate} and {key} cannot sign for Content Credentials: {named[0]}.")
 
+    @classmethod
+    def given(cls, certificate: Path | None, key: Path | None) -> Signer | None:
+        """Load what a user gave as sign_cert and sign_key; None for neither. Raises `InputError` for one without the
+        other, and as `load` does."""
+        if certificate is None and key is None:
+            return None
+        if certificate is None or key is None:
+            raise InputError("the certificate to sign with (sign-cert) and its key (sign-key) belong together.")
+        return cls.load(certificate, key)
+
     def sign(self, data: bytes, kind: str, title: str, source_type: str, inputs: tuple[Path, ...] = ()) -> bytes:
         """Return the bytes of a finished file of a kind in `SIGNED` with a manifest; see `sign_stream`."""
         result = io.BytesIO()

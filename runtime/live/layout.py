@@ -126,6 +126,12 @@ class Layout:
             shown = np.full(shape, BLANK, np.uint8)
         return np.hstack([image, shown]) if view == "side-by-side" else shown
 
+    def look(self, image: np.ndarray, alignment: Alignment | None, time_s: float, wishes: Wishes) -> None:
+        """Remember of a frame what `picture` would, as far as it does not come from the composition."""
+        step_s, self._time_s = max(time_s - self._time_s, 0.0), time_s
+        if alignment is not None and wishes.view == "paste":
+            self._paster.look(image, alignment, step_s=step_s, crop=alignment.crop(image, quick=True))
+
     def _composed(self, image: np.ndarray, step: Step, step_s: float, view: str) -> np.ndarray:
         if view == "paste":
             return self._paster.paste(image, step.image, step.alignment, step_s=step_s, crop=step.crop)
@@ -185,6 +191,16 @@ class Reenactment:
                 if wishes.badge:
                     shown = draw_badge(shown)
         return Picture(shown, step is not None, timings)
+
+    def follow(self, image: np.ndarray, time_s: float) -> Alignment | None:
+        """Take the next frame as `show` does and compose nothing: where the face is and what is behind it is known
+        afterwards. Returns where the face is; None for none."""
+        if self._shape and image.shape != self._shape:
+            self.reset()
+        self._shape = image.shape
+        alignment = self.reenactor.track(image, time_s, self.wishes.smooth)
+        self._layout.look(image, alignment, time_s, self.wishes)
+        return alignment
 
     def hold(self, image: np.ndarray, time_s: float, alignment: Alignment) -> None:
         """Remember the picture of a frame with a face, as that which is held when none follows."""

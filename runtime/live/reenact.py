@@ -6,7 +6,7 @@ a user sees of it is laid out by `Layout`: the frame with the head pasted in, bo
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -95,11 +95,6 @@ class Reenactor:
         self._tracker.smooth = smooth
         with stage("track"):
             return self._tracker.follow(image, time_s)
-
-    def begin_at(self, frame: int) -> None:
-        """Begin as if so many frames had come before, without a face: what takes turns from frame to frame does so as
-        in a clip that was seen from its start."""
-        self._tracker.state = replace(self._tracker.state, frames=frame)
 
     def compose(
         self,

@@ -67,16 +67,18 @@ class Server:
         limits: Limits | None = None,
         label: Labelling | None = None,
         peers: Peers | None = None,
+        videos: Path | None = None,
     ) -> None:
         """`label`: what every picture says about itself. `peers`: the other processes that answer on the same
-        port. Raises `FidError` when the web extra is missing."""
+        port. `videos`: a folder for uploaded videos that several servers share, so that any of them answers for all.
+        Raises `FidError` when the web extra is missing."""
         check_extra()
         self.peers = peers
         self.composer, self.access, self.limits = composer, access, limits or Limits()
         self.label = label or Labelling()
         self.worker = Worker(self.limits.queue)
         self.faces = Faces(composer, self.worker, self.limits, self.label)
-        self.videos = Videos(composer, self.worker, self.limits, self.label)
+        self.videos = Videos(composer, self.worker, self.limits, self.label, videos)
         self.sessions: dict[str, LiveSession] = {}
         build = {
             "version": installed_version() or "unknown",
@@ -95,6 +97,8 @@ class Server:
         async def lifespan(_: Starlette) -> AsyncIterator[None]:
             if self.peers is not None:
                 await self.peers.listen(self._answer_peer)
+            if self.videos.shared:
+                self.videos.sweep()  # what one that died has left
             yield
             if self.peers is not None:
                 await self.peers.close()
@@ -251,7 +255,7 @@ class Server:
         with self.worker.place():
             body = await read_body(request, MAX_OFFER_BYTES)
             told = decode(body, dict[str, Any], lambda why: RefusedError(400, f"the body {why}."))
-            self.videos.start(video, await self.faces.settings(told, Settings()))
+            video = self.videos.start(video, await self.faces.settings(told, Settings()))
         return JSONResponse(video.report(), 202)
 
     async def show_video(self, request: Request) -> Response:
@@ -270,7 +274,8 @@ class Server:
             raise RefusedError(409, f"this video is {video.state}, and not done.")
         headers = {"cache-control": "no-store"}
         gone = BackgroundTask(self.videos.delete, video)
-        return FileResponse(video.result, headers=headers, media_type="video/mp4", filename="fid.mp4", background=gone)
+        path = self.videos.result(video)
+        return FileResponse(path, headers=headers, media_type="video/mp4", filename="fid.mp4", background=gone)
 
     async def delete_video(self, request: Request) -> Response:
         """Stop and delete a video."""

@@ -2,7 +2,7 @@
 
 Where several processes answer on one port, the system gives each connection to any of them. A live video belongs to the
 process that answered its offer, whose name its session carries; who is asked to end somebody else's passes that on, and
-`/metrics` of any of them tells of all.
+`/metrics` of any of them tells of all. Uploaded videos lie in a folder that all share.
 """
 
 from __future__ import annotations
@@ -102,6 +102,13 @@ class Peers:
     count: int
     folder: Path
     _server: asyncio.Server | None = field(default=None, repr=False)
+
+    @property
+    def videos(self) -> Path:
+        """Return the folder of uploaded videos, made where it is not there."""
+        folder = self.folder / "videos"
+        folder.mkdir(mode=0o700, exist_ok=True)
+        return folder
 
     def own(self, session: str) -> str:
         """Return the name under which all of them know a live session of this one."""

@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -128,7 +128,8 @@ def _run(serving: Serving, listening: socket.socket, peers: Peers, pipe: Connect
     """One process, until a signal comes or who started it has gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all: who started this one ends it
     try:
-        server = Server(serving.open(), serving.access, serving.limits, label=serving.label, peers=peers)
+        limits = replace(serving.limits, videos=serving.limits.videos * peers.count)  # of all together
+        server = Server(serving.open(), serving.access, limits, serving.label, peers, peers.videos)
         warm_up(server)
     except FidError as error:
         pipe.send(error)

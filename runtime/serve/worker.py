@@ -16,6 +16,7 @@ from ..media.images import MOST_PIXELS
 from .guard import RefusedError
 
 T = TypeVar("T")
+VIDEOS = 4  # uploaded ones, of one process
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,7 @@ class Limits:
     megapixels: float = 50.0  # of one picture, as its header says, before it is decoded
     sessions: int = 2  # live videos at a time
     video_mb: float = 100.0  # of one uploaded video; 0 turns them off
+    videos: int = VIDEOS  # uploaded ones that are here at a time, in whatever state
     queue: int = 16  # requests that are being read, wait or are computed at a time
 
     def __post_init__(self) -> None:

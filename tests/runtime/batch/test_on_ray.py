@@ -8,13 +8,16 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import psutil
 import pytest
 from fid.runtime.assets import FACES
 from fid.runtime.batch.places import Address
 from fid.runtime.commands.bench import made_frames
+from fid.runtime.composer import Composer
 from fid.runtime.errors import FidError
 from fid.runtime.media.images import read_image
 
@@ -23,7 +26,17 @@ from ..media.test_video import write_clip
 from ..test_sample import write_bundle_with_mapping
 
 ray = pytest.importorskip("ray")
+QUIET = {**os.environ, "PYTHONWARNINGS": "ignore"}
 COMMAND = [sys.executable, "-c", "from fid.runtime.commands.cli import main; main()"]
+
+
+@dataclass(frozen=True)
+class Archive:
+    """Many files, and what is to come of them."""
+
+    count: int  # that are whole; one more is broken
+    command: list[str]  # all but where results go and who does them
+    alone: dict[str, bytes]  # what a single process makes
 
 
 @pytest.fixture(autouse=True)
@@ -95,34 +108,46 @@ def test_what_cannot_open_is_one_sentence(bundle: str) -> None:
     assert not list(Path("out").glob("*.jpg"))
 
 
-def archive(job: str) -> int:
-    """200 pictures, or 6 clips of a face that moves, and one broken file; returns how many are whole."""
-    Path("in/more").mkdir(parents=True)
+@pytest.fixture(scope="module")
+def who(bundle: str, fetched: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Ada's identity file."""
+    fetched("yunet")
+    path = tmp_path_factory.mktemp("who") / "ada.npz"
+    Composer(bundle, engine="onnxruntime", threads=1).identify(ADA).save(path)
+    return str(path)
+
+
+@pytest.fixture(scope="module", params=["compose", "video"])
+def archive(request: pytest.FixtureRequest, bundle: str, who: str, tmp_path_factory: pytest.TempPathFactory) -> Archive:
+    """200 pictures, or 6 clips of a face that moves, and one broken file; and what a single process makes of them."""
+    job, folder = request.param, tmp_path_factory.mktemp("archive")
+    (folder / "in/more").mkdir(parents=True)
     if job == "compose":
         faces = sorted(FACES.glob("*.jpg"))
         for number in range(200):
-            shutil.copy(faces[number % len(faces)], f"in/{number:03d}.jpg")
-        Path("in/more/broken.jpg").write_bytes(b"\xff\xd8\xff\xe0 no more of it")
-        return 200
-    for number in range(6):
-        frames = made_frames(read_image(FACES / f"identity-{('ada', 'ben')[number % 2]}.jpg"), 20 + number)
-        write_clip(Path(f"in/more/{number}.mp4"), [1500 * n for n in range(20)], pictures=frames.__getitem__)
-    Path("in/broken.mp4").write_bytes(b"no clip")
-    return 6
+            shutil.copy(faces[number % len(faces)], folder / f"in/{number:03d}.jpg")
+        (folder / "in/more/broken.jpg").write_bytes(b"\xff\xd8\xff\xe0 no more of it")
+    else:
+        for number in range(6):
+            frames = made_frames(read_image(FACES / f"identity-{('ada', 'ben')[number % 2]}.jpg"), 12 + number)
+            small = [np.ascontiguousarray(frame[::2, ::2]) for frame in frames]
+            path = folder / f"in/more/{number}.mp4"
+            write_clip(path, [1500 * n for n in range(12)], pictures=small.__getitem__)
+        (folder / "in/broken.mp4").write_bytes(b"no clip")
+    command = [*COMMAND, "batch", job, "-i", str(folder / "in"), "--identity", who, "--bundle", bundle]
+    command += ["--threads", "1", "--json"]
+    alone = subprocess.run([*command, "-o", str(folder / "alone")], env=QUIET, capture_output=True, text=True)
+    assert alone.returncode == 3, alone.stderr
+    return Archive(200 if job == "compose" else 6, command, made(str(folder / "alone"), ".jpg", ".mp4"))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("job", ["compose", "video"])
 @pytest.mark.parametrize("options", [("--ray", "local"), ()], ids=["ray", "processes"])
-def test_killed_workers_and_a_killed_driver_lose_nothing(bundle: str, job: str, options: tuple[str, ...]) -> None:
+def test_killed_workers_and_a_killed_driver_lose_nothing(archive: Archive, options: tuple[str, ...]) -> None:
     """A worker is killed in the middle, then who started it all; run again, everything is there once."""
-    count = archive(job)
-    command = [*COMMAND, "batch", job, "-i", "in", "--identity", ADA, "--bundle", bundle, "--threads", "1", "--json"]
+    count, command = archive.count, archive.command
     options = ("-o", "out", "--workers", "2", *options)
-    quiet = {**os.environ, "PYTHONWARNINGS": "ignore"}
-    alone = subprocess.run([*command, "-o", "alone"], env=quiet, capture_output=True, text=True)
-    assert alone.returncode == 3, alone.stderr
-    driver = subprocess.Popen([*command, *options], env=quiet, stderr=subprocess.PIPE)
+    driver = subprocess.Popen([*command, *options], env=QUIET, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     seen = psutil.Process(driver.pid)
     wait_for(count // 5, driver)
     workers = actors(seen) or [child for child in seen.children() if "spawn_main" in " ".join(child.cmdline())]
@@ -136,7 +161,7 @@ def test_killed_workers_and_a_killed_driver_lose_nothing(bundle: str, job: str, 
     assert not left, "nobody stays behind"  # Ray's own agents take a minute more
     before = {row["input"] for row in manifest() if row["error"] is None}
     assert count // 2 - 1 <= len(before) < count
-    again = subprocess.run([*command, *options], env=quiet, capture_output=True, text=True)
+    again = subprocess.run([*command, *options], env=QUIET, capture_output=True, text=True)
     assert again.returncode == 3, again.stderr
     report = json.loads(again.stdout)
     assert (report["files"], report["failed"], report["left"]) == (count + 1, 1, 0)
@@ -144,8 +169,8 @@ def test_killed_workers_and_a_killed_driver_lose_nothing(bundle: str, job: str, 
     done = [row["input"] for row in manifest() if row["error"] is None]
     assert len(done) == len(set(done)) == count, "every output once"
     assert {Path(row["input"]).stem for row in manifest() if row["error"]} == {"broken"}
-    assert made("out", ".jpg", ".mp4") == made("alone", ".jpg", ".mp4")
-    assert len(made("out", ".jpg", ".mp4")) == count
+    assert made("out", ".jpg", ".mp4") == archive.alone
+    assert len(archive.alone) == count
     assert not [path for path in Path("out").rglob("*") if path.name.startswith(".") and path.is_file()]
 
 

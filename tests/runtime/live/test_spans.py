@@ -46,12 +46,14 @@ def write(path: Path, frames: list[np.ndarray]) -> Path:
 
 
 def in_spans(film: Film, path: Path, output: Path, seconds: float) -> tuple[int, int]:
-    clip = open_clip(path)
-    folders = []
-    for number, span in enumerate(spans.spans_of(clip, seconds)):
+    clip, prepared = open_clip(path), output.parent / "prepared"
+    folders, parts = [], spans.spans_of(clip, seconds)
+    prepared.mkdir()
+    spans.prepare(film, clip, prepared, [first for first, _ in parts])
+    for number, span in enumerate(parts):
         folders.append(output.parent / f"span{number}")
         folders[-1].mkdir()
-        spans.write_span(film, clip, folders[-1], span, marked=False)
+        spans.write_span(film, clip, prepared, folders[-1], span, marked=False)
     return video_rework.join_spans(clip, folders, output, None)
 
 
@@ -69,7 +71,7 @@ def least_psnr(one: Path, other: Path) -> float:
 @pytest.mark.slow
 @pytest.mark.parametrize("view", ["result-only", "paste"])
 def test_the_joined_clip_is_the_whole_one(film: Film, view: str, tmp_path: Path) -> None:
-    """The last span begins 320 frames after the start, where 300 of them are tracked again."""
+    """The last span begins 320 frames after the start, of which the last 40 are composed again."""
     film = replace(film, wishes=replace(film.wishes, view=view))
     path = write(tmp_path / "in.mp4", moving(480))
     assert spans.spans_of(open_clip(path), 16.0) == [(0, 160), (160, 320), (320, 480)]
@@ -81,7 +83,7 @@ def test_the_joined_clip_is_the_whole_one(film: Film, view: str, tmp_path: Path)
 def test_a_picture_is_held_across_a_span_without_anybody(
     film: Film, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(spans, "TRACKED", 20)
+    monkeypatch.setattr(spans, "SHOWN", 10)
     monkeypatch.setattr(spans, "SHOWN_S", 0.5)
     path = write(tmp_path / "in.mp4", moving(100, without=range(30, 90)))
     film.write(open_clip(path), tmp_path / "whole.mp4")

@@ -10,9 +10,12 @@ import httpx
 import psutil
 import pytest
 from fid.runtime.assets import FACES
+from fid.runtime.media.images import read_image
 from fid.runtime.serve.listen import Peers
 from fid.runtime.serve.metrics import Metrics, merged
 from serving import address_of, check, running, started
+
+from ..media.test_video import write_clip
 
 SHADE = FACES / "attributes-shade.jpg"
 
@@ -34,7 +37,7 @@ def counts(base: str) -> dict[str, float]:
     return {re.search(r'worker="(\d)"', labels)[1]: float(value) for labels, value in found}  # type: ignore[index]
 
 
-def test_two_processes_answer_as_one_and_one_that_is_killed_comes_back(toy_bundle: Path) -> None:
+def test_two_processes_answer_as_one_and_one_that_is_killed_comes_back(toy_bundle: Path, tmp_path: Path) -> None:
     with running(toy_bundle, "--workers", "2") as base:
         first = compose(base).content
         for _ in range(20):  # connections, which the system gives to either
@@ -57,6 +60,15 @@ def test_two_processes_answer_as_one_and_one_that_is_killed_comes_back(toy_bundl
             assert time.monotonic() < end
             time.sleep(0.05)
         assert check(httpx.delete(f"{base}api/live/1.nobody")).status_code == 204
+        clip = write_clip(tmp_path / "clip.mp4", [0, 22500, 45000], pictures=lambda number: read_image(SHADE))
+        told = httpx.post(f"{base}api/videos", content=clip.read_bytes(), timeout=60).json()
+        own = f"{base}api/videos/{told['video']}"
+        told = httpx.post(own, json={"identity": "ada"}, timeout=60).json()
+        while told["state"] == "running":  # each time a connection, which the system gives to either
+            time.sleep(0.1)
+            told = httpx.get(own, timeout=60).json()
+        assert (told["state"], told["frames"]) == ("done", 3)
+        assert httpx.get(f"{own}/result", timeout=60).content[4:8] == b"ftyp"
 
 
 @pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGKILL])

@@ -5,6 +5,7 @@ import re
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,9 @@ import httpx
 import psutil
 import pytest
 from fid.runtime.assets import FACES
+from fid.runtime.commands.server import serve
 from fid.runtime.errors import FidError, InputError
+from fid.runtime.serve.picture import Labelling
 from fid.runtime.serve.ray_app import Options, build, parse_options
 from serving import check
 
@@ -28,8 +31,35 @@ def test_options_are_read_from_text() -> None:
     assert parse_options({"max_replicas": 7, "bundle": "x"}) == Options(max_replicas=7, bundle="x")
     with pytest.raises(InputError, match="there is no option replicas; known are bundle"):
         parse_options({"replicas": 1})
-    with pytest.raises(InputError, match="threads=many is not understood"):
-        parse_options({"threads": "many"})
+    whole = "a whole number"
+    wrong = [
+        ("threads", "many", whole),
+        ("refine", "x", whole),
+        ("mark", "?", "true or false"),
+        ("gpus", "a", "a number"),
+    ]
+    for name, value, wanted in wrong:
+        with pytest.raises(InputError, match=f"{name}={re.escape(value)} is not understood; give {wanted}"):
+            parse_options({name: value})
+
+
+def test_what_fid_run_serve_has_is_there_by_the_same_name_and_default() -> None:
+    """But for the port, which is Ray's, and what replicas are in the place of."""
+    elsewhere = {"host", "port", "certificate", "key", "workers", "as_json", "names", "threads", "token"}
+    own = {field.name: field.default for field in fields(Options)}
+    chosen = serve.make_context("serve", []).params
+    assert {name: own[name] for name in chosen.keys() - elsewhere} == {n: chosen[n] for n in chosen.keys() - elsewhere}
+
+
+def test_labels_and_limits_are_those_that_were_chosen(tmp_path: Path) -> None:
+    options = parse_options(
+        {"mark": "false", "provenance": "false", "badge": "true", "upload_mb": "3", "token": "none"}
+    )
+    assert options.label() == Labelling(False, False, True, None)
+    assert (options.limits().upload_mb, options.limits().video_mb) == (3.0, 0.0), "no videos without a shared folder"
+    assert replace(options, videos=str(tmp_path)).limits().video_mb == 100.0
+    with pytest.raises(InputError, match="belong together"):
+        build({"token": "none", "sign_cert": "own.pem"})
 
 
 def test_without_ray_serve_or_a_token_it_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:

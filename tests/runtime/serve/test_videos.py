@@ -23,6 +23,7 @@ from fid.runtime.read_labels import check_labels
 from fid.runtime.serve import videos
 from fid.runtime.serve.app import Server
 from fid.runtime.serve.guard import Access
+from fid.runtime.serve.listen import Peers
 from fid.runtime.serve.picture import Labelling
 from fid.runtime.serve.worker import Limits
 from serving import check
@@ -84,7 +85,7 @@ def test_a_video_is_composed_fetched_once_and_gone(server: Server, clip: bytes, 
         async with client_of(server) as ask:
             told = (await ask("POST", "/api/videos", content=clip)).json()
             assert (told["state"], told["total"], told["width"], told["height"]) == ("uploaded", 6, 640, 480)
-            (folder,) = tmp_path.glob("fid-video-*")
+            (folder,) = tmp_path.glob("fid-videos-*/*")
             assert folder.stat().st_mode & 0o077 == 0  # for the server's user alone
             name = told["video"]
             assert (await ask("GET", f"/api/videos/{name}/result")).status_code == 409
@@ -94,14 +95,14 @@ def test_a_video_is_composed_fetched_once_and_gone(server: Server, clip: bytes, 
             assert health.json()["video"] == {"mb": 1.0, "seconds": 300.0}
             told = await finished(ask, name)
             assert (told["state"], told["frames"], told["error"]) == ("done", 6, None)
-            assert [path.name for path in folder.iterdir()] == ["result.mp4"]  # the upload is gone already
+            assert not (folder / "upload").exists()  # it is gone already
             result = await ask("GET", f"/api/videos/{name}/result")
             assert result.headers["cache-control"] == "no-store"
             assert (await ask("GET", f"/api/videos/{name}")).status_code == 404
             return result.content
 
     (tmp_path / "out.mp4").write_bytes(asyncio.run(whole()))
-    assert list(tmp_path.glob("fid-video-*")) == []
+    assert list(tmp_path.glob("fid-videos-*/*")) == []
     note = read_note(tmp_path / "out.mp4")
     assert note is not None
     assert note.kind == "reenactment"
@@ -120,9 +121,9 @@ def test_a_stopped_video_and_those_at_the_servers_end_leave_nothing(
             names = [(await ask("POST", "/api/videos", content=clip)).json()["video"] for _ in range(2)]
             await ask("POST", f"/api/videos/{names[0]}", json=WHO)
             assert (await ask("DELETE", f"/api/videos/{names[0]}")).status_code == 204
-            assert len(list(tmp_path.glob("fid-video-*"))) == 1
+            assert len(list(tmp_path.glob("fid-videos-*/*"))) == 1
             await server.videos.close()
-        assert list(tmp_path.glob("fid-video-*")) == []
+        assert list(tmp_path.glob("fid-videos-*")) == []
 
     asyncio.run(whole())
 
@@ -136,9 +137,47 @@ def test_a_video_that_nobody_fetches_is_deleted(
         async with client_of(server) as ask:
             assert (await ask("POST", "/api/videos", content=clip)).status_code == 201
             await asyncio.sleep(0.3)
-            assert list(tmp_path.glob("fid-video-*")) == []
+            assert list(tmp_path.glob("fid-videos-*/*")) == []
+            await server.videos.close()
 
     asyncio.run(whole())
+
+
+def test_processes_that_share_a_folder_answer_for_each_others_videos(
+    composer: Composer, clip: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    composers = composer, Composer(composer.bundle, engine="onnxruntime", threads=1)  # one for each thread
+    peers = [Peers(number, 2, tmp_path) for number in range(2)]
+    one, other = (
+        Server(own, Access("127.0.0.1"), peers=peer, videos=peer.videos)
+        for own, peer in zip(composers, peers, strict=True)
+    )
+
+    async def whole() -> None:
+        async with client_of(one) as ask, client_of(other) as ask_other:
+            names = [(await ask("POST", "/api/videos", content=clip)).json()["video"] for _ in range(3)]
+            path = f"/api/videos/{names[0]}"
+            begun = await asyncio.gather(ask("POST", path, json=WHO), ask_other("POST", path, json=WHO))
+            assert sorted(answer.status_code for answer in begun) == [202, 409]
+            assert (await finished(ask_other, names[0]))["state"] == "done"
+            assert len((await ask_other("GET", f"{path}/result")).content) > 1000
+            assert (await ask("GET", path)).status_code == 404
+            path = f"/api/videos/{names[1]}"
+            assert (await ask_other("POST", path, json=WHO)).status_code == 202
+            assert (await ask("DELETE", path)).status_code == 204, "while the other one composes it"
+            while other.videos._running:
+                await asyncio.sleep(0.02)
+            assert [folder.name for folder in (tmp_path / "videos").iterdir()] == [names[2]]
+            path = f"/api/videos/{names[2]}"
+            assert (await ask_other("POST", path, json=WHO)).status_code == 202
+            monkeypatch.setattr(videos, "LOST_SECONDS", -1.0)
+            assert "send it again" in (await ask("GET", path)).json()["error"]
+            await asyncio.gather(one.videos.close(), other.videos.close())
+
+    asyncio.run(whole())
+    for own in (one, other):
+        own.faces.close()
+        own.worker.close()
 
 
 def test_what_is_no_video_too_large_too_long_or_too_many_is_refused(
@@ -162,9 +201,9 @@ def test_what_is_no_video_too_large_too_long_or_too_many_is_refused(
             with monkeypatch.context() as patch:
                 patch.setattr(server.videos, "_limits", Limits(megapixels=0.3))
                 await refused(413, "more than 0.3 megapixels", content=clip)
-            assert list(tmp_path.glob("fid-video-*")) == []
+            assert list(tmp_path.glob("fid-videos-*/*")) == []
             with monkeypatch.context() as patch:
-                patch.setattr(videos, "MOST_VIDEOS", 0)
+                patch.setattr(server.videos, "_limits", Limits(videos=0))
                 await refused(503, "try again later", content=clip)
             name = (await ask("POST", "/api/videos", content=clip)).json()["video"]
             for body, status, words in (

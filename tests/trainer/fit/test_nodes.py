@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -65,18 +66,22 @@ def train(script: Path, run: Path, preset: str, steps: int, nodes: int) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("preset", ["live", "paper"])
-def test_two_nodes_and_then_another_number_of_processes_are_one_run(preset: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("preset", "steps"), [("live", 4), ("paper", 3)])
+def test_two_nodes_and_then_another_number_of_processes_are_one_run(preset: str, steps: int, tmp_path: Path) -> None:
     script = tmp_path / "train.py"
     script.write_text(SCRIPT)
-    train(script, tmp_path / "alone", preset, 4, nodes=1)
+    train(script, tmp_path / "alone", preset, steps, nodes=1)
     train(script, tmp_path / "shared", preset, 2, nodes=2)
     written = {path.name for path in (tmp_path / "shared").iterdir()}
-    train(script, tmp_path / "shared", preset, 2, nodes=1)
+    train(script, tmp_path / "shared", preset, steps - 2, nodes=1)
     (line,) = (tmp_path / "alone" / "figures.jsonl").read_text().splitlines()
     whole = json.loads(line)[2]
     two, one = (json.loads(line) for line in (tmp_path / "shared" / "figures.jsonl").read_text().splitlines())
-    assert (two[0], two[1], one[0], one[1]) == (2, [0.0, 1.0], 4, [0.0])
+    assert (two[0], two[1], one[0], one[1]) == (2, [0.0, 1.0], steps, [0.0])
     assert len([name for name in written if name != "figures.jsonl"]) == 1, "a checkpoint is written once"
     for step, (mine, theirs) in enumerate(zip(whole, two[2] + one[2], strict=True)):
-        assert mine == pytest.approx(theirs, rel=1e-2 if step else 1e-4)  # Adam's first steps magnify rounding
+        for name in mine.keys() | theirs.keys():
+            stepped = step or name == "adversarial"  # which `paper` takes after its first step of Adam
+            tolerance = 1e-2 if stepped else 1e-4  # Adam's first steps are of one size, whatever a gradient's is: they
+            assert mine[name] == pytest.approx(theirs[name], rel=tolerance), (step, name)  # magnify rounding
+    shutil.rmtree(tmp_path)  # 1.5 GB
