@@ -107,6 +107,13 @@ FOLDER = click.Path(path_type=Path)
     help="Write a copy of a bundle to OUTPUT, with the graph of --pose and --expression learned anew, which every other"
     " export does, too; CHECKPOINT is then that bundle. [default: the shipped one]",
 )
+@click.option(
+    "--faces",
+    type=click.IntRange(min=0),
+    default=960,
+    show_default=True,
+    help="Generated faces from which --pose and --expression are learned; 0 leaves them out.",
+)
 @click.option("--skeletons", is_flag=True, help="Write the graph skeletons of the fetched generator to OUTPUT instead.")
 def command(
     checkpoint: Path | None,
@@ -127,6 +134,7 @@ def command(
     web: bool,
     triton: bool,
     controls: bool,
+    faces: int,
     skeletons: bool,
 ) -> None:
     """Export CHECKPOINT (a run or checkpoint of `fid-train fit`) to a bundle.
@@ -155,12 +163,11 @@ def command(
     torch.set_num_threads(threads)
     console = make_console()
     if controls:
-        return _add_controls(checkpoint, output, threads, console)
+        return _add_controls(checkpoint, output, faces, threads, console)
     if skeletons:
-        _write_skeletons(output, threads, console)
-        return
+        return _write_skeletons(output, threads, console)
     from .read import read_networks
-    from .to_bundle import FACES, ExportConfig
+    from .to_bundle import ExportConfig
 
     side = int(resolution) if resolution else None
     networks = read_networks(checkpoint, generator, side, noise, light, identity_encoder)
@@ -170,7 +177,7 @@ def command(
         fp16_graphs=fp16,
         self_contained=self_contained,
         inputs=inputs,
-        faces=FACES,
+        faces=faces,
         threads=threads,
     )
     bundle = _write_bundle(networks, output, config, console)
@@ -180,18 +187,18 @@ def command(
         console.print(_engine_table(build_engines(bundle, engine, sizes), engine))
 
 
-def _add_controls(bundle: Path | None, output: Path, threads: int, console: Console) -> None:
+def _add_controls(bundle: Path | None, output: Path, faces: int, threads: int, console: Console) -> None:
     """Write a bundle with the graph of --pose and --expression, and say so."""
     from ..runtime.weights.bundle import Bundle
-    from .to_bundle import FACES, with_controls
+    from .to_bundle import with_controls
 
     with Progress(console=console, transient=True) as bar:
-        task = bar.add_task("learning", total=FACES)
+        task = bar.add_task("learning", total=faces)
 
         def show(what: str, done: int, of: int) -> None:
             bar.update(task, description=what, completed=done, total=of)
 
-        made = with_controls(Bundle.load(bundle), output, FACES, threads, show)
+        made = with_controls(Bundle.load(bundle), output, faces, threads, show)
     console.print(f"wrote {output}: {made.name} with {', '.join(made.graphs)}", soft_wrap=True)
 
 

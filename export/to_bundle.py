@@ -16,7 +16,6 @@ from ..runtime.errors import FidError, InputError
 from ..runtime.weights.bundle import CONTROLS, LIGHT, REFINE, REFINE_WEIGHTS, Bundle, FP16Graph, Graph, Weights
 from ..runtime.weights.cache import new_folder, plain_disk_errors, scratch_folder, sha256
 from ..runtime.weights.prepare import prepared
-from ..trainer.controls import FACES as FACES
 from ..trainer.controls import draw_faces, learn
 from ..trainer.networks.sface import SFace
 from .fold import rounded_to_fp16
@@ -31,6 +30,7 @@ from .to_onnx import to_onnx
 from .to_weights import WEIGHTS_FILE, WeightsFile, store
 
 SUFFIX = ".fid"
+LEAST_FACES = 16  # generated ones, from which pose and expression are learned
 MIN_INPUTS = 32  # fewer do not count as a measurement
 
 
@@ -45,6 +45,10 @@ class ExportConfig:
     inputs: int = MIN_INPUTS  # that each graph is measured on; the FP16 gate takes 64 at least
     faces: int = 0  # generated ones, from which is learned how pose and expression are scaled; 0: they are not
     threads: int = 2  # of the CPU
+
+    def __post_init__(self) -> None:
+        if self.faces:
+            _check_faces(self.faces)
 
 
 def export_bundle(
@@ -206,6 +210,7 @@ def with_controls(
     """Write a copy of a finished bundle to the folder `target`, with a graph that scales pose and expression, learned
     from so many generated faces; returns it. `InputError` when `target` holds something else than a bundle."""
     _check_target(target)
+    _check_faces(faces)
     with plain_disk_errors("writing the bundle", _parent(target)), new_folder(target) as folder:
         for name in ("bundle.json", *(name for name, _ in bundle.files())):
             shutil.copyfile(bundle.folder / name, folder / name)
@@ -234,6 +239,12 @@ def add_controls(bundle: Bundle, faces: int, threads: int, arrays: Arrays, progr
     bundle.save()
     bundle.verify()
     return bundle
+
+
+def _check_faces(faces: int) -> None:
+    """Too few faces teach nothing."""
+    if faces < LEAST_FACES:
+        raise InputError(f"pose and expression cannot be learned from {faces} faces; give {LEAST_FACES} or more.")
 
 
 def _store_fp16(verdict: Verdict, folder: Path, graph: str) -> FP16Graph:

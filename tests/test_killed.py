@@ -253,6 +253,8 @@ def test_export(learnt: tuple[str, str], tmp_path: Path) -> None:
     def whole(folder: Path) -> bool:
         return not (folder / "bundle").exists() or graphs(folder) == graphs(folder.parent / "peace")
 
-    report = endure(EXPORT, (learnt[0], "--generator", learnt[1], "-o", "bundle"), tmp_path / "work", graphs, whole)
+    report = endure(
+        EXPORT, (learnt[0], "--generator", learnt[1], "--faces", "0", "-o", "bundle"), tmp_path / "work", graphs, whole
+    )
     print(report)
     assert f"{KILLS} kills" in report

@@ -18,7 +18,6 @@ from .evaluate.measures import RIGID_POINTS, head_pose, rotation_between
 from .networks.facemesh import FaceMesh
 from .pixels import from_uint8
 
-FACES = 960  # generated ones that are learned from
 PSI = 1.0  # of them: the generator's full variety of poses
 POSE = 2  # how many of the numbers are of the pose: pitch and yaw; aligned crops have no roll
 CORNERS, LIPS, CHIN, NOSE = (61, 291), (13, 14), 152, 4  # of the face mesh: of the mouth, inner rims, tips

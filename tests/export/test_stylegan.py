@@ -38,9 +38,7 @@ def trained_and_exported(file, folder, steps, *values, fp16) -> Bundle:
     invoke(main_group, "fit", "-o", folder / "run", "--generator", file, "--steps", steps, *settings)
     assert read_record(folder / "run")["step"] == steps
     options = *(["--fp16"] if fp16 else []), "--weights", "fp32", "--threads", 1
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("fid.export.to_bundle.FACES", 24)
-        invoke(export_cli.command, folder / "run", "--generator", file, *options, "-o", folder / "bundle")
+    invoke(export_cli.command, folder / "run", "--generator", file, "--faces", 24, *options, "-o", folder / "bundle")
     return Bundle.load(folder / "bundle")
 
 

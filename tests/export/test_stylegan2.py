@@ -47,10 +47,9 @@ def exported(file, tmp_path_factory):
         return replace(read_networks(*arguments), attributes=tiny_networks().attributes)
 
     folder = tmp_path_factory.mktemp("export") / "bundle"
-    arguments = ["--generator", str(file), "-o", str(folder), "--name", "mine", "--threads", "1"]
+    arguments = ["--generator", str(file), "-o", str(folder), "--name", "mine", "--threads", "1", "--faces", "24"]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("fid.export.read.read_networks", small)
-        patch.setattr("fid.export.to_bundle.FACES", 24)
         result = CliRunner().invoke(cli.command, arguments, catch_exceptions=False)
     assert result.exit_code == 0, result.output
     return Bundle.load(folder), result.output

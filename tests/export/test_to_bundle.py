@@ -195,7 +195,7 @@ def test_other_peoples_folders_are_not_replaced(networks, tmp_path):
     assert (tmp_path / "thesis.txt").read_text() == "all my work"
 
 
-def test_a_finished_bundle_learns_to_scale_pose_and_expression(bundle, tmp_path, monkeypatch, fetched):
+def test_a_finished_bundle_learns_to_scale_pose_and_expression(bundle, tmp_path, fetched):
     fetched("facemesh")
     made = with_controls(bundle, tmp_path / "more", 24, threads=1)
     assert made.graphs.keys() == {*bundle.graphs, "controls"}
@@ -206,10 +206,12 @@ def test_a_finished_bundle_learns_to_scale_pose_and_expression(bundle, tmp_path,
     half = composer.controlled(code, Controls(0.5, 0.5))
     np.testing.assert_allclose(half, (code + still) / 2, atol=1e-3)  # linear in how far it is followed
     assert np.abs(still - code).max() > 1e-3
-    monkeypatch.setattr(to_bundle, "FACES", 24)
-    result = CliRunner().invoke(command, [str(bundle.folder), "--controls", "-o", str(tmp_path / "new")])
+    options = ["--controls", "--faces", "24", "-o", str(tmp_path / "new")]
+    result = CliRunner().invoke(command, [str(bundle.folder), *options])
     assert result.exit_code == 0, result.output
     assert "controls" in result.output
+    with pytest.raises(InputError, match="cannot be learned from 0 faces"):
+        with_controls(bundle, tmp_path / "none", 0)
 
 
 def test_command_prints_the_table_and_exits_1(networks, tmp_path, monkeypatch):
