@@ -1,12 +1,13 @@
 """How much of the driver is left in pasted clips, how steady is what is put behind the head, and what does it take?
 
-    python benchmarks/pasting.py --clip a.mp4 --clip b.mp4 --frames 40 -o record.json
+    python benchmarks/pasting.py --clip a.mp4 --clip b.mp4 --crowd one.mp4 --crowd three.mp4 --frames 40 -o record.json
 
 Each clip is reenacted once with a shipped face, and its frames are pasted with every mask. In px of the aligned crop
 (256 x 256): hair of the driver that the network of parts still finds in the result, away from the composed head.
 In levels of 255: the difference to the frame where the driver's head, the composed one and their surroundings are not
 (as many px of the frame as were changed beyond the wide view: none), the step at the border of what was taken away, and
 the flicker of what was put there, beside that of the wall itself. Times are CPU ms of one thread, masks interleaved.
+Clips given with --crowd show different numbers of people, all of whom are replaced: CPU ms a frame, everything counted.
 """
 
 import json
@@ -21,10 +22,13 @@ from fid.runtime import Composer
 from fid.runtime.commands.bench import read_frames
 from fid.runtime.face.align import transform
 from fid.runtime.face.parts import BACKGROUND, BODY, FACE, HAIR, NECK, WIDER
+from fid.runtime.live.crowd import Cast, Crowd
+from fid.runtime.live.layout import Wishes
 from fid.runtime.live.reenact import Reenactor
 from machine import ROOT, machine_record
 
 FPS = 25.0
+WARM = 3  # frames that are not counted
 MASKS = ("square", "head", "face")
 APART = np.ones((13, 13), np.uint8)  # px of 128: what is nearer to a head than half of it is not counted as away
 
@@ -80,6 +84,19 @@ def measure(composer: Composer, frames: list[np.ndarray]) -> dict[str, Any]:
             for m, own in found.items()}  # fmt: skip
 
 
+def measure_crowd(composer: Composer, frames: list[np.ndarray]) -> dict[str, Any]:
+    """Return how many people a clip shows, and CPU ms a frame and a head where all of them are replaced."""
+    assert composer.identity is not None
+    crowd = Crowd(composer, Cast(others=composer.identity), Wishes(composer.identity))
+    spent = []
+    for number, frame in enumerate(frames):
+        start = time.process_time()
+        crowd.show(frame, number / FPS)
+        spent.append(1e3 * (time.process_time() - start))
+    found = {"people": crowd.people, "cpu_ms": round(float(np.mean(spent[WARM:])), 1)}
+    return found | {"heads": round(crowd.replaced / len(frames), 2)}
+
+
 def _in_wide(crop: np.ndarray) -> np.ndarray:
     """A map of the aligned crop, float32 [128, 128], in the wide view."""
     middle = 63.5
@@ -88,15 +105,18 @@ def _in_wide(crop: np.ndarray) -> np.ndarray:
 
 
 @click.command(help=__doc__)
-@click.option("--clip", "clips", type=click.Path(exists=True, path_type=Path), multiple=True, required=True)
+@click.option("--clip", "clips", type=click.Path(exists=True, path_type=Path), multiple=True)
+@click.option("--crowd", "crowds", type=click.Path(exists=True, path_type=Path), multiple=True)
 @click.option("--frames", default=40, show_default=True)
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Record, JSON.")
-def main(clips: tuple[Path, ...], frames: int, output: Path | None) -> None:
+def main(clips: tuple[Path, ...], crowds: tuple[Path, ...], frames: int, output: Path | None) -> None:
     composer = Composer(engine="onnxruntime", threads=1)
     cv2.setNumThreads(1)
     composer.set_identity(ROOT / "runtime" / "faces" / "identity-ada.jpg")
     figures = {clip.stem: measure(composer, read_frames(clip, frames)) for clip in clips}
-    result = {"benchmark": "pasting", "frames": frames, "clips": figures, "provider": composer.provider}
+    people = [measure_crowd(composer, read_frames(clip, frames)) for clip in crowds]
+    result = {"benchmark": "pasting", "frames": frames, "clips": figures, "crowds": people}
+    result["provider"] = composer.provider
     result |= {"machine": machine_record()}
     if output:
         output.write_text(json.dumps(result, indent=1) + "\n")
