@@ -208,9 +208,9 @@ def _with_weights(path: Path | str, model: bytes, options: ort.SessionOptions) -
 
 def _forms(path: Path, steady: Collection[str]) -> tuple[bytes, bytes]:
     """`quick_forms` of a graph, kept in the user's cache, because making them takes `onnx`: 0.4 s and 30 MB."""
-    if path.stat().st_size > LARGEST_GRAPH:
-        return b"", b""
     products = not has_avx512()
+    if path.stat().st_size > LARGEST_GRAPH or not (products or steady):  # only a graph with a gradient has slopes
+        return b"", b""
     asked = f"{FORM} {products} {sorted(steady)} ".encode()
     key = hashlib.sha256(asked + path.read_bytes()).hexdigest()[:32]
     kept = [cache_folder("forms", f"{key}{end}.onnx") for end in ("", *(["-first"] if steady else []))]

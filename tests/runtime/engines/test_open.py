@@ -161,8 +161,9 @@ def test_the_quicker_form_is_made_once(empty_cache, monkeypatch):
 
 def test_a_cpu_with_avx512_convolves(empty_cache, monkeypatch):
     monkeypatch.setattr(ort_sessions, "has_avx512", lambda: True)
+    monkeypatch.setitem(sys.modules, "onnx", None)  # takes 0.4 s, and is not needed
     open_session(BUNDLE / "synthesis-light.onnx", engine="onnxruntime")
-    assert [kept.read_bytes() for kept in (empty_cache / "forms").glob("*.onnx")] == [b""]
+    assert not (empty_cache / "forms").exists()
 
 
 @pytest.mark.parametrize(
