@@ -119,10 +119,12 @@ def write(people: dict[str, np.ndarray], rows: list[dict[str, str]], codes: np.n
     sex = logistic(codes, np.array([row["sex"] == "m" for row in rows], np.float64))
     age = linear(np.vstack([codes[aged], children]), np.array(years, np.float64))
     told = with_one(people["dlib"]) @ np.column_stack([sex, age])
+    ages = told[:, 1].clip(18, 90)  # the eye saw that they are grown up: no grown-up becomes a child, nor a child one
+    ages[list(CHILDREN)] = list(CHILDREN.values())
     arrays = {"readout": np.column_stack([sex, age]).astype(np.float32), "codes": people["codes"].astype(np.float16)}
-    arrays |= {"male": (1 / (1 + np.exp(-told[:, 0]))).astype(np.float16), "age": told[:, 1].clip(0, 90)}
+    arrays |= {"male": (1 / (1 + np.exp(-told[:, 0]))).astype(np.float16)}
     with replacing(STAND_INS) as temporary, temporary.open("wb") as file:
-        np.savez_compressed(file, **{**arrays, "age": arrays["age"].astype(np.float16)}, skin=people["skin"])
+        np.savez_compressed(file, **arrays, age=ages.astype(np.float16), skin=people["skin"])
     _shipped.cache_clear()
 
 

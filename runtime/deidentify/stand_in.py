@@ -17,7 +17,7 @@ from .traits import CHEEKS, HAIR, Candidates, colour, look_at
 KNOWN = 0.30  # cosine above which a face that appears in a clip is somebody who was there before
 STRANGER = 0.20  # cosine of a stand-in with the original, at most; of those below, one more alike fits better
 SAFE = 0.25  # cosine of the first composition with the original, at most
-MEASURED, DRAWN = 128, 32  # synthetic people to choose from: measured beforehand, or drawn for it
+MEASURED, DRAWN = 192, 32  # synthetic people to choose from: measured beforehand, or drawn for it
 TRIED = 5  # of them are composed at most
 ALIKE_WEIGHT, HAIR_WEIGHT = 60.0, 0.4  # of one less in cosine, and of the hair's colour, beside that of the skin
 

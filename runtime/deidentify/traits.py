@@ -21,8 +21,8 @@ from .judges import Judges
 
 CHEEKS = ((130, 175, 78, 108), (130, 175, 148, 178))  # in the aligned crop: top, bottom, left, right px
 HAIR = ((16, 52, 88, 168),)
-SEX_WEIGHT, AGE_WEIGHT, SKIN_WEIGHT = 40.0, 0.5, 0.5  # of the other sex, of a year, of one of the skin's colour, which
-# depends on the light
+SEX_WEIGHT, AGE_WEIGHT, SKIN_WEIGHT = 40.0, 30.0, 1.0  # of the other sex, of e times the age, and of the skin's colour
+YOUNGEST = 3.0  # years, below which ages do not differ
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,8 @@ class Candidates:
         if self.skin is not None:
             total += SKIN_WEIGHT * np.linalg.norm(self.skin - skin, axis=1)
         if traits is not None and self.male is not None and self.age is not None:
-            total += SEX_WEIGHT * np.abs(self.male - traits.male) + AGE_WEIGHT * np.abs(self.age - traits.age)
+            older = np.log(np.maximum(self.age, YOUNGEST) / max(traits.age, YOUNGEST))  # ten years are more for a child
+            total += SEX_WEIGHT * np.abs(self.male - traits.male) + AGE_WEIGHT * np.abs(older)
         return total
 
 
