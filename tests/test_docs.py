@@ -40,7 +40,7 @@ NOT_RUN = {
     r"benchmarks/(?:report|batch)\.py": "it takes up to 50 minutes; tests/test_benchmarks.py runs parts of reports",
     r"^fid-train (?:distill|--generator|--init)": "it takes hours; tests/trainer runs small ones to the end",
     r"runs/(?:live|mine|g256)": "it needs what hours of training leave; tests/trainer and tests/export have small ones",
-    r"mine\.pt|\.pkl|ffhq/|paper/": "it needs a StyleGAN that cannot be shipped; tests/export has small ones",
+    r"mine\.pt|\.pkl|ffhq/|paper/": "it needs a StyleGAN that cannot be shipped; tests/test_paper.py has a random one",
     r"^sbatch|JOB_COMPLETION_INDEX": "it needs Slurm or Kubernetes; tests/runtime/batch runs shards",
     r"serve --workers|^serve run|^docker": "it runs until it is stopped; tests of each start them",
     r"^torchrun": "it needs two machines; tests/trainer runs two processes of one",
