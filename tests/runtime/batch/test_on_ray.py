@@ -176,7 +176,7 @@ def test_killed_workers_and_a_killed_driver_lose_nothing(archive: Archive, optio
 
 def wait_for(lines: int, driver: subprocess.Popen) -> None:
     """Until the manifest has so many lines."""
-    end = time.monotonic() + 300
+    end = time.monotonic() + 900
     path = Path("out/manifest.jsonl")
     while not path.is_file() or path.read_bytes().count(b"\n") < lines:
         assert driver.poll() is None, driver.communicate()[1]

