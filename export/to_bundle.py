@@ -108,7 +108,7 @@ class _Export:
     def write(self) -> None:
         """Write the graphs, measure them, and describe them in bundle.json and on the page."""
         self.write_graphs()
-        arrays = parity_inputs(self.stored, max(self.config.inputs, MIN_INPUTS))
+        arrays = shown_of = parity_inputs(self.stored, max(self.config.inputs, MIN_INPUTS))
         parity = self.measure(arrays)
         verdicts: dict[str, Verdict] = {}
         files = [self.weights.path]
@@ -116,8 +116,8 @@ class _Export:
             files.append(self.write_refine(arrays, parity))
         if self.config.fp16_graphs:
             self.progress("inputs of the gate", 0, 1)
-            arrays = gate_inputs(self.stored, max(self.config.inputs, GATE_INPUTS))
-            verdicts = self.write_fp16_graphs(arrays)
+            shown_of = gate_inputs(self.stored, max(self.config.inputs, GATE_INPUTS))
+            verdicts = self.write_fp16_graphs(shown_of)
         bundle = Bundle(
             folder=self.folder,
             name=self.config.name,
@@ -137,7 +137,7 @@ class _Export:
         bundle.verify()
         if self.config.faces:
             bundle = add_controls(bundle, self.config.faces, self.config.threads, arrays, self.progress)
-        shown = _pictures(self.modules["synthesis"], bundle, verdicts.get("synthesis"), arrays)
+        shown = _pictures(self.modules["synthesis"], bundle, verdicts.get("synthesis"), shown_of)
         (self.folder / REPORT_FILE).write_text(report_page(bundle, shown), encoding="utf-8")
 
     def write_graphs(self) -> None:
