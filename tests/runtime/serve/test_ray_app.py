@@ -119,6 +119,6 @@ def test_200_requests_while_a_replica_is_killed(base: str) -> None:
 
 def is_replica(process: Any) -> bool:
     try:
-        return process.cmdline() != [] and process.cmdline()[0].startswith("ray::ServeReplica:default:fid")  # and what it does at the moment
+        return " ".join(process.cmdline()).startswith("ray::ServeReplica:default:fid")  # and what it does just now
     except psutil.Error:
         return False
