@@ -10,6 +10,7 @@ from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 
 from ..errors import FidError
@@ -33,7 +34,11 @@ LIMITED = 1  # FFmpeg's number of the range 16..235
 COUNTED = 8  # pictures of a recording after which its rate is known
 # Of libx264; 18 is called visually lossless by its makers. Without force-cfr it writes one unit of the time stamps as
 # the rate into the pictures, 15360 or 90000 frames/s, and players and Matroska believe it.
-QUALITY = {"crf": "18", "preset": "veryfast", "bf": "0", "x264-params": "force-cfr=1"}
+# Its AVX-512 code writes other bytes for the same pictures (findings/x264-avx512-depends-on-heap.sh); AVX2's, as fast,
+# does not.
+AVX512 = 256  # OpenCV's number of the AVX-512 that libx264 would take (CV_CPU_AVX512_SKX of cvdef.h)
+PARAMS = "force-cfr=1:asm=AVX2" if cv2.checkHardwareSupport(AVX512) else "force-cfr=1"
+QUALITY = {"crf": "18", "preset": "veryfast", "bf": "0", "x264-params": PARAMS}
 
 
 def add_picture_stream(
