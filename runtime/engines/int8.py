@@ -36,11 +36,15 @@ LEAST_PRODUCTS = 1 << 25
 SHARE = 0.85
 """s above, of the differences between channels that the weights take over."""
 
-CUT = 0.8
+CUT = 0.9
 """What of the largest value is shown exactly; the few beyond are cut off."""
 
 CODES, SPREAD, ATTRIBUTES_STD = 16, 1.6, 0.14
 """How many codes are looked at, how much further apart than drawn, and how far codes of real photos scatter."""
+
+FINE_SIDE, SIDE = 128, 64
+"""Rows of a map from which on every product is in eight bits, and those that widen it are not: smaller maps take little
+time, and each place of them is more of a face."""
 
 VERSION = 1
 """Counts up when scales are found in another way, so that kept ones are found anew."""
@@ -70,9 +74,10 @@ def products_of(model: Any) -> list[Product]:
         weight = _value(node.input_value(1))
         if weight is None or weight.shape[2:] != (1, 1) or depthwise.get_type_name() != "GroupConvolution":
             continue
-        _, _, height, width = node.get_output_shape(0)
+        _, outputs, height, width = node.get_output_shape(0)
         alone = len(depthwise.output(0).get_target_inputs()) == 1 and _value(depthwise.input_value(1)) is not None
-        if alone and weight.size * height * width >= LEAST_PRODUCTS:
+        fine = height >= (SIDE if outputs <= weight.shape[1] else FINE_SIDE)
+        if alone and fine and weight.size * height * width >= LEAST_PRODUCTS:
             plane = np.ascontiguousarray(weight[..., 0, 0], np.float32)
             found.append(Product(node, depthwise, plane, hashlib.sha256(plane.tobytes()).hexdigest()[:32]))
     return found

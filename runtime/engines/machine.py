@@ -23,7 +23,7 @@ from ..weights.cache import cache_folder, locked, plain_disk_errors
 from ..weights.records import decode
 from .table import DEVICE_ENGINES, TABLE
 
-CPU_ENGINES = ("onnxruntime", "openvino", "openvino-bf16")
+CPU_ENGINES = ("onnxruntime", "openvino", "openvino-bf16", "openvino-int8")
 """The first is the one to beat."""
 
 MEASURED = (*CPU_ENGINES, *DEVICE_ENGINES)

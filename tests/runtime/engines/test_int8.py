@@ -28,18 +28,19 @@ def _cache(empty_cache: Path) -> None:
 @pytest.fixture
 def every_product(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(int8, "LEAST_PRODUCTS", 1)
+    monkeypatch.setattr(int8, "SIDE", SIDE)
 
 
-def layer(*, shared: bool = False, gathered: bool = False) -> Any:
+def layer(*, shared: bool = False, gathered: bool = False, outputs: int = C_OUT) -> Any:
     """W (depthwise x): channels of x differ a thousandfold in size, as the outputs' weights for them do."""
     rng = np.random.default_rng(0)
     x = ops.parameter([1, C_IN, SIDE, SIDE], np.float32, "w_plus")
     taps = np.geomspace(0.03, 30, C_IN)[:, None, None, None, None] * rng.standard_normal((C_IN, 1, 1, 3, 3))
     deep = ops.group_convolution(x, ops.constant(taps.astype(np.float32)), [1, 1], [1, 1], [1, 1], [1, 1])
-    weight = np.geomspace(10, 0.01, C_IN)[None, :, None, None] * rng.standard_normal((C_OUT, C_IN, 1, 1))
+    weight = np.geomspace(10, 0.01, C_IN)[None, :, None, None] * rng.standard_normal((outputs, C_IN, 1, 1))
     value = ops.constant(weight.astype(np.float16))
     if gathered:
-        value = ops.gather(value, ops.constant(np.arange(C_OUT)[::-1].copy()), ops.constant(np.int64(0)))
+        value = ops.gather(value, ops.constant(np.arange(outputs)[::-1].copy()), ops.constant(np.int64(0)))
     y = ops.convolution(deep, ops.convert(value, np.float32), [1, 1], [0, 0], [0, 0], [1, 1])
     return openvino.Model([y, *([ops.relu(deep)] if shared else [])], [x], "layer")
 
@@ -70,6 +71,15 @@ def test_small_products_stay_as_they_are() -> None:
     assert products_of(layer()) == []
 
 
+@pytest.mark.parametrize(("widening", "fine", "expected"), [(False, SIDE, 1), (False, SIDE + 1, 0), (True, SIDE, 0)])
+def test_products_of_small_maps_stay_as_they_are(
+    widening: bool, fine: int, expected: int, every_product: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(int8, "SIDE", fine)
+    monkeypatch.setattr(int8, "FINE_SIDE", 2 * SIDE)
+    assert len(products_of(layer(outputs=2 * C_IN if widening else C_OUT))) == expected
+
+
 def test_scales_are_found_once(every_product: None, monkeypatch: pytest.MonkeyPatch) -> None:
     core, codes = openvino.Core(), np.ones((2, SIDE), np.float32)
     monkeypatch.setattr(int8, "_codes", lambda *_: codes)
@@ -93,7 +103,7 @@ def test_the_shipped_light_generator_gives_nearly_the_same_picture() -> None:
     assert eight.fallback is None
     exact = open_session(path, engine="onnxruntime", threads=1).run(w_plus=w_plus)["image"].astype(float)
     error = np.square(eight.run(w_plus=w_plus)["image"] - exact).mean()
-    assert 10 * np.log10(255**2 / error) > 36  # measured: 41 on average over real codes, 38 at worst
+    assert 10 * np.log10(255**2 / error) > 38  # measured: 45.6 on average over real codes, 42.8 at worst
 
 
 def test_other_graphs_have_no_product_in_eight_bits(monkeypatch: pytest.MonkeyPatch) -> None:

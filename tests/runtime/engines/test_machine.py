@@ -21,6 +21,9 @@ def test_each_graph_gets_its_faster_engine() -> None:
     half = row("openvino-bf16", 6, 40, cosine=0.9997)
     assert choice.faster([*rows, half])["synthesis"] == "openvino-bf16"
     assert choice.faster([*rows, {**half, "identity_cosine": 0.99}])["synthesis"] == "openvino"
+    eight = row("openvino-int8", 6, 30, cosine=0.9957)
+    assert choice.faster([*rows, half, eight])["synthesis"] == "openvino-int8"
+    assert choice.faster([*rows, half, {**eight, "identity_cosine": 0.9949}])["synthesis"] == "openvino-bf16"
 
 
 @pytest.mark.parametrize(

@@ -171,6 +171,7 @@ def test_a_cpu_with_avx512_convolves(empty_cache, monkeypatch):
     [
         ({"avx512f", "avx512_bf16"}, None, True, "openvino-bf16"),
         ({"amx_bf16"}, "openvino-bf16", True, "openvino-bf16"),
+        ({"amx_bf16"}, "openvino-int8", True, "openvino-bf16"),
         ({"avx512_bf16"}, "onnxruntime", True, "onnxruntime"),
         ({"avx512_bf16"}, None, False, "onnxruntime"),
         ({"avx512f"}, None, True, "onnxruntime"),
