@@ -104,7 +104,9 @@ def display_matrix(frame: Any) -> tuple[int, int, int, int]:
 
     One of the eight ways to turn and mirror a rectangle; an angle between them is rounded to the nearest.
     """
-    for data in frame.side_data:
+    from av.sidedata.sidedata import SideDataContainer
+
+    for data in SideDataContainer(frame):  # pyright: ignore[reportCallIssue] - `frame.side_data` keeps the frame alive
         if data.type.name == "DISPLAYMATRIX" and data.buffer_size >= 36:
             a, b, _, c, d = struct.unpack("=9i", bytes(data)[:36])[:5]
             if abs(b) + abs(c) > abs(a) + abs(d):

@@ -1,5 +1,6 @@
 """Decoded frames become pictures: the eight matrices, HD without a tag, HDR, fields, transparency, another size."""
 
+import gc
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
@@ -79,6 +80,15 @@ def test_a_file_with_any_matrix_is_upright_as_a_clip_and_as_a_camera(
     for image in (next(read_frames(clip))[1], played(path)):
         assert image.shape == wanted.shape
         assert np.abs(image.astype(int) - wanted).mean() < 4
+
+
+def test_a_frame_that_was_read_is_freed_at_once() -> None:
+    """Without waiting for the collector of cycles, which counts objects and knows nothing of megabytes."""
+    frame = av.VideoFrame.from_ndarray(corners(), format="rgb24")
+    gc.collect()
+    FrameReader().picture(frame)
+    del frame
+    assert gc.collect() == 0
 
 
 def played(path: Path) -> np.ndarray:
