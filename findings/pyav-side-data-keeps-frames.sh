@@ -1,10 +1,10 @@
-#!/usr/bin/env bash
+#!/bin/sh
 # Looking at VideoFrame.side_data once, even where there is none, puts the frame into a reference cycle: reading a clip of 4K frames that way holds hundreds of decoded frames, gigabytes, until Python's cycle collector happens to run, and dropping the frame frees nothing.
 # PyAV 18.1.0 (its wheel), Python 3.11. One would have guessed that a property which only reads leaves the frame as it was, freed by its last
 # reference: the container that it returns holds the frame, and the frame holds the container. The collector counts objects and not bytes, and
 # a frame is three of them, so about 230 frames pile up, and more in a program with many objects. Making the container oneself
 # (av.sidedata.sidedata.SideDataContainer(frame)) reads the same and keeps nothing.
-set -euo pipefail
+set -eu
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 python3 -m venv "$folder/venv"
