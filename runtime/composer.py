@@ -284,7 +284,7 @@ class Composer:
         """Compute G: w float32 [w_size] or W+ [n_styles, w_size] -> RGB uint8 [R, R, 3]; with `light` by the bundle's
         light generator (`has_light`)."""
         with stage("synthesis"):
-            graph = LIGHT if light else "synthesis"
+            (graph,) = _generator(light)
             n_styles = int(self._session(graph).inputs[0].shape[1])
             return self._untinted(self._run(graph, "image", w_plus=per_style(w, n_styles)))
 
@@ -344,18 +344,23 @@ class Composer:
         self.image(self.w(identity, self.attribute_code(crop)), light=light)
         return_freed_memory()
 
-    def open_ahead(self, *, light: bool = False, parts: bool = False) -> None:
-        """Begin to open the sessions of a frame on a thread of their own, while people are identified on this one;
-        `light` as in `image`; `parts`: that of `parts`, too. A session that cannot be opened says so when it is first
-        used."""
-        self._begin_to_open(LIGHT if light else "synthesis", "attributes", "mapper", *([PARTS_GRAPH] if parts else []))
+    def open_ahead(self, *, light: bool | None = None, parts: bool = False) -> None:
+        """Begin to open the sessions of photos and frames on threads of their own, while people are looked for on this
+        one. `light` as in `image`, None for no generator yet; `parts`: that of `parts`, too. A session that cannot be
+        opened says so when it is first used."""
+        self._begin_to_open("attributes", "identity", *_generator(light), "mapper", *([PARTS_GRAPH] if parts else []))
+
+    def wait_for_frames(self, *, light: bool = False) -> None:
+        """Wait until the sessions of a frame are open; `light` as in `image`."""
+        for graph in ("attributes", "mapper", *_generator(light)):
+            self._session(graph)
 
     def _begin_to_open(self, *graphs: str) -> None:
-        thread = ThreadPoolExecutor(1, "open sessions")
+        threads = ThreadPoolExecutor(2, "open sessions")
         for graph in graphs:
             if graph not in self._sessions and graph not in self._ahead:
-                self._ahead[graph] = thread.submit(self._opened, graph)
-        thread.shutdown(wait=False)
+                self._ahead[graph] = threads.submit(self._opened, graph)
+        threads.shutdown(wait=False)
 
     def close_identity(self) -> None:
         """Close what looks at identity photos, which frames do without, and free its memory; the next photo opens it
@@ -427,6 +432,10 @@ class Composer:
     def _fp16_graph_path(self, graph: str) -> Path | None:
         full = graph == "synthesis" and self.resolution != self.bundle.resolution
         return None if full or graph not in self.bundle.graphs else self.bundle.fp16_graph_path(graph)
+
+
+def _generator(light: bool | None) -> list[str]:
+    return [] if light is None else [LIGHT if light else "synthesis"]
 
 
 def per_style(w: np.ndarray, n_styles: int) -> np.ndarray:

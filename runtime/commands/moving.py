@@ -230,6 +230,7 @@ def _get_ready(
     from ..live.reenact import Reenactor
 
     composer = settings.composer()
+    composer.open_ahead()
     reenactor = Reenactor(composer, light=light)
     composer.open_ahead(light=reenactor.light, parts=mask != "square")
     cast = casting.cast(composer, identity_face) if casting.several else None
@@ -241,7 +242,7 @@ def _get_ready(
         composer.close_identity()
     else:
         people = list(cast.identities)
-    composer.warm_up(people[0], light=reenactor.light)
+    composer.wait_for_frames(light=reenactor.light)  # no run that nobody sees: the first frame is sooner there
     settings.tell_fallbacks(composer)
     return reenactor, people, cast, closer
 

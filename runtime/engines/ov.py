@@ -158,7 +158,7 @@ def _openvino() -> Any:
         raise FidError(MISSING) from error
     finally:
         for name in hidden:
-            del sys.modules[name]
+            sys.modules.pop(name, None)  # another thread may have been here
     if not hasattr(openvino, "convert_model"):
         openvino.convert_model = _convert_model
     return openvino

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from ..engines.machine import return_freed_memory
 from ..errors import FidError
 from ..identity import Identity
 from ..labels.provenance import Note
@@ -37,6 +38,7 @@ VCAM_ABSENT = {
 SMOOTH_STEP = 0.25
 OVERLAY_EVERY_S = 0.5  # time from one renewal of its figures to the next
 TOLD_S = 5.0  # time for which the overlay shows what was said
+SETTLED = 10  # pictures after which nothing is done for the first time any more
 
 
 @dataclass(frozen=True)
@@ -97,6 +99,8 @@ class Webcam:
                     self._latest = shown
                     self._sink(shown)
                     self._look_closer()
+                    if self.live.taken == SETTLED:
+                        return_freed_memory()
                 if self._window is not None:
                     actions = self._window.actions()
                     for action in actions:
