@@ -135,6 +135,7 @@ def webcam(
 
     Press h in the window for its keys. A file in the place of a camera is played at its own speed.
     """
+    from ..engines.machine import share_freed_memory
     from ..live.casting import Casting
     from ..live.layout import Wishes
     from ..live.webcam import Sinks, Webcam, virtual_cameras
@@ -143,6 +144,7 @@ def webcam(
     from ..media.video import VIDEO_SUFFIXES, pyav
 
     start = time.perf_counter()
+    share_freed_memory()
     if list_only:
         _list_cameras(settings.as_json)
         return

@@ -32,6 +32,9 @@ MEASURED = (*CPU_ENGINES, *DEVICE_ENGINES)
 MARGIN = 0.95
 """Another engine has to need at most this share of the first one's time."""
 
+M_ARENA_MAX = -8
+"""glibc's number for how many places memory comes from (malloc.h)."""
+
 LEAST_COSINE = 0.995
 """Identity cosine to the reference below which an engine is not taken, however fast it is."""
 
@@ -120,6 +123,14 @@ def return_freed_memory() -> None:
     if sys.platform == "linux":
         with contextlib.suppress(OSError, AttributeError):  # another C library
             ctypes.CDLL(None).malloc_trim(0)
+
+
+def share_freed_memory() -> None:
+    """Let all threads take memory from one place, where the C library would give each its own (glibc): what the thread
+    that opened a session has freed is there for the others. For processes that compose on one thread."""
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError, AttributeError):  # another C library
+            ctypes.CDLL(None).mallopt(M_ARENA_MAX, 1)
 
 
 @cache

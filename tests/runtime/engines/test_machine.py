@@ -1,6 +1,11 @@
 """The faster CPU engine: found in the figures of a bench, kept for this machine, and what `auto` then opens."""
 
+import ctypes
 import json
+import platform
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 from fid.runtime.engines import machine as choice
@@ -77,3 +82,35 @@ def test_auto_opens_it_and_says_when_it_cannot(toy_bundle, monkeypatch: pytest.M
     assert opened.fallback == (
         "openvino does not work here: libopenvino.so is missing; onnxruntime CPU runs in its place."
     )
+
+
+ARENAS = """
+import ctypes, sys, threading
+from fid.runtime.engines.machine import share_freed_memory
+if sys.argv[2] == "shared":
+    share_freed_memory()
+libc = ctypes.CDLL(None)
+libc.malloc.restype = libc.fopen.restype = ctypes.c_void_p
+together = threading.Barrier(4)
+def work():
+    together.wait()
+    libc.malloc(5000)
+    together.wait()
+threads = [threading.Thread(target=work) for _ in range(4)]
+for thread in threads: thread.start()
+for thread in threads: thread.join()
+file = ctypes.c_void_p(libc.fopen(sys.argv[1].encode(), b"w"))
+libc.malloc_info(0, file)
+libc.fclose(file)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library has no such places")
+def test_all_threads_take_memory_from_one_place(tmp_path: Path) -> None:
+    assert hasattr(ctypes.CDLL(None), "mallopt")
+    counts = {}
+    for how in ("shared", "apart"):
+        out = tmp_path / how
+        subprocess.run([sys.executable, "-c", ARENAS, str(out), how], check=True)
+        counts[how] = out.read_text().count("<heap nr=")
+    assert counts["shared"] == 1 < counts["apart"]
