@@ -9,6 +9,7 @@ FACES = ROOT / "faces"  # of people who do not exist; made by docs/pictures/make
 BUNDLE = ROOT / "bundles" / "default"
 SKELETONS = ROOT / "graphs"
 PARTS = SKELETONS / "parts.onnx"  # tells hair from face and neck; made by `fid-train parts`
+PEOPLE = SKELETONS / "people.onnx"  # finds people; made by `python -m fid.trainer.people`
 STAND_INS = SKELETONS / "stand_ins.npz"  # synthetic people, measured; made by benchmarks/traits.py
 WEB = ROOT / "web"
 MODELS = ROOT / "models.toml"

@@ -26,8 +26,9 @@ from ..media.state import flatten, unflatten
 from ..media.video import VIDEO_INPUTS, VIDEO_SUFFIXES, Clip, frame_stamps, open_clip, read_frames
 from ..media.video_rework import join_spans, rework, rework_span
 from ..sample import Sampler
+from .heads import SCORE, FindHeads, open_heads, without_face
 from .judges import MATCH, MATCH_DLIB, STRICT, Judges
-from .places import Track, place_of
+from .places import Place, Track, place_of
 from .preview import draw_preview, preview_frames
 from .replace import Deidentifier, DeidentifierState, tracks_of_photo
 from .scan import Scanner
@@ -76,6 +77,7 @@ class Worker:
         self._made_of = {**(made_of or {}), "seed": options.seed, "faces": options.faces, "unsure": options.unsure}
         self._made_of |= {"stand_ins": [person.fingerprint for person in options.stand_ins], "mute": options.mute}
         self._judges: Judges | None = None
+        self._heads: FindHeads | None = None
 
     def file(self, path: Path, output: Path, given: Sequence[Track] | None = None) -> dict[str, Any]:
         """De-identify one photo or video file; returns its part of the report. `given`: the tracks of a track file, in
@@ -91,7 +93,7 @@ class Worker:
         """Write a picture of what was found in a photo or video file, and change nothing; returns the tracks."""
         if path.suffix.lower() not in VIDEO_INPUTS:
             image = read_image(path, still=True)
-            tracks = tracks_of_photo(self._composer, image) if given is None else list(given)
+            tracks = self._found_in(image) if given is None else list(given)
             write_image(output, draw_preview([(0, image)], tracks))
             return tracks
         clip = open_clip(path)
@@ -116,7 +118,7 @@ class Worker:
 
     def _photo(self, path: Path, output: Path, given: Sequence[Track] | None) -> dict[str, Any]:
         image = read_image(path, still=True)
-        tracks = tracks_of_photo(self._composer, image) if given is None else list(given)
+        tracks = self._found_in(image) if given is None else list(given)
         self._refuse_none(tracks, path)
         for again in (True, False):
             work = self._work(tracks, still=True)
@@ -225,7 +227,7 @@ class Worker:
         return {"frames": frames, "missing": missing, "sound": sound, **_told(work, verdict, tracks)}
 
     def _scan(self, clip: Clip, known: dict[int, list[Face]], keep: Callable[[int, list[Face]], None]) -> list[Track]:
-        scanner = Scanner(self._composer.detector, clip.fps, known, keep)
+        scanner = Scanner(self._composer.detector, clip.fps, known, keep, self._open_heads())
         with self._progress(f"{clip.path.name}, searching", clip.frames) as tick, closing(read_frames(clip)) as frames:
             for count, (_, image) in enumerate(frames, start=1):
                 scanner.add(image)
@@ -251,6 +253,21 @@ class Worker:
                 f"{path}: no face was found, so nothing was written; look at it yourself, and give --allow-none if "
                 "nobody is in it."
             )
+
+    def _found_in(self, image: np.ndarray) -> list[Track]:
+        """The tracks of a photo: faces, and heads of people whose face is not seen."""
+        tracks, find = tracks_of_photo(self._composer, image), self._open_heads()
+        if find is not None:
+            faces = [track.places[0] for track in tracks]
+            for box in without_face(find(image), faces):
+                tracks.append(Track(len(tracks), {0: Place(box, None, SCORE, True)}))
+        return tracks
+
+    def _open_heads(self) -> FindHeads | None:
+        """What finds people's heads; None where not everybody is to be hidden."""
+        if self._heads is None and self._options.faces == "all" and self._options.unsure == "mosaic":
+            self._heads = open_heads()
+        return self._heads
 
     def _open_judges(self) -> Judges:
         if self._judges is None:

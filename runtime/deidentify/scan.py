@@ -21,7 +21,8 @@ import numpy as np
 from ..face.align import align
 from ..face.detect import SURE_SCORE, Detector, Face
 from ..face.search import find_all, find_quickly, surest_turn
-from .places import Place, Track, between, place_of, same_place
+from .heads import EVERY_S, FindHeads, head_tracks
+from .places import Box, Place, Track, between, place_of, same_place
 
 QUICK_SIDE = 640  # px, longest side of a frame as it is searched for upright faces, every frame
 TURNED_S, QUARTERS = 0.5, (0, 180, 90, 270)  # seconds from one quick search in these turns, degrees, to the next
@@ -47,8 +48,12 @@ class Scanner:
         fps: float,
         known: dict[int, list[Face]] | None = None,
         keep: Callable[[int, list[Face]], None] = lambda frame, faces: None,
+        find_heads: FindHeads | None = None,
     ) -> None:
-        """`known`: what a former run found in these frames, by number. `keep` hears what is found in others."""
+        """`known`: what a former run found in these frames, by number. `keep` hears what is found in others.
+        `find_heads`: finds people, so that those without a visible face have tracks as well."""
+        self._find_heads, self._heads = find_heads, dict[int, list[Box]]()
+        self._heads_every = max(1, round(EVERY_S * fps))
         self._detector, self._fps, self._known, self._keep = detector, fps, known or {}, keep
         self._tracks: list[Track] = []
         self._open: list[Track] = []
@@ -67,6 +72,8 @@ class Scanner:
             self._open, self._recent = [], deque()
             self._scenes.append(frame)
         careful = not self._recent or frame - self._careful >= every
+        if self._find_heads is not None and (not self._recent or frame % self._heads_every == 0):
+            self._heads[frame] = self._find_heads(image)
         self._link(frame, image, self._found(frame, image, careful))
         self._careful = frame if careful else self._careful
         self._recent.append((frame, image))
@@ -87,7 +94,9 @@ class Scanner:
                     track.put(number, place)
             for step in (-1, 1):
                 self._carry_on(track, step, shape)
-        return [track for track in self._tracks if track.places]
+        faces = [track for track in self._tracks if track.places]
+        heads = head_tracks(self._heads, faces, self._scene, self._heads_every)
+        return [*faces, *(Track(len(self._tracks) + i, head.places) for i, head in enumerate(heads))]
 
     def _found(self, frame: int, image: np.ndarray, careful: bool) -> list[Face]:
         if frame in self._known:
