@@ -19,7 +19,7 @@ STRIDES = (8, 16, 32)  # px, from one place where a person may be to the next, i
 STEPS = 11  # of a distance
 MEAN = np.array([103.53, 116.28, 123.675], np.float32)  # 0..255, BGR, of its training
 SPREAD = np.array([57.375, 57.12, 58.395], np.float32)
-LEAST = 0.4  # 0..1, certainty of a person
+LEAST = 0.35  # 0..1, certainty of a person
 SAME = 0.5  # of the area that two boxes cover together: above it, both are one person
 
 RunPeople = Callable[[np.ndarray], Mapping[str, np.ndarray]]

@@ -109,7 +109,7 @@ class TestCatalogue:
     def test_every_entry_is_whole(self):
         assert list(models.catalogue()) == [
             *("generator", "sface", "yunet", "facemesh", "lpips", "dlib"),
-            *("mobileface", "faceres", "faceres-deep", "segmentation", "iris"),
+            *("mobileface", "people", "faceres", "faceres-deep", "segmentation", "iris"),
         ]
         for name, model in models.catalogue().items():
             assert model.name == name
