@@ -47,6 +47,13 @@ def landmarks_squared(points: Tensor, target: Tensor) -> Tensor:
     return (points - target).square().sum(dim=2).mean()
 
 
+def gaps_squared(points: Tensor, target: Tensor, pairs: Tensor, weights: Tensor) -> Tensor:
+    """Return the mean squared difference of the gaps between pairs [G, 2] of landmarks [N, K, 2], each gap counted as
+    often as its weight [G] says: how far eyes and lips are open, wherever the face is."""
+    own, wanted = (x[:, pairs[:, 0]] - x[:, pairs[:, 1]] for x in (points, target))
+    return ((own - wanted) * weights[:, None]).square().sum(dim=2).mean()
+
+
 def ms_ssim(image: Tensor, target: Tensor, scales: int = 5) -> Tensor:
     """Return the multi-scale structural similarity [N] (Wang et al. 2003), 11 px Gaussian window of 1.5 px, values in
     [-1, 1].

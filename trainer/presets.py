@@ -36,6 +36,7 @@ class FitConfig:
     identity_weight: float = 1.0
     landmarks_loss: str = "squared"  # or "l2", equation (5); of fractions of the crop
     landmarks_weight: float = 1000.0
+    expression_weight: float = 0.0  # of the gaps of eyes, brows and lips, as a share of the landmarks' weight
     reconstruction_weight: float = 0.0  # self pairs through the generator, equation (7)
     colour_weight: float = 0.5  # cross: coarse colour
     skin_weight: float = 0.3  # by the probe; not 0: people keep the tone of their skin, in coarse colour too

@@ -44,6 +44,14 @@ def test_landmarks_losses():
     assert losses.landmarks_squared(target, target).item() == losses.landmarks_l2(target, target).item() == 0
 
 
+def test_gaps_say_how_far_eyes_and_lips_are_open_wherever_the_face_is():
+    pairs, weights = torch.tensor([[0, 1], [2, 1]]), torch.tensor([4.0, 1.0])
+    points = torch.tensor([[[0.50, 0.40], [0.50, 0.42], [0.60, 0.42]]])
+    target = torch.tensor([[[0.50, 0.40], [0.50, 0.45], [0.60, 0.45]]])  # the first gap is 0.03 wider
+    assert losses.gaps_squared(points, target, pairs, weights).item() == pytest.approx((4 * 0.03) ** 2 / 2)
+    assert losses.gaps_squared(points, points + 0.1, pairs, weights).item() == pytest.approx(0, abs=1e-12)
+
+
 def test_ms_ssim_of_equal_and_of_constant_images():
     image = torch.rand(2, 3, 192, 192, generator=torch.Generator().manual_seed(0)) * 2 - 1
     torch.testing.assert_close(losses.ms_ssim(image, image), torch.ones(2))

@@ -231,9 +231,13 @@ class FitLoop:
         return self.config.identity_weight * IDENTITY_SIZE / code.shape[1] * losses.identity_l1(code, target)
 
     def landmarks_loss(self, points: Tensor, target: Tensor) -> Tensor:
-        """Return the configured form of equation (5), of points [N, K, 2] as fractions of the crop."""
-        loss = losses.landmarks_l2 if self.config.landmarks_loss == "l2" else losses.landmarks_squared
-        return self.config.landmarks_weight * loss(points, target)
+        """Return the configured form of equation (5), of points [N, K, 2] as fractions of the crop, and what the
+        configuration adds for eyes, brows and lips."""
+        measure = losses.landmarks_l2 if self.config.landmarks_loss == "l2" else losses.landmarks_squared
+        loss, network = measure(points, target), self.frozen.landmarks
+        if share := self.config.expression_weight:
+            loss = loss + share * losses.gaps_squared(points, target, network.gaps, network.gap_weights)
+        return self.config.landmarks_weight * loss
 
     def known_of(self, faces: Faces) -> Known:
         """Return what the losses in W need to know of faces."""

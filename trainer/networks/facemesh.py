@@ -45,6 +45,13 @@ FACE_OVAL = (
 EYES = LEFT_EYE + RIGHT_EYE
 LIPS = LIPS_OUTER + LIPS_INNER
 INNER_FACE = EYES + LEFT_EYEBROW + RIGHT_EYEBROW + NOSE + LIPS
+GAPS = {
+    **dict.fromkeys(((159, 145), (158, 153), (160, 144), (386, 374), (385, 380), (387, 373)), 4.0),
+    **dict.fromkeys(((105, 159), (334, 386), (55, 133), (285, 362)), 2.0),
+    **dict.fromkeys(((13, 14), (82, 87), (312, 317), (61, 291)), 1.0),
+}
+"""Pairs of points whose distance is an expression, with how much it counts: lids, brows above eyes, lips and the width
+of the mouth. Lids move by a quarter of what lips do."""
 
 _WIDTHS = (16, 16, 32, 32, 32, 64, 64, 64, 128, 128, 128, 128, 128, 128, 128, 128, 128)
 _HALVING = (3, 6, 9, 12, 15)  # blocks, counted from 1, that halve the side
@@ -79,6 +86,10 @@ class FaceMesh(nn.Module):
     """Indices (int64) of the points on the rims of both eyes."""
     lips: Tensor
     """Indices (int64) of the points on the outer and inner rims of the lips."""
+    gaps: Tensor
+    """Pairs [G, 2] (int64) of the inner face's points whose distances are expressions."""
+    gap_weights: Tensor
+    """How much each counts, [G]."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -95,6 +106,9 @@ class FaceMesh(nn.Module):
         self.head = nn.Conv2d(32, POINTS * 3, 3)
         for name, indices in (("inner_face", INNER_FACE), ("eyes", EYES), ("lips", LIPS)):
             self.register_buffer(name, torch.tensor(indices), persistent=False)
+        of_inner = [[INNER_FACE.index(point) for point in pair] for pair in GAPS]
+        self.register_buffer("gaps", torch.tensor(of_inner), persistent=False)
+        self.register_buffer("gap_weights", torch.tensor(list(GAPS.values())), persistent=False)
         self._matrices: dict[tuple[int, torch.device], tuple[Tensor, Tensor]] = {}
         self.eval().requires_grad_(False)
 

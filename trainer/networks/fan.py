@@ -18,6 +18,12 @@ from ...runtime.face.crop import CROP_SIZE
 
 INPUT_SIZE = 256  # px
 JAW = 17  # points of the jaw line, the first of the 68
+GAPS = {
+    **dict.fromkeys(((37, 41), (38, 40), (43, 47), (44, 46)), 4.0),
+    **dict.fromkeys(((19, 37), (24, 44), (21, 39), (22, 42)), 2.0),
+    **dict.fromkeys(((61, 67), (62, 66), (63, 65), (48, 54)), 1.0),
+}
+"""As `facemesh.GAPS`."""
 
 
 class FAN(nn.Module):
@@ -25,11 +31,17 @@ class FAN(nn.Module):
 
     inner_face: Tensor
     """Indices (int64) of the 51 points off the jaw line."""
+    gaps: Tensor
+    """Pairs [G, 2] (int64) of the inner face's points whose distances are expressions."""
+    gap_weights: Tensor
+    """How much each counts, [G]."""
 
     def __init__(self, heat_maps: nn.Module) -> None:
         super().__init__()
         self.heat_maps = heat_maps
         self.register_buffer("inner_face", torch.arange(JAW, 68), persistent=False)
+        self.register_buffer("gaps", torch.tensor(list(GAPS)) - JAW, persistent=False)
+        self.register_buffer("gap_weights", torch.tensor(list(GAPS.values())), persistent=False)
         self.eval().requires_grad_(False)
 
     @classmethod

@@ -93,6 +93,8 @@ def test_point_lists_are_distinct_and_leave_out_the_face_oval(mesh):
     assert not set(inner) & set(facemesh.FACE_OVAL)
     assert set(mesh.eyes.tolist()) | set(mesh.lips.tolist()) < set(inner)
     assert max(inner) < facemesh.POINTS
+    assert [(inner[a], inner[b]) for a, b in mesh.gaps.tolist()] == list(facemesh.GAPS)
+    assert mesh.gap_weights.tolist() == list(facemesh.GAPS.values())
 
 
 def test_another_file_is_refused(tmp_path):

@@ -5,6 +5,7 @@ import sys
 import pytest
 import torch
 from fid.runtime.errors import FidError, InputError
+from fid.trainer.networks import fan
 from fid.trainer.networks.fan import FAN
 
 
@@ -33,6 +34,7 @@ def test_peaks_are_points_of_the_crop(tmp_path):
     expected = torch.stack(((k % 50 + 7.5) * 4 - 0.5, (20.5 + k // 2) * 4 - 0.5), dim=1)
     torch.testing.assert_close(points[0], expected, atol=0.5, rtol=0)
     assert network.inner_face.tolist() == list(range(17, 68))
+    assert network.inner_face[network.gaps].tolist() == [list(pair) for pair in fan.GAPS]
     points.sum().backward()
     assert crop.grad is not None
 
