@@ -27,6 +27,8 @@ SMALLEST_LEVEL = 320  # px, longest side of the last level, and what a smaller p
 LEAST = 0.6  # 0..1, YuNet's certainty of what is looked at once more, upright
 ROOM = 2.2  # side of a view around a face, in sides of its box
 VIEW_SIDE = 192  # px, side of the upright view of that second look
+DETAIL_SIDE, DETAIL_BLUR = 32, 3.0  # px, sides of a face in which its detail is measured, and what a blur leaves of it
+DETAIL = 0.02  # of the brightness, standard deviation of that: faces 0.06 to 0.3, soft colours 0.002 to 0.009
 
 
 def find_all(detector: Detector, image: np.ndarray, turns: Sequence[int] = TURNS) -> list[Face]:
@@ -46,7 +48,7 @@ def find_all(detector: Detector, image: np.ndarray, turns: Sequence[int] = TURNS
                     moved = _moved(face, home, np.array([left, top]) - BEYOND_PX, scale)
                     if _inside(moved, image.shape):
                         found.append(moved)
-    return [_second_look(detector, image, face) for face in distinct(found)]
+    return [_second_look(detector, image, face) for face in distinct(found) if has_detail(image, face)]
 
 
 def find_quickly(detector: Detector, image: np.ndarray, side: int, turns: Sequence[int] = (0,)) -> list[Face]:
@@ -58,7 +60,21 @@ def find_quickly(detector: Detector, image: np.ndarray, side: int, turns: Sequen
     for degrees in turns:
         view, home = _turned(padded, degrees)
         found += [_moved(face, home, np.full(2, -BEYOND_PX), scale) for face in detector.look(view, MIN_SCORE)]
-    return distinct([face for face in found if _inside(face, image.shape)])
+    return [face for face in distinct(found) if _inside(face, image.shape) and has_detail(image, face)]
+
+
+def has_detail(image: np.ndarray, face: Face) -> bool:
+    """Return whether there is anything in a face's place in a picture RGB uint8 [height, width, 3] that could tell who
+    somebody is: YuNet takes soft patches of colour, as out-of-focus walls have them, for faces, and a mosaic of one is
+    as it was."""
+    left, top, width, height = face.box
+    place = image[max(0, int(top)) : max(0, int(top + height)), max(0, int(left)) : max(0, int(left + width))]
+    if min(place.shape[:2]) < 2:
+        return True
+    grey = cv2.cvtColor(place, cv2.COLOR_RGB2GRAY).astype(np.float32)
+    small = cv2.resize(grey, (DETAIL_SIDE, DETAIL_SIDE), interpolation=cv2.INTER_AREA)
+    detail = float((small - cv2.GaussianBlur(small, (0, 0), DETAIL_BLUR)).std())
+    return detail >= DETAIL * float(small.mean())
 
 
 def surest_turn(detector: Detector, image: np.ndarray, face: Face) -> Face:

@@ -10,7 +10,7 @@ from fid.runtime.assets import FACES
 from fid.runtime.face import search
 from fid.runtime.face.align import align, transform, warp
 from fid.runtime.face.detect import MIN_SCORE, Detector, Face
-from fid.runtime.face.search import SMALLEST_PX, TILE_PX, find_all, find_quickly, visible_part
+from fid.runtime.face.search import SMALLEST_PX, TILE_PX, find_all, find_quickly, has_detail, visible_part
 from fid.runtime.media.images import read_image
 from fid.runtime.weights.catalogue import model_file
 
@@ -140,3 +140,28 @@ def test_faces_are_found_behind_a_mask_dark_glasses_or_with_one_half_hidden(dete
     (face,) = find_all(detector, image)
     assert face.score >= MIN_SCORE
     assert abs(face.box[0] + face.box[2] / 2 - left - width / 2) < 0.2 * width
+
+
+def soft_colours(height: int, width: int) -> np.ndarray:
+    """A wall out of focus: colours that change over 100 px."""
+    few = np.random.default_rng(0).integers(60, 190, (height // 100, width // 100, 3)).astype(np.uint8)
+    return cv2.resize(few, (width, height), interpolation=cv2.INTER_CUBIC)
+
+
+def test_soft_patches_of_colour_are_no_faces() -> None:
+    """YuNet takes some in large pictures for faces."""
+    width = 40
+    wall, points = soft_colours(1200, 1200), np.zeros((5, 2), np.float32)
+    boxes = [(left, top, width, 1.2 * width) for left in range(0, 1000, 90) for top in range(0, 1000, 90)]
+    assert np.mean([has_detail(wall, Face(box, points, 0.7)) for box in boxes]) < 0.1
+
+
+@pytest.mark.parametrize("light", [1.0, 0.15])
+@pytest.mark.parametrize("width", [24, 200])
+def test_faces_have_detail_small_in_the_dark_and_out_of_focus(width: int, light: float) -> None:
+    for photo in PEOPLE:
+        side = round(width / FACE_PART)
+        image = cv2.resize(photo, (side, side), interpolation=cv2.INTER_AREA)
+        image = np.rint(cv2.GaussianBlur(image, (0, 0), width / 20) * light).astype(np.uint8)
+        box = (0.275 * side, 0.3 * side, FACE_PART * side, 0.55 * side)
+        assert has_detail(image, Face(box, np.zeros((5, 2), np.float32), 0.9))
