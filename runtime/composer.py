@@ -90,6 +90,7 @@ class Composer:
         self.rounds = rounds if REFINE in self.bundle.graphs else 0
         self.identity: Identity | None = None
         self._engine = engine
+        self.threads = threads
         self._options = {"engine": engine, "require": require, "threads": threads}
         self._sessions: dict[str, Session] = {}
         self._ahead: dict[str, Future[Session]] = {}  # being opened
@@ -210,7 +211,7 @@ class Composer:
         more = {"refine": self.rounds, "min_confidence": self.min_confidence, "on_choice": self.on_choice}
         other = Composer(self.bundle, resolution=resolution, **more, **self._options)
         if threads is not None:
-            other._options["threads"] = threads
+            other.threads = other._options["threads"] = threads
         other._sessions = {graph: s for graph, s in self._sessions.items() if not graph.startswith("synthesis")}
         return other
 

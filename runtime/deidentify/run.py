@@ -266,7 +266,7 @@ class Worker:
     def _open_heads(self) -> FindHeads | None:
         """What finds people's heads; None where not everybody is to be hidden."""
         if self._heads is None and self._options.faces == "all" and self._options.unsure == "mosaic":
-            self._heads = open_heads()
+            self._heads = open_heads(self._composer.threads)
         return self._heads
 
     def _open_judges(self) -> Judges:

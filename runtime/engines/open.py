@@ -191,7 +191,11 @@ def quickest_for_gradients() -> str:
     """Return the CPU engine for `refine`: OpenVINO in bfloat16, which takes half as long as any in float32, where it is
     installed, the CPU has bfloat16, and nothing speaks against it that `fid-run bench` measured; else ONNX Runtime."""
     here = has_bf16() and find_spec("openvino") is not None
-    return "openvino-bf16" if here and measured("synthesis") in (None, *CPU_ENGINES[2:]) else CPU_ENGINES[0]
+    return (
+        "openvino-bf16"
+        if here and measured("synthesis") in (None, "openvino-bf16", "openvino-int8")
+        else CPU_ENGINES[0]
+    )
 
 
 def installed(engine: str) -> bool:

@@ -114,7 +114,7 @@ def test_somebody_who_was_missed_is_replaced_in_a_second_go(bundle: str, monkeyp
         return []
 
     monkeypatch.setattr(run, "tracks_of_photo", blind)
-    monkeypatch.setattr(run, "open_heads", lambda: lambda image: [])  # else a mosaic hides her
+    monkeypatch.setattr(run, "open_heads", lambda threads: lambda image: [])  # else a mosaic hides her
     fid_run("deidentify", "--bundle", bundle, ADA, "-o", "out.png", "--allow-none")
     assert (len(seen), read_report()["replaced"]) == (1, 1)
     assert real is not run.tracks_of_photo

@@ -156,12 +156,12 @@ def test_soft_patches_of_colour_are_no_faces() -> None:
     assert np.mean([has_detail(wall, Face(box, points, 0.7)) for box in boxes]) < 0.1
 
 
-@pytest.mark.parametrize("light", [1.0, 0.15])
+@pytest.mark.parametrize(("light", "haze"), [(1.0, 0), (0.15, 0), (0.2, 180)])
 @pytest.mark.parametrize("width", [24, 200])
-def test_faces_have_detail_small_in_the_dark_and_out_of_focus(width: int, light: float) -> None:
+def test_faces_have_detail_small_in_the_dark_faded_and_out_of_focus(width: int, light: float, haze: int) -> None:
     for photo in PEOPLE:
         side = round(width / FACE_PART)
         image = cv2.resize(photo, (side, side), interpolation=cv2.INTER_AREA)
-        image = np.rint(cv2.GaussianBlur(image, (0, 0), width / 20) * light).astype(np.uint8)
+        image = np.rint(cv2.GaussianBlur(image, (0, 0), width / 20) * light + haze).astype(np.uint8)
         box = (0.275 * side, 0.3 * side, FACE_PART * side, 0.55 * side)
         assert has_detail(image, Face(box, np.zeros((5, 2), np.float32), 0.9))
