@@ -24,11 +24,10 @@ STEP = 4  # from one level of the pyramid to the next; YuNet sees 16 to 300 px
 TILE_PX, COMMON_PX = 1280, 128  # side of a tile in its level, and how far two of them overlap
 BEYOND_PX = 48  # of each level: so far it is mirrored outwards
 SMALLEST_LEVEL = 320  # px, longest side of the last level, and what a smaller picture is enlarged to
+CUT = 0.3  # of a face's side: so far outside of the picture the middle of one may lie that the border cuts
 LEAST = 0.6  # 0..1, YuNet's certainty of what is looked at once more, upright
 ROOM = 2.2  # side of a view around a face, in sides of its box
 VIEW_SIDE = 192  # px, side of the upright view of that second look
-DETAIL_SIDE, DETAIL_BLUR = 32, 3.0  # px, sides of a face in which its detail is measured, and what a blur leaves of it
-DETAIL, DETAIL_SHARE = 1.2, 0.02  # standard deviation of that, 0..255, and of the brightness; see `has_detail`
 
 
 def find_all(detector: Detector, image: np.ndarray, turns: Sequence[int] = TURNS) -> list[Face]:
@@ -45,10 +44,12 @@ def find_all(detector: Detector, image: np.ndarray, turns: Sequence[int] = TURNS
             for degrees in turns:
                 view, home = _turned(tile, degrees)
                 for face in detector.look(view, LEAST):
+                    if not _inside(_moved(face, home, np.zeros(2), np.ones(2)), tile.shape, 0.0):
+                        continue  # a mirror image of one beyond the tile, in the corners of a slanted view
                     moved = _moved(face, home, np.array([left, top]) - BEYOND_PX, scale)
                     if _inside(moved, image.shape):
                         found.append(moved)
-    return [_second_look(detector, image, face) for face in distinct(found) if has_detail(image, face)]
+    return [_second_look(detector, image, face) for face in distinct(found)]
 
 
 def find_quickly(detector: Detector, image: np.ndarray, side: int, turns: Sequence[int] = (0,)) -> list[Face]:
@@ -60,25 +61,7 @@ def find_quickly(detector: Detector, image: np.ndarray, side: int, turns: Sequen
     for degrees in turns:
         view, home = _turned(padded, degrees)
         found += [_moved(face, home, np.full(2, -BEYOND_PX), scale) for face in detector.look(view, MIN_SCORE)]
-    return [face for face in distinct(found) if _inside(face, image.shape) and has_detail(image, face)]
-
-
-def has_detail(image: np.ndarray, face: Face) -> bool:
-    """Return whether there is anything in a face's place in a picture RGB uint8 [height, width, 3] that could tell who
-    somebody is: YuNet takes soft patches of colour, as out-of-focus walls have them, for faces, and a mosaic of one is
-    as it was.
-
-    Only what has neither `DETAIL` nor `DETAIL_SHARE` counts as empty, so that dark faces and faded ones are kept. 384
-    photographs of faces had 9.4 of 255 and 0.095 of the brightness at least, patches mostly 0.2 to 1.
-    """
-    left, top, width, height = face.box
-    place = image[max(0, int(top)) : max(0, int(top + height)), max(0, int(left)) : max(0, int(left + width))]
-    if min(place.shape[:2]) < 2:
-        return True
-    grey = cv2.cvtColor(place, cv2.COLOR_RGB2GRAY).astype(np.float32)
-    small = cv2.resize(grey, (DETAIL_SIDE, DETAIL_SIDE), interpolation=cv2.INTER_AREA)
-    detail = float((small - cv2.GaussianBlur(small, (0, 0), DETAIL_BLUR)).std())
-    return detail >= min(DETAIL, DETAIL_SHARE * float(small.mean()))
+    return [face for face in distinct(found) if _inside(face, image.shape)]
 
 
 def surest_turn(detector: Detector, image: np.ndarray, face: Face) -> Face:
@@ -182,11 +165,13 @@ def _moved(face: Face, home: np.ndarray, offset: np.ndarray, scale: np.ndarray) 
     return Face((*(middle - extent / 2).tolist(), *extent.tolist()), points, face.score)
 
 
-def _inside(face: Face, shape: tuple[int, ...]) -> bool:
-    """Whether a face is one of the picture and not of its mirror image beyond the border."""
+def _inside(face: Face, shape: tuple[int, ...], beyond: float = CUT) -> bool:
+    """Whether a face is one of the picture and not of its mirror image: its middle lies in it, or outside by at most so
+    many of its sides."""
     left, top, width, height = face.box
     x, y = left + width / 2, top + height / 2
-    return -0.3 * width < x < shape[1] + 0.3 * width and -0.3 * height < y < shape[0] + 0.3 * height
+    wide, high = beyond * width, beyond * height
+    return -wide < x < shape[1] + wide and -high < y < shape[0] + high
 
 
 def _second_look(detector: Detector, image: np.ndarray, face: Face) -> Face:

@@ -10,7 +10,7 @@ from fid.runtime.assets import FACES
 from fid.runtime.face import search
 from fid.runtime.face.align import align, transform, warp
 from fid.runtime.face.detect import MIN_SCORE, Detector, Face
-from fid.runtime.face.search import SMALLEST_PX, TILE_PX, find_all, find_quickly, has_detail, visible_part
+from fid.runtime.face.search import SMALLEST_PX, TILE_PX, find_all, find_quickly, visible_part
 from fid.runtime.media.images import read_image
 from fid.runtime.weights.catalogue import model_file
 
@@ -94,6 +94,21 @@ def test_a_small_face_in_a_wide_picture_is_found(detector: Detector, monkeypatch
     assert np.abs(face.points.mean(axis=0) - (652, 152)).max() < 12
 
 
+@pytest.mark.parametrize("distance", [40, 70, 110, 150])
+def test_a_face_beside_a_seam_is_one_face(detector: Detector, monkeypatch: pytest.MonkeyPatch, distance: int) -> None:
+    """Slanted views of a tile have mirror images beyond its seams, where the picture has something else."""
+    monkeypatch.setattr(search, "TILE_PX", 500)
+    seam = 500 - search.BEYOND_PX
+    places = [(seam - distance, 200), (seam - distance, 450)]
+    image = np.full((650, 1300, 3), 150, np.uint8)
+    for number, place in enumerate(places):
+        image = put(image, number + 5, 60, 45 * number, *place)
+    faces = find_all(detector, image)
+    assert len(faces) == 2
+    for place in places:
+        assert np.hypot(*(nearest(faces, np.array(place)).points.mean(axis=0) - place)) < 24
+
+
 def test_nobody_is_nobody(detector: Detector) -> None:
     assert find_all(detector, np.full((200, 300, 3), 150, np.uint8)) == []
 
@@ -140,28 +155,3 @@ def test_faces_are_found_behind_a_mask_dark_glasses_or_with_one_half_hidden(dete
     (face,) = find_all(detector, image)
     assert face.score >= MIN_SCORE
     assert abs(face.box[0] + face.box[2] / 2 - left - width / 2) < 0.2 * width
-
-
-def soft_colours(height: int, width: int) -> np.ndarray:
-    """A wall out of focus: colours that change over 100 px."""
-    few = np.random.default_rng(0).integers(60, 190, (height // 100, width // 100, 3)).astype(np.uint8)
-    return cv2.resize(few, (width, height), interpolation=cv2.INTER_CUBIC)
-
-
-def test_soft_patches_of_colour_are_no_faces() -> None:
-    """YuNet takes some in large pictures for faces."""
-    width = 40
-    wall, points = soft_colours(1200, 1200), np.zeros((5, 2), np.float32)
-    boxes = [(left, top, width, 1.2 * width) for left in range(0, 1000, 90) for top in range(0, 1000, 90)]
-    assert np.mean([has_detail(wall, Face(box, points, 0.7)) for box in boxes]) < 0.1
-
-
-@pytest.mark.parametrize(("light", "haze"), [(1.0, 0), (0.15, 0), (0.2, 180)])
-@pytest.mark.parametrize("width", [24, 200])
-def test_faces_have_detail_small_in_the_dark_faded_and_out_of_focus(width: int, light: float, haze: int) -> None:
-    for photo in PEOPLE:
-        side = round(width / FACE_PART)
-        image = cv2.resize(photo, (side, side), interpolation=cv2.INTER_AREA)
-        image = np.rint(cv2.GaussianBlur(image, (0, 0), width / 20) * light + haze).astype(np.uint8)
-        box = (0.275 * side, 0.3 * side, FACE_PART * side, 0.55 * side)
-        assert has_detail(image, Face(box, np.zeros((5, 2), np.float32), 0.9))
