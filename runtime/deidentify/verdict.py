@@ -1,9 +1,11 @@
 """The third pass: is anybody left? The output is searched again, and every face compared with the original.
 
 A face counts as still there when both recognisers take what stands in its place for the same person, or when the middle
-of it has hardly changed. Where the recognisers do not even know the original again in other frames (too small, a
-profile, blurred), their silence says nothing, and the verdict is "unknown" unless the pixels tell. They are not asked
-about a face of which less than half lies in the picture: there, pixels alone tell.
+of it has hardly changed and its detail is still there: a dark face made one plain colour hardly changes, and is gone.
+Where the recognisers do not even know the original again in other frames (too small, a profile, blurred), their silence
+says nothing, and the verdict is "unknown" unless the pixels tell; nor does their word where they know it again in one
+plain colour, as if it were a soft patch of a wall. They are not asked about a face of which less than half lies in the
+picture: there, pixels alone tell.
 """
 
 from __future__ import annotations
@@ -17,12 +19,13 @@ import numpy as np
 from ..face.align import align
 from ..face.detect import MIN_SCORE, Detector, Face
 from ..face.search import find_all, visible_part
-from .hide import middle_difference
+from .hide import detail_left, middle_difference, mosaic
 from .judges import STRICT, Codes, Judges, likeness, recognisable
 from .places import WHOLE, Place, Track, same_place
 from .scan import CAREFUL_S
 
 UNCHANGED = 6.0  # 0..255, mean difference in the middle of a face below which it is the original
+LEFT = 0.25  # part of a face's detail that is there then, dark, marked and encoded too; of a plain place 0 to 0.2
 JUDGED = 0.5  # part of a face that must lie in the picture if recognisers are to be asked: beyond it, a crop is made up
 # of the picture's mirror image, and from `WHOLE` on, it is not so like its own mirror image for that reason
 NEAR = 0.25  # cosine of SFace from which on dlib's recogniser, which takes ten times as long, is asked in every frame
@@ -40,11 +43,12 @@ class Evidence:
     after: list[Codes] = field(default_factory=list)  # one for each of `frames`
     unchanged: list[int] = field(default_factory=list)  # frames
     mirrored: bool = False  # whether the original was looked at in the mirror as well
+    plain: Codes | None = None  # the original in one plain colour: what says "one person" of it says nothing
 
     def report(self, person: int | None) -> dict[str, Any]:
         """Return what is told of it: counts, likeness before and after, frames in which it still matches."""
         alike = [likeness(self.originals, codes) for codes in self.after] if self.originals else []
-        known = self.track.sure and recognisable(self.originals)
+        known = self.track.sure and recognisable(self.originals) and not self._known_in_plain()
         still = {frame for frame, one in zip(self.frames, alike, strict=False) if known and one.matches}
         still |= set(self.unchanged)
         others = [self.originals[:i] + self.originals[i + 1 :] for i in range(len(self.originals))]
@@ -65,6 +69,12 @@ class Evidence:
             "unchanged_frames": ranges(self.unchanged),
             "still_matching_frames": ranges(still),
         }
+
+    def _known_in_plain(self) -> bool:
+        """Whether both recognisers know the original again where there is nothing of it; SFace alone does that to some
+        real faces."""
+        plain = self.plain
+        return plain is not None and plain.dlib is not None and likeness(self.originals, plain).matches
 
 
 class Verdict:
@@ -99,7 +109,8 @@ class Verdict:
 
     def _compare(self, track: Track, place: Place, original: np.ndarray, output: np.ndarray, frame: int) -> None:
         own = self.evidence.setdefault(track.number, Evidence(track))
-        if middle_difference(original, output, place.box) < UNCHANGED:
+        near = middle_difference(original, output, place.box) < UNCHANGED
+        if near and detail_left(original, output, place.box) >= LEFT:
             own.unchanged.append(frame)
         assert place.points is not None
         part = visible_part(Face(place.box, place.points, place.score), output.shape)
@@ -111,6 +122,8 @@ class Verdict:
         if told and len(own.originals) < REFERENCES:
             crop = alignment.crop(original)
             own.originals.append(self._judges.look(crop))
+            if own.plain is None:
+                own.plain = self._judges.look(alignment.crop(mosaic(original, place.box, (1,))))
             if whole:  # so that a face of one frame has another view of itself
                 own.mirrored = True
                 own.originals.append(self._judges.look(np.ascontiguousarray(crop[:, ::-1])))

@@ -9,7 +9,7 @@ import pytest
 from fid.runtime import Composer, Identity
 from fid.runtime.assets import FACES
 from fid.runtime.commands.bench import made_frames
-from fid.runtime.deidentify.hide import CHANGED, middle_difference, mosaic
+from fid.runtime.deidentify.hide import CHANGED, detail_left, middle_difference, mosaic
 from fid.runtime.deidentify.places import Place, Track
 from fid.runtime.deidentify.replace import Deidentifier, DeidentifierState, tracks_of_photo
 from fid.runtime.deidentify.stand_in import People
@@ -151,6 +151,28 @@ def test_a_faint_face_gets_fewer_cells() -> None:
     ramp = np.repeat(np.linspace(100, 150, 60).astype(np.uint8)[None, :, None], 60, axis=0).repeat(3, axis=2)
     box = (12.0, 12.0, 36.0, 36.0)
     assert len(np.unique(mosaic(ramp, box)[8:52, 8:52])) <= 2
+
+
+def test_how_much_of_what_there_was_is_left(rng: np.random.Generator) -> None:
+    image = rng.integers(60, 180, (100, 120, 3)).astype(np.uint8)
+    box = (40.0, 30.0, 40.0, 40.0)
+    other, mean = rng.integers(60, 180, image.shape).astype(np.uint8), image.astype(np.float32).mean()
+    for output, left in (
+        (image, 1),
+        (image + 20, 1),  # lighter
+        (0.5 * (image - mean) + mean, 0.5),  # faded
+        (image + rng.normal(0, 20, image.shape), 1),
+        (mosaic(image, box, (1,)), 0),
+        (mosaic(image, box, (1,)) + rng.normal(0, 20, image.shape), 0),
+        (other, 0),
+    ):
+        assert detail_left(image, np.rint(output).astype(np.uint8), box) == pytest.approx(left, abs=0.05)
+    half = image.copy()
+    half[:, :60] = 120
+    assert detail_left(image, half, box) == pytest.approx(0.5, abs=0.05)
+    assert detail_left(image, half, (90.0, 0.0, 60.0, 60.0)) == pytest.approx(1)  # what lies in the picture
+    assert detail_left(half, other, (10.0, 10.0, 40.0, 40.0)) == 1  # there was nothing, and that proves nothing
+    assert detail_left(image, other, (500.0, 500.0, 40.0, 40.0)) == 1
 
 
 def test_faces_that_are_found_are_distinct(composer: Composer) -> None:

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from fid.runtime.assets import FACES
 from fid.runtime.commands.bench import made_frames
+from fid.runtime.deidentify.hide import middle_difference, mosaic
 from fid.runtime.deidentify.judges import MATCH, STRICT, Codes, likeness, recognisable
 from fid.runtime.deidentify.places import Place, Track
-from fid.runtime.deidentify.verdict import Evidence, Verdict, ranges
+from fid.runtime.deidentify.verdict import UNCHANGED, Evidence, Verdict, ranges
 from fid.runtime.face.detect import Detector
 from fid.runtime.media.images import read_image
 from fid.runtime.weights.catalogue import model_file
@@ -55,6 +56,16 @@ def test_where_the_original_is_not_known_again_nothing_is_claimed() -> None:
     assert evidence([SAME, SAME], [SAME], score=0.6).report(0)["verdict"] == "unknown"  # perhaps no face at all
 
 
+def test_whom_recognisers_know_in_one_plain_colour_they_do_not_know() -> None:
+    """A soft patch of a wall is like itself without any detail; SFace alone says so of some faces, too."""
+    for plain, said in ((SAME, "unknown"), (OTHER, "matches"), (codes(1, 0), "matches")):
+        own = evidence([SAME, SAME], [SAME])
+        own.plain = plain
+        assert own.report(None)["verdict"] == said
+    own.plain, own.unchanged = SAME, [0]
+    assert own.report(None)["verdict"] == "matches"
+
+
 def test_pixels_tell_where_recognisers_cannot() -> None:
     own = evidence([SAME, OTHER], [OTHER])
     own.unchanged = [0]
@@ -77,10 +88,11 @@ def test_a_face_at_the_border_is_no_second_view_of_itself() -> None:
     """Its crop has its mirror image in it: the recognisers would know that again in anything."""
     frame = np.full((100, 100, 3), 90, np.uint8)
     points = np.array([[0.0, 40], [30, 40], [15, 52], [3, 64], [27, 64]])
-    judges = SimpleNamespace(look=lambda crop, both=True: SAME, names=["toy"], absent="")
     for left, said in ((-20.0, "unknown"), (20.0, "matches")):  # two thirds of it in the picture, and all of it
         place = Place((left, 20.0, 60.0, 60.0), np.add(points, (left + 15, 0)), 0.9, True)
         track = Track(0, {0: place})
+        shown = iter([SAME, OTHER, SAME, SAME])  # the original, in one plain colour, in the mirror; then the output
+        judges = SimpleNamespace(look=lambda crop, both=True, s=shown: next(s), names=["toy"], absent="")
         verdict = Verdict(None, judges, lambda number, t=track, p=place: [(t, p)], 9, 1)  # type: ignore[arg-type]
         verdict.add(frame, np.full_like(frame, 140))
         assert verdict.report({})["faces"][0]["verdict"] == said
@@ -90,7 +102,7 @@ def test_the_slow_recogniser_is_asked_wherever_it_could_make_a_match() -> None:
     frame = np.full((100, 100, 3), 90, np.uint8)
     place = Place((20.0, 20, 60, 60), np.array([[35.0, 40], [65, 40], [50, 52], [38, 64], [62, 64]]), 0.9, True)
     track = Track(0, dict.fromkeys(range(4), place))
-    shown = iter([SAME, SAME, OTHER, SAME, OTHER, OTHER])  # two of the original; then the output's
+    shown = iter([SAME, OTHER, SAME, OTHER, SAME, OTHER, OTHER])  # original, plain, mirrored; then the output's
     asked: list[bool] = []
 
     def look(crop: np.ndarray, both: bool = True) -> Codes:
@@ -103,7 +115,26 @@ def test_the_slow_recogniser_is_asked_wherever_it_could_make_a_match() -> None:
     for output in (40, 40, 40):
         verdict.add(frame, np.full_like(frame, output))
     # originals, first frame; second frame: near, so once more; third: SFace alone
-    assert asked == [True, True, True, False, True, False]
+    assert asked == [True, True, True, True, False, True, False]
+
+
+@pytest.mark.parametrize(("contrast", "light"), [(0.06, 6), (0.06, 190), (0.02, 120)])
+@pytest.mark.parametrize("box", [(75.0, 75.0, 105.0, 130.0), (-30.0, 75.0, 105.0, 130.0), (90.0, 90.0, 24.0, 30.0)])
+def test_a_faint_face_is_there_until_its_place_is_plain(
+    contrast: float, light: float, box: tuple[float, float, float, float], rng: np.random.Generator
+) -> None:
+    """It hardly changes in either case. Noise as of a mark and an encoder is on what comes out."""
+    photo = read_image(FACES / "identity-ada.jpg").astype(np.float32)
+    frame = np.rint((photo - photo.mean()) * contrast + light).clip(0, 255).astype(np.uint8)
+    points = np.array([[0.3, 0.4], [0.7, 0.4], [0.5, 0.6], [0.35, 0.8], [0.65, 0.8]]) * box[2:] + box[:2]
+    track = Track(0, {0: Place(box, points, 0.6, True)})
+    judges = SimpleNamespace(look=lambda crop, both=True: OTHER, names=["toy"], absent="")
+    for output, said in ((frame, "matches"), (mosaic(frame, box, (1,)), "unknown")):
+        noisy = np.rint(output + rng.normal(0, 1.0, output.shape)).clip(0, 255).astype(np.uint8)
+        assert middle_difference(frame, noisy, box) < UNCHANGED
+        verdict = Verdict(None, judges, lambda number: [(track, track.places[0])], 9, 1)  # type: ignore[arg-type]
+        verdict.add(frame, noisy)
+        assert verdict.report({})["faces"][0]["verdict"] == said
 
 
 def test_one_pair_of_strangers_in_a_thousand_is_accepted_strictly(rng: np.random.Generator) -> None:
