@@ -228,7 +228,10 @@ class Worker:
 
     def _scan(self, clip: Clip, known: dict[int, list[Face]], keep: Callable[[int, list[Face]], None]) -> list[Track]:
         scanner = Scanner(self._composer.detector, clip.fps, known, keep, self._open_heads())
-        with self._progress(f"{clip.path.name}, searching", clip.frames) as tick, closing(read_frames(clip)) as frames:
+        with (
+            self._progress(f"{clip.path.name}, searching", clip.frames) as tick,
+            closing(read_frames(clip, exact=False)) as frames,  # a level darker or two, and nothing of it is kept
+        ):
             for count, (_, image) in enumerate(frames, start=1):
                 scanner.add(image)
                 tick(count)
@@ -239,8 +242,8 @@ class Worker:
         verdict = Verdict(self._composer.detector, self._open_judges(), work.chosen, *rhythm)
         with (
             self._progress(f"{clip.path.name}, checking", clip.frames) as tick,
-            closing(read_frames(clip)) as originals,
-            closing(read_frames(open_clip(output))) as results,
+            closing(read_frames(clip, exact=False)) as originals,  # both a level darker or two
+            closing(read_frames(open_clip(output), exact=False)) as results,
         ):
             for count, ((_, original), (_, result)) in enumerate(zip(originals, results, strict=False), start=1):
                 verdict.add(original, result)
@@ -276,10 +279,13 @@ class Worker:
 
 
 def open_worker(composer: Composer, options: Options, *, note: Note | None, progress: Progress) -> Worker:
-    """Return a worker whose sessions are open and warm, with synthetic people of the composer's generator."""
+    """Return a worker whose sessions are open, with synthetic people of the composer's generator."""
     sampler = Sampler(composer)
     draw = cache(lambda number: sampler.person(number)[1])
-    composer.warm_up(draw(0))
+    if options.stand_ins:
+        composer.warm_up(options.stand_ins[0])  # closes what looked closer at their photos
+    else:
+        composer.wait_for_frames()
     made_of: dict[str, Any] = {"bundle": composer.bundle.to_json(), "engine": composer.provider}
     made_of |= {"resolution": composer.resolution}
     return Worker(composer, draw, options, made_of=made_of, note=note, progress=progress)
