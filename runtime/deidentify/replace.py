@@ -118,6 +118,8 @@ class Deidentifier:
         """Take the next frame as `picture` does and make no picture of it: who is who is known afterwards. Returns the
         tracks of the frame, their places, and where to compose their heads; None where they are to be hidden."""
         there, self._time_s = self.chosen(self._frame), time_s
+        seen = {track.number for track, _ in there}  # whoever is not may be the same person as one who is: after a cut
+        self._followers = {number: one for number, one in self._followers.items() if number in seen}
         aligned = [(track, place, self._alignment(image, track, place, time_s)) for track, place in there]
         left = [track.number for track, _, alignment in aligned if alignment is not None]
         self._followers = {number: self._followers[number] for number in left}

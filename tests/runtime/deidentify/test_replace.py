@@ -137,6 +137,23 @@ def test_its_memory_can_be_kept_and_holds_no_picture(composer: Composer) -> None
     assert other.counts == one.counts
 
 
+def test_the_same_face_after_a_cut_is_the_same_person(composer: Composer) -> None:
+    """There its place is another, and so its track."""
+    photo = read_image(FACES / "identity-ada.jpg")
+    frames = [np.full((300, 600, 3), 150, np.uint8) for _ in range(4)]
+    for number, frame in enumerate(frames):
+        left = 20 if number < 2 else 320
+        frame[20:276, left : left + 256] = photo
+    tracks = [Track(0), Track(1)]
+    for number, frame in enumerate(frames):
+        (face,) = composer.detector.faces(frame)
+        tracks[number // 2].put(number, Place(face.box, face.points, face.score, True))
+    work = Deidentifier(composer, people(composer), tracks)
+    for number, frame in enumerate(frames):
+        work.picture(frame, number / 25)
+    assert (work.persons, work.counts["replaced"]) == ({0: 0, 1: 0}, 4)
+
+
 def test_a_mosaic_hides_and_keeps_the_rest() -> None:
     image = np.random.default_rng(0).integers(0, 256, (100, 120, 3), np.uint8)
     hidden = mosaic(image, (40, 30, 40, 40))
