@@ -28,7 +28,7 @@ UNCHANGED = 6.0  # 0..255, mean difference in the middle of a face below which i
 LEFT = 0.25  # part of a face's detail that is there then, dark, marked and encoded too; of a plain place 0 to 0.2
 JUDGED = 0.5  # part of a face that must lie in the picture if recognisers are to be asked: beyond it, a crop is made up
 # of the picture's mirror image, and from `WHOLE` on, it is not so like its own mirror image for that reason
-NEAR = 0.25  # cosine of SFace from which on dlib's recogniser, which takes ten times as long, is asked in every frame
+NEAR = 0.25  # cosine of SFace from which on dlib's recogniser is asked in every frame: below, there is no match
 LOOK_EVERY = 10  # frames of one face from one look at the original to the next, and to dlib's next look at the output
 REFERENCES = 24  # looks at the original, at most
 
