@@ -98,7 +98,7 @@ def test_a_face_at_the_border_is_no_second_view_of_itself() -> None:
         assert verdict.report({})["faces"][0]["verdict"] == said
 
 
-def test_the_slow_recogniser_is_asked_wherever_it_could_make_a_match() -> None:
+def test_the_second_recogniser_is_asked_wherever_it_could_make_a_match() -> None:
     frame = np.full((100, 100, 3), 90, np.uint8)
     place = Place((20.0, 20, 60, 60), np.array([[35.0, 40], [65, 40], [50, 52], [38, 64], [62, 64]]), 0.9, True)
     track = Track(0, dict.fromkeys(range(4), place))
