@@ -32,6 +32,15 @@ class Traits:
     male: float  # 0..1, certainty
     age: float  # years; below 18 is a child rather than how old exactly
 
+    def apart(self, male: np.ndarray | float, age: np.ndarray | float) -> np.ndarray:
+        """Return how far from that somebody looks, or everybody of some [n], in units of a difference of colour."""
+        older = np.log(np.maximum(age, YOUNGEST) / max(self.age, YOUNGEST))  # ten years are more for a child
+        return SEX_WEIGHT * np.abs(male - self.male) + AGE_WEIGHT * np.abs(older)
+
+    def like(self, other: Traits) -> bool:
+        """Whether another one looks like the same sex."""
+        return (self.male > 0.5) == (other.male > 0.5)
+
 
 @dataclass(frozen=True)
 class Candidates:
@@ -57,8 +66,7 @@ class Candidates:
         if self.skin is not None:
             total += SKIN_WEIGHT * np.linalg.norm(self.skin - skin, axis=1)
         if traits is not None and self.male is not None and self.age is not None:
-            older = np.log(np.maximum(self.age, YOUNGEST) / max(traits.age, YOUNGEST))  # ten years are more for a child
-            total += SEX_WEIGHT * np.abs(self.male - traits.male) + AGE_WEIGHT * np.abs(older)
+            total += traits.apart(self.male, self.age)
         return total
 
 
@@ -78,7 +86,7 @@ def look_at(judges: Judges | None, crop: np.ndarray) -> Traits | None:
     without dlib's recogniser."""
     if judges is None:
         return None
-    codes = [judges.look(view).dlib for view in (crop, np.ascontiguousarray(crop[:, ::-1]))]
+    codes = [judges.second(view) for view in (crop, np.ascontiguousarray(crop[:, ::-1]))]
     known = [code for code in codes if code is not None]
     return read_traits(np.mean(known, axis=0)) if known else None
 

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from fid.runtime import Composer, Identity
 from fid.runtime.assets import shipped_faces
-from fid.runtime.deidentify import traits
+from fid.runtime.deidentify import stand_in, traits
 from fid.runtime.deidentify.judges import Judges
-from fid.runtime.deidentify.stand_in import SAFE, STRANGER, People, colour_difference
+from fid.runtime.deidentify.stand_in import MOST, SAFE, STRANGER, TRIED, People, colour_difference
 from fid.runtime.deidentify.traits import Candidates, Traits, known_candidates, look_at
 from fid.runtime.media.images import read_image
 from fid.runtime.sample import Sampler
@@ -108,3 +108,35 @@ def test_generated_people_get_strangers_of_their_sex_and_skin(judges: Judges) ->
         shades.append(colour_difference(crop, small))
     assert np.mean(shades) < 25
     assert len({person.seed for person in people.all}) == len(MEN)
+
+
+def test_a_composition_of_the_other_sex_is_taken_only_where_all_are(
+    judges: Judges, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    composer = judges._composer
+    sampler, measured = Sampler(composer), known_candidates(composer)
+    person_of = cache(lambda number: sampler.person(number)[1])
+    crop = read_image(shipped_faces("identity")["dave"])
+    code, original = composer.identity_code(crop), look_at(judges, crop)
+    assert original is not None
+    monkeypatch.setattr(stand_in, "SAFE", 2.0)  # so that everybody who is composed is looked at
+
+    def chosen(right: int) -> tuple[int, list[int]]:
+        """The stand-in where composition number `right` alone looks like the original, and who was composed."""
+        drawn: list[int] = []
+
+        def draw(number: int) -> Identity:
+            drawn.append(number)
+            return person_of(number)
+
+        def look(_: Judges, view: np.ndarray) -> Traits:
+            return original if view is crop else Traits(float(len(drawn) - 1 == right), original.age)
+
+        monkeypatch.setattr(stand_in, "look_at", look)
+        people = People(composer, draw, 0, measured=measured, judges=judges)
+        return people.all[people.add(crop, code)].seed, drawn[:-1]
+
+    for right, count in ((0, TRIED), (TRIED - 1, TRIED), (TRIED, TRIED + 1), (MOST, MOST)):
+        seed, composed = chosen(right)
+        assert len(composed) == count
+        assert seed == composed[right] if right < MOST else seed in composed
