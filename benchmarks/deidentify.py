@@ -160,9 +160,9 @@ def look(detector: Detector, judges: Judges, frame: np.ndarray, face: Face, resu
         return
     seen.face_found += 1
     seen.apart.append(float(np.linalg.norm(found - before, axis=1).mean() / np.linalg.norm(before[1] - before[0])))
-    own, other = codes.dlib, judges.look(align(found).crop(result)).dlib
-    if own is not None and other is not None:
-        was, now = read_traits(own), read_traits(other)
+    other = judges.look(align(found).crop(result))
+    if codes.dlib is not None and other.dlib is not None:
+        was, now = read_traits(codes.dlib, codes.sface), read_traits(other.dlib, other.sface)
         seen.sex_kept.append(float((was.male > 0.5) == (now.male > 0.5)))
         seen.years.append(abs(was.age - now.age))
 

@@ -47,10 +47,14 @@ class Judges:
 
     def look(self, crop: np.ndarray, both: bool = True) -> Codes:
         """Return both codes of an aligned crop RGB uint8 [256, 256, 3], or SFace's alone."""
-        own = None
-        if both and self._session is not None:  # a code that is no number is nobody's, and would clear everybody
-            own = checked(self._session.run(crop=crop[None])["code"][0], "recogniser", self._session)
-        return Codes(self._composer.identity_code(crop), own)
+        return Codes(self._composer.identity_code(crop), self.second(crop) if both else None)
+
+    def second(self, crop: np.ndarray) -> np.ndarray | None:
+        """Return dlib's code float32 [128] of an aligned crop RGB uint8 [256, 256, 3]; None without that recogniser."""
+        if self._session is None:
+            return None
+        code = self._session.run(crop=crop[None])["code"][0]
+        return checked(code, "recogniser", self._session)  # what is no number is nobody's, and would clear everybody
 
 
 @dataclass(frozen=True)

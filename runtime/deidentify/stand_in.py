@@ -12,14 +12,14 @@ from ..composer import Composer
 from ..face.crop import CROP_SIZE
 from ..identity import Identity
 from .judges import Judges
-from .traits import CHEEKS, HAIR, Candidates, colour, look_at
+from .traits import CHEEKS, HAIR, SKIN_WEIGHT, Candidates, colour, look_at
 
 KNOWN = 0.30  # cosine above which a face that appears in a clip is somebody who was there before
 STRANGER = 0.20  # cosine of a stand-in with the original, at most; of those below, one more alike fits better
 SAFE = 0.25  # cosine of the first composition with the original, at most
-MEASURED, DRAWN = 192, 32  # synthetic people to choose from: measured beforehand, or drawn for it
-TRIED = 5  # of them are composed at most
-ALIKE_WEIGHT, HAIR_WEIGHT = 60.0, 0.4  # of one less in cosine, and of the hair's colour, beside that of the skin
+MEASURED, DRAWN = 0.75, 32  # synthetic people to choose from: share of those measured beforehand, or drawn for it
+TRIED, MOST = 2, 6  # of them are composed; more, one by one, while all look like another sex, or a child grown up
+ALIKE_WEIGHT, HAIR_WEIGHT = 30.0, 0.4  # of one less in cosine; of the hair's colour, beside that of the skin
 
 
 @dataclass
@@ -75,31 +75,39 @@ class People:
     def _choose(self, crop: np.ndarray, code: np.ndarray) -> int:
         """Of the synthetic people who are strangers to the recogniser, those who fit best by sex, age and skin, or if
         these are not known by being least strange, are composed in this pose and light; of the compositions that are
-        strangers, too, the one that fits best in skin and hair as well is chosen, or else the one least alike."""
-        candidates = self._candidates()
+        strangers, too, the one that looks most alike by the same and by the hair is chosen, one of the other sex only
+        where all are; or else the one least alike to the recogniser."""
+        candidates, judges = self._candidates(), self._judges if self._measured is not None else None
+        traits = look_at(judges, crop, code)
         alike = candidates.codes @ code
-        apart = candidates.apart(look_at(self._judges, crop), colour(crop, CHEEKS)) - ALIKE_WEIGHT * alike
+        apart = candidates.apart(traits, colour(crop, CHEEKS)) - ALIKE_WEIGHT * alike
         free = ~np.isin(candidates.numbers, [person.seed for person in self.all])
         near = [index for index in np.argsort(apart) if free[index] and alike[index] < STRANGER]
         attributes = self._composer.attribute_code(crop)
         tried: dict[int, float] = {}
-        fit: dict[int, float] = {}
-        for index in near[:TRIED]:
+        fit: dict[int, tuple[bool, float]] = {}
+        for index in near[:MOST]:
+            if len(tried) >= TRIED and any(like for like, _ in fit.values()):
+                break
             seed = int(candidates.numbers[index])
             image = self._composer.image(self._composer.w(self._draw(seed), attributes))
             small = cv2.resize(image, (CROP_SIZE, CROP_SIZE), interpolation=cv2.INTER_AREA)
-            tried[seed] = float(code @ self._composer.identity_code(small))
+            composed = self._composer.identity_code(small)
+            tried[seed] = float(code @ composed)
             if tried[seed] < SAFE:
-                fit[seed] = colour_difference(crop, small) + float(apart[index])
+                off = SKIN_WEIGHT * colour_difference(crop, small) - ALIKE_WEIGHT * float(alike[index])
+                fit[seed] = (True, off + float(apart[index]))
+                if traits is not None and (seen := look_at(judges, small, composed)) is not None:
+                    fit[seed] = (traits.like(seen), off + float(traits.apart(seen.male, seen.age)))
         if fit:
-            return min(fit, key=lambda seed: fit[seed])
+            return min(fit, key=lambda seed: (not fit[seed][0], fit[seed][1]))
         rest = dict(zip(candidates.numbers[free].tolist(), alike[free].tolist(), strict=True))
         return min(tried or rest, key=lambda seed: (tried or rest)[seed])
 
     def _candidates(self) -> Candidates:
         """Those to choose from, more than are taken."""
         if self._measured is not None:
-            return self._measured.some(self._seed, MEASURED + len(self.all))
+            return self._measured.some(self._seed, int(MEASURED * len(self._measured.numbers)) + len(self.all))
         numbers = self._seed + np.arange(DRAWN + len(self.all))
         return Candidates(numbers, np.array([self._draw(int(number)).code for number in numbers]))
 

@@ -1,8 +1,9 @@
-"""What stand-ins are chosen by: sex and age as they look, read from dlib's code of a face, and the synthetic people.
+"""What stand-ins are chosen by: sex and age as they look, read from the codes of a face, and the synthetic people.
 
-dlib's recogniser learned to tell people apart, and its 128 numbers hold sex and age nearly linearly; two read-outs of
-129 numbers tell them. `benchmarks/traits.py` fits them and says how well they do, by group. They are for choosing who
-fits and for nothing else: nobody is told what they say of a person.
+dlib's recogniser learned to tell people apart, and its 128 numbers hold sex and age nearly linearly, SFace's a little
+more of it; four read-outs tell sex, age, whether somebody is a child, and the sex of children. `benchmarks/traits.py`
+fits them and says how well they do, by group. They are for choosing who fits and for nothing else: nobody is told what
+they say of a person.
 """
 
 from __future__ import annotations
@@ -21,8 +22,9 @@ from .judges import Judges
 
 CHEEKS = ((130, 175, 78, 108), (130, 175, 148, 178))  # in the aligned crop: top, bottom, left, right px
 HAIR = ((16, 52, 88, 168),)
-SEX_WEIGHT, AGE_WEIGHT, SKIN_WEIGHT = 40.0, 30.0, 1.0  # of the other sex, of e times the age, and of the skin's colour
-YOUNGEST = 3.0  # years, below which ages do not differ
+SEX_WEIGHT, AGE_WEIGHT, SKIN_WEIGHT = 40.0, 40.0, 1.5  # of the other sex, of e times the age, and of the skin's colour
+CHILD_WEIGHT = 200.0  # of a child for a grown-up, or the other way: more than all else
+YOUNGEST, GROWN = 3.0, 18.0  # years, below which ages do not differ, and from which on somebody is no child
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,19 @@ class Traits:
     """How somebody looks."""
 
     male: float  # 0..1, certainty
-    age: float  # years; below 18 is a child rather than how old exactly
+    age: float  # years; below 18 of children alone
+
+    def apart(self, male: np.ndarray | float, age: np.ndarray | float) -> np.ndarray:
+        """Return how far from that somebody looks, or everybody of some [n], in units of a difference of colour."""
+        older = np.log(np.maximum(age, YOUNGEST) / max(self.age, YOUNGEST))  # ten years are more for a child
+        other = np.not_equal(np.less(age, GROWN), self.age < GROWN)
+        chance = male + self.male - 2 * male * self.male  # that the sexes differ: an unsure one fits nobody well
+        return SEX_WEIGHT * chance + AGE_WEIGHT * np.abs(older) + CHILD_WEIGHT * other
+
+    def like(self, other: Traits) -> bool:
+        """Whether another one looks like a child as well, or like a grown-up of the same sex."""
+        child = self.age < GROWN
+        return child == (other.age < GROWN) and (child or (self.male > 0.5) == (other.male > 0.5))
 
 
 @dataclass(frozen=True)
@@ -40,9 +54,9 @@ class Candidates:
 
     numbers: np.ndarray  # int64 [n]
     codes: np.ndarray  # float32 [n, identity_size], of SFace, unit length
-    male: np.ndarray | None = None  # float32 [n], as in `Traits`
+    male: np.ndarray | None = None  # float32 [n], as in `Traits`, of their compositions
     age: np.ndarray | None = None  # float32 [n]
-    skin: np.ndarray | None = None  # float32 [n, 3], CIE L*a*b* of the cheeks
+    skin: np.ndarray | None = None  # float32 [n, 3], CIE L*a*b* of the cheeks of their compositions
 
     def some(self, seed: int, count: int) -> Candidates:
         """Return so many of those measured, other ones for another seed."""
@@ -57,8 +71,7 @@ class Candidates:
         if self.skin is not None:
             total += SKIN_WEIGHT * np.linalg.norm(self.skin - skin, axis=1)
         if traits is not None and self.male is not None and self.age is not None:
-            older = np.log(np.maximum(self.age, YOUNGEST) / max(traits.age, YOUNGEST))  # ten years are more for a child
-            total += SEX_WEIGHT * np.abs(self.male - traits.male) + AGE_WEIGHT * np.abs(older)
+            total += traits.apart(self.male, self.age)
         return total
 
 
@@ -70,23 +83,24 @@ def known_candidates(composer: Composer) -> Candidates | None:
     codes = arrays["codes"].astype(np.float32)
     codes /= np.linalg.norm(codes, axis=1, keepdims=True)
     male, age, skin = (arrays[name].astype(np.float32) for name in ("male", "age", "skin"))
-    return Candidates(np.arange(len(codes)), codes, male, age, skin)
+    return Candidates(arrays["numbers"].astype(np.int64), codes, male, age, skin)
 
 
-def look_at(judges: Judges | None, crop: np.ndarray) -> Traits | None:
-    """Return how the person of an aligned crop RGB uint8 [256, 256, 3] looks, the mean of it and its mirror image; None
-    without dlib's recogniser."""
+def look_at(judges: Judges | None, crop: np.ndarray, code: np.ndarray) -> Traits | None:
+    """Return how the person of an aligned crop RGB uint8 [256, 256, 3] looks, whose code of SFace is known: float32
+    [128]. dlib's is the mean of it and its mirror image; None without that recogniser."""
     if judges is None:
         return None
-    codes = [judges.look(view).dlib for view in (crop, np.ascontiguousarray(crop[:, ::-1]))]
-    known = [code for code in codes if code is not None]
-    return read_traits(np.mean(known, axis=0)) if known else None
+    codes = [judges.second(view) for view in (crop, np.ascontiguousarray(crop[:, ::-1]))]
+    known = [one for one in codes if one is not None]
+    return read_traits(np.mean(known, axis=0), code) if known else None
 
 
-def read_traits(code: np.ndarray) -> Traits:
-    """Return how the person of a code of dlib's recogniser float32 [128] looks."""
-    logit, age = code @ _shipped()["readout"][:-1] + _shipped()["readout"][-1]
-    return Traits(float(1 / (1 + np.exp(-logit))), float(np.clip(age, 0, 90)))
+def read_traits(dlib: np.ndarray, sface: np.ndarray) -> Traits:
+    """Return how the person of the codes of both recognisers, float32 [128] each, looks."""
+    male, age, child, boy = np.concatenate([dlib, sface, [1]]) @ _shipped()["readout"]
+    years = np.clip(age, 0, GROWN - 1) if child > 0 else np.clip(age, GROWN, 90)
+    return Traits(float(1 / (1 + np.exp(-(boy if child > 0 else male)))), float(years))
 
 
 def colour(crop: np.ndarray, places: Sequence[tuple[int, int, int, int]]) -> np.ndarray:
