@@ -24,6 +24,7 @@ CHEEKS = ((130, 175, 78, 108), (130, 175, 148, 178))  # in the aligned crop: top
 HAIR = ((16, 52, 88, 168),)
 SEX_WEIGHT, AGE_WEIGHT, SKIN_WEIGHT = 40.0, 40.0, 1.5  # of the other sex, of e times the age, and of the skin's colour
 CHILD_WEIGHT = 200.0  # of a child for a grown-up, or the other way: more than all else
+CHILD = -1.0  # of the read-out, from which on somebody is a child: 240 photographs of grown-ups reach -1.4 at most
 YOUNGEST, GROWN = 3.0, 18.0  # years, below which ages do not differ, and from which on somebody is no child
 
 
@@ -99,8 +100,9 @@ def look_at(judges: Judges | None, crop: np.ndarray, code: np.ndarray) -> Traits
 def read_traits(dlib: np.ndarray, sface: np.ndarray) -> Traits:
     """Return how the person of the codes of both recognisers, float32 [128] each, looks."""
     male, age, child, boy = np.concatenate([dlib, sface, [1]]) @ _shipped()["readout"]
-    years = np.clip(age, 0, GROWN - 1) if child > 0 else np.clip(age, GROWN, 90)
-    return Traits(float(1 / (1 + np.exp(-(boy if child > 0 else male)))), float(years))
+    young = child > CHILD
+    years = np.clip(age, 0, GROWN - 1) if young else np.clip(age, GROWN, 90)
+    return Traits(float(1 / (1 + np.exp(-(boy if young else male)))), float(years))
 
 
 def colour(crop: np.ndarray, places: Sequence[tuple[int, int, int, int]]) -> np.ndarray:
