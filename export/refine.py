@@ -1,9 +1,10 @@
 """The graph `refine`: one round of finding a person's offset in W+, with the gradient inside, so no PyTorch is needed.
 
 The person's photo is composed with its own attributes, by the light generator, and compared with the photo. What is
-compared, inside the head: feature maps of SFace's trunk and of the attribute encoder, every place a unit vector as in
-LPIPS (Zhang et al. 2018), and coarse colour. SFace's code is left out: an optimiser pleases it while other recognisers
-see a stranger. A step of Adam follows.
+compared, where the photo shows the person's own (`own`: face, hair and neck, and not what is behind, worn or held):
+feature maps of SFace's trunk and of the attribute encoder, every place a unit vector as in LPIPS (Zhang et al. 2018),
+and coarse colour. SFace's code is left out: an optimiser pleases it while other recognisers see a stranger. A step of
+Adam follows.
 
 Composition and photo differ in the person, and in pose, expression and light as far as the mapper misses those. Only
 the first may go into the offset, which will be added to other attributes' w. So there are two unknowns,
@@ -27,6 +28,7 @@ from torch import nn
 
 from ..runtime.engines.open import open_session
 from ..runtime.face.crop import CROP_SIZE, identity_matrices
+from ..runtime.face.parts import PARTS_SIDE
 from ..runtime.refine import w_plus_offset
 from ..runtime.tensor import Tensor
 from ..runtime.weights.bundle import REFINE, Graph
@@ -48,8 +50,8 @@ from .to_weights import WeightsFile, store
 class RefineConfig:
     """How a round goes. Chosen on held-out photographs (`docs/training.md`)."""
 
-    rate: float = 0.15  # Adam's, in standard deviations; it falls to nothing over the rounds
-    momentum: float = 0.9  # Adam's first beta
+    rate: float = 0.25  # Adam's, in standard deviations; it falls to nothing over the rounds
+    momentum: float = 0.5  # Adam's first beta; more of it is for more rounds than these
     memory: float = 0.999  # Adam's second beta
     pulled: float = 0.1  # variance over attributes, in standard deviations of W squared, at which o is halved
     dropped: int = 80  # directions that n has
@@ -119,26 +121,50 @@ class Likeness(nn.Module):
         sizes = {*COLOUR_CELLS, *(AttributeEncoder.size >> (1 + i) for i in range(len(config.attribute_weights)))}
         for size in sizes:
             self.register_buffer(f"head_{size}", head_region(size))
+        with torch.no_grad():
+            of_face, _ = maps(torch.zeros(1, 3, CROP_SIZE, CROP_SIZE))
+        for size in {x.shape[-1] for x in of_face}:
+            rows, columns = (_pooled(torch.from_numpy(matrix.copy()), size) for matrix in identity_matrices())
+            self.register_buffer(f"face_rows_{size}", rows)
+            self.register_buffer(f"face_columns_{size}", columns.T.contiguous())
 
-    def forward(self, image: torch.Tensor, photo: torch.Tensor) -> torch.Tensor:
-        """Return the weighted sum of all differences."""
+    def forward(self, image: torch.Tensor, photo: torch.Tensor, own: torch.Tensor) -> torch.Tensor:
+        """Return the weighted sum of all differences; own [1, 1, 128, 128] in 0..1 is how much each place of the
+        photo counts."""
         total = image.new_zeros(())
         for cells in COLOUR_CELLS:
             mine, theirs = (F.avg_pool2d(x, CROP_SIZE // cells) for x in (image, photo))
-            difference = ((mine - theirs).abs() * self._head(cells)).mean()
+            difference = ((mine - theirs).abs() * self.of_head(own, cells)).mean()
             total = total + self.config.colour_weight / len(COLOUR_CELLS) * difference
         (face, head), (photo_face, photo_head) = self.maps(image), self.maps(photo)
         for mine, theirs, weight in zip(face, photo_face, self.config.sface_weights, strict=True):
-            total = total + weight * (unit(mine) - unit(theirs)).square().sum(1, keepdim=True).mean()
+            apart = (unit(mine) - unit(theirs)).square().sum(1, keepdim=True)
+            total = total + weight * (apart * self.of_face(own, apart.shape[-1])).mean()
         for mine, theirs, weight in zip(head, photo_head, self.config.attribute_weights, strict=True):
             apart = (unit(mine) - unit(theirs)).square().sum(1, keepdim=True)
-            total = total + weight * (apart * self._head(apart.shape[-1])).mean()
+            total = total + weight * (apart * self.of_head(own, apart.shape[-1])).mean()
         return total
 
-    def _head(self, size: int) -> torch.Tensor:
-        region = getattr(self, f"head_{size}")
-        assert isinstance(region, torch.Tensor)
-        return region
+    def of_head(self, own: torch.Tensor, size: int) -> torch.Tensor:
+        """Return how much each place of a map [.., size, size] of the crop counts, with a mean of 1."""
+        region = F.avg_pool2d(own, PARTS_SIDE // size) * self._constant(f"head_{size}")
+        return region / region.mean()
+
+    def of_face(self, own: torch.Tensor, size: int) -> torch.Tensor:
+        """Return the same for a map [.., size, size] of SFace's square of the face."""
+        region = self._constant(f"face_rows_{size}") @ own @ self._constant(f"face_columns_{size}")
+        return region / region.mean()
+
+    def _constant(self, name: str) -> torch.Tensor:
+        constant = getattr(self, name)
+        assert isinstance(constant, torch.Tensor)
+        return constant
+
+
+def _pooled(matrix: torch.Tensor, size: int) -> torch.Tensor:
+    """Of a matrix [112, 256] that resamples a side of the crop: the one [size, 128] from a side of the parts' maps."""
+    wide = matrix.unflatten(1, (PARTS_SIDE, -1)).sum(2)
+    return wide.unflatten(0, (size, -1)).mean(1)
 
 
 def unit(x: torch.Tensor) -> torch.Tensor:
@@ -147,7 +173,8 @@ def unit(x: torch.Tensor) -> torch.Tensor:
 
 
 class RefineLoss(GraphModule):
-    """The part of a round that is differentiated: photo, the mapper's w for it and the unknowns -> a scalar."""
+    """The part of a round that is differentiated: photo, what of it counts, the mapper's w for it and the unknowns -> a
+    scalar."""
 
     def __init__(self, networks: Networks, sface: SFace, config: RefineConfig) -> None:
         super().__init__()
@@ -165,6 +192,7 @@ class RefineLoss(GraphModule):
         self.dropped = nn.Buffer(torch.where(torch.arange(len(free)) < config.dropped, free, 0.0))
         self.inputs = (
             Tensor("crop", (1, *CROP.shape[1:]), "uint8", CROP.range, CROP.colour),
+            Tensor("own", (1, PARTS_SIDE, PARTS_SIDE), "float32", (0, 1)),
             Tensor("w", (1, len(self.w_std)), "float32"),
             Tensor("state", (1, 3, self.n_styles + 1, len(self.w_std)), "float32"),
         )
@@ -174,12 +202,13 @@ class RefineLoss(GraphModule):
         """Return o [1, n_styles, 512] of the state, in standard deviations of W."""
         return (state[:, :1, : self.n_styles].squeeze(1) * self.kept) @ self.directions.T
 
-    def forward(self, crop: torch.Tensor, w: torch.Tensor, state: torch.Tensor) -> torch.Tensor:
-        """Photo uint8 [1, 256, 256, 3], w float32 [1, 512], state float32 [1, 3, n_styles + 1, 512] -> scalar."""
+    def forward(self, crop: torch.Tensor, own: torch.Tensor, w: torch.Tensor, state: torch.Tensor) -> torch.Tensor:
+        """Photo uint8 [1, 256, 256, 3], own float32 [1, 128, 128], w float32 [1, 512], state float32
+        [1, 3, n_styles + 1, 512] -> scalar."""
         offset = self.offset(state)
         nuisance = (state[:, :1, self.n_styles :].squeeze(1) * self.dropped) @ self.directions.T
         image = self.synthesis(w[:, None] + self.w_std * (offset + nuisance))
-        return self.likeness(image, from_crop(crop)) + self.config.offset_weight * offset.square().mean()
+        return self.likeness(image, from_crop(crop), own[:, None]) + self.config.offset_weight * offset.square().mean()
 
 
 class Round(GraphModule):
@@ -188,10 +217,10 @@ class Round(GraphModule):
     def __init__(self, loss: RefineLoss) -> None:
         super().__init__()
         self.loss = loss
-        crop, w, state = loss.inputs
+        *given, state = loss.inputs
         number, rounds = (Tensor(name, (1,), "float32") for name in ("round", "rounds"))
-        self.inputs = (crop, w, state, number, rounds)
-        offset = Tensor("w_plus_offset", (1, loss.n_styles, *w.shape[1:]), "float32")
+        self.inputs = (*given, state, number, rounds)
+        offset = Tensor("w_plus_offset", (1, loss.n_styles, len(loss.w_std)), "float32")
         self.outputs = (Tensor("next_state", state.shape, "float32"), offset)
 
     def step(
@@ -212,6 +241,7 @@ class Round(GraphModule):
     def forward(
         self,
         crop: torch.Tensor,
+        own: torch.Tensor,
         w: torch.Tensor,
         state: torch.Tensor,
         number: torch.Tensor,
@@ -220,7 +250,7 @@ class Round(GraphModule):
         """Return what the graph computes, in PyTorch: next state, offset in W+ float32 [1, n_styles, 512]."""
         with torch.enable_grad():
             unknown = state.detach().requires_grad_(True)
-            (gradient,) = torch.autograd.grad(self.loss(crop, w, unknown), unknown)
+            (gradient,) = torch.autograd.grad(self.loss(crop, own, w, unknown), unknown)
         return self.step(state, gradient, number, rounds)
 
 
@@ -229,7 +259,7 @@ class _Step(GraphModule):
 
     def __init__(self, one: Round) -> None:
         super().__init__()
-        state, number, rounds = one.inputs[2:]
+        state, number, rounds = one.inputs[-3:]
         self.one = one
         self.inputs = (state, Tensor("gradient", state.shape, "float32"), number, rounds)
         self.outputs = one.outputs
@@ -334,19 +364,22 @@ def measured(path: Path, one: Round, arrays: Arrays, threads: int) -> Parity:
     """Return one round amid others, on some pictures each."""
     session = open_session(path, engine="onnxruntime", threads=threads)
     rng = np.random.default_rng(0)
-    shape = one.inputs[2].shape
+    shape = one.inputs[-3].shape
+    own = rng.uniform(0.1, 1, (1, PARTS_SIDE, PARTS_SIDE)).astype(np.float32)
     got, expected = [], []
     for crop, w_plus in zip(arrays["crop"][:PARITY_INPUTS], arrays["w_plus"][:PARITY_INPUTS], strict=True):
         state = np.stack([rng.normal(0, scale, tuple(map(int, shape[2:]))) for scale in (0.1, 1e-5, 1e-5)])
         state[2] = 1e-8 + state[2] ** 2
         number, rounds = np.array([3], np.float32), np.array([9], np.float32)
-        values = (crop[None], w_plus[:1], state[None].astype(np.float32), number, rounds)
+        values = (crop[None], own, w_plus[:1], state[None].astype(np.float32), number, rounds)
         inputs = dict(zip((tensor.name for tensor in one.inputs), values, strict=True))
         got.append(session.run(**inputs)["w_plus_offset"].reshape(1, -1))
         tensors = (torch.from_numpy(np.ascontiguousarray(value)) for value in values)
         expected.append(one(*tensors)[1].detach().numpy().reshape(1, -1))
     apart = difference(np.concatenate(got), np.concatenate(expected))
-    first = w_plus_offset(session, arrays["crop"][0], arrays["w_plus"][0, 0], 2)  # from nothing: Adam divides 0 by 0
+    first = w_plus_offset(
+        session, arrays["crop"][0], own[0], arrays["w_plus"][0, 0], 2
+    )  # from nothing: Adam divides 0 by 0
     if not np.isfinite(first).all():
         apart = Difference(math.nan, math.nan)
     return Parity(len(got), session.provider, TOLERANCE, apart, apart)

@@ -26,7 +26,7 @@ from .face.paste import MASKS, AnyPaster, Paster
 from .identity import SUFFIX, Identity, attributes_name, average, encoder_name, mapper_name, refiner_name
 from .labels.provenance import MADE_BY_ALGORITHM, Note
 from .media.images import find_photos, read_image
-from .refine import ROUNDS, w_plus_offset
+from .refine import ROUNDS, own_share, w_plus_offset
 from .timing import stage
 from .weights.bundle import CONTROLS, LIGHT, REFINE, Bundle
 from .weights.catalogue import model_file
@@ -161,7 +161,7 @@ class Composer:
             identity = Identity.load(photo)
         else:
             if self.rounds and refine:
-                self._begin_to_open(REFINE)  # while the face is found
+                self._begin_to_open(REFINE, PARTS_GRAPH)  # while the face is found
             return self.identity_of(self.crop(photo, face, of_identity=True), refine=refine)
         sizes = (self.bundle.identity_size,), (self.bundle.w_size,)
         offset, styles = identity.w_plus_offset, (1, self.bundle.n_styles)  # 1: the same for every style
@@ -199,10 +199,10 @@ class Composer:
         if not (refine and self.rounds):
             return identity
         assert attributes is not None
-        w = self.w(identity, attributes)
+        w, own = self.w(identity, attributes), own_share(self.parts(crop[None])[0])
         with stage("refine"):
             session = self._session(REFINE)
-            offset = checked(w_plus_offset(session, crop, w, self.rounds, self.go_on), REFINE, session)
+            offset = checked(w_plus_offset(session, crop, own, w, self.rounds, self.go_on), REFINE, session)
         return replace(identity, w_plus_offset=offset, mapper=refiner_name(self.bundle))
 
     def at(self, resolution: int, *, threads: int | None = None) -> Composer:
@@ -415,7 +415,7 @@ class Composer:
             return open_session(PARTS, engine="onnxruntime", threads=options["threads"])
         if graph == CONTROLS:  # two small products
             return open_session(self._graph_path(graph), engine="onnxruntime", threads=1)
-        steady = ("crop",) if graph == REFINE else ()
+        steady = ("crop", "own") if graph == REFINE else ()
         if graph == REFINE and not self._engine.startswith(("onnxruntime", "openvino", "triton")):
             # a second is not worth a build
             options = {"engine": quickest_for_gradients(), "threads": options["threads"]}

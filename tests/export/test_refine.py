@@ -12,6 +12,7 @@ from fid.export.graphs import to_picture
 from fid.export.refine import Likeness, LikenessMaps, RefineConfig, attribute_directions, can_refine, head_region
 from fid.export.to_weights import WeightsFile, store
 from fid.runtime.engines.open import open_session
+from fid.runtime.face.crop import identity_view
 from fid.runtime.refine import w_plus_offset
 from fid.trainer.networks.sface import SFace
 from fid.trainer.networks.trained import AttributeEncoder
@@ -19,6 +20,7 @@ from tiny import N_STYLES, tiny_networks
 from torch import Tensor, nn
 
 CONFIG = RefineConfig(faces=6, dropped=20, shape_styles=1)
+OWN = torch.ones(1, 1, 128, 128)  # all of the photo is the person's own
 
 
 class SmoothSynthesis(nn.Module):
@@ -96,11 +98,13 @@ def test_ports_are_as_described(one, graph):
 def test_rounds_bring_the_composition_nearer_to_the_photo(one, graph, networks, arrays):
     session = open_session(graph, engine="onnxruntime", threads=1)
     crop, w = arrays["crop"][0], arrays["w_plus"][0, 0]
-    offset = w_plus_offset(session, crop, w, 8)
+    offset = w_plus_offset(session, crop, OWN[0, 0].numpy(), w, 8)
     likeness = one.loss.likeness
     photo = torch.from_numpy(crop[None]).permute(0, 3, 1, 2) / 127.5 - 1
     with torch.no_grad():
-        before, after = (likeness(networks.light(torch.from_numpy(w + o)[None]), photo) for o in (0 * offset, offset))
+        before, after = (
+            likeness(networks.light(torch.from_numpy(w + o)[None]), photo, OWN) for o in (0 * offset, offset)
+        )
     assert after < 0.9 * before
 
 
@@ -109,8 +113,33 @@ def test_equal_pictures_are_no_distance_apart_and_what_is_off_the_head_counts_no
     image = torch.rand(1, 3, 256, 256, generator=torch.Generator().manual_seed(0)) * 2 - 1
     other = image.clone()
     other[..., :8, :8] = -other[..., :8, :8]
-    assert likeness(image, image) == 0
-    assert likeness(other, image) < 1e-4 * likeness(image.flip(3), image)
+    assert likeness(image, image, OWN) == 0
+    assert likeness(other, image, OWN) < 1e-4 * likeness(image.flip(3), image, OWN)
+
+
+def test_what_is_not_the_persons_own_counts_nothing_and_where_it_ends_does_not_change_the_scale(networks):
+    likeness = Likeness(LikenessMaps(SFace.load(), networks.attributes, CONFIG), CONFIG)
+    image = torch.rand(1, 3, 256, 256, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    covered, below = image.clone(), OWN.clone()
+    covered[..., :80, :] = 0.7  # a hat
+    below[..., :64, :] = 0  # and what the maps of places just below see of it
+    other = image.flip(3)
+    assert likeness(covered, image, below) < 0.05 * likeness(covered, image, OWN)
+    assert likeness(other, image, below) == pytest.approx(likeness(other, image, OWN).item(), rel=0.2)
+
+
+def test_what_counts_of_the_face_lies_where_sface_sees_it(networks):
+    likeness = Likeness(LikenessMaps(SFace.load(), networks.attributes, CONFIG), CONFIG)
+    own = torch.zeros(1, 1, 128, 128)
+    own[..., 64:96, 32:64] = 1
+    view = identity_view(
+        (255 * own[0, 0].repeat_interleave(2, 0).repeat_interleave(2, 1)).byte().numpy()[None, ..., None]
+    )
+    for size in (28, 14):
+        found = likeness.of_face(own, size)[0, 0]
+        expected = F.avg_pool2d(torch.from_numpy(view[None, 0, ..., 0]), 112 // size)[0]
+        torch.testing.assert_close(found, expected / expected.mean(), atol=0.02, rtol=0)
+        assert found.mean().item() == pytest.approx(1)
 
 
 def test_the_head_region_is_the_middle_of_the_crop():

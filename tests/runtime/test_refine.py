@@ -8,12 +8,15 @@ import toy
 from fid.runtime.assets import FACES
 from fid.runtime.composer import Composer
 from fid.runtime.errors import InputError
+from fid.runtime.face.parts import BACKGROUND, BODY, FACE, HAIR, NECK, OCCLUDER
 from fid.runtime.identity import Identity
 from fid.runtime.looks import look_at_identity
-from fid.runtime.refine import ROUNDS, w_plus_offset
+from fid.runtime.refine import ROUNDS, own_share, w_plus_offset
+from fid.runtime.tensor import Tensor
 
 ADA = FACES / "identity-ada.jpg"
 BEN = FACES / "identity-ben.jpg"
+OWN = np.ones((128, 128), np.float32)
 
 
 @pytest.fixture(scope="module")
@@ -44,19 +47,43 @@ class Recorder:
     inputs = toy.REFINE[0]
 
     def __init__(self) -> None:
-        self.asked = []
+        self.asked, self.owns = [], []
 
     def run(self, **arrays):
+        self.owns += [arrays["own"]] if "own" in arrays else []
         self.asked.append((float(arrays["round"][0]), float(arrays["rounds"][0]), float(arrays["state"].max())))
         return {"next_state": arrays["state"] + 1, "w_plus_offset": arrays["state"][:, 0] + 1}
 
 
 def test_rounds_know_their_number_and_begin_with_nothing(crop):
     session = Recorder()
-    offset = w_plus_offset(session, crop, np.zeros(512, np.float32), 3)
+    offset = w_plus_offset(session, crop, OWN, np.zeros(512, np.float32), 3)
     assert session.asked == [(0, 3, 0), (1, 3, 1), (2, 3, 2)]
     assert offset.shape == (toy.N_STYLES, 512)
     assert (offset == 3).all()
+
+
+def test_a_graph_that_takes_it_is_told_what_is_the_persons_own(crop):
+    session = Recorder()
+    session.inputs = (*toy.REFINE[0], Tensor("own", (1, 128, 128), "float32"))
+    w_plus_offset(session, crop, OWN, np.zeros(512, np.float32), 2)
+    assert [own.shape for own in session.owns] == [(1, 128, 128)] * 2
+
+
+def test_face_hair_and_half_of_the_neck_are_ones_own():
+    parts = np.zeros((6, 128, 128), np.float32)
+    for part, rows in zip((BODY, HAIR, FACE, NECK, OCCLUDER), np.split(np.arange(125), 5), strict=True):
+        parts[part, rows] = 1
+    parts[BACKGROUND, 125:] = 1
+    own = own_share(parts)
+    assert own.dtype == np.float32
+    assert [own[row].mean() for row in (0, 30, 60, 80, 110, 127)] == [0, 1, 1, 0.5, 0, 0]
+
+
+def test_where_no_head_is_seen_all_of_the_photo_counts():
+    parts = np.zeros((6, 128, 128), np.float32)
+    parts[BACKGROUND], parts[FACE, :8] = 1, 1
+    assert (own_share(parts) == 1).all()
 
 
 def test_photos_are_looked_at_closer_unless_there_are_no_rounds(bundle):
@@ -127,7 +154,7 @@ def test_the_graph_is_opened_while_the_face_is_found_and_let_go_without_one(bund
         composer.identify(np.zeros((300, 300, 3), np.uint8))
     assert "refine" in composer._ahead
     composer.close_identity()
-    assert not composer._ahead
+    assert "refine" not in composer._ahead
     plain = Composer(bundle, refine=0)
     plain.identify(ADA)
     assert not plain._ahead

@@ -255,6 +255,7 @@ def test_a_round_of_refine_steps_where_onnx_runtime_steps() -> None:
     shapes = {tensor.name: tuple(map(int, tensor.shape)) for tensor in session.inputs}
     values = {
         "crop": rng.integers(0, 255, shapes["crop"]).astype(np.uint8),
+        "own": np.ones(shapes["own"], np.float32),
         "w": 0.3 * rng.standard_normal(shapes["w"]).astype(np.float32),
         "state": np.zeros(shapes["state"], np.float32),
         "round": np.zeros(1, np.float32),
