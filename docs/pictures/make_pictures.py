@@ -12,8 +12,10 @@ import cv2
 import numpy as np
 from fid.runtime import Composer
 from fid.runtime.assets import FACES
+from fid.runtime.deidentify.judges import Judges
 from fid.runtime.deidentify.replace import Deidentifier, tracks_of_photo
 from fid.runtime.deidentify.stand_in import People
+from fid.runtime.deidentify.traits import known_candidates
 from fid.runtime.interpolate import interpolate, strip
 from fid.runtime.media.images import find_photos, read_image, write_image
 from fid.runtime.media.table import compose_table
@@ -71,7 +73,8 @@ def replaced(composer: Composer, photo: Path) -> np.ndarray:
     """Return a photo and what de-identification makes of it, side by side."""
     sampler = Sampler(composer)
     image = read_image(photo)
-    people = People(composer, lambda seed: sampler.person(seed)[1], 0)
+    chosen = {"measured": known_candidates(composer), "judges": Judges(composer)}
+    people = People(composer, lambda seed: sampler.person(seed)[1], 0, **chosen)
     work = Deidentifier(composer, people, tracks_of_photo(composer, image))
     return np.hstack([image, work.picture(image, 0.0)])
 
