@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import toy
 from fid.runtime.assets import FACES
+from fid.runtime.commands.cli import main
 from fid.runtime.composer import Composer
 from fid.runtime.errors import InputError
 from fid.runtime.face.parts import BACKGROUND, BODY, FACE, HAIR, NECK, OCCLUDER
@@ -158,3 +159,8 @@ def test_the_graph_is_opened_while_the_face_is_found_and_let_go_without_one(bund
     plain = Composer(bundle, refine=0)
     plain.identify(ADA)
     assert not plain._ahead
+
+
+def test_the_help_tells_how_many_rounds_there_are():
+    (option,) = [param for param in main.commands["compose"].params if param.name == "refine"]
+    assert f"[default: {ROUNDS}]" in option.help
