@@ -17,7 +17,7 @@ from fid.runtime.batch import run as batch_run
 from fid.runtime.batch.jobs import Compose
 from fid.runtime.commands.bench import made_frames
 from fid.runtime.composer import Composer
-from fid.runtime.deidentify import judges
+from fid.runtime.deidentify import judges, verdict
 from fid.runtime.deidentify import run as deidentify_run
 from fid.runtime.deidentify.verdict import Verdict
 from fid.runtime.face.detect import Face
@@ -146,8 +146,8 @@ def test_deidentify_tells_whether_somebody_is_left(bundle: str, monkeypatch: pyt
     assert (report["people"], report["still_matching"], report["files"][0]["input"]) == (1, 0, "laughing.jpg")
     Path("in/broken.jpg").unlink()
     assert batch("deidentify", bundle)["still_matching"] == 0
-    monkeypatch.setattr(judges, "MATCH", -1.0)
-    monkeypatch.setattr(judges, "MATCH_DLIB", 9.0)
+    monkeypatch.setattr(verdict, "UNCHANGED", 256.0)  # whatever is there is the original
+    monkeypatch.setattr(verdict, "LEFT", -9.0)
     assert batch("deidentify", bundle, "--seed", "9", exit_code=3)["still_matching"] == 1
     assert batch("deidentify", bundle, "--seed", "9", exit_code=3)["left"] == 0, "it is still told the next time"
 
