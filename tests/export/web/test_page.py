@@ -60,7 +60,7 @@ def change(page: Page, act: str, *arguments: object) -> None:
     if what == "person":
         panel.get_by_role("radio", name=str(arguments[0])).check()
     elif what == "blend":
-        panel.locator("input[type=range]").fill(str(arguments[0]))
+        panel.get_by_label("How far toward the other photo").fill(str(arguments[0]))
     else:
         panel.locator("input[accept^=image]").set_input_files(list(arguments))  # type: ignore[arg-type]
     expect(page.locator("#picture")).not_to_have_attribute("src", former, timeout=60_000)

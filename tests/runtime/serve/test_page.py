@@ -238,6 +238,7 @@ def test_axe_finds_nothing(page: Page, scheme: str) -> None:
     page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type] - one of the two
 
     def audit(state: str) -> None:
+        page.evaluate("Promise.all(document.getAnimations().map((one) => one.finished))")  # colours on their way
         found = Axe().run(page)["violations"]
         assert [(one["id"], one["impact"], one["nodes"][0]["html"][:200]) for one in found] == [], state
 
