@@ -24,6 +24,7 @@ STEP = 4  # from one level of the pyramid to the next; YuNet sees 16 to 300 px
 TILE_PX, COMMON_PX = 1280, 128  # side of a tile in its level, and how far two of them overlap
 BEYOND_PX = 48  # of each level: so far it is mirrored outwards
 SMALLEST_LEVEL = 320  # px, longest side of the last level, and what a smaller picture is enlarged to
+HAIR = 0.25  # of a face's height: so far its head reaches above it
 CUT = 0.3  # of a face's side: so far outside of the picture the middle of one may lie that the border cuts
 LEAST = 0.6  # 0..1, YuNet's certainty of what is looked at once more, upright
 ROOM = 2.2  # side of a view around a face, in sides of its box
@@ -49,7 +50,7 @@ def find_all(detector: Detector, image: np.ndarray, turns: Sequence[int] = TURNS
                     moved = _moved(face, home, np.array([left, top]) - BEYOND_PX, scale)
                     if _inside(moved, image.shape):
                         found.append(moved)
-    return [_second_look(detector, image, face) for face in distinct(found)]
+    return [_second_look(detector, image, face) for face in _possible(distinct(found), image.shape)]
 
 
 def find_quickly(detector: Detector, image: np.ndarray, side: int, turns: Sequence[int] = (0,)) -> list[Face]:
@@ -61,7 +62,7 @@ def find_quickly(detector: Detector, image: np.ndarray, side: int, turns: Sequen
     for degrees in turns:
         view, home = _turned(padded, degrees)
         found += [_moved(face, home, np.full(2, -BEYOND_PX), scale) for face in detector.look(view, MIN_SCORE)]
-    return [face for face in distinct(found) if _inside(face, image.shape)]
+    return _possible([face for face in distinct(found) if _inside(face, image.shape)], image.shape)
 
 
 def surest_turn(detector: Detector, image: np.ndarray, face: Face) -> Face:
@@ -172,6 +173,19 @@ def _inside(face: Face, shape: tuple[int, ...], beyond: float = CUT) -> bool:
     x, y = left + width / 2, top + height / 2
     wide, high = beyond * width, beyond * height
     return -wide < x < shape[1] + wide and -high < y < shape[0] + high
+
+
+def _possible(faces: Sequence[Face], shape: tuple[int, ...]) -> list[Face]:
+    """The faces but those that mirrored necks and shoulders look like: with their middle beyond the border, and with
+    the mouth of a surer face in their box or where their hair would be: nobody there would let us see it."""
+
+    def before(face: Face, other: Face) -> bool:
+        left, top, width, height = face.box
+        top, height = top - HAIR * height, height + HAIR * height
+        inside = (other.points[3:] > (left, top)) & (other.points[3:] < (left + width, top + height))
+        return other.score > face.score and bool(inside.all())
+
+    return [face for face in faces if _inside(face, shape, 0.0) or not any(before(face, other) for other in faces)]
 
 
 def _second_look(detector: Detector, image: np.ndarray, face: Face) -> Face:

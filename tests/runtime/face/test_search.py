@@ -155,3 +155,17 @@ def test_faces_are_found_behind_a_mask_dark_glasses_or_with_one_half_hidden(dete
     (face,) = find_all(detector, image)
     assert face.score >= MIN_SCORE
     assert abs(face.box[0] + face.box[2] / 2 - left - width / 2) < 0.2 * width
+
+
+def test_nobody_beyond_the_border_has_the_mouth_of_somebody_surer_in_their_face() -> None:
+    """A neck and its mirror image below the picture look like a large face; one below somebody else is kept."""
+    points = np.array([[200.0, 200], [300, 200], [250, 260], [210, 320], [290, 320]])
+    sure = Face((150, 110, 220, 330), points, 0.94)
+    neck = Face((60, 300, 430, 430), points, 0.7)  # its middle at y = 515
+    below = Face((60, 400, 230, 230), points, 0.7)  # the same, below the mouth
+    before = Face((60, 250, 430, 430), points, 0.7)  # its middle in the picture
+    surer = Face((60, 300, 430, 430), points, 0.95)
+    hair = Face((60, 350, 430, 430), points, 0.7)  # its hair would be before the mouth
+    for other, kept in ((neck, False), (hair, False), (below, True), (before, True), (surer, True)):
+        assert (other in search._possible([sure, other], (512, 512, 3))) == kept
+        assert sure in search._possible([sure, other], (512, 512, 3))
