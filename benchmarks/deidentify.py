@@ -9,7 +9,8 @@ in from the left and from above; or --clip gives real ones, in whose first frame
 left in a frame when its middle has changed by less than 6 grey levels, or
 when SFace and dlib both take it for the same person; faces of which less than half is in the frame count by the middle
 alone. Kept is pose and expression where YuNet still finds a face at the place: distance of its five points from the
-original's, in distances between the eyes; and sex and age as dlib's code tells them (`benchmarks/traits.py`). CPU
+original's, in distances between the eyes; and sex and age as the codes of dlib and SFace tell them
+(`benchmarks/traits.py`). CPU
 seconds, because other work on the machine then matters less.
 """
 

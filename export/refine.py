@@ -377,9 +377,8 @@ def measured(path: Path, one: Round, arrays: Arrays, threads: int) -> Parity:
         tensors = (torch.from_numpy(np.ascontiguousarray(value)) for value in values)
         expected.append(one(*tensors)[1].detach().numpy().reshape(1, -1))
     apart = difference(np.concatenate(got), np.concatenate(expected))
-    first = w_plus_offset(
-        session, arrays["crop"][0], own[0], arrays["w_plus"][0, 0], 2
-    )  # from nothing: Adam divides 0 by 0
+    # from nothing: Adam divides 0 by 0
+    first = w_plus_offset(session, arrays["crop"][0], own[0], arrays["w_plus"][0, 0], 2)
     if not np.isfinite(first).all():
         apart = Difference(math.nan, math.nan)
     return Parity(len(got), session.provider, TOLERANCE, apart, apart)

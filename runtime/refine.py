@@ -37,9 +37,9 @@ def w_plus_offset(
 ) -> np.ndarray:
     """Return the person's offset in W+, float32 [n_styles, w_size], to be added to the mapper's w for any attributes.
 
-    session: the graph `refine`. crop: the photo, aligned, RGB uint8 [256, 256, 3]. own: `own_share` of it. w: the
-    mapper's float32 [w_size] for the photo's own codes. rounds: 1 or more; the steps get smaller towards the last.
-    go_on: asked before each round; raises InterruptedError when it says no.
+    session: the graph `refine`. crop: the photo, aligned, RGB uint8 [256, 256, 3]. own: `own_share` of
+    it, float32 [128, 128]. w: the mapper's float32 [w_size] for the photo's own codes. rounds: 1 or more; the steps get
+    smaller towards the last. go_on: asked before each round; raises InterruptedError when it says no.
     """
     shapes = {tensor.name: tensor.shape for tensor in session.inputs}
     shape, given = shapes["state"], {"crop": crop[None], "w": w[None]}

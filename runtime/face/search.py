@@ -62,7 +62,7 @@ def find_quickly(detector: Detector, image: np.ndarray, side: int, turns: Sequen
     for degrees in turns:
         view, home = _turned(padded, degrees)
         found += [_moved(face, home, np.full(2, -BEYOND_PX), scale) for face in detector.look(view, MIN_SCORE)]
-    return _possible([face for face in distinct(found) if _inside(face, image.shape)], image.shape)
+    return _possible(distinct([face for face in found if _inside(face, image.shape)]), image.shape)
 
 
 def surest_turn(detector: Detector, image: np.ndarray, face: Face) -> Face:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -169,3 +170,12 @@ def test_nobody_beyond_the_border_has_the_mouth_of_somebody_surer_in_their_face(
     for other, kept in ((neck, False), (hair, False), (below, True), (before, True), (surer, True)):
         assert (other in search._possible([sure, other], (512, 512, 3))) == kept
         assert sure in search._possible([sure, other], (512, 512, 3))
+
+
+def test_a_surer_mirror_image_takes_no_face_away() -> None:
+    """Two views of one face at the border; the surer one has its middle too far outside."""
+    points = np.zeros((5, 2))
+    far, near = Face((-52, 100, 120, 120), points, 0.9), Face((-38, 100, 120, 120), points, 0.8)  # 48 px are mirrored
+    detector = SimpleNamespace(look=lambda view, least: [far, near])
+    (found,) = search.find_quickly(detector, np.zeros((320, 320, 3), np.uint8), 320)  # type: ignore[arg-type]
+    assert found.score == 0.8
