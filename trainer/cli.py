@@ -261,6 +261,35 @@ def fit(
 
 
 @main_group.command()
+@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="The run's folder.")
+@click.option(
+    "--init",
+    type=Source(path_type=Path, exists=True),
+    default="default",
+    help="Begin from the weights of this run, checkpoint or bundle; `default` is the bundle that ships.",
+)
+@click.option(
+    "--dataset",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    required=True,
+    help="Folder of `fid-train dataset`, of the same generator.",
+)
+@folder_option("--photos", "Folder of photographs, as further attribute images.")
+@click.option("--set", "settings", multiple=True, metavar="NAME=VALUE", help="Any value that --dry-run shows.")
+@generator_option
+@minutes_option
+@resume_option
+@dry_run_option
+def expressions(output: Path, settings: tuple[str, ...], dry_run: bool, **options: Any) -> None:
+    """Teach the networks expressions that generated faces seldom have: closed eyes, wide mouths, smiles, brows."""
+    from .expressions import ExpressionsConfig, teach
+
+    config = _changed(ExpressionsConfig(), settings)
+    _plan("expressions", asdict(config), dry_run)
+    console.print(f"saved {teach(output, config, console=console, **options)}")
+
+
+@main_group.command()
 @click.argument("subject", metavar="[CHECKPOINT|BUNDLE]", required=False, type=click.Path(path_type=Path, exists=True))
 @click.option("--pairs", type=click.IntRange(min=2), default=256, help="Identity and attribute pairs.")
 @click.option("--psi", type=float, default=0.8, help="Truncation of the generated pairs.")

@@ -1,0 +1,424 @@
+"""Teach E_attr and M expressions that they hardly follow, closed eyes and wide mouths among them: `fid-train
+expressions`.
+
+The generator seldom draws closed eyes, so what learns from its faces does not look for them, although it can draw them:
+a few directions in W do it and leave person, pose and light nearly alone (`directions`). Faces moved along them are
+shown as attribute images, and what is to be answered needs no picture: where the networks put the face as it was, moved
+by the same d,
+
+    M(z_id, E_attr(G(w + d))) = M'(z_id, E'_attr(G(w))) + d,
+
+M' and E'_attr being what training began from. So everything else stays where it was, and no gradient goes through the
+generator but the few that the directions come from.
+"""
+
+import copy
+import math
+import zipfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from rich.console import Console
+from torch import Tensor, nn
+
+from ..runtime.errors import FidError, InputError
+from .controls import POSE, expression_of
+from .data.augment import augment
+from .data.dataset import UNWATCHED, Faces, FrozenNetworks, read_dataset, read_photos
+from .data.statistics import RealIdentities
+from .evaluate.measures import head_pose
+from .fit.run import check_sources
+from .loop import Budget, Preparing, Progress, StoppedError, best_device, machine_record, move_average, tune_machine
+from .networks.trained import AttributeEncoder
+from .pixels import to_bytes, to_float
+from .presets import FitConfig
+from .weights.checkpoint import (
+    check_new,
+    latest,
+    make_folder,
+    optimizer_tensors,
+    read_weights,
+    restore_optimizer,
+    save,
+    tensors_of,
+    write_json,
+    writing,
+)
+from .weights.trained import Trainable, generator_name, load_generator, load_mapping, load_trained
+
+SAVE_EVERY_S = 240
+SHARD = 256  # faces whose views are in one file
+COMPONENTS = 60  # principal components of the face mesh that pose and expression are read from
+REGIONS = ((0, 256, 0, 24), (0, 256, 232, 256), (100, 200, 90, 166), (10, 60, 60, 196))
+"""Top, bottom, left and right, px of 256, whose mean colours a direction holds: both sides, face, forehead."""
+LIPS, WIDTH, CORNERS, EYES, INNER_BROWS, BROWS, CHIN = range(POSE, POSE + 7)  # of the numbers: `expression_of`
+
+
+class Expression(NamedTuple):
+    """One direction, by the numbers of pose and expression."""
+
+    wanted: dict[int, float]  # that move, and by how many standard deviations a unit moves them
+    free: tuple[int, ...] = ()  # that may move along; all others are held
+
+
+EXPRESSIONS = {
+    "eyes": Expression({EYES: 1.0}, (BROWS,)),
+    "lips": Expression({LIPS: 1.0}, (CHIN,)),
+    "smile": Expression({WIDTH: 0.7, CORNERS: 0.7}),
+    "brows": Expression({INNER_BROWS: 0.7, BROWS: 0.7}),
+}
+
+
+@dataclass(frozen=True)
+class ExpressionsConfig:
+    """What `fid-train expressions` does."""
+
+    sampled: int = 110  # faces whose gradients tell the directions
+    codes: int = 8  # random projections of the identity code's gradient
+    colour: float = 20.0  # weight of held colours, of a unit of [-1, 1]
+    held: float = 0.3  # weight of numbers that are to stay, of a standard deviation
+    ridge: float = 0.1  # of the mean variance
+    views: int = 2  # of each face, beside the face as it is
+    steps: int = 1200
+    batch: int = 48
+    photo_batch: int = 16  # photographs beside them, if there are any
+    rate_attributes: float = 1.5e-4
+    rate_mapper: float = 1e-4
+    numbers_weight: float = 0.12  # of the error in pose and expression, beside that of w
+    real_identities: float = 1.5  # how far identity codes are led towards those of real people
+    ema: float = 0.995
+    bf16: bool = False
+    seed: int = 77
+
+
+class Gradients(NamedTuple):
+    """Gradients in W, in its standard deviations, of faces of the generator."""
+
+    numbers: Tensor  # [N, K, 512], of pose and expression, in their standard deviations
+    codes: Tensor  # [N, R, 512], of random projections of the identity code
+    colours: Tensor  # [N, C, 512], of mean colours of `REGIONS`
+
+
+def numbers_of(meshes: np.ndarray) -> np.ndarray:
+    """Return pitch, yaw (degrees) and `expression_of` of face mesh points [N, 468, 3], px: [N, K]."""
+    return np.hstack([head_pose(meshes)[:, :POSE], expression_of(meshes)])
+
+
+def readout(meshes: np.ndarray) -> np.ndarray:
+    """Return weights [468 * 3, K] that read the numbers, in their standard deviations, off face mesh points [N, 468, 3]
+    px, up to a constant: a ridge regression on their principal components."""
+    points, numbers = meshes.reshape(len(meshes), -1), numbers_of(meshes)
+    points, numbers = points - points.mean(0), (numbers - numbers.mean(0)) / numbers.std(0)
+    axes = np.linalg.svd(points, full_matrices=False)[2][:COMPONENTS].T
+    parts = points @ axes
+    square = parts.T @ parts
+    ridge = 1e-3 * np.trace(square) / len(square)
+    return axes @ np.linalg.solve(square + ridge * np.eye(len(square)), parts.T @ numbers)
+
+
+def gradients(
+    frozen: FrozenNetworks, w: Tensor, config: ExpressionsConfig, preparing: Preparing = UNWATCHED
+) -> Gradients:
+    """Return the gradients at the first `config.sampled` of faces w [N, 512]; all tell what a standard deviation is."""
+    random, landmarks = torch.Generator().manual_seed(config.seed), frozen.landmarks
+    with torch.no_grad():
+        parts = preparing("drawing faces", w.split(8))
+        meshes = torch.cat([landmarks(frozen.synthesis(part).float()).cpu() for part in parts])
+    reading = torch.from_numpy(readout(meshes.numpy().astype(np.float64))).float().to(w.device)
+    found: tuple[list[Tensor], ...] = ([], [], [])
+    for code in preparing("differentiating faces", w[: config.sampled].split(1)):
+        moved = code.clone().requires_grad_(True)
+        image = frozen.synthesis(moved).float()
+        numbers = landmarks(image).reshape(-1) @ reading
+        directions = torch.randn(config.codes, frozen.identity.code_size, generator=random).to(w.device)
+        colours = torch.cat([image[0, :, a:b, c:d].mean((1, 2)) for a, b, c, d in scaled_regions(image.shape[-1])])
+        for kept, values in zip(found, (numbers, directions @ frozen.identity(image)[0], colours), strict=True):
+            rows = [torch.autograd.grad(value, moved, retain_graph=True)[0][0] for value in values]
+            kept.append(torch.stack(rows) * frozen.w_std)
+    return Gradients(*(torch.stack(kept).cpu() for kept in found))
+
+
+def scaled_regions(side: int) -> list[tuple[int, ...]]:
+    """Return `REGIONS` of a picture of another size."""
+    return [tuple(edge * side // 256 for edge in region) for region in REGIONS]
+
+
+def direction(expression: Expression, given: Gradients, config: ExpressionsConfig) -> Tensor:
+    """Return the direction [512] in W, in its standard deviations, that moves an expression by one on average.
+
+    Of all that do, it is the one that changes identity code, colours and the numbers that are held least, in squares,
+    and is short (ridge).
+    """
+    n = len(given.numbers)
+    held = [k for k in range(given.numbers.shape[1]) if k not in (*expression.wanted, *expression.free)]
+    rows = torch.cat(
+        [
+            given.codes.flatten(0, 1) / math.sqrt(n * given.codes.shape[1]),
+            given.colours.flatten(0, 1) * math.sqrt(config.colour / n),
+            given.numbers[:, held].flatten(0, 1) * math.sqrt(config.held / n),
+        ]
+    ).double()
+    wanted = sum(share * given.numbers[:, k].double().mean(0) for k, share in expression.wanted.items())
+    assert isinstance(wanted, Tensor)
+    square = rows.T @ rows
+    ridge = config.ridge * square.diagonal().mean()
+    found = torch.linalg.solve(square + ridge * torch.eye(len(square), dtype=torch.float64), wanted)
+    return (found / (wanted @ found)).float()
+
+
+def edits(n: int, random: torch.Generator) -> Tensor:
+    """Return by how much n faces are moved in each of `EXPRESSIONS`, [n, 4], in units of their directions.
+
+    Eyes close more often than they widen, and mouths open more than they close; three in ten of all are left alone.
+    """
+
+    def either(low: float, high: float) -> Tensor:
+        uniform = low + (high - low) * torch.rand(n, generator=random)
+        return torch.where(torch.rand(n, generator=random) < 0.5, torch.randn(n, generator=random), uniform)
+
+    columns = (either(-5, 1), either(-1.5, 3), *(1.25 * torch.randn(2, n, generator=random)))
+    return torch.stack(columns, 1) * (torch.rand(n, len(columns), generator=random) < 0.7)
+
+
+class Edited(NamedTuple):
+    """Views of faces: the face as it is and edited ones."""
+
+    crops: Tensor  # uint8 [N, V, 3, 128, 128], RGB, as E_attr sees them
+    amounts: Tensor  # float32 [N, V, 4], of `edits`; 0 of the first view
+
+
+def write_views(
+    folder: Path, faces: Faces, moves: Tensor, frozen: FrozenNetworks, config: ExpressionsConfig, preparing: Preparing
+) -> Edited:
+    """Return the views of faces, moved along `moves` [4, 512]; kept in shards of the folder, of which those that are
+    there are read. Raises InputError where one is broken."""
+    make_folder(folder)
+    parts = []
+    for index, start in enumerate(range(0, len(faces), SHARD)):
+        path, w = folder / f"views_{index:05d}.npz", faces.w[start : start + SHARD]
+        if not path.exists():
+            random = torch.Generator().manual_seed(config.seed * 1_000_003 + index)
+            unmoved, moved = torch.zeros(len(w), len(moves)), [edits(len(w), random) for _ in range(config.views)]
+            amounts = torch.stack([unmoved, *moved], 1)
+            codes = w[:, None].cpu() + amounts @ moves * frozen.w_std.cpu()
+            crops = [_view(frozen, part) for part in preparing("drawing expressions", codes.flatten(0, 1).split(8))]
+            with writing(path) as partial, partial.open("wb") as file:
+                np.savez(file, crops=torch.cat(crops).unflatten(0, codes.shape[:2]).numpy(), amounts=amounts.numpy())
+        try:
+            with path.open("rb") as file, np.load(file) as shard:
+                parts.append(Edited(torch.from_numpy(shard["crops"]), torch.from_numpy(shard["amounts"])))
+        except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
+            raise InputError(f"{path} is broken ({error}); delete it and go on with --resume.") from error
+    return Edited(*(torch.cat(values) for values in zip(*parts, strict=True)))
+
+
+@torch.no_grad()
+def _view(frozen: FrozenNetworks, w: Tensor) -> Tensor:
+    return _as_seen(frozen.synthesis(w.to(frozen.w_mean.device)).float()).cpu()
+
+
+def _as_seen(image: Tensor) -> Tensor:
+    """Images float [N, 3, S, S] -> uint8 [N, 3, 128, 128]."""
+    return to_bytes(F.avg_pool2d(image.clamp(-1, 1), image.shape[-1] // AttributeEncoder.size))
+
+
+class ExpressionsLoop:
+    """State of one run; `step` is one optimisation step."""
+
+    def __init__(
+        self,
+        config: ExpressionsConfig,
+        networks: Trainable,
+        faces: Faces,
+        edited: Edited,
+        moves: Tensor,
+        numbers: Tensor,
+        frozen: FrozenNetworks,
+        photos: Tensor | None = None,
+    ) -> None:
+        """`networks`: to begin from. `moves` [4, 512]: the directions. `numbers` [K, 512]: mean gradients of pose and
+        expression. `photos` uint8 [N, 3, 128, 128]: attribute images whose w nobody knows."""
+        self.config, self.faces, self.edited, self.moves, self.numbers = config, faces, edited, moves, numbers
+        self.w_mean, self.w_std, self.device = frozen.w_mean, frozen.w_std, frozen.w_mean.device
+        self.moves, self.numbers = moves.to(self.device), numbers.to(self.device)
+        self.before = networks.to(self.device).eval().requires_grad_(False)
+        self.networks = copy.deepcopy(self.before).requires_grad_(True)
+        self.average = copy.deepcopy(self.before)
+        for module in (self.before, self.networks):
+            module.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue] - torch's stubs lack it
+        self.photos = photos if photos is None or not config.photo_batch else torch.cat((photos, photos.flip(3)))
+        self.real, self.done = RealIdentities(), 0
+        groups = [
+            {"params": self.networks.attributes.parameters(), "lr": config.rate_attributes},
+            {"params": self.networks.mapper.parameters(), "lr": config.rate_mapper},
+        ]
+        self.optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.99), weight_decay=0)
+        self.rates = [group["lr"] for group in self.optimizer.param_groups]
+        self.codes = self.codes_of(edited.crops[:, 0])
+        self.photo_codes = None if self.photos is None else self.codes_of(self.photos)
+
+    @torch.no_grad()
+    def codes_of(self, crops: Tensor) -> Tensor:
+        """Return what E_attr said before of crops uint8 [N, 3, 128, 128]: [N, 512]."""
+        return torch.cat([self.encoded(self.before.attributes, part.to(self.device)) for part in crops.split(64)])
+
+    def encoded(self, encoder: nn.Module, crops: Tensor) -> Tensor:
+        """Return codes [N, 512], float32, of crops [N, 3, 128, 128], uint8 or float in [-1, 1]."""
+        views = to_float(crops) if crops.dtype == torch.uint8 else crops
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.bf16):
+            return encoder(views.contiguous(memory_format=torch.channels_last)).float()
+
+    def rate(self) -> float:
+        """Return the share of the rates at this step: a warm-up over 100 steps, a cosine to 0.02."""
+        return min(1, (self.done + 1) / 100) * (0.51 + 0.49 * math.cos(math.pi * self.done / self.config.steps))
+
+    def step(self) -> dict[str, float]:
+        """Take one step and return the losses: mean squared errors of w, in its standard deviations, and of pose and
+        expression in theirs. Raises FidError when they are not finite, before the weights are touched."""
+        config = self.config
+        random = torch.Generator().manual_seed(config.seed * 1_000_003 + self.done)
+
+        def some(n: int, below: int) -> Tensor:
+            return torch.randint(below, (n,), generator=random)
+
+        shown, view = some(config.batch, len(self.faces)), some(config.batch, self.edited.crops.shape[1])
+        crops, before, amounts = self.edited.crops[shown, view], self.codes[shown], self.edited.amounts[shown, view]
+        if self.photos is not None and self.photo_codes is not None:
+            index = some(config.photo_batch, len(self.photos))
+            crops, before = torch.cat((crops, self.photos[index])), torch.cat((before, self.photo_codes[index]))
+            amounts = F.pad(amounts, (0, 0, 0, config.photo_batch))
+        n = len(crops)
+        people, portraits = some(n, len(self.faces)), some(n, self.edited.crops.shape[1])
+        themselves = config.batch // 6  # pairs whose identity and attributes are of one face
+        people[:themselves] = shown[:themselves]
+        own = self.faces.identity[people].to(self.device)
+        identity = self.real.towards(own, config.real_identities, random, slice(None), n)
+        identity[:themselves] = own[:themselves]
+        before, portrait = before.to(self.device), self.codes[people].to(self.device)
+        with torch.no_grad():
+            as_it_was = self.standard(self.before.mapper(identity, before, portrait))
+            target = as_it_was + amounts.to(self.device) @ self.moves
+        self.networks.train()
+        for module in self.networks.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.eval()  # its statistics are those of the faces that everything was learnt from
+        attributes = self.encoded(self.networks.attributes, augment(to_float(crops.to(self.device)), random))
+        with torch.no_grad():
+            looks = self.encoded(self.networks.attributes, self.edited.crops[people, portraits].to(self.device))
+        error = self.standard(self.networks.mapper(identity, attributes, looks)) - target
+        losses = {"w": error.square().mean(), "numbers": (error @ self.numbers.T).square().mean()}
+        total = losses["w"] + config.numbers_weight * losses["numbers"]
+        figures = {name: loss.item() for name, loss in losses.items()}
+        if not all(map(math.isfinite, figures.values())):
+            raise FidError(f"the loss is not finite at step {self.done}: {figures}; the last checkpoint is untouched.")
+        for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
+            group["lr"] = rate * self.rate()
+        self.optimizer.zero_grad(set_to_none=True)
+        total.backward()
+        nn.utils.clip_grad_norm_(self.networks.parameters(), 0.7)
+        self.optimizer.step()
+        decay = min(config.ema, (self.done + 1) / (self.done + 10))
+        move_average([*self.average.parameters()], [*self.networks.parameters()], decay)
+        self.done += 1
+        return figures
+
+    def standard(self, w: Tensor) -> Tensor:
+        """Return w [N, 512] in standard deviations of W."""
+        return (w - self.w_mean) / self.w_std
+
+    def save(self, run: Path, figures: dict[str, float]) -> Path:
+        """Write a checkpoint, which `fid-export` and `fid-train evaluate` take as one of `fid-train fit`."""
+        weights = {**tensors_of("attributes", self.average.attributes), **tensors_of("mapper", self.average.mapper)}
+        state = {f"networks.{name}": value for name, value in self.networks.state_dict().items()}
+        state |= optimizer_tensors("optimizer", self.optimizer)
+        looks = self.average.mapper.appearance
+        shape = FitConfig(appearance=0 if looks is None else looks.out_features)
+        record = {"kind": "fit", "configuration": asdict(shape), "expressions": asdict(self.config), "figures": figures}
+        return save(run, self.done, weights, state, record)
+
+    def restore(self, checkpoint: Path) -> None:
+        """Go on from a checkpoint of `save`."""
+        kept = load_trained(checkpoint).to(self.device)
+        self.average.load_state_dict(kept.state_dict())
+        state = read_weights(checkpoint, "state.safetensors")
+        prefix = "networks."
+        own = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+        self.networks.load_state_dict(own)
+        restore_optimizer(self.optimizer, state, "optimizer")
+        self.done = int(checkpoint.name.removeprefix("step_"))
+
+
+def teach(
+    run: Path,
+    config: ExpressionsConfig,
+    *,
+    init: Path,
+    dataset: Path,
+    generator: Path | None = None,
+    photos: Path | None = None,
+    max_minutes: float | None = None,
+    resume: bool = False,
+    console: Console,
+) -> Path:
+    """Train into `run` and return its last checkpoint folder.
+
+    `init`: a run, checkpoint or bundle to begin from, with the light attribute encoder and a mapper into W. `dataset`:
+    faces of `fid-train dataset`, of the same generator. `photos`: photographs as further attribute images, whose
+    answers stay as they are. What is drawn is kept in `run`, so a run that was stopped goes on with `resume`.
+    """
+    check_new(run, resume)
+    budget = Budget(max_minutes)
+    tune_machine()
+    with budget.catching_signals():
+        networks = load_trained(init)
+        if not isinstance(networks.attributes, AttributeEncoder) or networks.mapper.n_styles:
+            raise InputError(
+                f"{init} has another attribute encoder than the light one, or a mapper into W+: begin from a run of "
+                "the preset `live`."
+            )
+        faces, preparing = read_dataset(dataset), Preparing(console.print, lambda: budget.over)
+        frozen = FrozenNetworks.load(load_generator(generator, 256), best_device(), mapping=load_mapping(generator))
+        found = latest(run) if resume else None
+        sources = {"generator": generator_name(generator, 256)}
+        others = {"init": init, "dataset": dataset, "photos": photos}
+        sources |= {name: path.resolve().name if path else None for name, path in others.items()}
+        check_sources(run, sources)
+        make_folder(run)
+        write_json(run / "run.json", {"configuration": asdict(config), **sources, "machine": machine_record()})
+        try:
+            moves, numbers = _directions(run, frozen, faces, config, preparing)
+            edited = write_views(run / "views", faces, moves, frozen, config, preparing)
+            known = None if photos is None else _as_seen(read_photos(photos, frozen, console.print, preparing).crop)
+        except StoppedError as stopped:
+            raise FidError(f"{stopped} --resume goes on from there.") from stopped
+        loop = ExpressionsLoop(config, networks, faces, edited, moves, numbers, frozen, known)
+        if found:
+            loop.restore(found)
+            console.print(f"resumed from {found.name}")
+        progress, smooth, saved = Progress(console, config.steps, config.batch, loop.done), {}, budget.seconds
+        while loop.done < config.steps and not budget.over:
+            figures = loop.step()
+            smooth |= {name: 0.95 * smooth.get(name, value) + 0.05 * value for name, value in figures.items()}
+            progress.show(loop.done, smooth)
+            if budget.seconds - saved > SAVE_EVERY_S:
+                saved = budget.seconds
+                loop.save(run, smooth)
+        return loop.save(run, smooth)
+
+
+def _directions(
+    run: Path, frozen: FrozenNetworks, faces: Faces, config: ExpressionsConfig, preparing: Preparing
+) -> tuple[Tensor, Tensor]:
+    """The directions [4, 512] and the mean gradients [K, 512] of pose and expression, kept in the run's folder."""
+    path = run / "directions.npz"
+    if not path.exists():
+        given = gradients(frozen, faces.w[: 3 * config.sampled].to(frozen.w_mean.device), config, preparing)
+        moves = torch.stack([direction(expression, given, config) for expression in EXPRESSIONS.values()])
+        with writing(path) as partial, partial.open("wb") as file:
+            np.savez(file, moves=moves.numpy(), numbers=given.numbers.mean(0).numpy())
+    with path.open("rb") as file, np.load(file) as kept:
+        return torch.from_numpy(kept["moves"]), torch.from_numpy(kept["numbers"])
