@@ -88,6 +88,7 @@ class ExpressionsConfig:
     photo_batch: int = 16  # photographs beside them, if there are any
     rate_attributes: float = 1.5e-4
     rate_mapper: float = 1e-4
+    gain: float = 1.0  # of d, by which answers move; more makes up for what a regression loses
     numbers_weight: float = 0.12  # of the error in pose and expression, beside that of w
     real_identities: float = 1.5  # how far identity codes are led towards those of real people
     ema: float = 0.995
@@ -301,7 +302,7 @@ class ExpressionsLoop:
         before, portrait = before.to(self.device), self.codes[people].to(self.device)
         with torch.no_grad():
             as_it_was = self.standard(self.before.mapper(identity, before, portrait))
-            target = as_it_was + amounts.to(self.device) @ self.moves
+            target = as_it_was + config.gain * amounts.to(self.device) @ self.moves
         self.networks.train()
         for module in self.networks.modules():
             if isinstance(module, nn.BatchNorm2d):
