@@ -286,7 +286,8 @@ def expressions(output: Path, settings: tuple[str, ...], dry_run: bool, **option
 
     config = _changed(ExpressionsConfig(), settings)
     _plan("expressions", asdict(config), dry_run)
-    console.print(f"saved {teach(output, config, console=console, **options)}")
+    if checkpoint := teach(output, config, console=console, **options):
+        console.print(f"saved {checkpoint}")
 
 
 @main_group.command()

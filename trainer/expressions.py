@@ -364,8 +364,8 @@ def teach(
     max_minutes: float | None = None,
     resume: bool = False,
     console: Console,
-) -> Path:
-    """Train into `run` and return its last checkpoint folder.
+) -> Path | None:
+    """Train into `run` and return its last checkpoint folder, or None when there was no time for a step.
 
     `init`: a run, checkpoint or bundle to begin from, with the light attribute encoder and a mapper into W. `dataset`:
     faces of `fid-train dataset`, of the same generator. `photos`: photographs as further attribute images, whose
@@ -395,7 +395,8 @@ def teach(
             edited = write_views(run / "views", faces, moves, frozen, config, preparing)
             known = None if photos is None else _as_seen(read_photos(photos, frozen, console.print, preparing).crop)
         except StoppedError as stopped:
-            raise FidError(f"{stopped} --resume goes on from there.") from stopped
+            console.print(f"{stopped} --resume goes on from there.")
+            return found
         loop = ExpressionsLoop(config, networks, faces, edited, moves, numbers, frozen, known)
         if found:
             loop.restore(found)
