@@ -15,7 +15,7 @@ generator but the few that the directions come from.
 import copy
 import math
 import zipfile
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from ..runtime.errors import FidError, InputError
 from .controls import POSE, expression_of
 from .data.augment import augment
-from .data.dataset import UNWATCHED, Faces, FrozenNetworks, read_dataset, read_photos
+from .data.dataset import UNWATCHED, Faces, FrozenNetworks, made_with, read_dataset, read_photos
 from .data.statistics import RealIdentities
 from .evaluate.measures import head_pose
 from .fit.run import check_sources
@@ -243,7 +243,7 @@ class ExpressionsLoop:
     ) -> None:
         """`networks`: to begin from. `moves` [4, 512]: the directions. `numbers` [K, 512]: mean gradients of pose and
         expression. `photos` uint8 [N, 3, 128, 128]: attribute images whose w nobody knows."""
-        self.config, self.faces, self.edited, self.moves, self.numbers = config, faces, edited, moves, numbers
+        self.config, self.faces, self.edited = config, faces, edited
         self.w_mean, self.w_std, self.device = frozen.w_mean, frozen.w_std, frozen.w_mean.device
         self.moves, self.numbers = moves.to(self.device), numbers.to(self.device)
         self.before = networks.to(self.device).eval().requires_grad_(False)
@@ -297,8 +297,10 @@ class ExpressionsLoop:
         themselves = config.batch // 6  # pairs whose identity and attributes are of one face
         people[:themselves] = shown[:themselves]
         own = self.faces.identity[people].to(self.device)
-        identity = self.real.towards(own, config.real_identities, random, slice(None), n)
-        identity[:themselves] = own[:themselves]
+        identity = own.clone()
+        if config.real_identities:
+            identity = self.real.towards(own, config.real_identities, random, slice(None), n)
+            identity[:themselves] = own[:themselves]
         before, portrait = before.to(self.device), self.codes[people].to(self.device)
         with torch.no_grad():
             as_it_was = self.standard(self.before.mapper(identity, before, portrait))
@@ -382,6 +384,14 @@ def teach(
                 "the preset `live`."
             )
         faces, preparing = read_dataset(dataset), Preparing(console.print, lambda: budget.over)
+        if faces.identity.shape[1] != networks.mapper.identity_size:
+            raise InputError(
+                f"the faces in {dataset} have identity codes of {faces.identity.shape[1]} numbers and {init} takes "
+                f"{networks.mapper.identity_size}: make a dataset with the same --identity-encoder."
+            )
+        if own := made_with(dataset).get("identity_encoder"):
+            console.print(f"real_identities=0: codes of real people are known of SFace, not of {own}")
+            config = replace(config, real_identities=0.0)
         frozen = FrozenNetworks.load(load_generator(generator, 256), best_device(), mapping=load_mapping(generator))
         found = latest(run) if resume else None
         sources = {"generator": generator_name(generator, 256)}

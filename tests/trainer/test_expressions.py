@@ -250,6 +250,17 @@ def test_the_whole_run_can_be_stopped_and_goes_on(given_run: dict[str, Path], tm
         teach(tmp_path / "run", FEW, init=given_run["init"], dataset=other, resume=True, console=console)
 
 
+def test_identity_codes_of_another_size_are_refused(given_run: dict[str, Path], tmp_path: Path) -> None:
+    networks = Trainable(FitConfig(), 64)
+    weights = {**checkpoint.tensors_of("attributes", networks.attributes)}
+    weights |= checkpoint.tensors_of("mapper", networks.mapper)
+    checkpoint.save(tmp_path / "other", 1, weights, {}, {"kind": "fit", "configuration": {}})
+    with pytest.raises(
+        InputError, match=r"have identity codes of 128 numbers and .*other takes 64: make a"
+    ):
+        teach(tmp_path / "run", FEW, **(given_run | {"init": tmp_path / "other"}), console=Console(quiet=True))
+
+
 def test_a_mapper_into_w_plus_is_refused(frozen: FrozenNetworks, tmp_path: Path) -> None:
     networks = Trainable(FitConfig(w_plus=True), n_styles=14)
     weights = {**checkpoint.tensors_of("attributes", networks.attributes)}
