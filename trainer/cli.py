@@ -262,18 +262,8 @@ def fit(
 
 @main_group.command()
 @click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="The run's folder.")
-@click.option(
-    "--init",
-    type=Source(path_type=Path, exists=True),
-    default="default",
-    help="Begin from the weights of this run, checkpoint or bundle; `default` is the bundle that ships.",
-)
-@click.option(
-    "--dataset",
-    type=click.Path(path_type=Path, exists=True, file_okay=False),
-    required=True,
-    help="Folder of `fid-train dataset`, of the same generator.",
-)
+@click.option("--init", type=Source(path_type=Path, exists=True), default="default", help="Weights to begin from.")
+@folder_option("--dataset", "Folder of `fid-train dataset`, of the same generator.", required=True)
 @folder_option("--photos", "Folder of photographs, as further attribute images.")
 @click.option("--set", "settings", multiple=True, metavar="NAME=VALUE", help="Any value that --dry-run shows.")
 @generator_option

@@ -45,9 +45,10 @@ encoder_option = click.option(
 dry_run_option = click.option("--dry-run", is_flag=True, help="Print the resolved configuration and stop.")
 
 
-def folder_option(name: str, text: str) -> Any:
+def folder_option(name: str, text: str, *, required: bool = False) -> Any:
     """Return an option that takes an existing folder."""
-    return click.option(name, type=click.Path(path_type=Path, exists=True, file_okay=False), help=text)
+    kind = click.Path(path_type=Path, exists=True, file_okay=False)
+    return click.option(name, type=kind, help=text, required=required)
 
 
 def file_option(name: str, text: str) -> Any:
