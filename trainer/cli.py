@@ -423,12 +423,13 @@ def personalize(
     The file is an identity for `fid-run compose --identity`, for the bundle that it was made with. Ctrl-C ends the
     search and keeps what it has found.
     """
-    from .personalize import PersonalizeConfig
+    from .personalize import FROM_NOTHING, PersonalizeConfig
     from .personalize import personalize as run
 
     if (checkpoint is None) != (generator is None) or (bundle is not None and checkpoint is not None):
         raise click.UsageError("give either --bundle, or --checkpoint and --generator, or none of them.")
-    config = replace(PersonalizeConfig(), **{name: value for name, value in overrides.items() if value is not None})
+    usual = FROM_NOTHING if checkpoint else PersonalizeConfig()
+    config = replace(usual, **{name: value for name, value in overrides.items() if value is not None})
     _plan("personalize", asdict(config), dry_run)
     trained = (checkpoint, generator) if checkpoint and generator else None
     run(photos, output, config, bundle=bundle, trained=trained, console=console)

@@ -5,17 +5,18 @@ is added to the mapper's w whatever the attributes a are:
 
     W+(a) = M(code, a) + w_std * o
 
-First the photos themselves are the attributes, and the picture has to be the photo's: perceptually (LPIPS) and pixel by
+It begins with the offset that looking closer finds (`runtime.refine`), where the bundle does so, or with none. First
+the photos themselves are the attributes, and the picture has to be the photo's: perceptually (LPIPS) and pixel by
 pixel on the head, while the background is whatever it is; to SFace and to a second recogniser, who are pleased less
 easily together than one alone; and in its landmarks. That is an inversion. No w holds everybody, W+ does. Then the
 photos take turns with faces drawn from the generator: both recognisers have to see the person there too, with the
-landmarks of the drawn face, so that mouths, eyes and turns stay free, and around the head has to stay what the mapper
-made of the drawn face. A penalty keeps o small. Further drawn faces only measure.
+landmarks of the drawn face, so that mouths, eyes and turns stay free, and around the head has to stay what was there
+at first. A penalty keeps o small. Further drawn faces only measure.
 """
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -30,15 +31,14 @@ from ..runtime.face.crop import CROP_SIZE
 from ..runtime.face.exposure import exposed
 from ..runtime.identity import SUFFIX, Identity, average, encoder_name, fingerprint, mapper_name
 from ..runtime.media.images import check_output, find_photos
-from ..runtime.weights.catalogue import ensure
 from . import losses
 from .head import HeadMask
 from .loop import Progress, best_device, tune_machine
 from .networks.facemesh import FaceMesh
+from .networks.faceres import faceres_deep
 from .networks.lpips import LPIPS
 from .networks.mobilestylegan import W_SIZE, Mapping
 from .networks.sface import SFace
-from .networks.tfjs import TfjsGraph
 from .networks.trained import Mapper
 from .weights.checkpoint import read_record
 from .weights.from_bundle import is_bundle, load_graph, load_synthesis
@@ -47,8 +47,6 @@ from .weights.trained import load_generator, load_mapping, load_trained, shaped_
 
 SAME_PERSON = 0.363  # cosine of SFace codes from which OpenCV, its publisher, takes two photos for one person
 LPIPS_SIZE = 128  # px, side of the pictures that LPIPS compares
-SECOND_SIZE = 160  # px, side of what the second recogniser looks at; it was made for 224, which takes twice the time
-SECOND_BOX = (16, 28, 240, 252)  # left, top, right, bottom px of the crop
 
 
 @dataclass(frozen=True)
@@ -57,22 +55,25 @@ class PersonalizeConfig:
 
     steps: int = 110
     max_minutes: float | None = None  # stop by then, the schedule shortened; None: all steps
-    alone: float = 0.5  # share of the steps that see the photos alone; then every second one is a drawn face
+    alone: float = 0.2  # share of the steps that see the photos alone; then every second one is a drawn face
     bank: int = 6  # faces drawn from the generator
     held_out: int = 3  # further ones that only measure
     psi: float = 0.8  # truncation of the drawn faces
-    rate: float = 0.1  # Adam's, for the offset in standard deviations of W; falls to a twentieth
+    rate: float = 0.08  # Adam's, for the offset in standard deviations of W; falls to a twentieth
     perceptual_weight: float = 1.0  # LPIPS (AlexNet) to a photo, on the head
     pixel_weight: float = 0.5  # mean absolute difference to a photo, on the head
-    identity_weight: float = 0.6  # 1 - cosine, of each recogniser on photos
-    drawn_identity_weight: float = 1.0  # and on drawn faces
+    identity_weight: float = 1.2  # 1 - cosine, of each recogniser on photos
+    drawn_identity_weight: float = 1.6  # and on drawn faces
     landmarks_weight: float = 600.0  # squared distance as a fraction of the crop
     background_weight: float = 1.0  # mean absolute difference around the head of a drawn face
     offset_weight: float = 0.004  # mean square of the offset
     seed: int = 1
 
 
-INVERSION = PersonalizeConfig(steps=110, alone=1.0, bank=0, held_out=0)
+FROM_NOTHING = PersonalizeConfig(alone=0.5, rate=0.1, identity_weight=0.6, drawn_identity_weight=1.0)
+"""For networks that do not look closer before (`Networks.closer`)."""
+
+INVERSION = PersonalizeConfig(alone=1.0, rate=0.1, identity_weight=0.6, bank=0, held_out=0)
 """Finds the picture that the generator makes of one photograph, on that photograph alone (`invert`)."""
 
 
@@ -89,6 +90,8 @@ class Networks:
     perceptual: Callable[[Tensor, Tensor], Tensor]  # two pictures [N, 3, 128, 128] -> distances [N]
     head: Callable[[Tensor], Tensor]  # crop -> where the head is [N, 1, S, S], 0..1; needs no gradient
     mapping: nn.Module  # z [N, 512] -> w
+    closer: Callable[[Tensor], Tensor] | None = None
+    """Crop [1, 3, 256, 256] -> offset [n_styles, 512], units of w, that looking closer finds; None: begin with none."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +100,7 @@ class Face:
 
     attributes: Tensor  # [1, 512]
     landmarks: Tensor  # [1, K, 2], pixels of a 256 px crop
-    picture: Tensor  # [1, 3, S, S]: the photo itself; of a drawn face what the mapper makes of it, straight
+    picture: Tensor  # [1, 3, S, S]: the photo itself; of a drawn face what is made of it at first
     head: Tensor  # [1, 1, S, S], where the head is in `picture`
     own: bool  # a photo of the person
 
@@ -115,7 +118,7 @@ class Refined:
     """What came of a refinement."""
 
     w_plus_offset: Tensor  # [n_styles, 512], in units of w
-    before: Figures  # on the drawn faces that only measured
+    before: Figures  # on the drawn faces that only measured, as it began
     after: Figures
     steps: int  # that were done
     stopped: bool  # by the user, before the end
@@ -205,11 +208,19 @@ def bundle_networks(composer: Composer, device: torch.device) -> Networks:
     load_graph(mapper, composer.bundle, "mapper")
     synthesis = load_synthesis(composer.bundle)
 
+    looking = composer if composer.rounds else Composer(composer.bundle)
+
     def attributes(crop: Tensor) -> Tensor:
         codes = [composer.attribute_code(one) for one in _bytes(crop)]
         return torch.from_numpy(np.stack(codes)).to(device)
 
-    return _networks(mapper, synthesis, attributes, Mapping.load(), device)
+    def closer(crop: Tensor) -> Tensor:
+        offset = looking.identity_of(_bytes(crop)[0], refine=True).w_plus_offset
+        assert offset is not None
+        return torch.from_numpy(offset).to(device)
+
+    networks = _networks(mapper, synthesis, attributes, Mapping.load(), device)
+    return replace(networks, closer=closer) if looking.rounds else networks
 
 
 def trained_networks(checkpoint: Path, generator: Path, device: torch.device) -> Networks:
@@ -240,7 +251,7 @@ def _networks(
         mapper,
         synthesis,
         identity,
-        second_recogniser(device),
+        faceres_deep(device),
         lambda crop: landmarks(crop)[:, landmarks.inner_face, :2],
         attributes,
         perceptual,
@@ -249,34 +260,18 @@ def _networks(
     )
 
 
-def second_recogniser(device: torch.device) -> Callable[[Tensor], Tensor] | None:
-    """Return faceres-deep, which judges nothing in `fid-train evaluate`: crops [N, 3, S, S] in [-1, 1] -> unit codes
-    [N, 1024]. None where it cannot be fetched."""
-    try:
-        folder = ensure("faceres-deep")
-    except FidError:
-        return None
-    network = TfjsGraph(folder / "faceres-deep.json", ("global_pooling/Mean",)).to(device)
-
-    def codes(crop: Tensor) -> Tensor:
-        left, top, right, bottom = (edge * crop.shape[-1] // CROP_SIZE for edge in SECOND_BOX)
-        face = crop[:, :, top:bottom, left:right]
-        size = (SECOND_SIZE, SECOND_SIZE)
-        face = F.interpolate(face, size, mode="bilinear", align_corners=False, antialias=True)
-        return F.normalize(network((face + 1) * 127.5)[0], dim=1)
-
-    return codes
-
-
 class Refinement:
-    """The offset of one person while it is optimised, from nothing on."""
+    """The offset of one person while it is optimised."""
 
     def __init__(self, networks: Networks, code: Tensor, crops: Tensor, config: PersonalizeConfig) -> None:
         """`code`: the unit identity code [128] of the photos; `crops` [K, 3, 256, 256]: the aligned photos."""
         self.networks, self.code, self.config = networks, code, config
         n_styles = networks.synthesis.n_styles
         assert isinstance(n_styles, int)
-        self.offset = networks.mapper.w_std.new_zeros(n_styles, W_SIZE).requires_grad_(True)
+        begin = networks.mapper.w_std.new_zeros(n_styles, W_SIZE)
+        if networks.closer is not None:
+            begin = torch.stack([networks.closer(crop) for crop in crops.split(1)]).mean(0) / networks.mapper.w_std
+        self.offset = begin.requires_grad_(True)
         self.optimizer = torch.optim.Adam([self.offset], lr=config.rate)
         self.random = torch.Generator().manual_seed(config.seed)
         with torch.no_grad():
@@ -304,16 +299,15 @@ class Refinement:
 
     @torch.no_grad()
     def draw(self, n: int) -> list[Face]:
-        """Return n faces drawn from the generator, with what the mapper makes of the person on them; before the first
-        step."""
+        """Return n faces drawn from the generator, with what is made of the person on them before the first step."""
         z = torch.randn(n, W_SIZE, generator=torch.Generator().manual_seed(self.config.seed)).to(self.code.device)
         mean, faces = self.networks.mapper.w_mean, []
         for one in z.split(1):
             drawn = self.networks.synthesis(mean + self.config.psi * (self.networks.mapping(one) - mean)).clamp(-1, 1)
             attributes = self.networks.attributes(drawn)
-            straight = self.image(attributes).clamp(-1, 1)
-            head = self.networks.head(straight)
-            faces.append(Face(attributes, self.networks.landmarks(drawn), straight, head, own=False))
+            first = self.image(attributes).clamp(-1, 1)
+            head = self.networks.head(first)
+            faces.append(Face(attributes, self.networks.landmarks(drawn), first, head, own=False))
         return faces
 
     def step(self, face: Face, fraction: float) -> dict[str, float]:
@@ -361,7 +355,7 @@ class Refinement:
         }
 
     def _surroundings(self, image: Tensor, face: Face) -> dict[str, Tensor]:
-        """How far the picture around the head is from what the mapper alone made."""
+        """How far the picture around the head is from what was made at first."""
         around = (1 - face.head) * (image - face.picture)
         return {"background": self.config.background_weight * around.abs().mean()}
 

@@ -255,9 +255,7 @@ def test_identity_codes_of_another_size_are_refused(given_run: dict[str, Path], 
     weights = {**checkpoint.tensors_of("attributes", networks.attributes)}
     weights |= checkpoint.tensors_of("mapper", networks.mapper)
     checkpoint.save(tmp_path / "other", 1, weights, {}, {"kind": "fit", "configuration": {}})
-    with pytest.raises(
-        InputError, match=r"have identity codes of 128 numbers and .*other takes 64: make a"
-    ):
+    with pytest.raises(InputError, match=r"have identity codes of 128 numbers and .*other takes 64: make a"):
         teach(tmp_path / "run", FEW, **(given_run | {"init": tmp_path / "other"}), console=Console(quiet=True))
 
 

@@ -96,6 +96,16 @@ def test_it_starts_as_the_plain_mapper(networks: Networks, target: Tensor, crops
     assert not refinement.w_plus_offset.any()
 
 
+def test_it_begins_with_what_looking_closer_finds(networks: Networks, target: Tensor, crops: Tensor) -> None:
+    found = torch.randn(2, N_STYLES, 512)
+    closer = {float(crop.mean()): offset for crop, offset in zip((crops[0], -crops[0]), found, strict=True)}
+    looking = replace(networks, closer=lambda crop: closer[float(crop.mean())])
+    refinement = refinement_of(looking, target, torch.cat((crops, -crops)))
+    torch.testing.assert_close(refinement.w_plus_offset, found.mean(0))
+    (drawn,) = refinement.draw(1)
+    torch.testing.assert_close(drawn.picture, refinement.image(drawn.attributes).clamp(-1, 1))
+
+
 def test_the_offset_counts_in_standard_deviations_for_every_style(
     networks: Networks, target: Tensor, crops: Tensor
 ) -> None:

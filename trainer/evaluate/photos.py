@@ -172,7 +172,8 @@ def measure_refined(
         own, code = crops[:1], torch.from_numpy(seen.codes["SFace"][identity]).to(device)
         with torch.no_grad():
             appearance, attributes = networks.attributes(own)[0], networks.attributes(crops[1:])
-        offset = personalize.refine(networks, code, own, personalize.PersonalizeConfig()).w_plus_offset
+        how = personalize.FROM_NOTHING if networks.closer is None else personalize.PersonalizeConfig()
+        offset = personalize.refine(networks, code, own, how).w_plus_offset
         with torch.no_grad():
             n = len(attributes)
             w = networks.mapper(code.expand(n, -1), attributes, appearance.expand(n, -1))
