@@ -272,9 +272,11 @@ def fit(
 @dry_run_option
 def expressions(output: Path, settings: tuple[str, ...], dry_run: bool, **options: Any) -> None:
     """Teach the networks expressions that generated faces seldom have: closed eyes, wide mouths, smiles, brows."""
-    from .expressions import ExpressionsConfig, teach
+    from .expressions.directions import ExpressionsConfig
+    from .expressions.run import kept_config, teach
 
-    config = _changed(ExpressionsConfig(), settings)
+    kept = kept_config(output) if options["resume"] else None  # a run goes on as it was
+    config = _changed(kept or ExpressionsConfig(), settings)
     _plan("expressions", asdict(config), dry_run)
     if checkpoint := teach(output, config, console=console, **options):
         console.print(f"saved {checkpoint}")
@@ -423,16 +425,15 @@ def personalize(
     The file is an identity for `fid-run compose --identity`, for the bundle that it was made with. Ctrl-C ends the
     search and keeps what it has found.
     """
-    from .personalize import FROM_NOTHING, PersonalizeConfig
-    from .personalize import personalize as run
+    from . import personalize as people
 
     if (checkpoint is None) != (generator is None) or (bundle is not None and checkpoint is not None):
         raise click.UsageError("give either --bundle, or --checkpoint and --generator, or none of them.")
-    usual = FROM_NOTHING if checkpoint else PersonalizeConfig()
+    usual = people.usual_config(bundle, checkpoint)
     config = replace(usual, **{name: value for name, value in overrides.items() if value is not None})
     _plan("personalize", asdict(config), dry_run)
     trained = (checkpoint, generator) if checkpoint and generator else None
-    run(photos, output, config, bundle=bundle, trained=trained, console=console)
+    people.personalize(photos, output, config, bundle=bundle, trained=trained, console=console)
     console.print(f"saved {output}")
 
 

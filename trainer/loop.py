@@ -25,6 +25,7 @@ T = TypeVar("T")
 
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4  # of malloc.h
 ROOT = Path(__file__).resolve().parents[1]  # of the repository, where this is a checkout
+SAVE_EVERY_S = 240  # between two checkpoints of a run
 
 
 def best_device() -> torch.device:

@@ -31,6 +31,7 @@ from ..runtime.face.crop import CROP_SIZE
 from ..runtime.face.exposure import exposed
 from ..runtime.identity import SUFFIX, Identity, average, encoder_name, fingerprint, mapper_name
 from ..runtime.media.images import check_output, find_photos
+from ..runtime.weights.bundle import REFINE, Bundle
 from . import losses
 from .head import HeadMask
 from .loop import Progress, best_device, tune_machine
@@ -73,6 +74,13 @@ class PersonalizeConfig:
 FROM_NOTHING = PersonalizeConfig(alone=0.5, rate=0.1, identity_weight=0.6, drawn_identity_weight=1.0)
 """For networks that do not look closer before (`Networks.closer`)."""
 
+
+def usual_config(bundle: Path | None, checkpoint: Path | None) -> PersonalizeConfig:
+    """Return how people are personalised through a bundle, None for the one that ships, or a checkpoint."""
+    looks_closer = checkpoint is None and REFINE in Bundle.load(bundle).graphs
+    return PersonalizeConfig() if looks_closer else FROM_NOTHING
+
+
 INVERSION = PersonalizeConfig(alone=1.0, rate=0.1, identity_weight=0.6, bank=0, held_out=0)
 """Finds the picture that the generator makes of one photograph, on that photograph alone (`invert`)."""
 
@@ -90,8 +98,7 @@ class Networks:
     perceptual: Callable[[Tensor, Tensor], Tensor]  # two pictures [N, 3, 128, 128] -> distances [N]
     head: Callable[[Tensor], Tensor]  # crop -> where the head is [N, 1, S, S], 0..1; needs no gradient
     mapping: nn.Module  # z [N, 512] -> w
-    closer: Callable[[Tensor], Tensor] | None = None
-    """Crop [1, 3, 256, 256] -> offset [n_styles, 512], units of w, that looking closer finds; None: begin with none."""
+    closer: Callable[[Tensor], Tensor] | None = None  # what looking closer finds: crop -> [n_styles, 512], units of w
 
 
 @dataclass(frozen=True)
@@ -207,7 +214,6 @@ def bundle_networks(composer: Composer, device: torch.device) -> Networks:
     mapper = shaped_as(composer.bundle).mapper
     load_graph(mapper, composer.bundle, "mapper")
     synthesis = load_synthesis(composer.bundle)
-
     looking = composer if composer.rounds else Composer(composer.bundle)
 
     def attributes(crop: Tensor) -> Tensor:

@@ -54,6 +54,17 @@ def test_a_resumed_run_keeps_its_configuration(capsys, tmp_path):
     assert "seed                 9\n" in out
 
 
+def test_expressions_go_on_with_the_configuration_of_their_run(capsys, tmp_path):
+    (tmp_path / "run.json").write_text('{"configuration": {"steps": 77, "bf16": true}}')
+    arguments = ("expressions", "-o", str(tmp_path), "--dataset", str(tmp_path), "--set", "gain=1.2", "--dry-run")
+    code, out, _ = run(capsys, *arguments, "--resume")
+    assert code == 0
+    assert "steps                77\n" in out
+    assert "bf16                 True\n" in out
+    assert "gain                 1.2\n" in out
+    assert "steps                1200\n" in run(capsys, *arguments)[1]
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [

@@ -7,25 +7,24 @@ import numpy as np
 import pytest
 import torch
 from fid.runtime.errors import FidError, InputError
-from fid.trainer import expressions
 from fid.trainer.data.dataset import FrozenNetworks, write_dataset
 from fid.trainer.evaluate.measures import RIGID_POINTS
-from fid.trainer.expressions import (
+from fid.trainer.expressions import directions
+from fid.trainer.expressions import run as expressions
+from fid.trainer.expressions.directions import (
     EXPRESSIONS,
     EYES,
     LIPS,
-    Edited,
     Expression,
     ExpressionsConfig,
-    ExpressionsLoop,
     Gradients,
     direction,
     edits,
     gradients,
     readout,
     scaled_regions,
-    teach,
 )
+from fid.trainer.expressions.run import Edited, ExpressionsLoop, kept_config, teach
 from fid.trainer.networks.trained import AttributeEncoder
 from fid.trainer.presets import FitConfig
 from fid.trainer.weights import checkpoint
@@ -134,7 +133,7 @@ def test_gradients_are_those_of_small_steps(frozen: FrozenNetworks) -> None:
 def test_what_is_read_off_a_mesh_are_its_numbers(frozen: FrozenNetworks) -> None:
     w = frozen.draw_w(200, 0.9, torch.Generator().manual_seed(7))
     meshes = frozen.landmarks(frozen.synthesis(w)).double().numpy()
-    numbers = expressions.numbers_of(meshes)
+    numbers = directions.numbers_of(meshes)
     read = meshes.reshape(200, -1) @ readout(meshes)
     agree = [np.corrcoef(read[:, k], numbers[:, k])[0, 1] for k in range(numbers.shape[1])]
     assert min(agree) > 0.8, np.round(agree, 3)
@@ -242,6 +241,11 @@ def test_the_whole_run_can_be_stopped_and_goes_on(given_run: dict[str, Path], tm
     assert done is not None
     assert done.name == "step_000006"
     assert drawn.stat().st_mtime_ns == before
+    assert kept_config(tmp_path / "run") == FEW
+    with pytest.raises(InputError, match=r"has drawn its pictures with seed=77 and is to go on with 5: give the same"):
+        teach(tmp_path / "run", replace(FEW, seed=5), **given_run, resume=True, console=console)
+    with pytest.raises(InputError, match=r"faces holds 9 faces and the directions come from 10: make a larger dataset"):
+        teach(tmp_path / "more", replace(FEW, sampled=10), **given_run, console=console)
     drawn.write_bytes(drawn.read_bytes()[:1000])
     with pytest.raises(InputError, match=r"views_00000\.npz is broken \(.*\); delete it and go on with --resume\.$"):
         teach(tmp_path / "run", FEW, **given_run, resume=True, console=console)
@@ -276,9 +280,9 @@ def test_lips_and_eyes_are_where_the_controls_have_them() -> None:
     meshes[0, [13, 14, 61, 291, 33, 133, 263, 362]] = np.arange(24).reshape(8, 3)
     opened = meshes.copy()
     opened[0, 14, 1] += 30
-    moved = np.abs(expressions.numbers_of(opened) - expressions.numbers_of(meshes))[0]
+    moved = np.abs(directions.numbers_of(opened) - directions.numbers_of(meshes))[0]
     assert moved.argmax() == LIPS
     raised = meshes.copy()
     raised[0, [159, 386], 1] -= 30
-    moved = np.abs(expressions.numbers_of(raised) - expressions.numbers_of(meshes))[0]
+    moved = np.abs(directions.numbers_of(raised) - directions.numbers_of(meshes))[0]
     assert moved.argmax() == EYES

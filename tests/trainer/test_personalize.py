@@ -16,7 +16,15 @@ from fid.runtime.media.images import write_image
 from fid.trainer import cli, personalize
 from fid.trainer.head import HeadMask
 from fid.trainer.networks.trained import Mapper
-from fid.trainer.personalize import Networks, PersonalizeConfig, Refinement, odd_one_out, refine
+from fid.trainer.personalize import (
+    FROM_NOTHING,
+    Networks,
+    PersonalizeConfig,
+    Refinement,
+    odd_one_out,
+    refine,
+    usual_config,
+)
 from fid.trainer.weights.from_bundle import appearance_size, load_graph
 from tiny import N_STYLES, TinyMapper, TinySynthesis
 from torch import Tensor, nn
@@ -104,6 +112,12 @@ def test_it_begins_with_what_looking_closer_finds(networks: Networks, target: Te
     torch.testing.assert_close(refinement.w_plus_offset, found.mean(0))
     (drawn,) = refinement.draw(1)
     torch.testing.assert_close(drawn.picture, refinement.image(drawn.attributes).clamp(-1, 1))
+
+
+def test_the_usual_settings_follow_from_whether_it_looks_closer_first(toy_bundle: Path) -> None:
+    assert usual_config(None, None) == PersonalizeConfig()
+    assert usual_config(toy_bundle, None) == FROM_NOTHING
+    assert usual_config(None, Path("run")) == FROM_NOTHING
 
 
 def test_the_offset_counts_in_standard_deviations_for_every_style(

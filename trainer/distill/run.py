@@ -26,7 +26,17 @@ from torch import Tensor, nn
 from ...runtime.errors import FidError, InputError
 from ...runtime.terminal import make_console
 from .. import losses
-from ..loop import Budget, Preparing, Progress, StoppedError, best_device, kept_on, move_average, tune_machine
+from ..loop import (
+    SAVE_EVERY_S,
+    Budget,
+    Preparing,
+    Progress,
+    StoppedError,
+    best_device,
+    kept_on,
+    move_average,
+    tune_machine,
+)
 from ..networks.lpips import LPIPS
 from ..networks.mobilestylegan import CHANNELS, W_SIZE, DistilledToImage, Mapping, Synthesis, haar
 from ..networks.sface import SFace
@@ -48,7 +58,6 @@ from ..weights.trained import kept_by_autograd
 from .narrow import narrowed
 
 SHARD = 32  # images in one file of targets
-SAVE_EVERY_S = 240
 NARROWED_ON = 24  # images that a generator is made narrower on
 
 

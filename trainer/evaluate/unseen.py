@@ -13,6 +13,7 @@ import torch
 from ...runtime.face.crop import identity_view
 from ...runtime.weights.catalogue import ensure
 from ..networks.facemesh import FaceMesh
+from ..networks.faceres import BOX
 from ..networks.tfjs import TfjsGraph
 from ..pixels import from_uint8
 from .judges import Seen
@@ -20,7 +21,6 @@ from .measures import unit
 
 CHEEKS = (50, 101, 118, 280, 330, 347)  # of the face mesh
 PATCH = 4  # px around each of them
-FACERES_BOX = (16, 28, 240, 252)  # left, top, right, bottom px of the crop: 224 px, the face and some hair
 FACERES = ("global_pooling/Mean", "gender_pred/Sigmoid", "age_pred/Softmax")
 AGES = 100  # years that faceres tells apart
 
@@ -62,7 +62,7 @@ class UnseenJudges:
 
     def _look(self, crops: np.ndarray) -> tuple[np.ndarray, ...]:
         face = torch.from_numpy(identity_view(crops)).permute(0, 3, 1, 2)
-        left, top, right, bottom = FACERES_BOX
+        left, top, right, bottom = BOX
         head = torch.from_numpy(np.ascontiguousarray(crops[:, top:bottom, left:right])).permute(0, 3, 1, 2).float()
         people, male, ages = self.faceres(head)
         age = ages @ torch.arange(AGES, dtype=torch.float32)

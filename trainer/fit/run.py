@@ -33,7 +33,18 @@ from ...runtime.errors import FidError, InputError
 from ...runtime.terminal import make_console
 from ...runtime.weights.records import decode
 from ..data.dataset import Faces, FrozenNetworks, made_with, read_dataset, read_photos
-from ..loop import Budget, Preparing, Progress, StoppedError, Watch, best_device, kept_on, machine_record, tune_machine
+from ..loop import (
+    SAVE_EVERY_S,
+    Budget,
+    Preparing,
+    Progress,
+    StoppedError,
+    Watch,
+    best_device,
+    kept_on,
+    machine_record,
+    tune_machine,
+)
 from ..networks.inception import InceptionV3
 from ..presets import FitConfig
 from ..weights.checkpoint import check_new, latest, make_folder, write_json, writing
@@ -42,14 +53,12 @@ from ..weights.trained import generator_name, load_generator, load_mapping, load
 from .loop import FitLoop
 from .processes import Processes
 
-SAVE_EVERY_S = 240
-
 
 def sources_of(
-    generator: Path | None, config: FitConfig, encoder: IdentityEncoder | None, others: dict[str, Path | None]
+    generator: Path | None, resolution: int, encoder: IdentityEncoder | None, others: dict[str, Path | None]
 ) -> dict[str, str | None]:
     """Return what a run learns from, by the name of the option, as run.json keeps it: paths say nothing elsewhere."""
-    sources: dict[str, str | None] = {"generator": generator_name(generator, config.resolution)}
+    sources: dict[str, str | None] = {"generator": generator_name(generator, resolution)}
     sources |= {name: path.resolve().name if path else None for name, path in others.items()}
     return sources if encoder is None else sources | {"identity-encoder": encoder.name}
 
@@ -111,7 +120,7 @@ def fit(
         known_photos = read_photos(photos, frozen, console.print, preparing) if photos else None
         known_faces = faces_of(dataset, config.resolution, device, frozen) if dataset else None
         loop = FitLoop(config, frozen, known_faces, device, photos=known_photos, processes=processes)
-        sources = sources_of(generator, config, own, {"dataset": dataset, "photos": photos, "fan": fan})
+        sources = sources_of(generator, config.resolution, own, {"dataset": dataset, "photos": photos, "fan": fan})
         found = latest(run) if resume else None
         if found:
             check_sources(run, sources)

