@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from fid.runtime.errors import FidError, InputError
-from fid.trainer.data.dataset import FrozenNetworks, write_dataset
+from fid.trainer.data.dataset import UNWATCHED, FrozenNetworks, write_dataset
 from fid.trainer.evaluate.measures import RIGID_POINTS
 from fid.trainer.expressions import directions
 from fid.trainer.expressions import run as expressions
@@ -24,8 +24,10 @@ from fid.trainer.expressions.directions import (
     readout,
     scaled_regions,
 )
-from fid.trainer.expressions.run import Edited, ExpressionsLoop, kept_config, teach
+from fid.trainer.expressions.run import ExpressionsLoop, kept_config, teach
+from fid.trainer.expressions.views import Edited, Photos, Taught, amounts_of, as_seen, kept, write_lacks
 from fid.trainer.networks.trained import AttributeEncoder
+from fid.trainer.pixels import to_float
 from fid.trainer.presets import FitConfig
 from fid.trainer.weights import checkpoint
 from fid.trainer.weights.trained import Trainable, load_trained
@@ -73,7 +75,7 @@ def given() -> Gradients:
         mean = torch.randn(1, count, 512, generator=random)
         return mean + 0.3 * torch.randn(40, count, 512, generator=random)
 
-    return Gradients(some(9), some(3), some(4))
+    return Gradients(some(9), some(3), some(4), torch.ones(9))
 
 
 @pytest.mark.parametrize("name", EXPRESSIONS)
@@ -113,14 +115,16 @@ def test_a_direction_is_the_least_of_all_that_move_as_much(given: Gradients) -> 
 def test_gradients_are_those_of_small_steps(frozen: FrozenNetworks) -> None:
     w = frozen.draw_w(9, 0.9, torch.Generator().manual_seed(5))
     found = gradients(frozen, w, FEW)
-    assert [tuple(part.shape) for part in found] == [(3, 9, 512), (3, 2, 512), (3, 12, 512)]
+    assert [tuple(part.shape) for part in found] == [(3, 9, 512), (3, 2, 512), (3, 12, 512), (9,)]
     step = torch.randn(512, generator=torch.Generator().manual_seed(6))
 
     def colours(code: Tensor) -> Tensor:
         image = frozen.synthesis(code[None])[0]
         return torch.cat([image[:, a:b, c:d].mean((1, 2)) for a, b, c, d in scaled_regions(256)])
 
-    reading = torch.from_numpy(readout(torch.cat([frozen.landmarks(frozen.synthesis(w))]).double().numpy())).float()
+    meshes = frozen.landmarks(frozen.synthesis(w)).double().numpy()
+    torch.testing.assert_close(found.spread.numpy(), directions.numbers_of(meshes).std(0), check_dtype=False)
+    reading = torch.from_numpy(readout(meshes)).float()
 
     def numbers(code: Tensor) -> Tensor:
         return frozen.landmarks(frozen.synthesis(code[None])).reshape(-1) @ reading
@@ -151,20 +155,30 @@ def test_edits_close_eyes_and_open_mouths() -> None:
     assert list(EXPRESSIONS)[:2] == ["eyes", "lips"]
 
 
+def toy_taught() -> Taught:
+    random = torch.Generator().manual_seed(12)
+    root = torch.randn(512, 512, generator=random) / 512
+    moves, numbers = torch.randn(4, 512, generator=random) / 8, torch.randn(9, 512, generator=random) / 512**0.5
+    return Taught(moves, numbers, root @ root.T, torch.ones(9))
+
+
 def toy(frozen: FrozenNetworks, config: ExpressionsConfig = FEW, photos: int = 0) -> ExpressionsLoop:
     random = torch.Generator().manual_seed(8)
     faces = frozen.draw(8, 0.8, random)
-    moves, numbers = torch.randn(4, 512, generator=random) / 8, torch.randn(9, 512, generator=random) / 512**0.5
+    taught = toy_taught()
     amounts = torch.stack([torch.zeros(8, 4), edits(8, random)], 1)
-    w = faces.w[:, None] + amounts @ moves * frozen.w_std
-    crops = torch.stack([expressions._as_seen(frozen.synthesis(code)) for code in w])
+    w = faces.w[:, None] + amounts @ taught.moves * frozen.w_std
+    crops = torch.stack([as_seen(frozen.synthesis(code)) for code in w])
     with torch.random.fork_rng():
         torch.manual_seed(9)
         networks = Trainable(FitConfig())
         networks.mapper.w_mean.copy_(frozen.w_mean)
         networks.mapper.w_std.copy_(frozen.w_std)
-    known = torch.randint(0, 256, (photos, 3, 128, 128), dtype=torch.uint8, generator=random) if photos else None
-    return ExpressionsLoop(config, networks, faces, Edited(crops, amounts), moves, numbers, frozen, known)
+    known = None
+    if photos:
+        crop = torch.randint(0, 256, (photos, 3, 128, 128), dtype=torch.uint8, generator=random)
+        known = Photos(crop, torch.randn(photos, 4, generator=random))
+    return ExpressionsLoop(config, networks, faces, Edited(crops, amounts), taught, frozen, known)
 
 
 def test_networks_that_are_as_before_miss_exactly_the_edits(
@@ -179,6 +193,47 @@ def test_networks_that_are_as_before_miss_exactly_the_edits(
     figures = loop.step()
     assert figures["w"] == pytest.approx(move.square().mean().item(), rel=1e-3)
     assert figures["numbers"] == pytest.approx((move @ loop.numbers.T).square().mean().item(), rel=1e-3)
+    assert figures["codes"] == pytest.approx(((move @ loop.codes_square) * move).sum(1).mean().item(), rel=1e-3)
+    plain = toy_taught().numbers
+    factors = (loop.numbers / plain).mean(1)
+    torch.testing.assert_close(factors[[LIPS, EYES, 0]], torch.tensor([FEW.lips, FEW.eyes, 1.0]))
+
+
+def test_an_error_of_w_counts_as_the_codes_that_it_moves(given: Gradients) -> None:
+    codes = given.codes.flatten(0, 1)
+    error = torch.randn(512, generator=torch.Generator().manual_seed(4))
+    torch.testing.assert_close(error @ (codes.T @ codes / len(codes)) @ error, (given.codes @ error).square().mean())
+
+
+@torch.no_grad()
+def test_photographs_move_answers_by_what_compositions_lack(frozen: FrozenNetworks, tmp_path: Path) -> None:
+    loop, taught, config = toy(frozen), toy_taught(), replace(FEW, lacking=0.5)
+    photos, person = frozen.draw(5, 0.9, torch.Generator().manual_seed(11)), loop.faces[torch.tensor([3])]
+    given = photos, person, taught, loop.before, frozen, config, UNWATCHED
+    found = write_lacks(tmp_path / "lacks", *given)
+
+    def numbers(image: Tensor) -> Tensor:
+        return torch.from_numpy(directions.numbers_of(frozen.landmarks(image).numpy())).float()
+
+    codes = loop.before.attributes(to_float(found.crops))
+    portrait = loop.before.attributes(to_float(as_seen(person.crop)))
+    w = loop.before.mapper(person.identity.expand(5, -1), codes, portrait.expand(5, -1))
+    lacks = numbers(photos.crop) - numbers(frozen.synthesis(w))
+    torch.testing.assert_close(kept(tmp_path / "lacks" / "lacks_00000.npz", dict)["lacks"], lacks, atol=1e-3, rtol=1e-3)
+    expected = 0.5 * amounts_of(lacks - lacks.median(0).values, taught)
+    torch.testing.assert_close(found.amounts, expected, atol=1e-3, rtol=1e-3)
+    frozen = replace(frozen, synthesis=None)  # type: ignore[arg-type] - what is kept is read, not drawn
+    again = write_lacks(tmp_path / "lacks", *given[:4], frozen, config, UNWATCHED)
+    assert torch.equal(again.amounts, found.amounts)
+
+
+def test_lacks_are_made_up_along_their_directions() -> None:
+    taught = toy_taught()
+    numbers = torch.linalg.pinv(taught.moves).T[:4]  # every direction moves one number by one
+    taught = taught._replace(numbers=torch.cat((torch.zeros(2, 512), numbers, torch.zeros(3, 512))))
+    lacks = torch.tensor([[5.0, 5, 1, 0, -2, 0, 0, 0, 0], [0, 0, 0, 0, 0, 100, 0, 0, 0]])
+    expected = torch.tensor([[0.8, 0, -1.6, 0], [0, 0, 0, 4]])  # drawn to 0 by a fifth, at most four; pose counts not
+    torch.testing.assert_close(amounts_of(lacks, taught), expected, atol=1e-5, rtol=0)
 
 
 def test_it_learns_what_it_is_shown(frozen: FrozenNetworks) -> None:
@@ -219,12 +274,14 @@ def given_run(frozen: FrozenNetworks, tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(expressions, "load_generator", lambda source, resolution: frozen.synthesis)
     monkeypatch.setattr(expressions, "load_mapping", lambda source: frozen.mapping)
     monkeypatch.setattr(FrozenNetworks, "load", classmethod(lambda cls, *args, **kwargs: frozen))
+    photos = frozen.draw(3, 0.9, torch.Generator().manual_seed(13))
+    monkeypatch.setattr(expressions, "read_photos", lambda folder, frozen, log, preparing: photos)
     write_dataset(tmp_path / "faces", 9, frozen, psi=0.8, seed=1, stop=lambda: False, log=lambda line: None)
     networks = toy(frozen).before
     weights = {**checkpoint.tensors_of("attributes", networks.attributes)}
     weights |= checkpoint.tensors_of("mapper", networks.mapper)
     checkpoint.save(tmp_path / "begun", 1, weights, {}, {"kind": "fit", "configuration": {}})
-    return {"init": tmp_path / "begun", "dataset": tmp_path / "faces"}
+    return {"init": tmp_path / "begun", "dataset": tmp_path / "faces", "photos": tmp_path / "photos"}
 
 
 def test_the_whole_run_can_be_stopped_and_goes_on(given_run: dict[str, Path], tmp_path: Path) -> None:
@@ -235,12 +292,12 @@ def test_the_whole_run_can_be_stopped_and_goes_on(given_run: dict[str, Path], tm
     done = teach(tmp_path / "run", replace(FEW, steps=2), **given_run, resume=True, console=console)
     assert done is not None
     assert done.name == "step_000002"
-    drawn = tmp_path / "run" / "views" / "views_00000.npz"
-    before = drawn.stat().st_mtime_ns
+    drawn, lacks = tmp_path / "run" / "views" / "views_00000.npz", tmp_path / "run" / "lacks" / "lacks_00000.npz"
+    before = [path.stat().st_mtime_ns for path in (drawn, lacks)]
     done = teach(tmp_path / "run", FEW, **given_run, resume=True, console=console)
     assert done is not None
     assert done.name == "step_000006"
-    assert drawn.stat().st_mtime_ns == before
+    assert [path.stat().st_mtime_ns for path in (drawn, lacks)] == before
     assert kept_config(tmp_path / "run") == FEW
     with pytest.raises(InputError, match=r"has drawn its pictures with seed=77 and is to go on with 5: give the same"):
         teach(tmp_path / "run", replace(FEW, seed=5), **given_run, resume=True, console=console)
@@ -251,7 +308,7 @@ def test_the_whole_run_can_be_stopped_and_goes_on(given_run: dict[str, Path], tm
         teach(tmp_path / "run", FEW, **given_run, resume=True, console=console)
     other = (tmp_path / "faces").rename(tmp_path / "other")
     with pytest.raises(InputError, match="has learnt with --dataset faces and is to go on with other"):
-        teach(tmp_path / "run", FEW, init=given_run["init"], dataset=other, resume=True, console=console)
+        teach(tmp_path / "run", FEW, **(given_run | {"dataset": other}), resume=True, console=console)
 
 
 def test_identity_codes_of_another_size_are_refused(given_run: dict[str, Path], tmp_path: Path) -> None:

@@ -50,7 +50,12 @@ class ExpressionsConfig:
     rate_attributes: float = 1.5e-4
     rate_mapper: float = 1e-4
     gain: float = 1.0  # of d, by which answers move; more makes up for what a regression loses
-    numbers_weight: float = 0.12  # of the error in pose and expression, beside that of w
+    numbers_weight: float = 0.12  # of the squared errors in pose and expression, beside those of w
+    lips: float = 1.3  # of the lips' error beside that of another number
+    eyes: float = 1.6  # of the eyes'
+    codes_weight: float = 0.15  # of the squared distance of identity codes that an error of w makes
+    lacking: float = 0.8  # of what compositions lack of a photograph's expression, by which its answers move
+    people: int = 3  # drawn people by whose compositions that is measured
     real_identities: float = 1.5  # how far identity codes are led towards those of real people
     ema: float = 0.995
     bf16: bool = False
@@ -63,6 +68,7 @@ class Gradients(NamedTuple):
     numbers: Tensor  # [N, K, 512], of pose and expression, in their standard deviations
     codes: Tensor  # [N, R, 512], of random projections of the identity code
     colours: Tensor  # [N, C, 512], of mean colours of `REGIONS`
+    spread: Tensor  # [K], a standard deviation of each number
 
 
 def numbers_of(meshes: np.ndarray) -> np.ndarray:
@@ -101,7 +107,8 @@ def gradients(
         for kept, values in zip(found, (numbers, directions @ frozen.identity(image)[0], colours), strict=True):
             rows = [torch.autograd.grad(value, moved, retain_graph=True)[0][0] for value in values]
             kept.append(torch.stack(rows) * frozen.w_std)
-    return Gradients(*(torch.stack(kept).cpu() for kept in found))
+    spread = torch.from_numpy(numbers_of(meshes.numpy()).std(0)).float()
+    return Gradients(*(torch.stack(kept).cpu() for kept in found), spread=spread)
 
 
 def scaled_regions(side: int) -> list[tuple[int, ...]]:

@@ -9,19 +9,16 @@ by the same d,
     M(z_id, E_attr(G(w + d))) = M'(z_id, E'_attr(G(w))) + d,
 
 M' and E'_attr being what training began from. So everything else stays where it was, and no gradient goes through the
-generator but the few that the directions come from.
+generator but the few that the directions come from. Of photographs nobody knows w, but the face mesh tells what
+compositions lack of their expressions, and their answers move by that (`views.py`).
 """
 
 import copy
 import math
-import zipfile
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
 
-import numpy as np
 import torch
-import torch.nn.functional as F
 from rich.console import Console
 from torch import Tensor, nn
 
@@ -43,7 +40,7 @@ from ..loop import (
     tune_machine,
 )
 from ..networks.trained import AttributeEncoder
-from ..pixels import to_bytes, to_float
+from ..pixels import to_float
 from ..presets import FitConfig
 from ..weights.checkpoint import (
     check_new,
@@ -55,13 +52,21 @@ from ..weights.checkpoint import (
     save,
     tensors_of,
     write_json,
-    writing,
 )
 from ..weights.trained import Trainable, load_generator, load_mapping, load_trained
-from .directions import EXPRESSIONS, ExpressionsConfig, direction, edits, gradients
+from .directions import EXPRESSIONS, EYES, LIPS, ExpressionsConfig, direction, gradients
+from .views import Edited, Photos, Taught, kept, write_lacks, write_views
 
-SHARD = 256  # faces whose views are in one file
-DRAWN = ("sampled", "codes", "colour", "held", "ridge", "views", "seed")  # what is kept in a run's folder follows them
+DRAWN = (
+    "sampled",
+    "codes",
+    "colour",
+    "held",
+    "ridge",
+    "views",
+    "people",
+    "seed",
+)  # what is kept in a run's folder follows them
 
 
 @dataclass(frozen=True)
@@ -90,48 +95,6 @@ def check_drawn(run: Path, config: ExpressionsConfig) -> None:
             )
 
 
-class Edited(NamedTuple):
-    """Views of faces: the face as it is and edited ones."""
-
-    crops: Tensor  # uint8 [N, V, 3, 128, 128], RGB, as E_attr sees them
-    amounts: Tensor  # float32 [N, V, 4], of `edits`; 0 of the first view
-
-
-def write_views(
-    folder: Path, faces: Faces, moves: Tensor, frozen: FrozenNetworks, config: ExpressionsConfig, preparing: Preparing
-) -> Edited:
-    """Return the views of faces, moved along `moves` [4, 512]; kept in shards of the folder, of which those that are
-    there are read. Raises InputError where one is broken."""
-    make_folder(folder)
-    parts = []
-    for index, start in enumerate(range(0, len(faces), SHARD)):
-        path, w = folder / f"views_{index:05d}.npz", faces.w[start : start + SHARD]
-        if not path.exists():
-            random = torch.Generator().manual_seed(config.seed * 1_000_003 + index)
-            unmoved, moved = torch.zeros(len(w), len(moves)), [edits(len(w), random) for _ in range(config.views)]
-            amounts = torch.stack([unmoved, *moved], 1)
-            codes = w[:, None].cpu() + amounts @ moves * frozen.w_std.cpu()
-            crops = [_view(frozen, part) for part in preparing("drawing expressions", codes.flatten(0, 1).split(8))]
-            with writing(path) as partial, partial.open("wb") as file:
-                np.savez(file, crops=torch.cat(crops).unflatten(0, codes.shape[:2]).numpy(), amounts=amounts.numpy())
-        try:
-            with path.open("rb") as file, np.load(file) as shard:
-                parts.append(Edited(torch.from_numpy(shard["crops"]), torch.from_numpy(shard["amounts"])))
-        except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
-            raise InputError(f"{path} is broken ({error}); delete it and go on with --resume.") from error
-    return Edited(*(torch.cat(values) for values in zip(*parts, strict=True)))
-
-
-@torch.no_grad()
-def _view(frozen: FrozenNetworks, w: Tensor) -> Tensor:
-    return _as_seen(frozen.synthesis(w.to(frozen.w_mean.device)).float()).cpu()
-
-
-def _as_seen(image: Tensor) -> Tensor:
-    """Images float [N, 3, S, S] -> uint8 [N, 3, 128, 128]."""
-    return to_bytes(F.avg_pool2d(image.clamp(-1, 1), image.shape[-1] // AttributeEncoder.size))
-
-
 class ExpressionsLoop:
     """State of one run; `step` is one optimisation step."""
 
@@ -141,22 +104,25 @@ class ExpressionsLoop:
         networks: Trainable,
         faces: Faces,
         edited: Edited,
-        moves: Tensor,
-        numbers: Tensor,
+        taught: Taught,
         frozen: FrozenNetworks,
-        photos: Tensor | None = None,
+        photos: Photos | None = None,
     ) -> None:
-        """`networks`: to begin from. `moves` [4, 512]: the directions. `numbers` [K, 512]: mean gradients of pose and
-        expression. `photos` uint8 [N, 3, 128, 128]: attribute images whose w nobody knows."""
+        """`networks`: to begin from. `photos`: further attribute images."""
         self.config, self.faces, self.edited = config, faces, edited
         self.w_mean, self.w_std, self.device = frozen.w_mean, frozen.w_std, frozen.w_mean.device
-        self.moves, self.numbers = moves.to(self.device), numbers.to(self.device)
+        self.moves, self.codes_square = taught.moves.to(self.device), taught.codes.to(self.device)
+        weights = torch.ones(len(taught.numbers), 1)
+        weights[LIPS], weights[EYES] = config.lips, config.eyes
+        self.numbers = (weights * taught.numbers).to(self.device)
         self.before = networks.to(self.device).eval().requires_grad_(False)
         self.networks = copy.deepcopy(self.before).requires_grad_(True)
         self.average = copy.deepcopy(self.before)
         for module in (self.before, self.networks):
             module.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue] - torch's stubs lack it
-        self.photos = torch.cat((photos, photos.flip(3))) if photos is not None and config.photo_batch else None
+        self.photos = None
+        if photos is not None and config.photo_batch:  # and their mirror images
+            self.photos = Photos(torch.cat((photos.crops, photos.crops.flip(3))), photos.amounts.repeat(2, 1))
         self.real, self.done = RealIdentities(), 0
         groups = [
             {"params": self.networks.attributes.parameters(), "lr": config.rate_attributes},
@@ -165,7 +131,7 @@ class ExpressionsLoop:
         self.optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.99), weight_decay=0)
         self.rates = [group["lr"] for group in self.optimizer.param_groups]
         self.codes = self.codes_of(edited.crops[:, 0])
-        self.photo_codes = None if self.photos is None else self.codes_of(self.photos)
+        self.photo_codes = None if self.photos is None else self.codes_of(self.photos.crops)
 
     @torch.no_grad()
     def codes_of(self, crops: Tensor) -> Tensor:
@@ -184,7 +150,8 @@ class ExpressionsLoop:
 
     def step(self) -> dict[str, float]:
         """Take one step and return the losses: mean squared errors of w, in its standard deviations, and of pose and
-        expression in theirs. Raises FidError when they are not finite, before the weights are touched."""
+        expression in theirs, and the mean squared distance of identity codes. Raises FidError when they are not
+        finite, before the weights are touched."""
         config = self.config
         random = torch.Generator().manual_seed(config.seed * 1_000_003 + self.done)
 
@@ -192,11 +159,15 @@ class ExpressionsLoop:
             return torch.randint(below, (n,), generator=random)
 
         shown, view = some(config.batch, len(self.faces)), some(config.batch, self.edited.crops.shape[1])
-        crops, before, amounts = self.edited.crops[shown, view], self.codes[shown], self.edited.amounts[shown, view]
+        crops, before = self.edited.crops[shown, view], self.codes[shown]
+        amounts = config.gain * self.edited.amounts[shown, view]
         if self.photos is not None and self.photo_codes is not None:
-            index = some(config.photo_batch, len(self.photos))
-            crops, before = torch.cat((crops, self.photos[index])), torch.cat((before, self.photo_codes[index]))
-            amounts = F.pad(amounts, (0, 0, 0, config.photo_batch))
+            index = some(config.photo_batch, len(self.photo_codes))
+            crops, amounts = (
+                torch.cat((crops, self.photos.crops[index])),
+                torch.cat((amounts, self.photos.amounts[index])),
+            )
+            before = torch.cat((before, self.photo_codes[index]))
         n = len(crops)
         people, portraits = some(n, len(self.faces)), some(n, self.edited.crops.shape[1])
         themselves = config.batch // 6  # pairs whose identity and attributes are of one face
@@ -209,7 +180,7 @@ class ExpressionsLoop:
         before, portrait = before.to(self.device), self.codes[people].to(self.device)
         with torch.no_grad():
             as_it_was = self.standard(self.before.mapper(identity, before, portrait))
-            target = as_it_was + config.gain * amounts.to(self.device) @ self.moves
+            target = as_it_was + amounts.to(self.device) @ self.moves
         self.networks.train()
         for module in self.networks.modules():
             if isinstance(module, nn.BatchNorm2d):
@@ -218,8 +189,12 @@ class ExpressionsLoop:
         with torch.no_grad():
             looks = self.encoded(self.networks.attributes, self.edited.crops[people, portraits].to(self.device))
         error = self.standard(self.networks.mapper(identity, attributes, looks)) - target
-        losses = {"w": error.square().mean(), "numbers": (error @ self.numbers.T).square().mean()}
-        total = losses["w"] + config.numbers_weight * losses["numbers"]
+        losses = {
+            "w": error.square().mean(),
+            "numbers": (error @ self.numbers.T).square().mean(),
+            "codes": (error @ self.codes_square * error).sum(1).mean(),
+        }
+        total = losses["w"] + config.numbers_weight * losses["numbers"] + config.codes_weight * losses["codes"]
         figures = {name: loss.item() for name, loss in losses.items()}
         if not all(map(math.isfinite, figures.values())):
             raise FidError(f"the loss is not finite at step {self.done}: {figures}; the last checkpoint is untouched.")
@@ -275,8 +250,8 @@ def teach(
     """Train into `run` and return its last checkpoint folder, or None when there was no time for a step.
 
     `init`: a run, checkpoint or bundle to begin from, with the light attribute encoder and a mapper into W. `dataset`:
-    faces of `fid-train dataset`, of the same generator. `photos`: photographs as further attribute images, whose
-    answers stay as they are. What is drawn is kept in `run`, so a run that was stopped goes on with `resume`.
+    faces of `fid-train dataset`, of the same generator. `photos`: photographs as further attribute images. What is
+    drawn is kept in `run`, so a run that was stopped goes on with `resume`.
     """
     check_new(run, resume)
     budget = Budget(max_minutes)
@@ -301,16 +276,16 @@ def teach(
         make_folder(run)
         write_json(run / "run.json", {"configuration": asdict(config), **sources, "machine": machine_record()})
         try:
-            moves, numbers = _directions(run, frozen, faces, config, preparing)
-            edited = write_views(run / "views", faces, moves, frozen, config, preparing)
+            taught = _taught(run, frozen, faces, config, preparing)
+            edited = write_views(run / "views", faces, taught.moves, frozen, config, preparing)
             known = None
             if photos is not None:
-                images = read_photos(photos, frozen, console.print, preparing).image
-                known = torch.cat([_as_seen(to_float(part)) for part in images.split(64)])
+                real = read_photos(photos, frozen, console.print, preparing)
+                known = write_lacks(run / "lacks", real, faces, taught, networks, frozen, config, preparing)
         except StoppedError as stopped:
             console.print(f"{stopped} --resume goes on from there.")
             return found
-        loop = ExpressionsLoop(config, networks, faces, edited, moves, numbers, frozen, known)
+        loop = ExpressionsLoop(config, networks, faces, edited, taught, frozen, known)
         if found:
             loop.restore(found)
             console.print(f"resumed from {found.name}")
@@ -341,15 +316,17 @@ def _faces_for(dataset: Path, networks: Trainable, init: Path, config: Expressio
     return faces
 
 
-def _directions(
-    run: Path, frozen: FrozenNetworks, faces: Faces, config: ExpressionsConfig, preparing: Preparing
-) -> tuple[Tensor, Tensor]:
-    """The directions [4, 512] and the mean gradients [K, 512] of pose and expression, kept in the run's folder."""
-    path = run / "directions.npz"
-    if not path.exists():
+def _taught(run: Path, frozen: FrozenNetworks, faces: Faces, config: ExpressionsConfig, preparing: Preparing) -> Taught:
+    """The directions and what else is learnt of W, kept in the run's folder."""
+
+    def learnt() -> dict[str, Tensor]:
         given = gradients(frozen, faces.w[: 3 * config.sampled].to(frozen.w_mean.device), config, preparing)
-        moves = torch.stack([direction(expression, given, config) for expression in EXPRESSIONS.values()])
-        with writing(path) as partial, partial.open("wb") as file:
-            np.savez(file, moves=moves.numpy(), numbers=given.numbers.mean(0).numpy())
-    with path.open("rb") as file, np.load(file) as kept:
-        return torch.from_numpy(kept["moves"]), torch.from_numpy(kept["numbers"])
+        codes = given.codes.flatten(0, 1)
+        return {
+            "moves": torch.stack([direction(expression, given, config) for expression in EXPRESSIONS.values()]),
+            "numbers": given.numbers.mean(0),
+            "codes": codes.T @ codes / len(codes),
+            "spread": given.spread,
+        }
+
+    return Taught(**kept(run / "directions.npz", learnt))
