@@ -14,7 +14,7 @@ import numpy as np
 from .assets import PARTS
 from .controls import AS_IT_IS, Controls
 from .engines.machine import return_freed_memory
-from .engines.open import open_session, quickest_for_gradients
+from .engines.open import open_detector, open_session, quickest_for_gradients
 from .engines.session import Session, checked
 from .errors import InputError
 from .face.align import Alignment, align
@@ -29,7 +29,6 @@ from .media.images import find_photos, read_image
 from .refine import ROUNDS, own_share, w_plus_offset
 from .timing import stage
 from .weights.bundle import CONTROLS, LIGHT, REFINE, Bundle
-from .weights.catalogue import model_file
 
 PARTS_GRAPH = "parts"
 FULL_RESOLUTION = 1024  # px; the full generator, fetched when first asked for
@@ -323,7 +322,7 @@ class Composer:
     def detector(self) -> Detector:
         """The face detector, opened when first asked for."""
         if self._detector is None:
-            self._detector = Detector(model_file("yunet"), min(self.min_confidence, MIN_SCORE))
+            self._detector = open_detector(min(self.min_confidence, MIN_SCORE), self.threads)
         return self._detector
 
     @property

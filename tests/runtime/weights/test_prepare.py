@@ -223,5 +223,5 @@ class TestSkeletons:
 
 
 def test_an_unknown_graph():
-    with pytest.raises(InputError, match="known are identity, recogniser, mapping, synthesis-1024"):
+    with pytest.raises(InputError, match="known are identity, detector, recogniser, mapping, synthesis-1024"):
         prepare.prepared("voice")
