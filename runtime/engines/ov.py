@@ -21,7 +21,7 @@ from .forms import (
     with_pixels_apart,
     without_steady,
 )
-from .int8 import scales_for, with_eight_bits
+from .int8 import products_of, scales_for, with_eight_bits
 from .machine import has_vnni
 from .session import Recent, check_inputs, in_place_of
 
@@ -113,7 +113,8 @@ class OpenVINOSession:
         generator = self._path if takes == {"w_plus"} else self._path.with_name("synthesis.onnx")
         if takes != {"w_plus"} and not ("w_plus_offset" in takes and generator.is_file()):  # that of `reenact`
             return 0
-        return with_eight_bits(model, scales_for(self._core, model, generator, self._read))
+        products = products_of(model)
+        return with_eight_bits(model, products, scales_for(self._core, products, generator, self._read))
 
     def run(self, **arrays: NDArray) -> dict[str, NDArray]:
         """See `session.Session.run`. The first call with a new batch size builds the graph for it."""
