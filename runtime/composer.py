@@ -14,7 +14,7 @@ import numpy as np
 from .assets import PARTS
 from .controls import AS_IT_IS, Controls
 from .engines.machine import return_freed_memory
-from .engines.open import open_detector, open_session, quickest_for_gradients
+from .engines.open import on_cpu, open_detector, open_session, quickest_for_gradients
 from .engines.session import Session, checked
 from .errors import InputError
 from .face.align import Alignment, align
@@ -93,6 +93,7 @@ class Composer:
         self._options = {"engine": engine, "require": require, "threads": threads}
         self._sessions: dict[str, Session] = {}
         self._ahead: dict[str, Future[Session]] = {}  # being opened
+        self._openers = ThreadPoolExecutor(2, "open sessions")  # starts no thread before there is something to open
         self._detector: Detector | None = None
         self._mapper: str | None = None
 
@@ -296,7 +297,7 @@ class Composer:
     @property
     def wants_light(self) -> bool:
         """Whether live pictures should come from the light generator: there is one, and a CPU computes."""
-        return self.has_light and "CPU" in self._session("attributes").provider.split()
+        return self.has_light and (on_cpu(self._engine) or "CPU" in self._session("attributes").provider.split())
 
     def reenact(self, crop: np.ndarray, identity: Identity) -> np.ndarray:
         """Compute E_attr, M and G in one call: aligned crop RGB uint8 [256, 256, 3] -> RGB uint8 [256, 256, 3], at the
@@ -356,11 +357,9 @@ class Composer:
             self._session(graph)
 
     def _begin_to_open(self, *graphs: str) -> None:
-        threads = ThreadPoolExecutor(2, "open sessions")
         for graph in graphs:
             if graph not in self._sessions and graph not in self._ahead:
-                self._ahead[graph] = threads.submit(self._opened, graph)
-        threads.shutdown(wait=False)
+                self._ahead[graph] = self._openers.submit(self._opened, graph)
 
     def close_identity(self) -> None:
         """Close what looks at identity photos, which frames do without, and free its memory; the next photo opens it

@@ -211,6 +211,14 @@ def quickest_for_gradients() -> str:
     )
 
 
+def on_cpu(engine: str) -> bool:
+    """Return whether a CPU surely computes what is opened with an engine; False where that has to be tried."""
+    if engine != "auto":
+        return engine in CPU_ENGINES
+    devices = [remembered(graph) in DEVICE_ENGINES for graph in ("attributes", "mapper", "synthesis")]
+    return not any(devices) and not any(map(installed, GPU_ENGINES))
+
+
 def installed(engine: str) -> bool:
     """Return whether the library of a GPU engine is here; it may still fail to load, or lack a driver."""
     if engine == "cuda":
