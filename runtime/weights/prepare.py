@@ -15,7 +15,7 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -76,7 +76,7 @@ def _key(graph: str) -> str:
     """Names everything that the graph is made from."""
     parts = [str(RECIPE)]
     if graph == "identity":
-        parts += ["slopes", *(file.sha256 for file in catalogue.model("sface").files)]
+        parts += ["slopes, weights beside", *(file.sha256 for file in catalogue.model("sface").files)]
         parts += [hashlib.sha256(matrix.tobytes()).hexdigest() for matrix in identity_matrices()]
     elif graph == "detector":
         parts += [file.sha256 for file in catalogue.model("yunet").files]
@@ -119,7 +119,9 @@ def _identity(graph: str, source: Path, folder: Path) -> None:
     import onnx  # here: takes 0.4 s, and only the first run prepares anything
 
     model = onnx.load(source / catalogue.model("sface").files[0].name)
-    onnx.save(identity_graph(model), folder / f"{graph}.onnx")
+    weights: dict[str, Any] = {"save_as_external_data": True, "location": f"{graph}.bin", "size_threshold": 1024}
+    onnx.save(identity_graph(model), folder / f"{graph}.onnx", **weights)  # beside it: engines map them, and copy none
+    shutil.copymode(folder / f"{graph}.onnx", folder / f"{graph}.bin")  # onnx lets nobody else read it
 
 
 def _detector(graph: str, source: Path, folder: Path) -> None:

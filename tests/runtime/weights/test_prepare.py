@@ -122,6 +122,10 @@ class TestIdentity:
         used = {name for node in model.graph.node for name in node.input}
         assert {tensor.name for tensor in model.graph.initializer} <= used
 
+    def test_its_weights_lie_beside_it_and_are_as_readable(self, path):
+        assert path.stat().st_size < 100_000
+        assert path.with_suffix(".bin").stat().st_mode == path.stat().st_mode
+
     def test_a_damaged_cache_is_made_again(self, fetched, tmp_path, monkeypatch):
         folder = fetched("sface")
         monkeypatch.setenv("FID_MODELS", str(folder))
