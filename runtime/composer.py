@@ -402,8 +402,8 @@ class Composer:
         return checked(session.run(**{name: array[None] for name, array in inputs.items()})[output][0], graph, session)
 
     def _session(self, graph: str) -> Session:
-        if graph not in self._sessions:
-            ahead = self._ahead.pop(graph, None)
+        ahead = self._ahead.get(graph)
+        if graph not in self._sessions:  # perhaps for two threads, of which one waits before the other asks for it
             self._sessions[graph] = self._opened(graph) if ahead is None else ahead.result()
         return self._sessions[graph]
 

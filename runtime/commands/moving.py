@@ -147,6 +147,7 @@ def webcam(
     width, height = _parse_size(size)
     with _no_cycles_looked_for():
         casting, source, composer = _begin(settings, (identities, who, face, faces), camera, record, vcam)
+        from ..engines.open import on_cpu
         from ..live.layout import Wishes  # while sessions open
         from ..live.webcam import Sinks, Webcam
         from ..media.camera import Camera
@@ -164,7 +165,14 @@ def webcam(
         say=_say,
         closer=closer,
     )
-    show.run(duration)
+
+    def ready() -> None:
+        composer.wait_for_frames(light=reenactor.light)  # no run that nobody sees: the first frame is sooner there
+        settings.tell_fallbacks(composer)
+
+    if not on_cpu(settings.engine):
+        ready()  # a GPU's engine may be built for minutes, and no camera runs meanwhile
+    show.run(duration, ready)
     _tell(settings, show, work, start, record)
 
 
@@ -250,8 +258,8 @@ def _tell(settings: Settings, show: Webcam, work: Reenactment | Crowd, start: fl
 def _get_ready(
     settings: Settings, composer: Composer, casting: Casting, identity_face: int | None, light: bool | None, mask: str
 ) -> tuple[Reenactor, list[Identity], Cast | None, Closer | None]:
-    """Return a reenactor whose sessions are open and warm, everybody who is to be composed, who becomes whom, and what
-    looks closer at the photos meanwhile, where that is still to be done."""
+    """Return a reenactor whose sessions are still opening, everybody who is to be composed, who becomes whom, and what
+    looks closer at the photos, where that is still to be done."""
     from ..live.closer import Closer
     from ..live.reenact import Reenactor
 
@@ -266,8 +274,6 @@ def _get_ready(
         composer.close_identity()
     else:
         people = list(cast.identities)
-    composer.wait_for_frames(light=reenactor.light)  # no run that nobody sees: the first frame is sooner there
-    settings.tell_fallbacks(composer)
     return reenactor, people, cast, closer
 
 
