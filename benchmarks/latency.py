@@ -24,12 +24,11 @@ from accuracy import compare
 from engines import ENGINES, GRAPHS, NotHereError, Opened, inputs, open_engine
 from fid.runtime.commands.bench import made_frames
 from fid.runtime.engines.machine import physical_cores
+from fid.runtime.engines.open import open_detector
 from fid.runtime.face.crop import CROP_SIZE
-from fid.runtime.face.detect import Detector
 from fid.runtime.face.paste import Paster
 from fid.runtime.face.track import Tracker
 from fid.runtime.media.images import read_image
-from fid.runtime.weights.catalogue import model_file
 from machine import ROOT, machine_record
 from records import QUICK_RESULTS, RESULTS, add_run
 from timing import FULL, QUICK, Plan, interleaved, quantiles, speedup, summary
@@ -110,7 +109,7 @@ class Clip:
         wide = [cv2.copyMakeBorder(one, 0, 0, border, border, cv2.BORDER_REPLICATE) for one in large]
         self._encoded = [cv2.imencode(".jpg", one[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 95])[1] for one in wide]
         self._encoded += self._encoded[-2:0:-1]
-        self._tracker, self._paster, self._number = Tracker(Detector(model_file("yunet"))), Paster(), 0
+        self._tracker, self._paster, self._number = Tracker(open_detector()), Paster(), 0
 
     def frame(self, engine: Opened, person: dict[str, np.ndarray]) -> dict[str, float]:
         """Take the JPEG of the next frame and give the JPEG with the composed face pasted back; return ms of

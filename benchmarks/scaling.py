@@ -24,13 +24,12 @@ import numpy as np
 from engines import CPU_ENGINES, NotHereError, inputs, noise, open_engine
 from fid.runtime.composer import Composer
 from fid.runtime.engines.machine import physical_cores
+from fid.runtime.engines.open import open_detector
 from fid.runtime.face.align import align
-from fid.runtime.face.detect import Detector
 from fid.runtime.face.paste import Paster
 from fid.runtime.face.track import Tracker
 from fid.runtime.live.reenact import Reenactor
 from fid.runtime.media.images import read_image
-from fid.runtime.weights.catalogue import model_file
 from latency import Clip, a_person
 from machine import ROOT, machine_record
 from records import QUICK_RESULTS, RESULTS, add_run
@@ -133,7 +132,7 @@ def by_faces(threads: int, counts: tuple[int, ...], runs: int) -> dict[str, Any]
 
     One count after the other: the median of `runs` frames, after one that does not count.
     """
-    detector, opened = Detector(model_file("yunet")), open_engine("onnxruntime", "reenact", threads)
+    detector, opened = open_detector(), open_engine("onnxruntime", "reenact", threads)
     person, result = a_person(), {}
     face = read_image(ROOT / "runtime" / "faces" / "attributes-speaking.jpg")
     for count in counts:

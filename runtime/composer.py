@@ -14,7 +14,7 @@ import numpy as np
 from .assets import PARTS
 from .controls import AS_IT_IS, Controls
 from .engines.machine import return_freed_memory
-from .engines.open import open_session, quickest_for_gradients
+from .engines.open import on_cpu, open_detector, open_session, quickest_for_gradients
 from .engines.session import Session, checked
 from .errors import InputError
 from .face.align import Alignment, align
@@ -29,7 +29,6 @@ from .media.images import find_photos, read_image
 from .refine import ROUNDS, own_share, w_plus_offset
 from .timing import stage
 from .weights.bundle import CONTROLS, LIGHT, REFINE, Bundle
-from .weights.catalogue import model_file
 
 PARTS_GRAPH = "parts"
 FULL_RESOLUTION = 1024  # px; the full generator, fetched when first asked for
@@ -94,6 +93,7 @@ class Composer:
         self._options = {"engine": engine, "require": require, "threads": threads}
         self._sessions: dict[str, Session] = {}
         self._ahead: dict[str, Future[Session]] = {}  # being opened
+        self._openers = ThreadPoolExecutor(2, "open sessions")  # starts no thread before there is something to open
         self._detector: Detector | None = None
         self._mapper: str | None = None
 
@@ -297,7 +297,7 @@ class Composer:
     @property
     def wants_light(self) -> bool:
         """Whether live pictures should come from the light generator: there is one, and a CPU computes."""
-        return self.has_light and "CPU" in self._session("attributes").provider.split()
+        return self.has_light and (on_cpu(self._engine) or "CPU" in self._session("attributes").provider.split())
 
     def reenact(self, crop: np.ndarray, identity: Identity) -> np.ndarray:
         """Compute E_attr, M and G in one call: aligned crop RGB uint8 [256, 256, 3] -> RGB uint8 [256, 256, 3], at the
@@ -323,7 +323,7 @@ class Composer:
     def detector(self) -> Detector:
         """The face detector, opened when first asked for."""
         if self._detector is None:
-            self._detector = Detector(model_file("yunet"), min(self.min_confidence, MIN_SCORE))
+            self._detector = open_detector(min(self.min_confidence, MIN_SCORE), self.threads)
         return self._detector
 
     @property
@@ -357,11 +357,9 @@ class Composer:
             self._session(graph)
 
     def _begin_to_open(self, *graphs: str) -> None:
-        threads = ThreadPoolExecutor(2, "open sessions")
         for graph in graphs:
             if graph not in self._sessions and graph not in self._ahead:
-                self._ahead[graph] = threads.submit(self._opened, graph)
-        threads.shutdown(wait=False)
+                self._ahead[graph] = self._openers.submit(self._opened, graph)
 
     def close_identity(self) -> None:
         """Close what looks at identity photos, which frames do without, and free its memory; the next photo opens it
@@ -404,8 +402,8 @@ class Composer:
         return checked(session.run(**{name: array[None] for name, array in inputs.items()})[output][0], graph, session)
 
     def _session(self, graph: str) -> Session:
-        if graph not in self._sessions:
-            ahead = self._ahead.pop(graph, None)
+        ahead = self._ahead.get(graph)
+        if graph not in self._sessions:  # perhaps for two threads, of which one waits before the other asks for it
             self._sessions[graph] = self._opened(graph) if ahead is None else ahead.result()
         return self._sessions[graph]
 

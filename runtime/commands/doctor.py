@@ -183,6 +183,7 @@ def _bundle() -> Check:
     reinstall = f"pip install --force-reinstall {DISTRIBUTION}"
     try:
         bundle = Bundle.load()
+        bundle.verify()
     except FidError as error:
         return Check("shipped bundle", "broken", str(error), reinstall, needed=True)
     try:

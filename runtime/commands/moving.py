@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +25,7 @@ from .options import (
 from .progress import duration, frame_progress
 
 if TYPE_CHECKING:
+    from ..composer import Composer
     from ..controls import Controls
     from ..identity import Identity
     from ..live.casting import Casting
@@ -135,34 +138,21 @@ def webcam(
 
     Press h in the window for its keys. A file in the place of a camera is played at its own speed.
     """
-    from ..engines.machine import share_freed_memory
-    from ..live.casting import Casting
-    from ..live.layout import Wishes
-    from ..live.webcam import Sinks, Webcam, virtual_cameras
-    from ..media.camera import Camera
-    from ..media.images import check_output
-    from ..media.video import VIDEO_SUFFIXES, pyav
-
     start = time.perf_counter()
-    share_freed_memory()
     if list_only:
         _list_cameras(settings.as_json)
         return
     if not (identities or who):
         raise click.UsageError("Missing option '--identity'.")
-    casting = Casting.parse(identities, who, face, faces)
-    if record is not None:  # before a camera is looked for or anything is loaded
-        pyav()
-        check_output(
-            record, VIDEO_SUFFIXES, [*expand(casting.photos), *([Path(camera)] if Path(camera).is_file() else [])]
-        )
     width, height = _parse_size(size)
-    source = _source(camera)
-    if vcam:
-        virtual_cameras()  # before the models are loaded, who has none learns of it
+    with _no_cycles_looked_for():
+        casting, source, composer = _begin(settings, (identities, who, face, faces), camera, record, vcam)
+        from ..engines.open import on_cpu
+        from ..live.layout import Wishes  # while sessions open
+        from ..live.webcam import Sinks, Webcam
+        from ..media.camera import Camera
 
-    reenactor, people, cast, closer = _get_ready(settings, casting, identity_face, light, mask)
-    composer = reenactor.composer
+        reenactor, people, cast, closer = _get_ready(settings, composer, casting, identity_face, light, mask)
     wishes = Wishes(people[0], view or "paste", no_face, smooth, mirror, badge, mask, controls)
     work, people = _work_of(reenactor, wishes, people, cast)
     show = Webcam(
@@ -175,7 +165,14 @@ def webcam(
         say=_say,
         closer=closer,
     )
-    show.run(duration)
+
+    def ready() -> None:
+        composer.wait_for_frames(light=reenactor.light)  # no run that nobody sees: the first frame is sooner there
+        settings.tell_fallbacks(composer)
+
+    if not on_cpu(settings.engine):
+        ready()  # a GPU's engine may be built for minutes, and no camera runs meanwhile
+    show.run(duration, ready)
     _tell(settings, show, work, start, record)
 
 
@@ -191,15 +188,50 @@ def _work_of(
     return Crowd(reenactor.composer, cast, wishes, light=reenactor.light), []
 
 
-def _source(camera: str) -> int | Path:
-    """The camera that is meant, or the file, whose reader is imported meanwhile."""
-    from ..media.camera_list import find_camera
-    from ..media.frame import pyav_ahead
+@contextmanager
+def _no_cycles_looked_for() -> Iterator[None]:
+    """Python's search for cycles of objects, put off: a start makes many, and none that matters; 30 to 50 ms."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
 
+
+def _begin(
+    settings: Settings, who: tuple[Any, ...], camera: str, record: Path | None, vcam: bool
+) -> tuple[Casting, int | Path, Composer]:
+    """Check what was asked for, and only then begin to open sessions; returns who becomes whom (`who` is for
+    `Casting.parse`), the camera or the file that is meant, and the composer."""
+    from ..engines.machine import share_freed_memory
+    from ..live.casting import Casting
+    from ..media.camera_list import find_camera
+
+    casting = Casting.parse(*who)
+    if record is not None:  # before a camera is looked for or anything is loaded
+        _check_record(record, [*expand(casting.photos), *([Path(camera)] if Path(camera).is_file() else [])])
     source = find_camera(camera)
+    if vcam:
+        from ..live.webcam import virtual_cameras
+
+        virtual_cameras()  # before the models are loaded, who has none learns of it
+    share_freed_memory()
+    composer = settings.composer()
+    composer.open_ahead()
     if isinstance(source, Path):
+        from ..media.frame import pyav_ahead
+
         pyav_ahead()
-    return source
+    return casting, source, composer
+
+
+def _check_record(record: Path, inputs: list[Path]) -> None:
+    """`InputError` or `FidError` where a recording cannot be made, or would take the place of an input."""
+    from ..media.images import check_output
+    from ..media.video import VIDEO_SUFFIXES, pyav
+
+    pyav()
+    check_output(record, VIDEO_SUFFIXES, inputs)
 
 
 def _say(sentence: str) -> None:
@@ -224,15 +256,13 @@ def _tell(settings: Settings, show: Webcam, work: Reenactment | Crowd, start: fl
 
 
 def _get_ready(
-    settings: Settings, casting: Casting, identity_face: int | None, light: bool | None, mask: str
+    settings: Settings, composer: Composer, casting: Casting, identity_face: int | None, light: bool | None, mask: str
 ) -> tuple[Reenactor, list[Identity], Cast | None, Closer | None]:
-    """Return a reenactor whose sessions are open and warm, everybody who is to be composed, who becomes whom, and what
-    looks closer at the photos meanwhile, where that is still to be done."""
+    """Return a reenactor whose sessions are still opening, everybody who is to be composed, who becomes whom, and what
+    looks closer at the photos, where that is still to be done."""
     from ..live.closer import Closer
     from ..live.reenact import Reenactor
 
-    composer = settings.composer()
-    composer.open_ahead()
     reenactor = Reenactor(composer, light=light)
     composer.open_ahead(light=reenactor.light, parts=mask != "square")
     cast = casting.cast(composer, identity_face) if casting.several else None
@@ -244,8 +274,6 @@ def _get_ready(
         composer.close_identity()
     else:
         people = list(cast.identities)
-    composer.wait_for_frames(light=reenactor.light)  # no run that nobody sees: the first frame is sooner there
-    settings.tell_fallbacks(composer)
     return reenactor, people, cast, closer
 
 

@@ -17,7 +17,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -83,11 +83,12 @@ def products_of(model: Any) -> list[Product]:
     return found
 
 
-def with_eight_bits(model: Any, scales: Scales) -> int:
-    """Let OpenVINO compute the products of a model that `scales` knows in eight bits, in place; returns how many."""
+def with_eight_bits(model: Any, products: Sequence[Product], scales: Scales) -> int:
+    """Let OpenVINO compute those of a model's products that `scales` knows in eight bits, in place; returns how
+    many."""
     from openvino import opset8 as ops
 
-    known = [product for product in products_of(model) if product.key in scales]
+    known = [product for product in products if product.key in scales]
     for product in known:
         largest = np.maximum(scales[product.key], 1e-3 * scales[product.key].max())
         of_weight = np.maximum(np.abs(product.weight).max(0), 1e-6)
@@ -110,14 +111,14 @@ def with_eight_bits(model: Any, scales: Scales) -> int:
     return len(known)
 
 
-def scales_for(core: Any, model: Any, generator: Path, read: Callable[[Path], Any]) -> Scales:
+def scales_for(core: Any, products: Sequence[Product], generator: Path, read: Callable[[Path], Any]) -> Scales:
     """Return the scales of a model's products, found by running its generator once for each code, or kept from an
     earlier time.
 
     core: an `openvino.Core`. generator: the ONNX file of the graph from W+ to a picture that has these products. read:
     returns that graph in the form in which it is run.
     """
-    keys = {product.key for product in products_of(model)}
+    keys = {product.key for product in products}
     if not keys:
         return {}
     name = hashlib.sha256("".join([str(VERSION), *sorted(keys)]).encode()).hexdigest()[:32]

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import FidError, InputError
+from ..face.detect import MIN_SCORE, Detector
 from .machine import CPU_ENGINES, has_bf16, measured, measured_provider, physical_cores, remembered
 from .session import Session
 from .table import DEVICE_ENGINES, ENGINES, is_remote
@@ -80,6 +81,18 @@ def open_session(
     if require is not None and not satisfies(session.provider, require):
         raise FidError(f"{require} is required and {session.provider} is what runs{_because(session)}.")
     return session
+
+
+def open_detector(min_score: float = MIN_SCORE, threads: int | None = None) -> Detector:
+    """Return the face detector, YuNet on ONNX Runtime's CPU wherever the rest runs; it is fetched the first time.
+
+    `min_score`: see `Detector`. `threads`: see `open_session`. FidError when it cannot be fetched or opened.
+    """
+    from ..weights.prepare import prepared
+    from .ort import OnnxRuntimeSession
+
+    session = OnnxRuntimeSession(prepared("detector"), "CPU", threads or physical_cores(), any_size=True)
+    return Detector(lambda view: session.run(input=view), min_score)
 
 
 def _on_gpu(path: Path, fp16_graph: Path | None, engine: str, threads: int, static_batch: int | None) -> Session:
@@ -196,6 +209,14 @@ def quickest_for_gradients() -> str:
         if here and measured("synthesis") in (None, "openvino-bf16", "openvino-int8")
         else CPU_ENGINES[0]
     )
+
+
+def on_cpu(engine: str) -> bool:
+    """Return whether a CPU surely computes what is opened with an engine; False where that has to be tried."""
+    if engine != "auto":
+        return engine in CPU_ENGINES
+    devices = [remembered(graph) in DEVICE_ENGINES for graph in ("attributes", "mapper", "synthesis")]
+    return not any(devices) and not any(map(installed, GPU_ENGINES))
 
 
 def installed(engine: str) -> bool:

@@ -51,13 +51,19 @@ NO_CUDA = (
 
 class OnnxRuntimeSession:
     """See `session.Session`. `device`: "CPU" or "CUDA". `reason`: why this engine runs in the place of another.
-    `steady`: see `open.open_session`.
+    `steady`: see `open.open_session`. `any_size`: pictures of many sizes come, and memory of the largest is not kept.
 
     Raises FidError when CUDA does not work.
     """
 
     def __init__(
-        self, path: Path | str, device: str, threads: int, reason: str = "", steady: Collection[str] = ()
+        self,
+        path: Path | str,
+        device: str,
+        threads: int,
+        reason: str = "",
+        steady: Collection[str] = (),
+        any_size: bool = False,
     ) -> None:
         ort.set_default_logger_severity(4)  # failures come as exceptions; the log would reach the user's terminal
         self._reason = reason
@@ -74,7 +80,8 @@ class OnnxRuntimeSession:
                 bindings = False
             self._session, recorded = _open_on_cuda(path, threads, bindings)
         else:
-            self._session, recorded = _open(path, "CPUExecutionProvider", threads, steady=steady), False
+            recorded = False
+            self._session = _open(path, "CPUExecutionProvider", threads, steady=steady, arena=not any_size)
             forms = _forms(Path(path), steady)
             if forms[1]:
                 self._first = _open(path, "CPUExecutionProvider", threads, model=forms[1])
@@ -87,7 +94,7 @@ class OnnxRuntimeSession:
         self.inputs = tuple(map(describe_tensor, ports))
         self.outputs = tuple(map(describe_tensor, self._session.get_outputs()))
         self._names = [tensor.name for tensor in self.outputs]
-        self._settling = iter(range(SETTLING if device == "CPU" else 0))
+        self._settling = iter(range(SETTLING if device == "CPU" and not any_size else 0))
         self._shrinking = ort.RunOptions()
         self._shrinking.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
         if device == "CUDA" and bindings:
@@ -239,9 +246,11 @@ def _open(
     *,
     steady: Collection[str] = (),
     model: bytes = b"",
+    arena: bool = True,
 ) -> ort.InferenceSession:
-    """Open the graph at `path`, or `model` in its place."""
+    """Open the graph at `path`, or `model` in its place; with `arena`, memory of one run is kept for the next."""
     options = session_options(threads)
+    options.enable_cpu_mem_arena = arena
     problem = _load_cuda() if provider == "CUDAExecutionProvider" else ""
     try:
         session = ort.InferenceSession(

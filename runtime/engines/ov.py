@@ -21,7 +21,7 @@ from .forms import (
     with_pixels_apart,
     without_steady,
 )
-from .int8 import scales_for, with_eight_bits
+from .int8 import products_of, scales_for, with_eight_bits
 from .machine import has_vnni
 from .session import Recent, check_inputs, in_place_of
 
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 
 HIDDEN = ("openvino_telemetry", "openvino.tools.ovc")
+
+_FIRST = threading.Lock()
 
 MISSING = "OpenVINO is not installed: `pip install 'fid-face[openvino]'`."
 
@@ -113,7 +115,8 @@ class OpenVINOSession:
         generator = self._path if takes == {"w_plus"} else self._path.with_name("synthesis.onnx")
         if takes != {"w_plus"} and not ("w_plus_offset" in takes and generator.is_file()):  # that of `reenact`
             return 0
-        return with_eight_bits(model, scales_for(self._core, model, generator, self._read))
+        products = products_of(model)
+        return with_eight_bits(model, products, scales_for(self._core, products, generator, self._read))
 
     def run(self, **arrays: NDArray) -> dict[str, NDArray]:
         """See `session.Session.run`. The first call with a new batch size builds the graph for it."""
@@ -148,20 +151,23 @@ class _Built:
 def _openvino() -> Any:
     """The package, imported without the event that its import sends to its maker: it has a stub of its own for when
     openvino_telemetry is not there. Nor are its tools for other frameworks' models, which take 50 ms: they come when
-    somebody asks for them."""
-    hidden = [name for name in HIDDEN if "openvino" not in sys.modules and name not in sys.modules]
-    for name in hidden:
-        sys.modules[name] = None  # type: ignore[assignment]
-    try:
-        import openvino
-    except ImportError as error:
-        raise FidError(MISSING) from error
-    finally:
+    somebody asks for them. One thread at a time: two that ask for their first NumPy type at once wait for each other
+    for ever, one with Python's lock and the other with C++'s."""
+    with _FIRST:
+        hidden = [name for name in HIDDEN if "openvino" not in sys.modules and name not in sys.modules]
         for name in hidden:
-            sys.modules.pop(name, None)  # another thread may have been here
-    if not hasattr(openvino, "convert_model"):
-        openvino.convert_model = _convert_model
-    return openvino
+            sys.modules[name] = None  # type: ignore[assignment]
+        try:
+            import openvino
+        except ImportError as error:
+            raise FidError(MISSING) from error
+        finally:
+            for name in hidden:
+                sys.modules.pop(name, None)
+        openvino.Type.f32.to_dtype()
+        if not hasattr(openvino, "convert_model"):
+            openvino.convert_model = _convert_model
+        return openvino
 
 
 def _convert_model(*arguments: Any, **options: Any) -> Any:

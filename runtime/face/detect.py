@@ -2,19 +2,19 @@
 
 YuNet sees faces of about 10 to 300 px. So a photo is searched in two sizes, one for a face that fills it and one for a
 crowd; and the face that is wanted is looked at again, upright, in fixed sizes, mirrored as well, and the points are
-averaged: they then do not depend on how large the photo was, and scatter less (the figures are in `align.py`).
+averaged: they then do not depend on how large the photo was, and scatter less (the figures are in `align.py`). YuNet's
+outputs are read as OpenCV's FaceDetectorYN reads them, which takes longer and keeps more memory.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import cv2
 import numpy as np
 
-from ..errors import FidError, InputError
+from ..errors import InputError
 from .align import align, transform
 
 SEARCH_SIDES = (320, 1024)  # px, longest side of the photo as it is searched
@@ -25,6 +25,8 @@ WARN_SCORE = 0.9  # real faces have 0.92 and more, pencil sketches 0.80 to 0.91,
 DOUBTFUL_SCORE = 0.45  # 0..1, YuNet itself says nothing of what it is less sure of
 SURE_SCORE = 0.92  # an upright face has 0.93 to 0.96, one on its side up to 0.90 and then its points are wrong
 TURNED_GAIN = 0.03  # how much surer a face must be in the turned photo
+STRIDES = (8, 16, 32)  # px, from one of YuNet's places to the next
+SAME_FACE = 0.3  # intersection over union above which two detections are one
 OVERLAP = 0.4  # of the smaller box: above it, two boxes are one face
 MIN_FACE_PX = 40  # width of the face in the photo; narrower ones hold too little to recognise anybody
 MAX_YAW_DEGREES = 60.0  # beyond it, one eye is hidden and neither alignment nor identity can be trusted
@@ -54,20 +56,12 @@ class Face:
 
 
 class Detector:
-    """YuNet, loaded once. Not for several threads at a time: OpenCV's detector holds state."""
+    """YuNet, opened once (`engines.open.open_detector`)."""
 
-    def __init__(self, path: Path, min_score: float = MIN_SCORE) -> None:
-        """Load YuNet from the file at `path` (`catalogue.model_file("yunet")`); faces count from the certainty
-        `min_score` on, 0..1. FidError when OpenCV cannot load it."""
-        self._min_score = min_score
-        level = cv2.utils.logging.getLogLevel()
-        cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)  # it warns about a default that it sets itself
-        try:
-            self._net = cv2.FaceDetectorYN.create(str(path), "", (320, 320), DOUBTFUL_SCORE, 0.3, 5000)
-        except cv2.error as error:
-            raise FidError(f"the face detector {path} cannot be loaded by OpenCV {cv2.__version__}.") from error
-        finally:
-            cv2.utils.logging.setLogLevel(level)
+    def __init__(self, run: Callable[[np.ndarray], Mapping[str, np.ndarray]], min_score: float = MIN_SCORE) -> None:
+        """`run` is the prepared graph `detector`: from float32 [1, 3, height, width], BGR 0..255, both sides multiples
+        of 32, to YuNet's outputs by name. Faces count from the certainty `min_score` on, 0..1."""
+        self._run, self._min_score = run, min_score
 
     def faces(self, image: np.ndarray) -> list[Face]:
         """Return all faces in a photo RGB uint8 [height, width, 3], the largest first.
@@ -98,8 +92,12 @@ class Detector:
     def refine(self, image: np.ndarray, face: Face) -> Face:
         """Return the same face, its points measured anew in upright views of fixed sizes and in their mirror images."""
         for sides in REFINE_SIDES:
-            views = [(side, mirrored) for side in sides for mirrored in (False, True)]
-            measured = [points for view in views if (points := self.measure(image, face.points, *view)) is not None]
+            measured = [
+                points
+                for side in sides
+                for points in self._measured(image, face.points, side, (False, True))
+                if points is not None
+            ]
             if not measured:  # it was seen in the whole photo only: its first points have to do
                 return face
             face = Face(face.box, np.mean(measured, axis=0), face.score)
@@ -111,15 +109,24 @@ class Detector:
 
         `points` say where the face is; `side` is that of the view, px. None when there is no face.
         """
+        (measured,) = self._measured(image, points, side, (mirrored,))
+        return measured
+
+    def _measured(
+        self, image: np.ndarray, points: np.ndarray, side: int, ways: tuple[bool, ...]
+    ) -> Iterator[np.ndarray | None]:
+        """Yield what `measure` returns for each of some ways, mirrored or not, to look at one view."""
         alignment = align(points, side)
         view = alignment.crop(image)
-        seen = _central(self.search(view[:, ::-1] if mirrored else view, side), side)
-        if seen is None:
-            return None
-        own = seen.points
-        if mirrored:
-            own = own[[1, 0, 2, 4, 3]] * (-1, 1) + (side - 1, 0)
-        return transform(alignment.inverse, own)
+        for mirrored in ways:
+            seen = _central(self.search(view[:, ::-1] if mirrored else view, side), side)
+            if seen is None:
+                yield None
+                continue
+            own = seen.points
+            if mirrored:
+                own = own[[1, 0, 2, 4, 3]] * (-1, 1) + (side - 1, 0)
+            yield transform(alignment.inverse, own)
 
     def search(self, image: np.ndarray, side: int) -> list[Face]:
         """Find faces in one go with the photo's longest side brought to `side` px, in the detector's order."""
@@ -140,14 +147,15 @@ class Detector:
         """Return faces of a picture BGR uint8 [height, width, 3] as large as it is; `least`: from this certainty on,
         0..1 and `DOUBTFUL_SCORE` at least, None for the detector's own."""
         least = self._min_score if least is None else least
-        self._net.setInputSize((view.shape[1], view.shape[0]))
-        rows = self._net.detect(view)[1]
-        faces = []
-        for row in np.zeros((0, 15)) if rows is None else rows.astype(np.float64):
-            if row[14] >= least:
-                box = (float(row[0]), float(row[1]), float(row[2]), float(row[3]))
-                faces.append(Face(box, row[4:14].reshape(5, 2), float(row[14])))
-        return faces
+        below, right = (-side % STRIDES[-1] for side in view.shape[:2])
+        padded = cv2.copyMakeBorder(view, 0, below, 0, right, cv2.BORDER_CONSTANT)
+        outputs = self._run(cv2.dnn.blobFromImage(padded))
+        rows = np.concatenate([_rows(outputs, stride, padded.shape[1] // stride, least) for stride in STRIDES])
+        if not len(rows):
+            return []
+        boxes = rows[:, :4].astype(np.int32).tolist()
+        kept = cv2.dnn.NMSBoxes(boxes, rows[:, 14].tolist(), 0.0, SAME_FACE)
+        return [_face(row) for row in rows[np.asarray(kept)].astype(np.float64)]
 
 
 @dataclass(frozen=True)
@@ -213,6 +221,24 @@ def choose_face(faces: Sequence[Face], number: int | None, photo: str, min_score
             f"{MAX_YAW_DEGREES:.0f} (a profile) nothing good can come out; use a photo that shows both eyes."
         )
     return face
+
+
+def _rows(outputs: Mapping[str, np.ndarray], stride: int, columns: int, least: float) -> np.ndarray:
+    """What YuNet found at one stride of a view with so many columns of places: float32 [n, 15], for each face its box,
+    its points and its certainty, in px of the view."""
+    certain, there, bbox, points = (outputs[f"{name}_{stride}"][0] for name in ("cls", "obj", "bbox", "kps"))
+    scores = np.sqrt(certain[:, 0].clip(0, 1) * there[:, 0].clip(0, 1))
+    (found,) = np.nonzero(scores >= least)
+    place = np.column_stack([found % columns, found // columns]).astype(np.float32)
+    centre, size = (place + bbox[found, :2]) * stride, np.exp(bbox[found, 2:]) * stride
+    points = (np.tile(place, 5) + points[found]) * stride
+    return np.column_stack([centre - size / 2, size, points, scores[found]])
+
+
+def _face(row: np.ndarray) -> Face:
+    """A face of a row float64 [15] of `_rows`."""
+    box = (float(row[0]), float(row[1]), float(row[2]), float(row[3]))
+    return Face(box, row[4:14].reshape(5, 2), float(row[14]))
 
 
 def _central(faces: list[Face], side: int) -> Face | None:

@@ -81,8 +81,10 @@ class Webcam:
         self._overlay_lines: list[str] = []
         self._overlay_due_s = 0.0
 
-    def run(self, duration_s: float | None = None) -> None:
-        """Show pictures until the user quits, the file ends, or the time is over. Errors come in one sentence."""
+    def run(self, duration_s: float | None = None, ready: Callable[[], None] = lambda: None) -> None:
+        """Show pictures until the user quits, the file ends, or the time is over. Errors come in one sentence.
+
+        `ready` may wait for the sessions of a frame while the camera begins and its first face is looked for."""
         with ExitStack() as ends:  # all of them happen, even if one fails
             if self._window is not None:
                 ends.callback(self._window.close)
@@ -92,6 +94,8 @@ class Webcam:
             if self._closer is not None:
                 ends.callback(self._closer.stop)
             self.live.start()
+            ready()
+            self.live.started_s = time.perf_counter()
             end_s = None if duration_s is None else time.perf_counter() + duration_s
             while not self.over and not self.live.ended and (end_s is None or time.perf_counter() < end_s):
                 shown = self.live.take(0.02)

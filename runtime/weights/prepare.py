@@ -1,6 +1,7 @@
 """Third-party graphs made ready to run, once, from fetched files, with onnx and NumPy only.
 
 `identity`: SFace with plain float weights and our preprocessing and normalisation attached.
+`detector`: YuNet with plain float weights, for pictures of any size.
 `mapping`, `synthesis-1024`: our exporter's skeletons in `graphs/`, whose large tensors are ONNX external data that
 points into the generator's own fetched weight files.
 `recogniser`: dlib's face recogniser, which training never saw, from its own file.
@@ -14,7 +15,7 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,14 +38,16 @@ RECIPE = 1
 SKELETON_WEIGHTS = {"mapping": "MappingNetwork.bin", "synthesis-1024": "SynthesisNetwork.bin"}
 """Skeleton -> the file of the fetched generator that holds its weights."""
 
-GRAPHS = ("identity", "recogniser", *SKELETON_WEIGHTS)
-SOURCES = {"identity": "sface", "recogniser": "dlib"}  # what is fetched for it; the generator for the others
+GRAPHS = ("identity", "detector", "recogniser", *SKELETON_WEIGHTS)
+SOURCES = {"identity": "sface", "detector": "yunet", "recogniser": "dlib"}
+"""What is fetched for a graph; the generator for the others."""
 
 
 def prepared(graph: str) -> Path:
     """Return the ONNX file of a prepared graph; made the first time, with what it needs fetched.
 
     - `identity`: crop uint8 [batch, 256, 256, 3] RGB -> identity float32 [batch, 128], unit length
+    - `detector`: see `detector_graph`
     - `recogniser`: crop uint8 [batch, 256, 256, 3] RGB -> code float32 [batch, 128], compared by distance
     - `mapping`: z float32 [batch, 512] -> w float32 [batch, 512]
     - `synthesis-1024`: w_plus float32 [batch, 23, 512] -> image uint8 [batch, 1024, 1024, 3] RGB
@@ -57,7 +60,7 @@ def prepared(graph: str) -> Path:
     target = cache_folder("prepared", name)
     if _whole(target):
         return target / f"{graph}.onnx"
-    make = {"identity": _identity, "recogniser": _recogniser}.get(graph, _filled_skeleton)
+    make = {"identity": _identity, "detector": _detector, "recogniser": _recogniser}.get(graph, _filled_skeleton)
     source = catalogue.ensure(SOURCES.get(graph, "generator"))  # before our lock: it has its own
     with locked(f"prepared-{name}"), plain_disk_errors(f"storing the graph {graph}", target.parent):
         if not _whole(target):
@@ -73,8 +76,10 @@ def _key(graph: str) -> str:
     """Names everything that the graph is made from."""
     parts = [str(RECIPE)]
     if graph == "identity":
-        parts += ["slopes", *(file.sha256 for file in catalogue.model("sface").files)]
+        parts += ["slopes, weights beside", *(file.sha256 for file in catalogue.model("sface").files)]
         parts += [hashlib.sha256(matrix.tobytes()).hexdigest() for matrix in identity_matrices()]
+    elif graph == "detector":
+        parts += [file.sha256 for file in catalogue.model("yunet").files]
     elif graph == "recogniser":
         parts += [catalogue.model("dlib").files[0].sha256, repr(dlib_file.CHIP)]
     else:
@@ -87,10 +92,15 @@ def _key(graph: str) -> str:
 
 
 def _whole(folder: Path) -> bool:
-    """Whether a prepared folder holds exactly what was written."""
+    """Whether a prepared folder holds exactly what was written: files older than the record of them are not hashed
+    anew, which would take 30 ms of every start."""
     try:
-        record = decode((folder / "prepared.json").read_bytes(), dict[str, str])
-        return all(sha256(folder / name) == digest for name, digest in record.items())
+        path = folder / "prepared.json"
+        record, written_ns = decode(path.read_bytes(), dict[str, str]), path.stat().st_mtime_ns
+        return all(
+            (folder / name).stat().st_mtime_ns <= written_ns or sha256(folder / name) == digest
+            for name, digest in record.items()
+        )
     except (OSError, FidError):
         return False
 
@@ -109,7 +119,16 @@ def _identity(graph: str, source: Path, folder: Path) -> None:
     import onnx  # here: takes 0.4 s, and only the first run prepares anything
 
     model = onnx.load(source / catalogue.model("sface").files[0].name)
-    onnx.save(identity_graph(model), folder / f"{graph}.onnx")
+    weights: dict[str, Any] = {"save_as_external_data": True, "location": f"{graph}.bin", "size_threshold": 1024}
+    onnx.save(identity_graph(model), folder / f"{graph}.onnx", **weights)  # beside it: engines map them, and copy none
+    shutil.copymode(folder / f"{graph}.onnx", folder / f"{graph}.bin")  # onnx lets nobody else read it
+
+
+def _detector(graph: str, source: Path, folder: Path) -> None:
+    import onnx
+
+    model = onnx.load(source / catalogue.model("yunet").files[0].name)
+    onnx.save(detector_graph(model), folder / f"{graph}.onnx")
 
 
 def _recogniser(graph: str, source: Path, folder: Path) -> None:
@@ -154,6 +173,33 @@ def dequantised(model: onnx.ModelProto) -> dict[str, NDArray]:
         elif node.op_type == "Reshape":
             known[node.output[0]] = known[node.input[0]].reshape(known[node.input[1]])
     return known
+
+
+def detector_graph(yunet: onnx.ModelProto) -> onnx.ModelProto:
+    """YuNet with plain float weights and for pictures of any size.
+
+    In: input float32 [1, 3, height, width], BGR 0..255, both sides multiples of 32. Out, for strides of 8, 16, 32 px:
+    cls, obj [1, places, 1], bbox [1, places, 4] and kps [1, places, 10], as in the file.
+    """
+    import onnx
+    from onnx import helper
+
+    constants = dequantised(yunet)
+    kept = [node for node in yunet.graph.node if node.output[0] not in constants]
+    used = {name for node in kept for name in node.input}
+    tensors = [onnx.numpy_helper.from_array(value, name) for name, value in constants.items() if name in used]
+    sides: list[int | str] = [1, 3, "height", "width"]
+    data = helper.make_tensor_value_info(yunet.graph.input[0].name, onnx.TensorProto.FLOAT, sides)
+    outputs = [
+        helper.make_tensor_value_info(
+            port.name, onnx.TensorProto.FLOAT, [1, f"places_{port.name}", port.type.tensor_type.shape.dim[2].dim_value]
+        )
+        for port in yunet.graph.output
+    ]
+    graph = helper.make_graph(kept, "detector", [data], outputs, tensors)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10, producer_name="fid")
+    onnx.checker.check_model(model, full_check=True)
+    return model
 
 
 def identity_graph(sface: onnx.ModelProto, *, quantised: bool = False) -> onnx.ModelProto:

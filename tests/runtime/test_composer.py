@@ -205,6 +205,9 @@ def test_live_pictures_come_from_the_light_generator(composer: Composer, tmp_pat
     assert np.abs(both.image(w) - toy.expected_image(w[None])[0].astype(int)).max() <= 1
     assert both.has_light
     assert both.wants_light
+    sure = Composer(both.bundle, engine="onnxruntime", threads=1)
+    assert sure.wants_light
+    assert not sure._sessions  # nothing had to be opened for it
     for smooth in (0.0, 1.0):
         assert np.abs(Reenactor(both, light=None).compose(crop, 0.0, who, smooth)[0] - dim).max() <= 1
         np.testing.assert_array_equal(Reenactor(both).compose(crop, 0.0, who, smooth)[0], both.image(w))

@@ -10,10 +10,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from ...runtime.engines.open import open_detector
 from ...runtime.errors import InputError
-from ...runtime.face.detect import Detector
 from ...runtime.media.video import open_clip, read_frames
-from ...runtime.weights.catalogue import model_file
 from . import measures
 from .compare import AXES, identity_measures
 from .compose import EvaluateConfig, Networks, Report, compose_crops, tile
@@ -35,7 +34,7 @@ class Clip:
 def read_clip(path: Path, frames: int) -> Clip:
     """Return the first `frames` frames of a video file, each aligned on its own. Raises InputError for what is no video
     or shows no usable face, and FidError when PyAV is missing."""
-    detector = Detector(model_file("yunet"))
+    detector = open_detector()
     crops, numbers, count = [], [], 0
     with closing(read_frames(open_clip(path))) as video:
         for count, (_, frame) in enumerate(islice(video, frames), start=1):

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from ...runtime.engines.open import open_detector
 from ...runtime.errors import InputError
 from ...runtime.face.align import align
 from ...runtime.face.detect import Detector, choose_face
 from ...runtime.media.images import PHOTO_SUFFIXES, read_image
-from ...runtime.weights.catalogue import model_file
 from .. import personalize
 from ..networks.exported import BundleNetworks
 from ..pixels import as_crops, from_uint8, to_uint8
@@ -42,7 +42,7 @@ def read_photos(folder: Path, table: Path | None = None) -> Photos:
     """
     known = {} if table is None else read_groups(table)
     files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in PHOTO_SUFFIXES and path.is_file())
-    detector = Detector(model_file("yunet"))
+    detector = open_detector()
     crops, people, skipped, groups = [], [], [], []
     for path in files:
         try:

@@ -9,8 +9,9 @@ import cv2
 import numpy as np
 import pytest
 from fid.runtime.assets import FACES
+from fid.runtime.engines.open import open_detector
 from fid.runtime.face.align import Alignment, align, fit_similarity, transform, warp
-from fid.runtime.face.detect import Detector, choose_face
+from fid.runtime.face.detect import choose_face
 from fid.runtime.face.paste import Paster
 from fid.runtime.face.smooth import OneEuro
 from fid.runtime.face.track import FLOW_SIDE, Tracker
@@ -163,7 +164,7 @@ const detector = new m.Detector(async ({ data, width, height }) => {
 def test_faces_are_found_and_followed_where_the_runtime_finds_them(
     module_page: Page, photo: np.ndarray, fetched: Callable[[str], Path]
 ) -> None:
-    detector = Detector(fetched("yunet") / "face_detection_yunet_2023mar_int8bq.onnx")
+    detector = open_detector()
     faces = detector.faces(photo)
     points = detector.refine(photo, choose_face(faces, None, "the photo")).points
     frames = [np.roll(photo, (3 * i, 2 * i), (1, 0)) for i in range(6)]

@@ -10,10 +10,9 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-import onnx
 import onnxruntime
 import pytest
-from fid.export.web.graphs import detector_graph, web_graph
+from fid.export.web.graphs import DETECT, web_graph
 from fid.export.web.site import POLICY, write_site
 from fid.runtime.assets import FACES
 from fid.runtime.errors import InputError
@@ -82,9 +81,8 @@ def test_the_small_identity_graph_gives_the_same_codes(fetched: Callable[[str], 
 
 
 def test_the_detector_takes_any_size(fetched: Callable[[str], Path]) -> None:
-    yunet = onnx.load(fetched("yunet") / "face_detection_yunet_2023mar_int8bq.onnx")
-    graph = detector_graph(yunet).SerializeToString()
-    session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
+    fetched("yunet")
+    session = onnxruntime.InferenceSession(web_graph(Bundle.load(), DETECT), providers=["CPUExecutionProvider"])
     for height, width in ((320, 256), (64, 96)):
         found = session.run(["cls_8", "kps_32"], {"input": np.zeros((1, 3, height, width), np.float32)})
         assert [np.shape(one) for one in found] == [(1, height * width // 64, 1), (1, height * width // 1024, 10)]

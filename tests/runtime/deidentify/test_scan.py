@@ -11,10 +11,10 @@ from fid.runtime.commands.bench import made_frames
 from fid.runtime.deidentify import scan
 from fid.runtime.deidentify.places import Place, Track, between, by_frame, same_place
 from fid.runtime.deidentify.scan import Scanner
+from fid.runtime.engines.open import open_detector
 from fid.runtime.face.detect import Detector, Face
 from fid.runtime.face.search import find_all
 from fid.runtime.media.images import read_image
-from fid.runtime.weights.catalogue import model_file
 
 FPS = 10.0
 PEOPLE = FACES / "identity-ada.jpg"
@@ -24,7 +24,7 @@ POINTS = np.array([[10.0, 12], [30, 12], [20, 22], [12, 32], [28, 32]])
 @pytest.fixture(scope="module")
 def detector(fetched: Callable[[str], Path]) -> Detector:
     fetched("yunet")
-    return Detector(model_file("yunet"))
+    return open_detector()
 
 
 def scanned(detector: Detector, frames: list[np.ndarray], **options: object) -> list[Track]:

@@ -12,9 +12,9 @@ from fid.runtime.deidentify.hide import middle_difference, mosaic
 from fid.runtime.deidentify.judges import MATCH, STRICT, Codes, likeness, recognisable
 from fid.runtime.deidentify.places import Place, Track
 from fid.runtime.deidentify.verdict import UNCHANGED, Evidence, Verdict, ranges
+from fid.runtime.engines.open import open_detector
 from fid.runtime.face.detect import Detector
 from fid.runtime.media.images import read_image
-from fid.runtime.weights.catalogue import model_file
 
 
 def codes(x: float, y: float, dlib: float | None = None) -> Codes:
@@ -152,7 +152,7 @@ def test_frames_as_ranges() -> None:
 @pytest.fixture(scope="module")
 def detector(fetched: Callable[[str], Path]) -> Detector:
     fetched("yunet")
-    return Detector(model_file("yunet"))
+    return open_detector()
 
 
 def test_an_original_face_in_the_output_is_found_whether_anybody_knew_of_it_or_not(detector: Detector) -> None:

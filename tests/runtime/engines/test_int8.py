@@ -56,7 +56,7 @@ def test_unlike_channels_are_made_alike(gathered: bool, every_product: None) -> 
     exact, model = run(layer(gathered=gathered), x), layer(gathered=gathered)
     (product,) = products_of(model)
     largest = np.geomspace(0.35, 350, C_IN).astype(np.float32)  # about 3.5 standard deviations of the channels
-    assert with_eight_bits(model, {product.key: largest}) == 1
+    assert with_eight_bits(model, [product], {product.key: largest}) == 1
     found = run(model, x)
     assert np.abs(found - exact).std() < 0.03 * exact.std()  # measured: 0.01; 0.2 with one scale for unlike channels
     assert np.abs(found - exact).max() > 0
@@ -87,10 +87,10 @@ def test_scales_are_found_once(every_product: None, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(
         int8, "_seen", lambda core, model, codes: {products_of(model)[0].key: codes[0], "other": codes[0]}
     )
-    first = scales_for(core, layer(), Path("none"), lambda path: layer())
+    first = scales_for(core, products_of(layer()), Path("none"), lambda path: layer())
     assert list(first) == [products_of(layer())[0].key]  # a graph of other products is none of its business
     monkeypatch.setattr(int8, "_seen", seen)
-    again = scales_for(core, layer(), Path("none"), lambda path: pytest.fail("is kept"))
+    again = scales_for(core, products_of(layer()), Path("none"), lambda path: pytest.fail("is kept"))
     assert {key: scale.tolist() for key, scale in again.items()} == {key: s.tolist() for key, s in first.items()}
 
 

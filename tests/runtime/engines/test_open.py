@@ -194,6 +194,20 @@ def test_the_quicker_form_is_used_where_the_cache_cannot_be_written(empty_cache)
     assert open_session(BUNDLE / "synthesis-light.onnx", engine="onnxruntime").provider == "onnxruntime CPU"
 
 
+def test_two_threads_at_once_may_be_the_first_to_open_with_openvino(tmp_path):
+    """OpenVINO 2026.4 alone hangs in two of three such processes, with Python's lock in its hands."""
+    pytest.importorskip("openvino")
+    program = (
+        "import sys, threading\nfrom fid.runtime.engines.ov import _openvino\nsys.setswitchinterval(1e-6)\n"
+        "both = threading.Barrier(2)\n"
+        "def first():\n    both.wait()\n    _openvino().Type.u8.to_dtype()\n"
+        "threads = [threading.Thread(target=first) for _ in range(2)]\n"
+        "[thread.start() for thread in threads]\n[thread.join() for thread in threads]\n"
+    )
+    for _ in range(4):
+        assert subprocess.run([sys.executable, "-c", program], cwd=tmp_path, timeout=60).returncode == 0
+
+
 def test_openvino_says_its_precision(toy_bundle):
     assert opened(toy_bundle, "identity", "openvino").provider == "openvino CPU f32"
     session = opened(toy_bundle, "identity", "openvino-bf16")

@@ -8,12 +8,12 @@ import cv2
 import numpy as np
 import pytest
 from fid.runtime.assets import FACES
+from fid.runtime.engines.open import open_detector
 from fid.runtime.face import search
 from fid.runtime.face.align import align, transform, warp
 from fid.runtime.face.detect import MIN_SCORE, Detector, Face
 from fid.runtime.face.search import SMALLEST_PX, TILE_PX, find_all, find_quickly, visible_part
 from fid.runtime.media.images import read_image
-from fid.runtime.weights.catalogue import model_file
 
 PEOPLE = [read_image(path) for path in sorted(FACES.glob("*.jpg"))]
 FACE_PART = 0.45  # width of a face's box, in sides of the crop
@@ -22,7 +22,7 @@ FACE_PART = 0.45  # width of a face's box, in sides of the crop
 @pytest.fixture(scope="module")
 def detector(fetched: Callable[[str], Path]) -> Detector:
     fetched("yunet")
-    return Detector(model_file("yunet"))
+    return open_detector()
 
 
 def head() -> np.ndarray:

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from fid.runtime.assets import FACES
 from fid.runtime.commands.bench import made_frames
+from fid.runtime.engines.open import open_detector
 from fid.runtime.face.align import align, transform
 from fid.runtime.face.detect import Detector
 from fid.runtime.face.track import Tracker
 from fid.runtime.media.images import read_image
-from fid.runtime.weights.catalogue import model_file
 
 FACE = read_image(FACES / "identity-ada.jpg")
 CORNERS = np.array([[0, 0], [255, 0], [255, 255], [0, 255]])
@@ -21,7 +21,7 @@ WALL = np.full((480, 640, 3), 150, np.uint8)
 @pytest.fixture(scope="module")
 def detector(fetched: Callable[[str], Path]) -> Detector:
     fetched("yunet")
-    return Detector(model_file("yunet"))
+    return open_detector()
 
 
 @pytest.fixture(scope="module")

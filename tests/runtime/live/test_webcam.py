@@ -291,13 +291,32 @@ def test_who_lacks_the_virtual_camera_learns_of_it_before_models_are_loaded(
     assert "pip install 'fid-face[vcam]'" in result.stderr
 
 
+def test_what_a_frame_needs_is_waited_for_while_the_camera_runs(tmp_path: Path) -> None:
+    show, _, _ = show_of(tmp_path, Sinks(window=False), camera=endless(tmp_path))
+    found = {}
+
+    def ready() -> None:
+        found["frame"] = show._camera.mailbox.take(10)
+        found["taken"], found["began_s"] = show.live.taken, show.live.started_s
+
+    show.run(0.3, ready)
+    assert found["frame"] is not None  # the camera runs
+    assert found["taken"] == 0  # and nothing is shown yet
+    assert show.live.started_s > found["began_s"]  # nor does its rate count what was waited
+
+
 def test_an_engine_that_does_not_work_is_told_before_the_first_picture(
     tmp_path: Path, toy_bundle: Path, fetched: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fetched("yunet")
     monkeypatch.setattr(Composer, "fallbacks", ["CUDA does not work here; the CPU computes instead."])
     monkeypatch.setattr(options, "said_today", lambda sentence: False)
-    monkeypatch.setattr(Webcam, "run", lambda self, duration: click.echo("the show begins", err=True))
+
+    def run(show: Webcam, duration_s: float | None, ready: Callable[[], None]) -> None:
+        ready()
+        click.echo("the show begins", err=True)
+
+    monkeypatch.setattr(Webcam, "run", run)
     clip = write_clip(tmp_path / "in.mp4", 2, 30)
     common = ["--bundle", str(toy_bundle), "--identity", str(FACES / "identity-ben.jpg"), "--headless"]
     result = CliRunner().invoke(fid.runtime.commands.cli.main, ["webcam", *common, "--camera", str(clip)])

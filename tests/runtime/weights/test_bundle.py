@@ -14,6 +14,7 @@ from fid.runtime.composer import Composer
 from fid.runtime.engines.open import open_session
 from fid.runtime.errors import FidError, InputError
 from fid.runtime.identity import Identity, mapper_name
+from fid.runtime.weights import bundle
 from fid.runtime.weights.bundle import Bundle
 from fid.runtime.weights.cache import sha256
 
@@ -105,6 +106,12 @@ def test_a_link_out_of_the_folder_is_refused(copy, tmp_path):
     (copy / "weights.bin").symlink_to(tmp_path / "elsewhere.bin")
     with pytest.raises(FidError, match=r"weights\.bin is a link"):
         Bundle.load(copy)
+
+
+def test_the_shipped_bundle_is_hashed_when_asked_for_alone(monkeypatch):
+    monkeypatch.setattr(bundle, "sha256", lambda path: "another")
+    with pytest.raises(FidError, match="does not have the SHA-256"):
+        Bundle.load().verify()
 
 
 @pytest.mark.parametrize("name", ["weights.bin", "mapper.onnx"])

@@ -122,13 +122,19 @@ class TestIdentity:
         used = {name for node in model.graph.node for name in node.input}
         assert {tensor.name for tensor in model.graph.initializer} <= used
 
+    def test_its_weights_lie_beside_it_and_are_as_readable(self, path):
+        assert path.stat().st_size < 100_000
+        assert path.with_suffix(".bin").stat().st_mode == path.stat().st_mode
+
     def test_a_damaged_cache_is_made_again(self, fetched, tmp_path, monkeypatch):
         folder = fetched("sface")
         monkeypatch.setenv("FID_MODELS", str(folder))
         monkeypatch.setenv("FID_CACHE", str(tmp_path))
         path = prepare.prepared("identity")
         digest, made = sha256(path), path.stat().st_mtime_ns
-        assert prepare.prepared("identity").stat().st_mtime_ns == made
+        with monkeypatch.context() as untouched:
+            untouched.setattr(prepare, "sha256", lambda path: pytest.fail("every start would take its time"))
+            assert prepare.prepared("identity").stat().st_mtime_ns == made
         path.write_bytes(path.read_bytes()[:-7])
         assert sha256(prepare.prepared("identity")) == digest
         assert [p.name for p in (tmp_path / "prepared").iterdir()] == [path.parent.name]
@@ -223,5 +229,5 @@ class TestSkeletons:
 
 
 def test_an_unknown_graph():
-    with pytest.raises(InputError, match="known are identity, recogniser, mapping, synthesis-1024"):
+    with pytest.raises(InputError, match="known are identity, detector, recogniser, mapping, synthesis-1024"):
         prepare.prepared("voice")
