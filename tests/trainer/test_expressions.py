@@ -189,7 +189,7 @@ def test_networks_that_are_as_before_miss_exactly_the_edits(
     loop.edited = Edited(loop.edited.crops[:, :1].expand(-1, 2, -1, -1, -1), loop.edited.amounts)  # unmoved pictures
     random = torch.Generator().manual_seed(loop.config.seed * 1_000_003)
     shown, view = (torch.randint(below, (loop.config.batch,), generator=random) for below in (8, 2))
-    move = loop.edited.amounts[shown, view] @ loop.moves
+    move = loop.config.gain * loop.edited.amounts[shown, view] @ loop.moves
     figures = loop.step()
     assert figures["w"] == pytest.approx(move.square().mean().item(), rel=1e-3)
     assert figures["numbers"] == pytest.approx((move @ loop.numbers.T).square().mean().item(), rel=1e-3)
