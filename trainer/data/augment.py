@@ -20,18 +20,20 @@ def augment(crop: Tensor, generator: torch.Generator, n: int | None = None, rows
     def uniform(low: float, high: float, *shape: int) -> Tensor:
         return (low + (high - low) * torch.rand(n, *shape, generator=generator))[rows].to(crop.device)
 
-    theta = torch.zeros(len(crop), 2, 3, device=crop.device)
-    theta[:, 0, 0] = theta[:, 1, 1] = uniform(0.98, 1.02)
-    theta[:, :, 2] = uniform(-0.02, 0.02, 2)
-    grid = F.affine_grid(theta, list(crop.shape), align_corners=False)
-    changed = F.grid_sample(crop, grid, padding_mode="reflection", align_corners=False)
-    small = int((0.4 + 0.6 * torch.rand(1, generator=generator).item()) * size)
-    if small < size:
-        changed = F.interpolate(F.interpolate(changed, small, mode="area"), size, mode="bilinear", align_corners=False)
-    light = uniform(0.9, 1.1, 3, 1, 1) * changed + uniform(-0.1, 0.1, 3, 1, 1)
-    noise = _noise((n, *crop.shape[1:]), generator, crop.device)[rows] * uniform(0, 0.04, 1, 1, 1)
-    chosen = (uniform(0, 1) < 0.5)[:, None, None, None]
-    return torch.where(chosen, (_compressed(light, uniform(0, 1)) + noise).clamp(-1, 1), crop)
+    with torch.autocast(crop.device.type, enabled=False):  # in bf16 a grid is off by a third of a pixel
+        theta = torch.zeros(len(crop), 2, 3, device=crop.device)
+        theta[:, 0, 0] = theta[:, 1, 1] = uniform(0.98, 1.02)
+        theta[:, :, 2] = uniform(-0.02, 0.02, 2)
+        grid = F.affine_grid(theta, list(crop.shape), align_corners=False)
+        changed = F.grid_sample(crop, grid, padding_mode="reflection", align_corners=False)
+        small = int((0.4 + 0.6 * torch.rand(1, generator=generator).item()) * size)
+        if small < size:
+            blurred = F.interpolate(changed, small, mode="area")
+            changed = F.interpolate(blurred, size, mode="bilinear", align_corners=False)
+        light = uniform(0.9, 1.1, 3, 1, 1) * changed + uniform(-0.1, 0.1, 3, 1, 1)
+        noise = _noise((n, *crop.shape[1:]), generator, crop.device)[rows] * uniform(0, 0.04, 1, 1, 1)
+        chosen = (uniform(0, 1) < 0.5)[:, None, None, None]
+        return torch.where(chosen, (_compressed(light, uniform(0, 1)) + noise).clamp(-1, 1), crop)
 
 
 def _noise(shape: tuple[int, ...], generator: torch.Generator, device: torch.device) -> Tensor:

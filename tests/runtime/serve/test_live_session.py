@@ -396,6 +396,12 @@ def test_large_frames_are_made_smaller() -> None:
     assert picture._rgb(VideoFrame(321, 241, "yuv420p")).shape == (240, 320, 3)
 
 
+def test_white_stays_white_in_frames_that_are_made_smaller() -> None:
+    for width, height in ((1280, 720), (1920, 1080)):
+        white = VideoFrame.from_ndarray(np.full((height, width, 3), 255, np.uint8), format="rgb24")
+        assert picture._rgb(white.reformat(format="yuv420p")).min() == 255
+
+
 def test_frames_may_change_their_size(composer: Composer) -> None:
     """A phone is turned; a browser sends smaller frames when it has much to do."""
     maker = PictureMaker(composer, Labelling(mark=False))

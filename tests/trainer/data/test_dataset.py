@@ -84,6 +84,14 @@ def test_augmentation_of_some_rows_is_that_of_the_whole_batch():
     torch.testing.assert_close(augment.augment(crop[rows], torch.Generator().manual_seed(2), 6, rows), whole[rows])
 
 
+def test_augmentation_is_not_computed_in_bfloat16_where_the_training_is():
+    crop = torch.rand(4, 3, 64, 64, generator=torch.Generator().manual_seed(1)) * 2 - 1
+    exact = augment.augment(crop, torch.Generator().manual_seed(2))
+    with torch.autocast("cpu", torch.bfloat16):
+        changed = augment.augment(crop, torch.Generator().manual_seed(2))
+    torch.testing.assert_close(changed, exact, atol=0, rtol=0)
+
+
 def test_compression_rounds_cosine_coefficients():
     image = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(1)) * 2 - 1
     none, strong = augment._compressed(image, torch.zeros(2)), augment._compressed(image, torch.ones(2))
