@@ -11,13 +11,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ...runtime.errors import InputError
+from ..controls import POSE
 from ..data.dataset import Faces, FrozenNetworks
 from ..loop import Preparing
 from ..networks.trained import AttributeEncoder
 from ..pixels import to_bytes, to_float
 from ..weights.checkpoint import make_folder, writing
 from ..weights.trained import Trainable
-from .directions import POSE, ExpressionsConfig, edits, numbers_of
+from .directions import ExpressionsConfig, edits, numbers_of
 
 SHARD = 256  # faces or photographs in one file
 FARTHEST = 4.0  # units of a direction by which the answers of a photograph move at most
