@@ -4,6 +4,7 @@ import re
 
 import pytest
 from fid.trainer import cli
+from fid.trainer.expressions.directions import ExpressionsConfig
 
 
 def run(capsys, *arguments):
@@ -62,7 +63,7 @@ def test_expressions_go_on_with_the_configuration_of_their_run(capsys, tmp_path)
     assert "steps                77\n" in out
     assert "bf16                 True\n" in out
     assert "gain                 1.2\n" in out
-    assert "steps                1200\n" in run(capsys, *arguments)[1]
+    assert f"steps                {ExpressionsConfig().steps}\n" in run(capsys, *arguments)[1]
 
 
 @pytest.mark.parametrize(

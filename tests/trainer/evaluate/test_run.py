@@ -3,7 +3,6 @@
 import json
 from dataclasses import replace
 from fractions import Fraction
-from functools import partial
 from pathlib import Path
 
 import av
@@ -192,9 +191,9 @@ def test_people_are_refined_and_their_photos_inverted(frozen, loaded, photos, mo
         head=lambda crop: torch.ones_like(crop[:, :1]),
         mapping=frozen.mapping,
     )
-    quick = partial(personalize.PersonalizeConfig, steps=6, bank=1, held_out=1, rate=0.5)
-    monkeypatch.setattr(personalize, "PersonalizeConfig", quick)
-    monkeypatch.setattr(personalize, "INVERSION", quick())
+    quick = personalize.PersonalizeConfig(steps=6, bank=1, held_out=1, rate=0.5)
+    monkeypatch.setattr(personalize, "FROM_NOTHING", quick)
+    monkeypatch.setattr(personalize, "INVERSION", quick)
     said = []
     report = evaluate.evaluate_all(
         lambda identity, crop, portrait: frozen.w_mean.expand(len(identity), -1),
