@@ -57,7 +57,9 @@ def change(page: Page, act: str, *arguments: object) -> None:
     former = page.locator("#picture").get_attribute("src") or ""
     kind, _, what = act.partition(" ")
     panel = page.locator(f"[data-kind={kind}]")
-    if what == "person":
+    if kind == "full":
+        page.locator("#full").check()
+    elif what == "person":
         panel.get_by_role("radio", name=str(arguments[0])).check()
     elif what == "blend":
         panel.get_by_label("How far toward the other photo").fill(str(arguments[0]))
@@ -68,7 +70,7 @@ def change(page: Page, act: str, *arguments: object) -> None:
 
 @pytest.mark.parametrize("size", ["desktop"])
 def test_a_picture_is_the_one_that_the_command_composes(page: Page, site_bundle: Bundle, tmp_path: Path) -> None:
-    page.locator("#full").check()
+    change(page, "full")
     change(page, "identity photo", FACES / "identity-ben.jpg")
     change(page, "attributes photo", FACES / "attributes-aside.jpg")
     found = saved(page, tmp_path / "found.png")
