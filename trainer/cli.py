@@ -264,7 +264,7 @@ def fit(
 @click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="The run's folder.")
 @click.option("--init", type=Source(path_type=Path, exists=True), default="default", help="Weights to begin from.")
 @folder_option("--dataset", "Folder of `fid-train dataset`, of the same generator.", required=True)
-@folder_option("--photos", "Folder of photographs, as further attribute images.")
+@folder_option("--photos", "Folder of photographs, to learn what compositions lack of their expressions.")
 @click.option("--set", "settings", multiple=True, metavar="NAME=VALUE", help="Any value that --dry-run shows.")
 @generator_option
 @minutes_option

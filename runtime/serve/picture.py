@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 MAX_SIDE = 1280  # px; larger frames are made smaller on arrival
-LEVEL = 2 | 0x2000  # swscale: bilinear, colour of every pixel; without the latter frames made smaller are 1 to 2 darker
+INTERPOLATION = 2 | 0x2000  # swscale: bilinear, and colour of every pixel, or smaller frames are darker by 1 to 2
 
 
 @dataclass(frozen=True)
@@ -101,4 +101,4 @@ def _rgb(frame: Any) -> np.ndarray:
     """A video frame as RGB uint8 [height, width, 3], even sides of at most `MAX_SIDE`."""
     factor = min(1.0, MAX_SIDE / max(frame.width, frame.height))
     width, height = (max(2, round(side * factor) // 2 * 2) for side in (frame.width, frame.height))
-    return frame.to_ndarray(format="rgb24", width=width, height=height, interpolation=LEVEL)
+    return frame.to_ndarray(format="rgb24", width=width, height=height, interpolation=INTERPOLATION)

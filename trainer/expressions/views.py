@@ -104,8 +104,8 @@ def write_lacks(
     """Return photographs with how far their answers are to move: by what compositions lack of their expression.
 
     Each gives its attributes to `config.people` of the drawn faces; the face mesh reads expressions off the photograph
-    and off the compositions. What is lacking on average over all photographs, which differ from generated faces in more
-    than expression, is left out. `before`: the networks that compose. Kept in shards as those of `write_views` are.
+    and off the compositions. The median of what is lacking, by which photographs differ from generated faces in other
+    ways than expression, is left out. `before`: the networks that compose. Kept in shards as by `write_views`.
     """
     make_folder(folder)
     device = frozen.w_mean.device
@@ -136,7 +136,7 @@ def write_lacks(
             for index, images in enumerate(photos.image.split(SHARD))
         ]
     )
-    crops = torch.cat([as_seen(to_float(part)) for part in photos.image.split(64)])
+    crops = torch.cat([as_seen(to_float(part)).cpu() for part in photos.image.split(64)])
     return Photos(crops, config.lacking * amounts_of(lacks - lacks.median(0).values, taught))
 
 
