@@ -180,6 +180,12 @@ def _leaky(b: _Backward, node: NodeProto, g: str, options: dict[str, Any]) -> No
     b.give(x, b.product(g, b.make("Where", [positive, one, slope], shape)))
 
 
+def _relu(b: _Backward, node: NodeProto, g: str, _: dict[str, Any]) -> None:
+    zero, shape = b.constant(np.array(0, np.float32)), b.shapes[g]
+    positive = b.make("Greater", [node.input[0], zero], shape)
+    b.give(node.input[0], b.make("Where", [positive, g, zero], shape))
+
+
 def _gemm(b: _Backward, node: NodeProto, g: str, options: dict[str, Any]) -> None:
     """x @ W, or x @ W', for a constant W."""
     if options.get("transA") or options.get("alpha", 1.0) != 1 or node.input[1] in b.active:
@@ -254,6 +260,28 @@ def _average_pool(b: _Backward, node: NodeProto, g: str, options: dict[str, Any]
     b.give(node.input[0], spread)
 
 
+def _max_pool(b: _Backward, node: NodeProto, g: str, options: dict[str, Any]) -> None:
+    """Maxima of windows, which may overlap; equal maxima of a window share its gradient.
+
+    A convolution lays every place of a window beside the others, its adjoint brings them back.
+    """
+    kernel, strides, (_, channels, *sides) = list(options["kernel_shape"]), list(options["strides"]), b.shapes[g]
+    x, shape, places = node.input[0], b.shapes[node.input[0]], math.prod(kernel)
+    if any(options.get("pads", ())) or options.get("ceil_mode") or list(options.get("dilations", (1, 1))) != [1, 1]:
+        raise FidError("of maximum pooling only that without padding can be differentiated here.")
+    each = b.constant(np.tile(np.eye(places, dtype=np.float32).reshape(places, 1, *kernel), (channels, 1, 1, 1)))
+    window = {"group": channels, "kernel_shape": kernel, "strides": strides}
+    wide, apart = (1, channels * places, *sides), (1, channels, places, *sides)
+    laid = b.reshaped(b.make("Conv", [x, each], wide, **window), apart)
+    one = (1, channels, 1, *sides)
+    equal = b.make("Equal", [laid, b.reshaped(node.output[0], one)], apart)
+    largest = b.make("Cast", [equal], apart, to=TensorProto.FLOAT)
+    count = b.make("ReduceSum", [largest, b.constant(np.array([2], np.int64))], one, keepdims=1)
+    share = b.product(largest, b.make("Div", [b.reshaped(g, one), count], one))
+    rest = [shape[2 + i] - (sides[i] - 1) * strides[i] - kernel[i] for i in (0, 1)]
+    b.give(x, b.make("ConvTranspose", [b.reshaped(share, wide), each], shape, output_padding=rest, **window))
+
+
 def _conv(b: _Backward, node: NodeProto, g: str, options: dict[str, Any]) -> None:
     """A convolution with constant weights, dense or depthwise; its adjoint."""
     x, weight = node.input[:2]
@@ -297,6 +325,7 @@ _RULES: dict[str, _Rule] = {
     "Pow": _pow,
     "Sqrt": _sqrt,
     "Abs": _abs,
+    "Relu": _relu,
     "LeakyRelu": _leaky,
     "PRelu": _leaky,
     "Gemm": _gemm,
@@ -311,6 +340,7 @@ _RULES: dict[str, _Rule] = {
     "ReduceMean": _reduce,
     "Slice": _slice,
     "AveragePool": _average_pool,
+    "MaxPool": _max_pool,
     "Conv": _conv,
     "ConvTranspose": _conv_transpose,
 }

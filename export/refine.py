@@ -2,9 +2,9 @@
 
 The person's photo is composed with its own attributes, by the light generator, and compared with the photo. What is
 compared, where the photo shows the person's own (`own`: face, hair and neck, and not what is behind, worn or held):
-feature maps of SFace's trunk and of the attribute encoder, every place a unit vector as in LPIPS (Zhang et al. 2018),
-and coarse colour. SFace's code is left out: an optimiser pleases it while other recognisers see a stranger. A step of
-Adam follows.
+feature maps of SFace's trunk and of AlexNet, every place a unit vector and AlexNet's channels weighted as in LPIPS
+(Zhang et al. 2018), and coarse colour. SFace's code is left out: an optimiser pleases it while other recognisers see a
+stranger. A step of Adam follows.
 
 Composition and photo differ in the person, and in pose, expression and light as far as the mapper misses those. Only
 the first may go into the offset, which will be added to other attributes' w. So there are two unknowns,
@@ -29,11 +29,12 @@ from torch import nn
 from ..runtime.engines.open import open_session
 from ..runtime.face.crop import CROP_SIZE, identity_matrices
 from ..runtime.face.parts import PARTS_SIDE
-from ..runtime.refine import w_plus_offset
+from ..runtime.refine import View, w_plus_offset
 from ..runtime.tensor import Tensor
 from ..runtime.weights.bundle import REFINE, Graph
 from ..runtime.weights.cache import sha256
 from ..trainer.data.statistics import RealIdentities
+from ..trainer.networks.lpips import LPIPS
 from ..trainer.networks.mobilestylegan import Mapping
 from ..trainer.networks.sface import PIXEL_SCALE, SFace
 from ..trainer.networks.trained import AttributeEncoder
@@ -62,7 +63,9 @@ class RefineConfig:
     colour_weight: float = 0.2
     sface_taps: tuple[int, ...] = (2, 6, 10, 22)  # convolutions of SFace
     sface_weights: tuple[float, ...] = (0.1, 0.2, 0.8, 2.5)
-    attribute_weights: tuple[float, ...] = (0.05, 0.1, 0.1)  # of the attribute encoder's stem and first blocks
+    lpips_weight: float = 2.0  # of the layers of AlexNet
+    lpips_layers: int = 3  # of its five, the first
+    lpips_side: int = 128  # px of the crop as it sees it
     offset_weight: float = 0.004  # mean square of o
     faces: int = 64  # whose attributes show how the mapper's w varies
     seed: int = 1
@@ -85,31 +88,25 @@ class LikenessMaps(nn.Module):
     rows: torch.Tensor
     columns: torch.Tensor
 
-    def __init__(self, sface: SFace, attributes: nn.Module, config: RefineConfig) -> None:
+    def __init__(self, sface: SFace, lpips: LPIPS, config: RefineConfig) -> None:
         super().__init__()
         last = max(config.sface_taps) + 1
         self.taps = config.sface_taps
         self.convolutions, self.activations = sface.convolutions[:last], sface.activations[:last]
-        assert isinstance(attributes, AttributeEncoder)
-        self.stem = attributes.stem
-        self.blocks = nn.ModuleList(list(attributes.blocks)[: len(config.attribute_weights) - 1])
+        self.lpips = lpips.first(config.lpips_layers)
+        self.shrunk = CROP_SIZE // config.lpips_side
         rows, columns = identity_matrices()
         self.register_buffer("rows", torch.from_numpy(rows.copy()))
         self.register_buffer("columns", torch.from_numpy(columns.T.copy()))
 
     def forward(self, crop: torch.Tensor) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
-        """Return the maps of SFace's trunk, on its own square of the face, and those of the attribute encoder."""
+        """Return the maps of SFace's trunk, on its own square of the face, and those of AlexNet."""
         x, of_face = (self.rows @ crop @ self.columns) * (127.5 * PIXEL_SCALE), []
         for number, (convolution, activation) in enumerate(zip(self.convolutions, self.activations, strict=True)):
             x = activation(convolution(x))
             if number in self.taps:
                 of_face.append(x)
-        x = F.leaky_relu(self.stem(F.avg_pool2d(crop, CROP_SIZE // AttributeEncoder.size)), 0.1)
-        of_head = [x]
-        for block in self.blocks:
-            x = block(x)
-            of_head.append(x)
-        return of_face, of_head
+        return of_face, self.lpips.activations(F.avg_pool2d(crop, self.shrunk))
 
 
 class Likeness(nn.Module):
@@ -118,11 +115,11 @@ class Likeness(nn.Module):
     def __init__(self, maps: LikenessMaps, config: RefineConfig) -> None:
         super().__init__()
         self.maps, self.config = maps, config
-        sizes = {*COLOUR_CELLS, *(AttributeEncoder.size >> (1 + i) for i in range(len(config.attribute_weights)))}
-        for size in sizes:
-            self.register_buffer(f"head_{size}", head_region(size))
         with torch.no_grad():
-            of_face, _ = maps(torch.zeros(1, 3, CROP_SIZE, CROP_SIZE))
+            of_face, of_head = maps(torch.zeros(1, 3, CROP_SIZE, CROP_SIZE))
+        for size in {*COLOUR_CELLS, *(x.shape[-1] for x in of_head)}:
+            self.register_buffer(f"head_{size}", head_region(size))
+            self.register_buffer(f"shrink_{size}", _shrinking(size))
         for size in {x.shape[-1] for x in of_face}:
             rows, columns = (_pooled(torch.from_numpy(matrix.copy()), size) for matrix in identity_matrices())
             self.register_buffer(f"face_rows_{size}", rows)
@@ -140,14 +137,15 @@ class Likeness(nn.Module):
         for mine, theirs, weight in zip(face, photo_face, self.config.sface_weights, strict=True):
             apart = (unit(mine) - unit(theirs)).square().sum(1, keepdim=True)
             total = total + weight * (apart * self.of_face(own, apart.shape[-1])).mean()
-        for mine, theirs, weight in zip(head, photo_head, self.config.attribute_weights, strict=True):
-            apart = (unit(mine) - unit(theirs)).square().sum(1, keepdim=True)
-            total = total + weight * (apart * self.of_head(own, apart.shape[-1])).mean()
+        for mine, theirs, channels in zip(head, photo_head, self.maps.lpips.heads, strict=True):
+            apart = ((unit(mine) - unit(theirs)).square() * channels[:, None, None]).sum(1, keepdim=True)
+            total = total + self.config.lpips_weight * (apart * self.of_head(own, apart.shape[-1])).mean()
         return total
 
     def of_head(self, own: torch.Tensor, size: int) -> torch.Tensor:
         """Return how much each place of a map [.., size, size] of the crop counts, with a mean of 1."""
-        region = F.avg_pool2d(own, PARTS_SIDE // size) * self._constant(f"head_{size}")
+        shrink = self._constant(f"shrink_{size}")
+        region = shrink @ own @ shrink.T * self._constant(f"head_{size}")
         return region / region.mean()
 
     def of_face(self, own: torch.Tensor, size: int) -> torch.Tensor:
@@ -167,6 +165,12 @@ def _pooled(matrix: torch.Tensor, size: int) -> torch.Tensor:
     return wide.unflatten(0, (size, -1)).mean(1)
 
 
+def _shrinking(size: int) -> torch.Tensor:
+    """Return the matrix [size, 128] that resamples a side of the parts' maps."""
+    lines = torch.eye(PARTS_SIDE)[None, None]
+    return F.interpolate(lines, (size, PARTS_SIDE), mode="bilinear", antialias=True)[0, 0]
+
+
 def unit(x: torch.Tensor) -> torch.Tensor:
     """Return the map [N, C, H, W] with unit length along its channels."""
     return x / (x.square().sum(1, keepdim=True) + 1e-6).sqrt()
@@ -176,12 +180,12 @@ class RefineLoss(GraphModule):
     """The part of a round that is differentiated: photo, what of it counts, the mapper's w for it and the unknowns -> a
     scalar."""
 
-    def __init__(self, networks: Networks, sface: SFace, config: RefineConfig) -> None:
+    def __init__(self, networks: Networks, sface: SFace, lpips: LPIPS, config: RefineConfig) -> None:
         super().__init__()
         assert networks.light is not None
         self.synthesis, self.config = networks.light, config
         self.n_styles = styles_of(networks.light)
-        self.likeness = Likeness(LikenessMaps(sface, networks.attributes, config), config)
+        self.likeness = Likeness(LikenessMaps(sface, lpips, config), config)
         self.w_std = nn.Buffer(torch.as_tensor(networks.mapper.w_std).clone())
         directions, variance = attribute_directions(networks, config)
         self.directions = nn.Buffer(directions)
@@ -273,7 +277,7 @@ class _Step(GraphModule):
 
 def refine_round(networks: Networks, sface: SFace, config: RefineConfig | None = None) -> Round:
     """Return the round for some networks, which have a light generator and the light attribute encoder."""
-    return Round(RefineLoss(networks, copy.deepcopy(sface), config or RefineConfig()))
+    return Round(RefineLoss(networks, copy.deepcopy(sface), LPIPS.load(), config or RefineConfig()))
 
 
 def can_refine(networks: Networks) -> bool:
@@ -378,7 +382,7 @@ def measured(path: Path, one: Round, arrays: Arrays, threads: int) -> Parity:
         expected.append(one(*tensors)[1].detach().numpy().reshape(1, -1))
     apart = difference(np.concatenate(got), np.concatenate(expected))
     # from nothing: Adam divides 0 by 0
-    first = w_plus_offset(session, arrays["crop"][0], own[0], arrays["w_plus"][0, 0], 2)
+    first = w_plus_offset(session, [View(arrays["crop"][0], own[0], arrays["w_plus"][0, 0])], 2)
     if not np.isfinite(first).all():
         apart = Difference(math.nan, math.nan)
     return Parity(len(got), session.provider, TOLERANCE, apart, apart)

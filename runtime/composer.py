@@ -26,7 +26,7 @@ from .face.paste import MASKS, AnyPaster, Paster
 from .identity import SUFFIX, Identity, attributes_name, average, encoder_name, mapper_name, refiner_name
 from .labels.provenance import MADE_BY_ALGORITHM, Note
 from .media.images import find_photos, read_image
-from .refine import ROUNDS, own_share, w_plus_offset
+from .refine import ROUNDS, View, own_share, w_plus_offset
 from .timing import stage
 from .weights.bundle import CONTROLS, LIGHT, REFINE, Bundle
 
@@ -199,10 +199,12 @@ class Composer:
         if not (refine and self.rounds):
             return identity
         assert attributes is not None
-        w, own = self.w(identity, attributes), own_share(self.parts(crop[None])[0])
+        own, mirrored = own_share(self.parts(crop[None])[0]), np.ascontiguousarray(crop[:, ::-1])
+        w, mirrored_w = (self.w(identity, codes) for codes in (attributes, self.attribute_code(mirrored)))
+        views = (View(crop, own, w), View(mirrored, np.ascontiguousarray(own[:, ::-1]), mirrored_w))
         with stage("refine"):
             session = self._session(REFINE)
-            offset = checked(w_plus_offset(session, crop, own, w, self.rounds, self.go_on), REFINE, session)
+            offset = checked(w_plus_offset(session, views, self.rounds, self.go_on), REFINE, session)
         return replace(identity, w_plus_offset=offset, mapper=refiner_name(self.bundle))
 
     def at(self, resolution: int, *, threads: int | None = None) -> Composer:

@@ -37,7 +37,7 @@ CONTROLS = (
 
 GOAL = 0.2  # where the toy's rounds lead each w, half of the rest at a time
 ONE = Tensor("crop", (1, 256, 256, 3), "uint8", (0, 255), "RGB")
-STATE = Tensor("state", (1, 1, N_STYLES, 512), "float32")
+STATE = Tensor("state", (1, 1, N_STYLES + 1, 512), "float32")  # the last row: what the offset leaves out
 REFINE = (
     (ONE, Tensor("w", (1, 512), "float32"), STATE, *(Tensor(n, (1,), "float32") for n in ("round", "rounds"))),
     (Tensor("next_state", STATE.shape, "float32"), Tensor("w_plus_offset", (1, N_STYLES, 512), "float32")),
@@ -159,7 +159,8 @@ class Net:
         goal = self.op("Unsqueeze", self.op("Sub", array(GOAL), "w"), np.array([1, 2]))
         half = self.op("Mul", self.op("Sub", goal, "state"), array(0.5))
         state = self.op("Add", "state", half, out="next_state")
-        self.op("Squeeze", state, np.array([1]), out="w_plus_offset")
+        of_styles = self.op("Slice", state, np.array([0]), np.array([N_STYLES]), np.array([2]))
+        self.op("Squeeze", of_styles, np.array([1]), out="w_plus_offset")
 
     def save(self, path: Path, inputs: tuple[Tensor, ...], outputs: tuple[Tensor, ...]) -> None:
         def info(tensor: Tensor) -> onnx.ValueInfoProto:

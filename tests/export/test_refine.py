@@ -13,7 +13,8 @@ from fid.export.refine import Likeness, LikenessMaps, RefineConfig, attribute_di
 from fid.export.to_weights import WeightsFile, store
 from fid.runtime.engines.open import open_session
 from fid.runtime.face.crop import identity_view
-from fid.runtime.refine import w_plus_offset
+from fid.runtime.refine import View, w_plus_offset
+from fid.trainer.networks.lpips import LPIPS
 from fid.trainer.networks.sface import SFace
 from fid.trainer.networks.trained import AttributeEncoder
 from tiny import N_STYLES, tiny_networks
@@ -98,7 +99,7 @@ def test_ports_are_as_described(one, graph):
 def test_rounds_bring_the_composition_nearer_to_the_photo(one, graph, networks, arrays):
     session = open_session(graph, engine="onnxruntime", threads=1)
     crop, w = arrays["crop"][0], arrays["w_plus"][0, 0]
-    offset = w_plus_offset(session, crop, OWN[0, 0].numpy(), w, 8)
+    offset = w_plus_offset(session, [View(crop, OWN[0, 0].numpy(), w)], 8)
     likeness = one.loss.likeness
     photo = torch.from_numpy(crop[None]).permute(0, 3, 1, 2) / 127.5 - 1
     with torch.no_grad():
@@ -108,8 +109,8 @@ def test_rounds_bring_the_composition_nearer_to_the_photo(one, graph, networks, 
     assert after < 0.9 * before
 
 
-def test_equal_pictures_are_no_distance_apart_and_what_is_off_the_head_counts_nothing(networks):
-    likeness = Likeness(LikenessMaps(SFace.load(), networks.attributes, CONFIG), CONFIG)
+def test_equal_pictures_are_no_distance_apart_and_what_is_off_the_head_counts_nothing():
+    likeness = Likeness(LikenessMaps(SFace.load(), LPIPS.load(), CONFIG), CONFIG)
     image = torch.rand(1, 3, 256, 256, generator=torch.Generator().manual_seed(0)) * 2 - 1
     other = image.clone()
     other[..., :8, :8] = -other[..., :8, :8]
@@ -117,8 +118,8 @@ def test_equal_pictures_are_no_distance_apart_and_what_is_off_the_head_counts_no
     assert likeness(other, image, OWN) < 1e-4 * likeness(image.flip(3), image, OWN)
 
 
-def test_what_is_not_the_persons_own_counts_nothing_and_where_it_ends_does_not_change_the_scale(networks):
-    likeness = Likeness(LikenessMaps(SFace.load(), networks.attributes, CONFIG), CONFIG)
+def test_what_is_not_the_persons_own_counts_nothing_and_where_it_ends_does_not_change_the_scale():
+    likeness = Likeness(LikenessMaps(SFace.load(), LPIPS.load(), CONFIG), CONFIG)
     image = torch.rand(1, 3, 256, 256, generator=torch.Generator().manual_seed(0)) * 2 - 1
     covered, below = image.clone(), OWN.clone()
     covered[..., :80, :] = 0.7  # a hat
@@ -128,8 +129,8 @@ def test_what_is_not_the_persons_own_counts_nothing_and_where_it_ends_does_not_c
     assert likeness(other, image, below) == pytest.approx(likeness(other, image, OWN).item(), rel=0.2)
 
 
-def test_what_counts_of_the_face_lies_where_sface_sees_it(networks):
-    likeness = Likeness(LikenessMaps(SFace.load(), networks.attributes, CONFIG), CONFIG)
+def test_what_counts_of_the_face_lies_where_sface_sees_it():
+    likeness = Likeness(LikenessMaps(SFace.load(), LPIPS.load(), CONFIG), CONFIG)
     own = torch.zeros(1, 1, 128, 128)
     own[..., 64:96, 32:64] = 1
     view = identity_view(

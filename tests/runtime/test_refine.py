@@ -12,7 +12,7 @@ from fid.runtime.errors import InputError
 from fid.runtime.face.parts import BACKGROUND, BODY, FACE, HAIR, NECK, OCCLUDER
 from fid.runtime.identity import Identity
 from fid.runtime.looks import look_at_identity
-from fid.runtime.refine import ROUNDS, own_share, w_plus_offset
+from fid.runtime.refine import ROUNDS, View, own_share, w_plus_offset
 from fid.runtime.tensor import Tensor
 
 ADA = FACES / "identity-ada.jpg"
@@ -31,12 +31,21 @@ def crop():
 
 
 def expected_offset(crop: np.ndarray, rounds: int) -> np.ndarray:
-    w = toy.expected_w(toy.expected_identity(crop[None]), toy.expected_attributes(crop[None]))[0]
-    return np.repeat(((1 - 0.5**rounds) * (toy.GOAL - w))[None], toy.N_STYLES, axis=0)
+    """Of the photo and its mirror image in turns."""
+    code, offset = toy.expected_identity(crop[None]), np.zeros(512)
+    for number in range(rounds):
+        seen = crop[:, ::-1] if number % 2 else crop
+        w = toy.expected_w(code, toy.expected_attributes(seen[None]))[0]
+        offset = offset + 0.5 * (toy.GOAL - w - offset)
+    return np.repeat(offset[None], toy.N_STYLES, axis=0)
 
 
-@pytest.mark.parametrize("rounds", [1, 3])
-def test_every_round_goes_on_from_the_one_before(bundle, crop, rounds):
+def view(crop: np.ndarray, own: np.ndarray = OWN) -> View:
+    return View(crop, own, np.zeros(512, np.float32))
+
+
+@pytest.mark.parametrize("rounds", [1, 2, 5])
+def test_rounds_go_on_from_the_one_before_on_the_photo_and_its_mirror_image_in_turns(bundle, crop, rounds):
     composer = Composer(bundle, refine=rounds)
     identity = composer.identity_of(crop, refine=True)
     np.testing.assert_allclose(identity.w_plus_offset, expected_offset(crop, rounds), atol=1e-5)
@@ -48,26 +57,37 @@ class Recorder:
     inputs = toy.REFINE[0]
 
     def __init__(self) -> None:
-        self.asked, self.owns = [], []
+        self.asked, self.owns, self.crops, self.dropped = [], [], [], []
 
     def run(self, **arrays):
         self.owns += [arrays["own"]] if "own" in arrays else []
+        self.crops.append(int(arrays["crop"].flat[0]))
+        self.dropped.append(float(arrays["state"][:, :, -1].max()))
         self.asked.append((float(arrays["round"][0]), float(arrays["rounds"][0]), float(arrays["state"].max())))
-        return {"next_state": arrays["state"] + 1, "w_plus_offset": arrays["state"][:, 0] + 1}
+        return {"next_state": arrays["state"] + 1, "w_plus_offset": arrays["state"][:, 0, :-1] + 1}
 
 
 def test_rounds_know_their_number_and_begin_with_nothing(crop):
     session = Recorder()
-    offset = w_plus_offset(session, crop, OWN, np.zeros(512, np.float32), 3)
+    offset = w_plus_offset(session, [view(crop)], 3)
     assert session.asked == [(0, 3, 0), (1, 3, 1), (2, 3, 2)]
     assert offset.shape == (toy.N_STYLES, 512)
     assert (offset == 3).all()
 
 
+def test_views_take_turns_and_what_each_has_for_itself_stays_with_it():
+    session = Recorder()
+    views = [view(np.full((256, 256, 3), value, np.uint8)) for value in (10, 20)]
+    offset = w_plus_offset(session, views, 5)
+    assert session.crops == [10, 20, 10, 20, 10]
+    assert session.dropped == [0, 0, 1, 1, 2]
+    assert (offset == 5).all()
+
+
 def test_a_graph_that_takes_it_is_told_what_is_the_persons_own(crop):
     session = Recorder()
     session.inputs = (*toy.REFINE[0], Tensor("own", (1, 128, 128), "float32"))
-    w_plus_offset(session, crop, OWN, np.zeros(512, np.float32), 2)
+    w_plus_offset(session, [view(crop)], 2)
     assert [own.shape for own in session.owns] == [(1, 128, 128)] * 2
 
 
@@ -99,6 +119,7 @@ def test_photos_are_looked_at_closer_unless_there_are_no_rounds(bundle):
 
 
 def test_the_picture_of_the_photo_itself_gets_nearer(bundle, crop):
+    crop = np.concatenate((crop[:, :128], crop[:, 127::-1]), 1)  # its own mirror image
     composer = Composer(bundle, refine=20)
     identity = composer.identity_of(crop, refine=True)
     image = composer.image(composer.w(identity, composer.attribute_code(crop)))

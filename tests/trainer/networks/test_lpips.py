@@ -99,6 +99,15 @@ def test_gradient_stays_finite_where_nothing_is_active():
     assert a.grad.isfinite().all()
 
 
+def test_the_first_layers_alone_see_what_they_see_in_the_whole():
+    net = LPIPS("alex")
+    first = net.first(2)
+    assert len(first.heads) == len(first.convolutions) == 2
+    assert len(net.convolutions) == 5
+    for mine, whole in zip(first.activations(pictures(0)), net.activations(pictures(0)), strict=False):
+        torch.testing.assert_close(mine, whole)
+
+
 class Harmful:
     def __reduce__(self):
         return (print, ("executed",))
