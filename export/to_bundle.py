@@ -13,6 +13,7 @@ from ..runtime.composer import Composer
 from ..runtime.engines.compare import psnr_db
 from ..runtime.engines.open import open_session
 from ..runtime.errors import FidError, InputError
+from ..runtime.weights import catalogue as models
 from ..runtime.weights.bundle import CONTROLS, LIGHT, REFINE, REFINE_WEIGHTS, Bundle, FP16Graph, Graph, Weights
 from ..runtime.weights.cache import new_folder, plain_disk_errors, scratch_folder, sha256
 from ..runtime.weights.prepare import prepared
@@ -180,6 +181,7 @@ class _Export:
         self.graphs[REFINE], parity[REFINE] = write_refine(self.stored, identity, self.folder, more, arrays, *options)
         self.report(REFINE, parity[REFINE])
         _check_parity(parity)
+        self.networks.provenance["licences"] |= {"lpips": models.model("lpips").licence}
         return more.path
 
     def write_fp16_graphs(self, arrays: Arrays) -> dict[str, Verdict]:

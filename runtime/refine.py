@@ -42,10 +42,10 @@ def w_plus_offset(
 ) -> np.ndarray:
     """Return the person's offset in W+, float32 [n_styles, w_size], to be added to the mapper's w for any attributes.
 
-    session: the graph `refine`. views: they take turns, a round each; the offset is what they have in common, while what
-    a view has for itself in pose, expression and light goes into an unknown of its own, which is dropped. rounds: 1 or
-    more; the steps get smaller towards the last. go_on: asked before each round; raises InterruptedError when it says
-    no.
+    session: the graph `refine`. views: they take turns, a round each; the offset is what they have in common, while
+    what a view has for itself in pose, expression and light goes into an unknown of its own, which is dropped. rounds:
+    1 or more; the steps get smaller towards the last. go_on: asked before each round; raises InterruptedError when it
+    says no.
     """
     shapes = {tensor.name: tensor.shape for tensor in session.inputs}
     state = np.zeros(tuple(map(int, shapes["state"])), np.float32)

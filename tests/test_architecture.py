@@ -233,9 +233,9 @@ def test_no_file_mentions_a_machine() -> None:
     assert found == []
 
 
-def test_weights_in_the_repository_stay_within_46_mb() -> None:
+def test_weights_in_the_repository_stay_within_49_mb() -> None:
     sizes = {relative(path): path.stat().st_size for path in repository_files() if path.suffix in WEIGHT_SUFFIXES}
-    assert sum(sizes.values()) <= 46e6, sizes
+    assert sum(sizes.values()) <= 49e6, sizes
 
 
 def test_nothing_in_the_repository_is_a_pickle() -> None:

@@ -65,13 +65,15 @@ class PersonalizeConfig:
     pixel_weight: float = 0.5  # mean absolute difference to a photo, on the head
     identity_weight: float = 1.2  # 1 - cosine, of each recogniser on photos
     drawn_identity_weight: float = 1.6  # and on drawn faces
-    landmarks_weight: float = 600.0  # squared distance as a fraction of the crop
+    landmarks_weight: float = 1200.0  # squared distance as a fraction of the crop
     background_weight: float = 1.0  # mean absolute difference around the head of a drawn face
     offset_weight: float = 0.004  # mean square of the offset
     seed: int = 1
 
 
-FROM_NOTHING = PersonalizeConfig(alone=0.5, rate=0.1, identity_weight=0.6, drawn_identity_weight=1.0)
+FROM_NOTHING = PersonalizeConfig(
+    alone=0.5, rate=0.1, identity_weight=0.6, drawn_identity_weight=1.0, landmarks_weight=600.0
+)
 """For networks that do not look closer before (`Networks.closer`)."""
 
 
@@ -81,7 +83,7 @@ def usual_config(bundle: Path | None, checkpoint: Path | None) -> PersonalizeCon
     return PersonalizeConfig() if looks_closer else FROM_NOTHING
 
 
-INVERSION = PersonalizeConfig(alone=1.0, rate=0.1, identity_weight=0.6, bank=0, held_out=0)
+INVERSION = PersonalizeConfig(alone=1.0, rate=0.1, identity_weight=0.6, landmarks_weight=600.0, bank=0, held_out=0)
 """Finds the picture that the generator makes of one photograph, on that photograph alone (`invert`)."""
 
 

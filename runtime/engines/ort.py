@@ -26,7 +26,7 @@ from ..weights.cache import cache_folder, locked
 from .cuda import Buffers, Stream, gpu
 from .machine import has_avx512
 from .ort_forms import LARGEST_GRAPH, quick_forms
-from .session import Recent, check_inputs, in_place_of
+from .session import Recent, Steady, check_inputs, in_place_of
 
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # since 1.31 its import starts reporting to its maker
 import onnxruntime as ort
@@ -68,8 +68,7 @@ class OnnxRuntimeSession:
         ort.set_default_logger_severity(4)  # failures come as exceptions; the log would reach the user's terminal
         self._reason = reason
         self._bound: _BoundRuns | None = None
-        self._first: ort.InferenceSession | None = None  # of what hangs on steady inputs alone
-        self._kept: tuple[dict[str, NDArray], dict[str, NDArray]] = {}, {}  # its last inputs and results
+        first: ort.InferenceSession | None = None  # of what hangs on steady inputs alone
         if device == "CUDA":
             if not has_cuda():
                 raise FidError(NO_CUDA)
@@ -84,16 +83,17 @@ class OnnxRuntimeSession:
             self._session = _open(path, "CPUExecutionProvider", threads, steady=steady, arena=not any_size)
             forms = _forms(Path(path), steady)
             if forms[1]:
-                self._first = _open(path, "CPUExecutionProvider", threads, model=forms[1])
+                first = _open(path, "CPUExecutionProvider", threads, model=forms[1])
         live = self._session.get_providers()[0].removesuffix("ExecutionProvider")
         self.provider = f"onnxruntime {live}"
         ports = self._session.get_inputs()
-        if self._first is not None:
-            made = {port.name for port in self._first.get_outputs()}
-            ports = [*self._first.get_inputs(), *(port for port in ports if port.name not in made)]
+        if first is not None:
+            made = {port.name for port in first.get_outputs()}
+            ports = [*first.get_inputs(), *(port for port in ports if port.name not in made)]
         self.inputs = tuple(map(describe_tensor, ports))
         self.outputs = tuple(map(describe_tensor, self._session.get_outputs()))
         self._names = [tensor.name for tensor in self.outputs]
+        self._steady = None if first is None else _steady(first)
         self._settling = iter(range(SETTLING if device == "CPU" and not any_size else 0))
         self._shrinking = ort.RunOptions()
         self._shrinking.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
@@ -111,19 +111,18 @@ class OnnxRuntimeSession:
         if self._bound is not None:
             return self._bound.run(arrays)
         options = None if next(self._settling, None) is None else self._shrinking
-        if self._first is not None:
-            arrays = self._with_kept(self._first, arrays)
+        if self._steady is not None:
+            arrays |= self._steady.of(arrays)
         return dict(zip(self._names, map(np.asarray, self._session.run(self._names, arrays, options)), strict=True))
 
-    def _with_kept(self, first: ort.InferenceSession, arrays: dict[str, NDArray]) -> dict[str, NDArray]:
-        """Return the inputs of the rest: steady ones give way to what was computed of them, anew if they changed."""
-        steady = {port.name: arrays[port.name] for port in first.get_inputs()}
-        before, made = self._kept
-        if not (before and all(np.array_equal(before[name], array) for name, array in steady.items())):
-            names = [port.name for port in first.get_outputs()]
-            made = dict(zip(names, map(np.asarray, first.run(names, steady)), strict=True))
-            self._kept = {name: array.copy() for name, array in steady.items()}, made
-        return {name: array for name, array in arrays.items() if name not in steady} | made
+
+def _steady(first: ort.InferenceSession) -> Steady[dict[str, NDArray]]:
+    """What `first` makes of its inputs, by name."""
+    names = [port.name for port in first.get_outputs()]
+    return Steady(
+        (port.name for port in first.get_inputs()),
+        lambda given: dict(zip(names, map(np.asarray, first.run(names, given)), strict=True)),
+    )
 
 
 class _BoundRuns:

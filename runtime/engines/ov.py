@@ -23,7 +23,7 @@ from .forms import (
 )
 from .int8 import products_of, scales_for, with_eight_bits
 from .machine import has_vnni
-from .session import Recent, check_inputs, in_place_of
+from .session import Recent, Steady, check_inputs, in_place_of
 
 if TYPE_CHECKING:
     import openvino
@@ -131,20 +131,21 @@ class _Built:
     """What runs for one batch size: the graph, or `first`, what of it hangs on steady inputs, and then the rest."""
 
     def __init__(self, request: openvino.InferRequest, first: openvino.InferRequest | None = None) -> None:
-        self._request, self._first = request, first
-        self._before: dict[str, NDArray] = {}  # the last steady inputs
+        self._request, self._steady = request, None
+        if first is not None:
+            names = [port.get_any_name() for port in first.model_inputs]
+            self._steady = Steady(names, lambda given: [result.copy() for result in first.infer(given).values()])
+        self._made: list[NDArray] = []  # what the rest holds of the steady inputs
 
     def infer(self, arrays: dict[str, NDArray]) -> Any:
         """Return the outputs, by number, for all inputs by name; the rest keeps what the steady ones have made."""
-        if self._first is None:
-            return self._request.infer(arrays)
-        steady = {port.get_any_name(): arrays.pop(port.get_any_name()) for port in self._first.model_inputs}
-        if not (self._before and all(np.array_equal(self._before[name], array) for name, array in steady.items())):
-            made = self._first.infer(steady)
-            kept = range(len(self._request.model_inputs) - len(made), len(self._request.model_inputs))
-            for place, result in zip(kept, made.values(), strict=True):
-                self._request.get_input_tensor(place).data[:] = result
-            self._before = {name: array.copy() for name, array in steady.items()}
+        if self._steady is not None:
+            made = self._steady.of(arrays)
+            if made is not self._made:
+                kept = range(len(self._request.model_inputs) - len(made), len(self._request.model_inputs))
+                for place, result in zip(kept, made, strict=True):
+                    self._request.get_input_tensor(place).data[:] = result
+                self._made = made
         return self._request.infer(arrays)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Generic, Protocol, TypeVar
 
 import numpy as np
@@ -16,6 +16,9 @@ T = TypeVar("T")
 
 KEPT = 4
 """Batch sizes that stay ready; the one not used for longest makes room."""
+
+VIEWS = 2
+"""Sets of steady inputs that are remembered: looking closer goes to and fro between a photo and its mirror image."""
 
 
 class Session(Protocol):
@@ -119,3 +122,22 @@ class Recent(Generic[T]):
 
     def __len__(self) -> int:
         return len(self._ready)
+
+
+class Steady(Generic[T]):
+    """What is made of inputs that stay the same over many runs, kept for the last `VIEWS` of them."""
+
+    def __init__(self, names: Iterable[str], make: Callable[[dict[str, NDArray]], T]) -> None:
+        """`make` is given the arrays of those names; what it returns is kept as it is."""
+        self._names, self._make = tuple(names), make
+        self._kept: list[tuple[dict[str, NDArray], T]] = []
+
+    def of(self, arrays: dict[str, NDArray]) -> T:
+        """Take the steady inputs out of `arrays`, and return what was made of them, now if they are new."""
+        given = {name: arrays.pop(name) for name in self._names}
+        for before, made in self._kept:
+            if all(np.array_equal(before[name], array) for name, array in given.items()):
+                return made
+        made = self._make(given)
+        self._kept = [({name: array.copy() for name, array in given.items()}, made), *self._kept][:VIEWS]
+        return made

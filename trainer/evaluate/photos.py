@@ -137,6 +137,9 @@ def measure_photos(
     return figures, seen
 
 
+INVERTED = 8  # of the people that are personalised, those whose photo is inverted as well, and who are pictured
+
+
 def refined_pairs(people: Sequence[str], count: int, on: int) -> list[tuple[int, list[int]]]:
     """Return photos by number: the first one of `count` people, spread evenly, and the last ones of up to `on` others
     each."""
@@ -162,9 +165,11 @@ def measure_refined(
     unseen: UnseenJudges | None = None,
 ) -> dict[str, Any]:
     """Return Table 1 on the same pairs of photographs straight from the mapper and personalised, and how near the
-    generator comes to each person's photograph when w is optimised for it alone (the ceiling)."""
+    generator comes to the photographs of up to `INVERTED` of the people when w is optimised for each alone (the
+    ceiling)."""
     device = judges.frozen.w_mean.device
     pairs = refined_pairs(photos.people, config.refine, config.refine_on)
+    also_inverted = np.linspace(0, len(pairs) - 1, min(INVERTED, len(pairs))).round().astype(int)
     straight, refined, inverted = [], [], []
     for number, (identity, others) in enumerate(pairs):
         log(f"personalising {photos.people[identity]}, {number + 1} of {len(pairs)}")
@@ -180,7 +185,8 @@ def measure_refined(
             for pictures, of_person in ((straight, w), (refined, w[:, None] + offset)):
                 parts = of_person.split(config.batch)
                 pictures.append(np.concatenate([as_crops(to_uint8(networks.synthesis(part))) for part in parts]))
-        inverted.append(as_crops(to_uint8(personalize.invert(networks, code, own, personalize.INVERSION))))
+        if number in also_inverted:
+            inverted.append(as_crops(to_uint8(personalize.invert(networks, code, own, personalize.INVERSION))))
     own_index = np.array([identity for identity, _ in pairs])
     identity, attributes = (
         seen[np.array([i for i, others in pairs for _ in others])],
@@ -190,10 +196,9 @@ def measure_refined(
     ceiling = judges.look(np.concatenate(inverted))
     report.pictures["Personalised people"] = tile(
         [
-            photos.crops[own_index],
-            [photos.crops[others[0]] for _, others in pairs],
-            [pictures[0] for pictures in straight],
-            [pictures[0] for pictures in refined],
+            photos.crops[own_index[also_inverted]],
+            photos.crops[[pairs[number][1][0] for number in also_inverted]],
+            *([pictures[number][0] for number in also_inverted] for pictures in (straight, refined)),
             np.concatenate(inverted),
         ]
     )
@@ -201,7 +206,7 @@ def measure_refined(
         "people": [photos.people[i] for i in own_index],
         "pairs": len(identity),
         **{name: pair_measures(identity, attributes, one, judges.features_name) for name, one in looked.items()},
-        "ceiling": reconstruction_measures(judges, seen[own_index], ceiling),
+        "ceiling": reconstruction_measures(judges, seen[own_index[also_inverted]], ceiling),
     }
     if unseen is not None:
         people = People(photos.people, photos.groups, unseen.look(seen))

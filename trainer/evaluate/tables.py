@@ -227,7 +227,7 @@ def _refined(refined: Mapping[str, Any]) -> Table:
     kinds = {
         "straight": f"straight from the mapper ({refined['pairs']} pairs)",
         "personalised": f"personalised ({refined['pairs']} pairs)",
-        "ceiling": f"photo inverted ({len(refined['people'])} photos)",
+        "ceiling": f"photo inverted ({refined['ceiling']['n']} photos)",
     }
     for kind, name in kinds.items():
         part, pairs = refined[kind], kind != "ceiling"

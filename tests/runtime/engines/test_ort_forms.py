@@ -175,7 +175,7 @@ def test_what_stays_is_computed_again_when_it_changes(engine: str, tmp_path: Pat
     session = open_session(path, engine=engine, threads=1, steady=["photo"])
     assert {tensor.name for tensor in session.inputs} == {"photo", "x", "g"}
     first, second = arrays(0), arrays(1)
-    for given in (first, first | {"x": second["x"]}, second, first):
+    for given in (first, first | {"x": second["x"]}, second, first, arrays(2), second, first):
         got = session.run(**given)
         for name, expected in zip(("y", "gradient"), by_hand(None, given), strict=True):
             np.testing.assert_allclose(got[name], expected, rtol=1e-5, atol=1e-6)

@@ -1,6 +1,7 @@
-"""The batch size that was not used for longest makes room, before another is built."""
+"""The batch size not used for longest makes room, before another is built; steady inputs are worked on once."""
 
-from fid.runtime.engines.session import KEPT, Recent
+import numpy as np
+from fid.runtime.engines.session import KEPT, VIEWS, Recent, Steady
 
 
 def test_the_size_not_used_for_longest_makes_room_first() -> None:
@@ -15,3 +16,18 @@ def test_the_size_not_used_for_longest_makes_room_first() -> None:
     assert 1 in recent
     assert 2 not in recent
     assert len(recent) == KEPT
+
+
+def test_inputs_that_come_again_in_turns_are_worked_on_once() -> None:
+    seen: list[float] = []
+    steady = Steady(["photo"], lambda given: seen.append(float(given["photo"][0])) or 2 * given["photo"])
+    photos = [np.full(3, value) for value in range(VIEWS + 1)]
+    for turn in range(6):
+        arrays = {"photo": photos[turn % VIEWS], "x": np.zeros(1)}
+        np.testing.assert_array_equal(steady.of(arrays), 2 * photos[turn % VIEWS])
+        assert list(arrays) == ["x"]
+    assert seen == [0, 1]
+    steady.of({"photo": photos[-1]})  # makes room for itself
+    photos[-1][:] = 9  # the caller's array: what was kept is a copy
+    steady.of({"photo": np.full(3, VIEWS)})
+    assert seen == [0, 1, VIEWS]
