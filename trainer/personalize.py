@@ -243,11 +243,7 @@ def trained_networks(checkpoint: Path, generator: Path, device: torch.device) ->
 
 
 def _networks(
-    mapper: Mapper,
-    synthesis: nn.Module,
-    attributes: Callable[[Tensor], Tensor],
-    mapping: Mapping,
-    device: torch.device,
+    mapper: Mapper, synthesis: nn.Module, attributes: Callable[[Tensor], Tensor], mapping: Mapping, device: torch.device
 ) -> Networks:
     if mapper.n_styles:
         raise InputError("this mapper answers in W+, and personalising begins from one w: train with w_plus=false.")
