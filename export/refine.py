@@ -281,8 +281,8 @@ def refine_round(networks: Networks, sface: SFace, config: RefineConfig | None =
 
 
 def can_refine(networks: Networks) -> bool:
-    """Return whether there is such a round for the networks: codes of real people are known of SFace alone, and the
-    rounds begin from one w."""
+    """Return whether there is such a round for the networks: codes of real people are known of SFace alone, the rounds
+    begin from one w, and the settings were chosen with the light attribute encoder."""
     begins = networks.identity is None and networks.mapper_styles is None
     return begins and networks.light is not None and isinstance(networks.attributes, AttributeEncoder)
 
