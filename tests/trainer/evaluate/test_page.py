@@ -113,7 +113,7 @@ def figures() -> dict:
         "photos": {"pairs": 4, "photos": 6, "people": 3, "skipped": ["one"], "same_person": {"SFace": judged}, **pairs},
         "refined": {
             "people": ["a", "b"],
-            **{"pairs": 4, "straight": pairs, "personalised": pairs, "ceiling": pairs["reconstruction"]},
+            **{"pairs": 4, "straight": pairs, "personalised": pairs, "ceiling": pairs["reconstruction"] | {"n": 2}},
         },
         "ablations": {"no-landmarks": {"pairs": 4, **pairs}},
         "w_space": {"axes_share": [0.1, 0.05], "clouds": {"generator": cloud, "ours": cloud}},
