@@ -16,7 +16,7 @@ from .engines.session import Session
 from .face.parts import FACE, HAIR, NECK
 
 ROUNDS = 20
-"""How many rounds a photo gets unless somebody says otherwise; 0.05 to 0.12 s each on two cores, by the engine."""
+"""How many rounds a photo gets unless somebody says otherwise; 0.06 to 0.13 s each on two cores, by the engine."""
 
 NECK_SHARE = 0.5  # how much the neck counts beside face and hair
 SEEN = 0.1  # mean share of face and hair in a crop, below which the network has not understood it
