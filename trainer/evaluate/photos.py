@@ -203,7 +203,7 @@ def measure_refined(
         ]
     )
     figures: dict[str, Any] = {
-        "people": [photos.people[i] for i in own_index],
+        "people": len(pairs),
         "pairs": len(identity),
         **{name: pair_measures(identity, attributes, one, judges.features_name) for name, one in looked.items()},
         "ceiling": reconstruction_measures(judges, seen[own_index[also_inverted]], ceiling),

@@ -253,7 +253,7 @@ def _refined(refined: Mapping[str, Any]) -> Table:
         ],
         rows,
         [
-            f"{len(refined['people'])} people, one photo of each, with the attributes of photos of others. Inverted: w "
+            f"{refined['people']} people, one photo of each, with the attributes of photos of others. Inverted: w "
             "is optimised for the photo alone, its own attributes kept; no mapper can be expected to do better.",
         ],
     )

@@ -112,7 +112,7 @@ def figures() -> dict:
         "generated": {"pairs": 4, **pairs},
         "photos": {"pairs": 4, "photos": 6, "people": 3, "skipped": ["one"], "same_person": {"SFace": judged}, **pairs},
         "refined": {
-            "people": ["a", "b"],
+            "people": 2,
             **{"pairs": 4, "straight": pairs, "personalised": pairs, "ceiling": pairs["reconstruction"] | {"n": 2}},
         },
         "ablations": {"no-landmarks": {"pairs": 4, **pairs}},

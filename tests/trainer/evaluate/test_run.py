@@ -204,7 +204,7 @@ def test_people_are_refined_and_their_photos_inverted(frozen, loaded, photos, mo
         log=said.append,
     )
     refined = report.figures["refined"]
-    assert refined["people"] == ["ada", "eve"]  # all there are
+    assert refined["people"] == 2  # all there are
     assert refined["pairs"] == 2
     assert "personalising ada, 1 of 2" in said
     cosines = {
